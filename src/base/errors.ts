@@ -1,0 +1,289 @@
+/**
+ * The one table of errors. Every error that leaves a process is a {@link PercolateError} with a code from here;
+ * HTTP status, gRPC status, retry class and log level follow from the code. `docs/errors.md` is generated from it.
+ */
+
+/** gRPC status numbers, as in grpc/status (https://grpc.github.io/grpc/core/md_doc_statuscodes.html). */
+export const grpcStatus = {
+  CANCELLED: 1,
+  INVALID_ARGUMENT: 3,
+  DEADLINE_EXCEEDED: 4,
+  NOT_FOUND: 5,
+  RESOURCE_EXHAUSTED: 8,
+  FAILED_PRECONDITION: 9,
+  ABORTED: 10,
+  OUT_OF_RANGE: 11,
+  UNIMPLEMENTED: 12,
+  INTERNAL: 13,
+  UNAVAILABLE: 14,
+  DATA_LOSS: 15,
+} as const
+
+/** `never`: the same request fails again; `later`: retry after a pause; `fix`: change the request or the setting first. */
+export type RetryClass = 'never' | 'later' | 'fix'
+
+export interface ErrorSpec {
+  readonly http: number
+  readonly grpc: number
+  readonly retry: RetryClass
+  readonly log: 'debug' | 'info' | 'warn' | 'error'
+  readonly doc: string
+}
+
+const spec = (
+  http: number,
+  grpc: keyof typeof grpcStatus,
+  retry: RetryClass,
+  log: ErrorSpec['log'],
+  doc: string,
+): ErrorSpec => ({ http, grpc: grpcStatus[grpc], retry, log, doc })
+
+export const errorTable = {
+  TENANT_MISSING: spec(
+    400,
+    'INVALID_ARGUMENT',
+    'fix',
+    'debug',
+    'The request has no `X-Tenant-ID` header (gRPC: `x-tenant-id` metadata).',
+  ),
+  TENANT_INVALID: spec(
+    400,
+    'INVALID_ARGUMENT',
+    'fix',
+    'debug',
+    'The tenant id does not match `[a-z0-9][a-z0-9_-]{0,62}`.',
+  ),
+  INVALID_ARGUMENT: spec(
+    400,
+    'INVALID_ARGUMENT',
+    'fix',
+    'debug',
+    'A field is missing, unknown, of the wrong type or out of range; the detail names it.',
+  ),
+  INVALID_JSON: spec(400, 'INVALID_ARGUMENT', 'fix', 'debug', 'The body is not valid JSON.'),
+  INVALID_CURSOR: spec(
+    400,
+    'INVALID_ARGUMENT',
+    'fix',
+    'debug',
+    'The cursor is malformed, or belongs to another listing, query or tenant.',
+  ),
+  INVALID_CLOCK: spec(
+    400,
+    'INVALID_ARGUMENT',
+    'fix',
+    'debug',
+    'The `X-Percolate-As-Of` clock is malformed or lies in the future.',
+  ),
+  EMBEDDING_INVALID: spec(
+    400,
+    'INVALID_ARGUMENT',
+    'fix',
+    'debug',
+    'An embedding has the wrong length, or a component that is not a finite number.',
+  ),
+  EMBEDDING_MODEL_MISMATCH: spec(
+    409,
+    'FAILED_PRECONDITION',
+    'fix',
+    'warn',
+    "The tenant's vectors come from another embedding model or have other dimensions; they cannot be mixed.",
+  ),
+  NOT_FOUND: spec(404, 'NOT_FOUND', 'never', 'debug', 'The record does not exist for this tenant.'),
+  ROUTE_NOT_FOUND: spec(404, 'UNIMPLEMENTED', 'never', 'debug', 'No such route.'),
+  METHOD_NOT_ALLOWED: spec(405, 'UNIMPLEMENTED', 'fix', 'debug', 'The route exists with other methods only.'),
+  PRECONDITION_FAILED: spec(
+    412,
+    'FAILED_PRECONDITION',
+    'fix',
+    'debug',
+    '`If-Match` does not match the record as it is now.',
+  ),
+  BODY_TOO_LARGE: spec(
+    413,
+    'RESOURCE_EXHAUSTED',
+    'fix',
+    'debug',
+    'The body, or one content in it, is larger than its limit; send less at once, or upload a file.',
+  ),
+  UNSUPPORTED_MEDIA_TYPE: spec(
+    415,
+    'INVALID_ARGUMENT',
+    'fix',
+    'debug',
+    'The content type is not one that the route takes.',
+  ),
+  UPLOAD_INVALID: spec(
+    400,
+    'INVALID_ARGUMENT',
+    'fix',
+    'debug',
+    'The multipart upload has no part `file`, or the file is empty or cut short.',
+  ),
+  UPLOAD_TOO_LARGE: spec(413, 'RESOURCE_EXHAUSTED', 'fix', 'info', 'The uploaded file is larger than the limit.'),
+  UPLOAD_STALLED: spec(
+    408,
+    'DEADLINE_EXCEEDED',
+    'later',
+    'info',
+    'The client sent nothing for longer than the limit; nothing was kept.',
+  ),
+  JOB_STATE: spec(409, 'FAILED_PRECONDITION', 'fix', 'info', 'The job is not in a state that allows this.'),
+  DOCUMENT_UNSUPPORTED: spec(
+    422,
+    'INVALID_ARGUMENT',
+    'fix',
+    'info',
+    'The document is of a type that no parser takes, or not of the type that it claims to be.',
+  ),
+  DOCUMENT_DAMAGED: spec(422, 'INVALID_ARGUMENT', 'fix', 'info', 'The document is truncated or corrupt.'),
+  DOCUMENT_ENCRYPTED: spec(422, 'INVALID_ARGUMENT', 'fix', 'info', 'The document is protected by a password.'),
+  DOCUMENT_TOO_COSTLY: spec(
+    422,
+    'RESOURCE_EXHAUSTED',
+    'fix',
+    'warn',
+    'Parsing the document would exceed a bound on size, time or memory (a zip bomb does).',
+  ),
+  DOCUMENT_EMPTY: spec(422, 'INVALID_ARGUMENT', 'fix', 'info', 'The document contains no text.'),
+  TOO_BUSY: spec(503, 'UNAVAILABLE', 'later', 'warn', 'A bounded queue is full; retry after `Retry-After`.'),
+  OUTBOX_FULL: spec(
+    503,
+    'UNAVAILABLE',
+    'later',
+    'error',
+    'Unpublished changes have reached their byte limit because the stream is away; writes are refused, reads go on.',
+  ),
+  SHUTTING_DOWN: spec(503, 'UNAVAILABLE', 'later', 'info', 'The process is draining.'),
+  STREAM_UNAVAILABLE: spec(503, 'UNAVAILABLE', 'later', 'warn', 'NATS JetStream cannot be reached.'),
+  OBJECT_STORE_UNAVAILABLE: spec(
+    503,
+    'UNAVAILABLE',
+    'later',
+    'warn',
+    'The S3 endpoint cannot be reached or refuses the request.',
+  ),
+  NODE_UNAVAILABLE: spec(503, 'UNAVAILABLE', 'later', 'warn', 'The database node cannot be reached.'),
+  EMBEDDING_UNAVAILABLE: spec(
+    503,
+    'UNAVAILABLE',
+    'later',
+    'warn',
+    'The embedding provider cannot be reached or refuses the request.',
+  ),
+  CHAT_UNAVAILABLE: spec(
+    503,
+    'UNAVAILABLE',
+    'later',
+    'warn',
+    'The chat model endpoint cannot be reached or refuses the request.',
+  ),
+  DEADLINE_EXCEEDED: spec(
+    504,
+    'DEADLINE_EXCEEDED',
+    'later',
+    'info',
+    'The deadline passed before the answer was ready.',
+  ),
+  CANCELLED: spec(499, 'CANCELLED', 'never', 'debug', 'The client went away.'),
+  CONFIG_INVALID: spec(
+    500,
+    'FAILED_PRECONDITION',
+    'fix',
+    'error',
+    'A setting is wrong; start-up is refused and every wrong setting is named.',
+  ),
+  DATA_DIR_IN_USE: spec(
+    500,
+    'FAILED_PRECONDITION',
+    'fix',
+    'error',
+    'Another Percolate process holds the data directory.',
+  ),
+  PORT_IN_USE: spec(500, 'FAILED_PRECONDITION', 'fix', 'error', 'Another process listens on the port.'),
+  FORMAT_UNSUPPORTED: spec(
+    500,
+    'DATA_LOSS',
+    'fix',
+    'error',
+    'Data on disk was written in a format that this version does not read.',
+  ),
+  DATA_CORRUPT: spec(500, 'DATA_LOSS', 'never', 'error', 'Data on disk does not decode or contradicts itself.'),
+  STORAGE_FAILED: spec(500, 'INTERNAL', 'later', 'error', 'RocksDB failed to read or write (disk full, I/O error).'),
+  INTERNAL: spec(
+    500,
+    'INTERNAL',
+    'never',
+    'error',
+    'A defect in Percolate; the log has the details under the request id.',
+  ),
+} as const satisfies Record<string, ErrorSpec>
+
+export type ErrorCode = keyof typeof errorTable
+
+export interface ErrorOptions {
+  /** The request field at fault, as a path such as `resources[3].content`. */
+  readonly field?: string
+  /** When to come back, seconds. */
+  readonly retryAfterS?: number
+  readonly cause?: unknown
+}
+
+/** The only error that crosses a boundary. The message is for the person who made the request: never put a secret into it. */
+export class PercolateError extends Error {
+  override readonly name = 'PercolateError'
+  readonly code: ErrorCode
+  readonly field: string | undefined
+  readonly retryAfterS: number | undefined
+
+  constructor(code: ErrorCode, message: string, options: ErrorOptions = {}) {
+    super(message, options.cause === undefined ? undefined : { cause: options.cause })
+    this.code = code
+    this.field = options.field
+    this.retryAfterS = options.retryAfterS ?? (errorTable[code].http === 503 ? 1 : undefined)
+  }
+
+  get spec(): ErrorSpec {
+    return errorTable[this.code]
+  }
+}
+
+/** RFC 9457 problem details, with `code` as the stable extension member. */
+export interface Problem {
+  type: string
+  title: string
+  status: number
+  code: ErrorCode
+  detail: string
+  field?: string
+  request_id?: string
+}
+
+export function toProblem(error: PercolateError, requestId?: string): Problem {
+  return {
+    type: `https://percolate.dev/errors/${error.code.toLowerCase().replaceAll('_', '-')}`,
+    title: titleOf(error.code),
+    status: error.spec.http,
+    code: error.code,
+    detail: error.message,
+    ...(error.field === undefined ? {} : { field: error.field }),
+    ...(requestId === undefined ? {} : { request_id: requestId }),
+  }
+}
+
+const titleOf = (code: ErrorCode) => {
+  const words = code.toLowerCase().replaceAll('_', ' ')
+  return words.charAt(0).toUpperCase() + words.slice(1)
+}
+
+export const isErrorCode = (value: unknown): value is ErrorCode => typeof value === 'string' && value in errorTable
+
+/** What is not ours becomes INTERNAL; the original stays as `cause` for the log and never reaches a client. */
+export function toPercolateError(error: unknown): PercolateError {
+  if (error instanceof PercolateError) return error
+  return new PercolateError('INTERNAL', 'Internal error; the server log has the details under this request id.', {
+    cause: error,
+  })
+}
+
+export const errorMessage = (error: unknown): string => (error instanceof Error ? error.message : String(error))

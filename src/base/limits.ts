@@ -1,0 +1,45 @@
+/** Bounds that no operator needs to change. Those that one might are settings (`src/config/settings.ts`). */
+
+export const TENANT_ID_PATTERN = '^[a-z0-9][a-z0-9_-]{0,62}$'
+/** UTF-8 bytes of a user-given id: entity, moment, edge type. Keys stay well below RocksDB's comfort. */
+export const ID_BYTES_MAX = 512
+export const URI_BYTES_MAX = 2048
+export const NAME_BYTES_MAX = 1024
+export const CATEGORY_BYTES_MAX = 256
+/** UTF-8 bytes of one resource's content: a chunk, not a document. */
+export const CONTENT_BYTES_MAX = 128 * 1024
+/** Bytes of metadata or properties of one record, as JSON. */
+export const METADATA_BYTES_MAX = 64 * 1024
+export const METADATA_DEPTH_MAX = 16
+/** String metadata values up to this many bytes are indexed for equality filters. */
+export const METADATA_INDEXED_BYTES_MAX = 256
+export const METADATA_INDEXED_KEYS_MAX = 64
+export const BATCH_ITEMS_MAX = 1000
+export const EDGES_PER_REQUEST_MAX = 1000
+export const ALIASES_MAX = 64
+export const REFERENCES_MAX = 1000
+export const DIMENSIONS_MAX = 4096
+export const LIST_LIMIT_MAX = 1000
+export const LIST_LIMIT_DEFAULT = 50
+export const SEARCH_LIMIT_MAX = 100
+export const SEARCH_LIMIT_DEFAULT = 10
+/** How deep a search can be paged. */
+export const SEARCH_DEPTH_MAX = 1000
+export const QUERY_CHARS_MAX = 4096
+export const FILTER_CLAUSES_MAX = 64
+export const TRAVERSE_DEPTH_MAX = 10
+/** Entities and edges that one traversal visits before it stops and says `truncated`. */
+export const TRAVERSE_VISITS_MAX = 10_000
+export const CURSOR_CHARS_MAX = 4096
+export const CHAT_MESSAGES_MAX = 100
+export const CHAT_CHARS_MAX = 64 * 1024
+/** Encoded bytes of one outbox entry; stays below NATS's default `max_payload` of 1 MiB. */
+export const ENTRY_BYTES_MAX = 512 * 1024
+/** Commands that share one fsync. */
+export const GROUP_COMMANDS_MAX = 256
+/** Ops that share one fsync; a larger command commits alone. */
+export const GROUP_OPS_MAX = 4000
+/** Commands that wait for a tenant's writer before new ones get TOO_BUSY. */
+export const WRITER_QUEUE_MAX = 4096
+/** Longest stretch of our own computation between two turns of the event loop, milliseconds. */
+export const SLICE_MS_MAX = 4

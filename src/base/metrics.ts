@@ -1,0 +1,58 @@
+import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client'
+
+/** Buckets in seconds, from a cached read to a request that is about to time out. */
+const DURATION_BUCKETS = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30]
+
+/** The metrics of one server, with Node's own (event-loop lag, memory, garbage collection). Tenant ids are never labels. */
+export class Metrics {
+  readonly registry = new Registry()
+  readonly #durations: Histogram<'protocol' | 'operation' | 'status'>
+  readonly #errors: Counter<'code'>
+
+  constructor() {
+    collectDefaultMetrics({ register: this.registry, eventLoopMonitoringPrecision: 1 })
+    this.#durations = new Histogram({
+      name: 'percolate_request_duration_seconds',
+      help: 'Time from the arrival of a request to the end of its answer',
+      labelNames: ['protocol', 'operation', 'status'],
+      buckets: DURATION_BUCKETS,
+      registers: [this.registry],
+    })
+    this.#errors = new Counter({
+      name: 'percolate_errors_total',
+      help: 'Requests that ended in an error, by its code',
+      labelNames: ['code'],
+      registers: [this.registry],
+    })
+  }
+
+  observeRequest(protocol: 'http' | 'grpc', operation: string, status: string, seconds: number): void {
+    this.#durations.observe({ protocol, operation, status }, seconds)
+  }
+
+  countError(code: string): void {
+    this.#errors.inc({ code })
+  }
+
+  counter<L extends string>(name: string, help: string, labelNames: readonly L[] = []): Counter<L> {
+    return new Counter({ name, help, labelNames: [...labelNames], registers: [this.registry] })
+  }
+
+  /** A gauge that is read when it is scraped. */
+  gauge(name: string, help: string, read: () => number, labels: Record<string, string> = {}): void {
+    const labelNames = Object.keys(labels)
+    new Gauge({
+      name,
+      help,
+      labelNames,
+      registers: [this.registry],
+      collect() {
+        this.set(labels, read())
+      },
+    })
+  }
+
+  histogram(name: string, help: string, buckets: readonly number[] = DURATION_BUCKETS): Histogram {
+    return new Histogram({ name, help, buckets: [...buckets], registers: [this.registry] })
+  }
+}

@@ -1,0 +1,79 @@
+import { assert } from '../base/assert.ts'
+
+/**
+ * A hybrid logical clock reading (Kulkarni et al., "Logical Physical Clocks", 2014): `wall` in milliseconds since the epoch (48 bits),
+ * `counter` within that millisecond (32 bits), and `origin`, the `node.disk` that made it, which breaks ties.
+ */
+export interface Clock {
+  readonly wall: number
+  readonly counter: number
+  readonly origin: string
+}
+
+export const WALL_MAX = 2 ** 48 - 1
+export const COUNTER_MAX = 2 ** 32 - 1
+const ORIGIN_PATTERN = /^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$/
+
+/** Total order: wall, counter, origin (by UTF-16 code units; origins are ASCII). */
+export function compareClocks(a: Clock, b: Clock): number {
+  if (a.wall !== b.wall) return a.wall - b.wall
+  if (a.counter !== b.counter) return a.counter - b.counter
+  return a.origin < b.origin ? -1 : a.origin > b.origin ? 1 : 0
+}
+
+/** The later of two; undefined is earlier than everything. */
+export const laterClock = (a: Clock | undefined, b: Clock | undefined): Clock | undefined =>
+  a === undefined ? b : b === undefined || compareClocks(a, b) >= 0 ? a : b
+
+/** `<wall hex>-<counter hex>-<origin>`; compares like the clock as a string, since both numbers have fixed width. */
+export const formatClock = (clock: Clock): string =>
+  `${clock.wall.toString(16).padStart(12, '0')}-${clock.counter.toString(16).padStart(8, '0')}-${clock.origin}`
+
+/** The inverse of {@link formatClock}; undefined when malformed. */
+export function parseClock(text: string): Clock | undefined {
+  const match = /^([0-9a-f]{12})-([0-9a-f]{8})-(.+)$/.exec(text)
+  if (!match || !ORIGIN_PATTERN.test(match[3]!)) return undefined
+  return { wall: Number.parseInt(match[1]!, 16), counter: Number.parseInt(match[2]!, 16), origin: match[3]! }
+}
+
+/** A clock that only goes forward, whatever the wall clock does; resumed above the highest reading that was ever persisted. */
+export class HybridLogicalClock {
+  readonly #now: () => number
+  readonly #origin: string
+  #wall: number
+  #counter: number
+
+  constructor(options: { now: () => number; origin: string; resumeAbove?: Clock | undefined }) {
+    this.#now = options.now
+    this.#origin = options.origin
+    this.#wall = options.resumeAbove?.wall ?? 0
+    this.#counter = options.resumeAbove?.counter ?? 0
+  }
+
+  /** A reading above every one that this clock gave or observed. */
+  tick(): Clock {
+    this.#advance(this.#now())
+    return { wall: this.#wall, counter: this.#counter, origin: this.#origin }
+  }
+
+  /** Takes note of another origin's reading, so that later ticks are above it. */
+  observe(other: Clock): void {
+    if (other.wall > this.#wall || (other.wall === this.#wall && other.counter > this.#counter)) {
+      this.#wall = other.wall
+      this.#counter = other.counter
+    }
+  }
+
+  #advance(wall: number): void {
+    if (wall > this.#wall) {
+      this.#wall = wall
+      this.#counter = 0
+    } else if (this.#counter === COUNTER_MAX) {
+      this.#wall++
+      this.#counter = 0
+    } else {
+      this.#counter++
+    }
+    assert(this.#wall <= WALL_MAX, 'wall clock beyond 48 bits')
+  }
+}
