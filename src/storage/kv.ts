@@ -1,0 +1,43 @@
+/** The storage port: one ordered map of bytes to bytes per tenant. Adapters pass `tests/contract/kv.ts`. */
+
+export type KvOperation =
+  | { readonly type: 'put'; readonly key: Buffer; readonly value: Buffer }
+  | { readonly type: 'del'; readonly key: Buffer }
+
+export type KvEntry = readonly [key: Buffer, value: Buffer]
+
+/** Half-open: `gte <= key < lt`, in the order of unsigned bytes. */
+export interface KvRange {
+  readonly gte: Buffer
+  readonly lt: Buffer
+  readonly reverse?: boolean
+  /** Entries at most; default: no limit. */
+  readonly limit?: number
+  /** False spares reading the values; entries then carry empty buffers. */
+  readonly values?: boolean
+}
+
+export interface KvReader {
+  get(key: Buffer): Promise<Buffer | undefined>
+  /** In the order of `keys`. */
+  getMany(keys: readonly Buffer[]): Promise<(Buffer | undefined)[]>
+  /**
+   * Entries in chunks of bounded size, all from one snapshot taken when the iteration starts. Ending the loop early
+   * releases the snapshot. Yields to the event loop between chunks when a time slice is used up.
+   */
+  chunks(range: KvRange): AsyncIterable<KvEntry[]>
+}
+
+export interface Kv extends KvReader {
+  /** All or nothing. With `sync`, resolved means fsynced: it survives a power cut, not only a process crash. */
+  write(operations: readonly KvOperation[], options: { sync: boolean }): Promise<void>
+  /** Waits for running operations, then closes. Calls after this are refused with an error. */
+  close(): Promise<void>
+}
+
+/** Gathers a range; for ranges that are known to be small, or limited. */
+export async function collect(reader: KvReader, range: KvRange): Promise<KvEntry[]> {
+  const all: KvEntry[] = []
+  for await (const chunk of reader.chunks(range)) all.push(...chunk)
+  return all
+}

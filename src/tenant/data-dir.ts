@@ -1,0 +1,109 @@
+import { randomBytes } from 'node:crypto'
+import { access, mkdir, readdir } from 'node:fs/promises'
+import { join } from 'node:path'
+import { PercolateError } from '../base/errors.ts'
+import { parseTenantId, type TenantId } from '../base/ids.ts'
+import { packValue, unpackValue } from '../storage/codec.ts'
+import type { Kv } from '../storage/kv.ts'
+import { openRocksKv } from '../storage/rocksdb.ts'
+
+/** Who this node is; made with its data directory. The disk incarnation tells a node with a fresh disk from one that kept its data. */
+export interface NodeIdentity {
+  readonly node: string
+  readonly disk: string
+}
+
+const IDENTITY_KEY = Buffer.from('node')
+
+/**
+ * A node's data directory: `node/` (identity, and the lock that keeps a second process out: RocksDB holds it until the process ends, even
+ * by kill -9) and `tenants/<tenant>/`, one RocksDB each.
+ */
+export class DataDir {
+  readonly path: string
+  readonly identity: NodeIdentity
+  readonly #kv: Kv
+
+  private constructor(path: string, identity: NodeIdentity, kv: Kv) {
+    this.path = path
+    this.identity = identity
+    this.#kv = kv
+  }
+
+  static async open(path: string, nodeId: string | undefined): Promise<DataDir> {
+    try {
+      await mkdir(join(path, 'tenants'), { recursive: true, mode: 0o700 })
+    } catch (cause) {
+      throw new PercolateError(
+        'CONFIG_INVALID',
+        `The data directory ${path} can't be made (${(cause as { code?: string }).code ?? 'unknown error'}); set PERCOLATE_DATA_DIR to one that can.`,
+        { cause },
+      )
+    }
+    let kv: Kv
+    try {
+      kv = await openRocksKv(join(path, 'node'), {
+        createIfMissing: true,
+        writeBufferBytes: 64 * 1024,
+        blockCacheBytes: 64 * 1024,
+      })
+    } catch (error) {
+      if (error instanceof PercolateError && error.code === 'DATA_DIR_IN_USE') {
+        throw new PercolateError(
+          'DATA_DIR_IN_USE',
+          `Another Percolate process uses the data directory ${path}; stop it, or choose another one with --data-dir or PERCOLATE_DATA_DIR.`,
+          { cause: error },
+        )
+      }
+      throw error
+    }
+    try {
+      return new DataDir(path, await readOrMakeIdentity(kv, nodeId), kv)
+    } catch (error) {
+      await kv.close()
+      throw error
+    }
+  }
+
+  get origin(): string {
+    return `${this.identity.node}.${this.identity.disk}`
+  }
+
+  tenantPath(id: TenantId): string {
+    return join(this.path, 'tenants', id)
+  }
+
+  /** RocksDB writes CURRENT last when it makes a database. */
+  async hasTenant(id: TenantId): Promise<boolean> {
+    return access(join(this.tenantPath(id), 'CURRENT')).then(
+      () => true,
+      () => false,
+    )
+  }
+
+  async tenants(): Promise<TenantId[]> {
+    const names = await readdir(join(this.path, 'tenants'))
+    return names.sort().map(name => parseTenantId(name))
+  }
+
+  close(): Promise<void> {
+    return this.#kv.close()
+  }
+}
+
+async function readOrMakeIdentity(kv: Kv, nodeId: string | undefined): Promise<NodeIdentity> {
+  const bytes = await kv.get(IDENTITY_KEY)
+  if (bytes !== undefined) {
+    const identity = unpackValue(bytes) as NodeIdentity
+    if (nodeId !== undefined && identity.node !== nodeId) {
+      throw new PercolateError(
+        'CONFIG_INVALID',
+        `The data directory belongs to node "${identity.node}", but PERCOLATE_NODE_ID is "${nodeId}".`,
+      )
+    }
+    return identity
+  }
+  const identity = { node: nodeId ?? `node-${randomBytes(4).toString('hex')}`, disk: randomBytes(4).toString('hex') }
+  await kv.write([{ type: 'put', key: IDENTITY_KEY, value: packValue(identity) }], { sync: true })
+  return identity
+}

@@ -1,0 +1,260 @@
+import { PercolateError } from '../base/errors.ts'
+import type { TenantId } from '../base/ids.ts'
+import type { Logger } from '../base/logger.ts'
+import { Semaphore } from '../base/semaphore.ts'
+import type { Time } from '../base/time.ts'
+import type { Tenant } from './tenant.ts'
+
+export interface PoolOptions {
+  readonly time: Time
+  readonly logger: Logger
+  /** Databases open at once. */
+  readonly openMax: number
+  /** Estimated bytes of all open databases and their caches. */
+  readonly memoryBytesMax: number
+  /** Estimated bytes of an open database without caches. */
+  readonly tenantBytes: number
+  /** An unused database closes after this long. */
+  readonly idleMs: number
+  /** How long a request waits for a place before TOO_BUSY. */
+  readonly waitMsMax: number
+  /** Whether a tenant's database exists on disk. */
+  readonly exists: (id: TenantId) => Promise<boolean>
+  readonly open: (id: TenantId) => Promise<Tenant>
+}
+
+interface Slot {
+  readonly id: TenantId
+  readonly opening: Promise<Tenant>
+  tenant: Tenant | undefined
+  leases: number
+  usedAtMs: number
+}
+
+export interface PoolStats {
+  readonly open: number
+  readonly leases: number
+  readonly memoryBytes: number
+  readonly opened: number
+  readonly evicted: number
+  readonly idleClosed: number
+}
+
+/**
+ * Open tenants, used through leases. A slot is *opening*, *open* (leased or idle) or *closing*; only an idle one is closed, so a
+ * handle in use never is. Least recently used ones close first when the count or the memory budget is exceeded; a tenant that
+ * is closing is opened again only after its close has finished.
+ */
+export class TenantPool {
+  readonly #options: PoolOptions
+  readonly #slots = new Map<TenantId, Slot>()
+  readonly #closing = new Map<TenantId, Promise<void>>()
+  /** At most this many databases open at the same moment, so that a burst of cold tenants does not take every I/O thread. */
+  readonly #opens = new Semaphore({ permits: 4, waitersMax: 10_000, name: 'opening tenants' })
+  #freed: (() => void)[] = []
+  #stopped = false
+  #opened = 0
+  #evicted = 0
+  #idleClosed = 0
+
+  constructor(options: PoolOptions) {
+    this.#options = options
+  }
+
+  /** Runs `work` with the tenant open. Without `create`, an unknown tenant gives undefined and nothing is made on disk. */
+  async use<T>(id: TenantId, work: (tenant: Tenant) => Promise<T>, options: { create: true }): Promise<T>
+  async use<T>(
+    id: TenantId,
+    work: (tenant: Tenant) => Promise<T>,
+    options?: { create?: boolean },
+  ): Promise<T | undefined>
+  async use<T>(
+    id: TenantId,
+    work: (tenant: Tenant) => Promise<T>,
+    options: { create?: boolean } = {},
+  ): Promise<T | undefined> {
+    const slot = await this.#lease(id, options.create ?? false)
+    if (slot === undefined) return undefined
+    try {
+      return await work(slot.tenant!)
+    } finally {
+      this.#release(slot)
+    }
+  }
+
+  /** The open tenants; for metrics and background work, not for reading data (no lease is held). */
+  openTenants(): Tenant[] {
+    return [...this.#slots.values()].flatMap(slot => slot.tenant ?? [])
+  }
+
+  stats(): PoolStats {
+    let leases = 0
+    for (const slot of this.#slots.values()) leases += slot.leases
+    return {
+      open: this.#slots.size,
+      leases,
+      memoryBytes: this.#memoryBytes(),
+      opened: this.#opened,
+      evicted: this.#evicted,
+      idleClosed: this.#idleClosed,
+    }
+  }
+
+  /** Closes what has been idle for longer than the setting; called from time to time. */
+  closeIdle(): void {
+    const before = this.#options.time.monotonic() - this.#options.idleMs
+    for (const slot of [...this.#slots.values()]) {
+      if (slot.leases === 0 && slot.tenant && slot.usedAtMs <= before) {
+        this.#idleClosed++
+        void this.#close(slot)
+      }
+    }
+    this.#shrink()
+  }
+
+  /** Waits for every lease to end (bounded by the caller), then closes everything. New leases are refused at once. */
+  async stop(): Promise<void> {
+    this.#stopped = true
+    while ([...this.#slots.values()].some(slot => slot.leases > 0 || !slot.tenant)) {
+      await this.#options.time.sleep(5)
+    }
+    for (const slot of [...this.#slots.values()]) void this.#close(slot)
+    await Promise.all(this.#closing.values())
+  }
+
+  async #lease(id: TenantId, create: boolean): Promise<Slot | undefined> {
+    for (;;) {
+      if (this.#stopped) throw new PercolateError('SHUTTING_DOWN', 'This node is draining; retry on another.')
+      const slot = this.#slots.get(id)
+      if (slot) {
+        slot.leases++
+        try {
+          await slot.opening
+        } catch (error) {
+          slot.leases--
+          throw error
+        }
+        slot.usedAtMs = this.#options.time.monotonic()
+        // Map order is the LRU order.
+        this.#slots.delete(id)
+        this.#slots.set(id, slot)
+        return slot
+      }
+      const closing = this.#closing.get(id)
+      if (closing) {
+        await closing
+        continue
+      }
+      if (!create && !(await this.#options.exists(id))) return undefined
+      await this.#makeRoom()
+      if (!this.#slots.has(id) && !this.#closing.has(id)) this.#open(id)
+    }
+  }
+
+  #open(id: TenantId): void {
+    const slot: Slot = {
+      id,
+      opening: this.#openLimited(id),
+      tenant: undefined,
+      leases: 0,
+      usedAtMs: this.#options.time.monotonic(),
+    }
+    this.#slots.set(id, slot)
+    slot.opening.then(
+      tenant => {
+        slot.tenant = tenant
+        this.#opened++
+      },
+      () => {
+        this.#slots.delete(id)
+        this.#notifyFreed()
+      },
+    )
+  }
+
+  async #openLimited(id: TenantId): Promise<Tenant> {
+    const release = await this.#opens.acquire()
+    try {
+      return await this.#options.open(id)
+    } finally {
+      release()
+    }
+  }
+
+  #release(slot: Slot): void {
+    slot.leases--
+    slot.usedAtMs = this.#options.time.monotonic()
+    if (slot.leases > 0) return
+    if (slot.tenant?.broken) void this.#close(slot)
+    else this.#shrink()
+    this.#notifyFreed()
+  }
+
+  /** Waits, for a bounded time, until another tenant may be opened. */
+  async #makeRoom(): Promise<void> {
+    const giveUpAt = this.#options.time.monotonic() + this.#options.waitMsMax
+    while (this.#slots.size + this.#closing.size >= this.#options.openMax) {
+      const victim = this.#idleSlot()
+      if (victim) {
+        this.#evicted++
+        await this.#close(victim)
+        continue
+      }
+      const leftMs = giveUpAt - this.#options.time.monotonic()
+      if (leftMs <= 0) {
+        throw new PercolateError('TOO_BUSY', `All ${this.#options.openMax} open tenants are in use; retry in a moment.`)
+      }
+      await this.#nextFreed(leftMs)
+    }
+  }
+
+  #shrink(): void {
+    while (this.#memoryBytes() > this.#options.memoryBytesMax) {
+      const victim = this.#idleSlot()
+      // One tenant that alone exceeds the budget stays: closing it would only make the next request open it again.
+      if (!victim || this.#slots.size === 1) return
+      this.#evicted++
+      void this.#close(victim)
+    }
+  }
+
+  #idleSlot(): Slot | undefined {
+    for (const slot of this.#slots.values()) if (slot.leases === 0 && slot.tenant) return slot
+    return undefined
+  }
+
+  #close(slot: Slot): Promise<void> {
+    this.#slots.delete(slot.id)
+    const closing = slot
+      .tenant!.close()
+      .catch(error => this.#options.logger.error({ tenant: slot.id, err: String(error) }, 'tenant failed to close'))
+      .finally(() => {
+        this.#closing.delete(slot.id)
+        this.#notifyFreed()
+      })
+    this.#closing.set(slot.id, closing)
+    return closing
+  }
+
+  #memoryBytes(): number {
+    let bytes = 0
+    for (const slot of this.#slots.values()) bytes += this.#options.tenantBytes + (slot.tenant?.attachedBytes ?? 0)
+    return bytes
+  }
+
+  async #nextFreed(msMax: number): Promise<void> {
+    let wake = () => {}
+    const freed = new Promise<void>(resolve => {
+      wake = resolve
+      this.#freed.push(resolve)
+    })
+    await Promise.race([freed, this.#options.time.sleep(msMax, { ref: false })])
+    this.#freed = this.#freed.filter(resolve => resolve !== wake)
+  }
+
+  #notifyFreed(): void {
+    const waiting = this.#freed
+    this.#freed = []
+    for (const wake of waiting) wake()
+  }
+}

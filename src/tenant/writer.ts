@@ -1,0 +1,163 @@
+import { PercolateError, toPercolateError } from '../base/errors.ts'
+import { GROUP_COMMANDS_MAX, GROUP_OPS_MAX, WRITER_QUEUE_MAX } from '../base/limits.ts'
+import type { Clock, HybridLogicalClock } from '../clock/hlc.ts'
+import type { LwwRecord, Op, RecordRef } from '../rem/record.ts'
+import type { Kv } from '../storage/kv.ts'
+import { type StagedBatch, Staging } from './staging.ts'
+import type { EmbeddingSpec, TenantState } from './state.ts'
+
+/** What a command sees while it is planned: the tenant as the commands before it left it. */
+export interface PlanContext {
+  /** The clock that the command's ops carry. */
+  readonly clock: Clock
+  readonly embedding: EmbeddingSpec | undefined
+  read(ref: RecordRef): Promise<LwwRecord | undefined>
+}
+
+export interface Plan<T> {
+  readonly ops: readonly Op[]
+  readonly result: T
+}
+
+/** May run again after a failed batch, so it must not have effects of its own. */
+export type Planner<T> = (context: PlanContext) => Promise<Plan<T>> | Plan<T>
+
+export interface WriterState {
+  readonly kv: Kv
+  readonly tenant: string
+  readonly incarnation: string
+  readonly origin: string
+  readonly clock: HybridLogicalClock
+  readonly outboxEnabled: boolean
+  state: TenantState
+  embedding: EmbeddingSpec | undefined
+}
+
+export interface WriteOptions {
+  /** The clock to write with, for retries of work that began earlier; default: now. */
+  readonly asOf?: Clock | undefined
+  /** How many ops the command makes, about; decides how many commands share a batch. */
+  readonly weight?: number
+}
+
+interface Pending {
+  readonly plan: Planner<unknown>
+  readonly options: WriteOptions
+  readonly resolve: (result: unknown) => void
+  readonly reject: (error: unknown) => void
+}
+
+/**
+ * The only writer of a tenant. Commands queue up; those that wait while a batch is being fsynced form the next one and share
+ * its fsync (group commit). Each command is all or nothing, each batch is one atomic write.
+ */
+export class TenantWriter {
+  readonly #tenant: WriterState
+  readonly #onCommit: (batch: StagedBatch) => void
+  readonly #onFailure: (error: PercolateError) => void
+  readonly #queue: Pending[] = []
+  /** Commands that were refused while they were planned. */
+  readonly #settled = new WeakSet<Pending>()
+  #draining: Promise<void> | undefined
+
+  constructor(
+    tenant: WriterState,
+    hooks: { onCommit: (batch: StagedBatch) => void; onFailure: (error: PercolateError) => void },
+  ) {
+    this.#tenant = tenant
+    this.#onCommit = hooks.onCommit
+    this.#onFailure = hooks.onFailure
+  }
+
+  get queued(): number {
+    return this.#queue.length
+  }
+
+  /** Resolves when the command is fsynced together with its indexes and outbox entry. */
+  submit<T>(plan: Planner<T>, options: WriteOptions = {}): Promise<T> {
+    if (this.#queue.length >= WRITER_QUEUE_MAX) {
+      return Promise.reject(
+        new PercolateError('TOO_BUSY', `${WRITER_QUEUE_MAX} writes of this tenant are waiting; retry in a moment.`),
+      )
+    }
+    return new Promise<T>((resolve, reject) => {
+      this.#queue.push({ plan, options, resolve: resolve as (result: unknown) => void, reject })
+      this.#draining ??= this.#drain()
+    })
+  }
+
+  /** Resolves when nothing is queued or being written. */
+  async idle(): Promise<void> {
+    await this.#draining
+  }
+
+  async #drain(): Promise<void> {
+    await Promise.resolve()
+    while (this.#queue.length > 0) await this.#commit(this.#takeGroup())
+    this.#draining = undefined
+  }
+
+  #takeGroup(): Pending[] {
+    let weight = 0
+    let count = 0
+    for (const pending of this.#queue) {
+      weight += pending.options.weight ?? 1
+      if (count > 0 && (count >= GROUP_COMMANDS_MAX || weight > GROUP_OPS_MAX)) break
+      count++
+    }
+    return this.#queue.splice(0, count)
+  }
+
+  async #commit(group: readonly Pending[]): Promise<void> {
+    const planned: { pending: Pending; result: unknown }[] = []
+    try {
+      const staging = new Staging({ ...this.#tenant, outbox: this.#tenant.outboxEnabled })
+      for (const pending of group) {
+        const plan = await this.#plan(staging, pending)
+        if (plan === undefined) continue
+        await staging.apply(plan.ops, plan.clock)
+        planned.push({ pending, result: plan.result })
+      }
+      if (planned.length === 0) return
+      const batch = await staging.finish()
+      await this.#tenant.kv.write(batch.operations, { sync: true })
+      this.#tenant.state = batch.state
+      this.#tenant.embedding = batch.embedding
+      this.#onCommit(batch)
+      for (const { pending, result } of planned) pending.resolve(result)
+    } catch (error) {
+      await this.#failed(
+        error,
+        group.filter(pending => !this.#settled.has(pending)),
+      )
+    }
+  }
+
+  /** A command that is refused while it is planned fails alone; nothing of it is staged. */
+  async #plan(
+    staging: Staging,
+    pending: Pending,
+  ): Promise<{ ops: readonly Op[]; result: unknown; clock: Clock } | undefined> {
+    const ticked = this.#tenant.clock.tick()
+    const clock = pending.options.asOf ?? ticked
+    try {
+      const plan = await pending.plan({ clock, embedding: staging.embedding, read: ref => staging.read(ref) })
+      return { ...plan, clock: ticked }
+    } catch (error) {
+      this.#settled.add(pending)
+      pending.reject(error)
+      return undefined
+    }
+  }
+
+  /** A batch that could not be staged or written: each command is tried alone, so that one poisoned record fails only those that touch it. */
+  async #failed(error: unknown, group: readonly Pending[]): Promise<void> {
+    const failure = toPercolateError(error)
+    if (failure.code === 'STORAGE_FAILED' || group.length <= 1) {
+      for (const pending of group) pending.reject(failure)
+      this.#onFailure(failure)
+      return
+    }
+    for (const pending of group) await this.#commit([pending])
+  }
+}

@@ -1,0 +1,106 @@
+import { stemmer } from 'stemmer'
+import { eng } from 'stopword'
+
+/**
+ * Text analysis for word search: Unicode words, folded (compatibility form, lower case, no diacritics), English stop words dropped, ASCII words
+ * stemmed (Porter 1980). Scripts written without spaces are cut into overlapping pairs of characters, as Lucene's CJK analyzer does.
+ */
+export interface Token {
+  /** Character offsets in the text that was analyzed. */
+  readonly start: number
+  readonly end: number
+  readonly term: string
+}
+
+const WORD = /[\p{L}\p{N}][\p{L}\p{N}\p{M}]*(?:['’][\p{L}\p{M}]+)*/gu
+const UNSPACED =
+  /[\p{Script=Han}\p{Script=Hiragana}\p{Script=Katakana}\p{Script=Hangul}\p{Script=Thai}\p{Script=Lao}\p{Script=Khmer}\p{Script=Myanmar}]/u
+const ASCII_WORD = /^[a-z]+$/
+const TERM_CHARS_MAX = 64
+const STEMS_CACHED_MAX = 50_000
+
+const stopWords = new Set<string>(eng)
+const stems = new Map<string, string>()
+
+/** Lower case, compatibility-composed, without diacritics. */
+export function fold(text: string): string {
+  if (/^[\u0000-\u007f]*$/.test(text)) return text.toLowerCase()
+  return text
+    .normalize('NFKD')
+    .replace(/\p{M}+/gu, '')
+    .toLowerCase()
+    .normalize('NFC')
+}
+
+export function stem(word: string): string {
+  if (!ASCII_WORD.test(word)) return word
+  let stemmed = stems.get(word)
+  if (stemmed === undefined) {
+    stemmed = stemmer(word)
+    if (stems.size >= STEMS_CACHED_MAX) stems.clear()
+    stems.set(word, stemmed)
+  }
+  return stemmed
+}
+
+export const isStopWord = (folded: string): boolean => stopWords.has(folded)
+
+/** Every searchable token with its place. */
+export function tokenize(text: string): Token[] {
+  const tokens: Token[] = []
+  for (const match of text.matchAll(WORD)) {
+    const start = match.index
+    const raw = match[0]
+    if (UNSPACED.test(raw)) {
+      pushPairs(tokens, raw, start)
+      continue
+    }
+    const folded = fold(raw)
+      .replace(/['’]s$/, '')
+      .replace(/['’]/g, '')
+    if (folded.length === 0 || stopWords.has(folded)) continue
+    tokens.push({ start, end: start + raw.length, term: stem(folded.slice(0, TERM_CHARS_MAX)) })
+  }
+  return tokens
+}
+
+function pushPairs(tokens: Token[], run: string, start: number): void {
+  const characters = [...run]
+  let at = start
+  for (let n = 0; n < characters.length; n++) {
+    const pair = characters[n]! + (characters[n + 1] ?? '')
+    if (n + 1 < characters.length || characters.length === 1) {
+      tokens.push({ start: at, end: at + pair.length, term: fold(pair) })
+    }
+    at += characters[n]!.length
+  }
+}
+
+export interface Terms {
+  /** Term to frequency. */
+  readonly frequencies: ReadonlyMap<string, number>
+  /** All occurrences, the document length of BM25. */
+  readonly length: number
+}
+
+export function analyze(text: string): Terms {
+  const frequencies = new Map<string, number>()
+  const tokens = tokenize(text)
+  for (const { term } of tokens) frequencies.set(term, (frequencies.get(term) ?? 0) + 1)
+  return { frequencies, length: tokens.length }
+}
+
+/** How names of entities are compared: folded, punctuation and runs of spaces as one space. */
+export const normalizeName = (name: string): string =>
+  fold(name)
+    .replace(/[^\p{L}\p{N}]+/gu, ' ')
+    .trim() || fold(name).trim()
+
+/** Trigrams of a normalized name, padded, for fuzzy lookup. */
+export function trigrams(normalized: string): string[] {
+  const padded = [...` ${normalized} `]
+  const grams = new Set<string>()
+  for (let n = 0; n + 3 <= padded.length; n++) grams.add(padded.slice(n, n + 3).join(''))
+  if (grams.size === 0) grams.add(padded.join(''))
+  return [...grams]
+}
