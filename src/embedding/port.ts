@@ -1,0 +1,15 @@
+/** Turns texts into vectors. Adapters: `hashing.ts` (built in, no network) and `openai.ts` (any OpenAI-compatible endpoint). */
+export interface Embedder {
+  /** Names the model with everything that changes its vectors; stored with the data. */
+  readonly model: string
+  /** Components of a vector. Undefined until the endpoint has answered once, when no setting says. */
+  readonly dimensions: number | undefined
+  /**
+   * One `Float32Array` of `dimensions` components a text, in order. `tenant` keeps cached vectors apart.
+   * Throws EMBEDDING_UNAVAILABLE when the provider can't answer in time.
+   */
+  embed(
+    texts: readonly string[],
+    options: { readonly tenant: string; readonly signal?: AbortSignal },
+  ): Promise<Float32Array[]>
+}

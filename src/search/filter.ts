@@ -1,0 +1,155 @@
+import { PercolateError } from '../base/errors.ts'
+import { FILTER_CLAUSES_MAX } from '../base/limits.ts'
+import type { Value } from '../rem/record.ts'
+import type { Resource } from '../rem/views.ts'
+
+/** A condition on a resource's category, uri, name or metadata. */
+export type Filter =
+  | { readonly op: 'and' | 'or'; readonly clauses: readonly Filter[] }
+  | { readonly op: 'not'; readonly clause: Filter }
+  | { readonly op: Comparison; readonly field: string; readonly value: Value }
+
+const comparisons = ['eq', 'ne', 'in', 'gt', 'gte', 'lt', 'lte', 'prefix', 'exists'] as const
+export type Comparison = (typeof comparisons)[number]
+const isComparison = (name: string): name is Comparison => (comparisons as readonly string[]).includes(name)
+
+const invalid = (message: string) => new PercolateError('INVALID_ARGUMENT', message, { field: 'filter' })
+
+/**
+ * Parses the `filter` parameter: a JSON object, or the short form `field:value,field:value`. In the object, keys are fields (`category`, `uri`,
+ * `name`, `metadata.<path>`; any other key means metadata), values are scalars or `{"gte": 3, "in": […], …}`; `and`, `or` take lists, `not` an object.
+ */
+export function parseFilter(text: string): Filter {
+  const trimmed = text.trim()
+  let clauses = 0
+  const count = (filter: Filter): Filter => {
+    if (++clauses > FILTER_CLAUSES_MAX) throw invalid(`filter has more than ${FILTER_CLAUSES_MAX} clauses.`)
+    return filter
+  }
+  if (!trimmed.startsWith('{')) return parseShort(trimmed, count)
+  let json: unknown
+  try {
+    json = JSON.parse(trimmed)
+  } catch {
+    throw invalid(
+      'filter is not valid JSON; write for example {"category":"report","page":{"gte":3}} or category:report.',
+    )
+  }
+  return parseObject(json, count, 0)
+}
+
+type Count = (filter: Filter) => Filter
+
+function parseShort(text: string, count: Count): Filter {
+  const clauses = text.split(',').map(part => {
+    const match = /^\s*([^:=\s]+)\s*[:=]\s*(.+?)\s*$/.exec(part)
+    if (!match) throw invalid('filter must be a JSON object, or clauses such as category:report,lang:en.')
+    const value = match[2]!
+    const field = fieldName(match[1]!)
+    const asText: Filter = { op: 'eq', field, value }
+    const typed = /^(true|false|-?\d+(\.\d+)?)$/.test(value) ? (JSON.parse(value) as Value) : undefined
+    if (typed === undefined || !field.startsWith('metadata.')) return count(asText)
+    // The short form has no quotes: 3 may have been stored as a number or as text.
+    return count({ op: 'or', clauses: [count({ op: 'eq', field, value: typed }), asText] })
+  })
+  return clauses.length === 1 ? clauses[0]! : { op: 'and', clauses }
+}
+
+function parseObject(json: unknown, count: Count, depth: number): Filter {
+  if (json === null || typeof json !== 'object' || Array.isArray(json)) throw invalid('filter must be a JSON object.')
+  if (depth > 8) throw invalid('filter is nested deeper than 8 levels.')
+  const clauses: Filter[] = []
+  for (const [key, value] of Object.entries(json)) {
+    if (key === 'and' || key === 'or') {
+      if (!Array.isArray(value) || value.length === 0) throw invalid(`filter.${key} must be a list of filters.`)
+      clauses.push(count({ op: key, clauses: value.map(item => parseObject(item, count, depth + 1)) }))
+    } else if (key === 'not') {
+      clauses.push(count({ op: 'not', clause: parseObject(value, count, depth + 1) }))
+    } else if (key === 'metadata' && value !== null && typeof value === 'object' && !Array.isArray(value)) {
+      for (const [name, inner] of Object.entries(value)) clauses.push(...parseField(`metadata.${name}`, inner, count))
+    } else {
+      clauses.push(...parseField(fieldName(key), value, count))
+    }
+  }
+  if (clauses.length === 1) return clauses[0]!
+  return { op: 'and', clauses }
+}
+
+function parseField(field: string, value: unknown, count: Count): Filter[] {
+  if (Array.isArray(value)) return [count({ op: 'in', field, value: value as Value })]
+  if (value === null || typeof value !== 'object') return [count({ op: 'eq', field, value: value as Value })]
+  return Object.entries(value).map(([op, operand]) => {
+    if (!isComparison(op))
+      throw invalid(`filter: ${field} has no comparison "${op}"; use one of ${comparisons.join(', ')}.`)
+    if (op === 'in' && !Array.isArray(operand)) throw invalid(`filter: ${field}.in must be a list.`)
+    if (op === 'prefix' && typeof operand !== 'string') throw invalid(`filter: ${field}.prefix must be text.`)
+    if (op === 'exists' && typeof operand !== 'boolean') throw invalid(`filter: ${field}.exists must be true or false.`)
+    if (op !== 'in' && operand !== null && typeof operand === 'object')
+      throw invalid(`filter: ${field}.${op} must be text, a number, true, false or null.`)
+    return count({ op, field, value: operand as Value })
+  })
+}
+
+const fieldName = (key: string): string =>
+  key === 'category' || key === 'uri' || key === 'name' || key.startsWith('metadata.') ? key : `metadata.${key}`
+
+/** Whether a resource meets the filter. A list in metadata meets a comparison when one of its elements does. */
+export function matches(filter: Filter, resource: Resource): boolean {
+  switch (filter.op) {
+    case 'and':
+      return filter.clauses.every(clause => matches(clause, resource))
+    case 'or':
+      return filter.clauses.some(clause => matches(clause, resource))
+    case 'not':
+      return !matches(filter.clause, resource)
+    case 'ne':
+      return !valuesAt(resource, filter.field).some(value => same(value, filter.value))
+    case 'exists':
+      return valuesAt(resource, filter.field).some(value => value !== null) === filter.value
+    default: {
+      const {
+        op,
+        field,
+        value: operand,
+      } = filter as { op: Exclude<Comparison, 'ne' | 'exists'>; field: string; value: Value }
+      return valuesAt(resource, field).some(value => compare(op, value, operand))
+    }
+  }
+}
+
+function compare(op: Exclude<Comparison, 'ne' | 'exists'>, value: Value, operand: Value): boolean {
+  switch (op) {
+    case 'eq':
+      return same(value, operand)
+    case 'in':
+      return (operand as Value[]).some(item => same(value, item))
+    case 'prefix':
+      return typeof value === 'string' && value.startsWith(operand as string)
+    default: {
+      if (typeof value !== typeof operand || (typeof value !== 'number' && typeof value !== 'string')) return false
+      const [a, b] = [value, operand as typeof value]
+      return op === 'gt' ? a > b : op === 'gte' ? a >= b : op === 'lt' ? a < b : a <= b
+    }
+  }
+}
+
+const same = (a: Value, b: Value): boolean => a === b
+
+/** The scalars at a field: none when absent; several for a list. */
+function valuesAt(resource: Resource, field: string): Value[] {
+  if (field === 'category') return [resource.category]
+  if (field === 'uri') return [resource.uri === '' ? null : resource.uri]
+  if (field === 'name') return [resource.name]
+  const path = field.slice('metadata.'.length)
+  if (Object.hasOwn(resource.metadata, path)) return flatten(resource.metadata[path]!)
+  let values: Value[] = [resource.metadata as Value]
+  for (const part of path.split('.')) {
+    values = values.flatMap(value => {
+      const object = value as { [key: string]: Value } | null
+      return object !== null && typeof object === 'object' && Object.hasOwn(object, part) ? flatten(object[part]!) : []
+    })
+  }
+  return values.length > 0 ? values : [null]
+}
+
+const flatten = (value: Value): Value[] => (Array.isArray(value) ? value.flatMap(flatten) : [value])
