@@ -1,0 +1,92 @@
+import { PercolateError } from '../base/errors.ts'
+import { parseTenantId, type TenantId } from '../base/ids.ts'
+
+/**
+ * A job's states: *queued* → *running* → *completed*; back to *queued* when its worker was interrupted or a service it needs is away.
+ * *failed*: the document itself cannot be processed, trying again would not help. *dead*: it was started too often. *cancelled*: on request. Failed
+ * and dead jobs have a dead letter with the reason, and can be retried by hand.
+ */
+export type JobStatus = 'queued' | 'running' | 'completed' | 'failed' | 'dead' | 'cancelled'
+export const isFinished = (status: JobStatus): boolean => status !== 'queued' && status !== 'running'
+
+export interface UploadedFile {
+  /** As the client named it; never a path here. */
+  readonly name: string
+  readonly objectKey: string
+  readonly bytes: number
+  readonly contentType: string | null
+  readonly sha256: string
+}
+
+/** The record of a job, in the KV bucket under `<tenant>.<job id>`; JSON. */
+export interface JobRecord {
+  readonly job_id: string
+  readonly tenant: TenantId
+  readonly tier: string
+  readonly kind: 'ingest' | 'embed'
+  readonly status: JobStatus
+  /** What is being done: `waiting`, `download`, `parse`, `embed`, `write`, `done`. */
+  readonly stage: string
+  readonly done: number
+  readonly total: number
+  readonly error?: { readonly code: string; readonly detail: string }
+  /** How often a worker started on it and did not get to give it back. */
+  readonly attempts: number
+  readonly created_at: string
+  readonly updated_at: string
+  /** The clock that everything written for this job carries. */
+  readonly clock: string
+  readonly file?: UploadedFile
+  readonly uri?: string
+  /** The uri came from the client: this version of the document replaces the one before. */
+  readonly replaces?: boolean
+  readonly category?: string
+  readonly metadata?: { readonly [key: string]: unknown }
+}
+
+/** The message on `percolate.jobs.<tier>`: all that a worker needs to make the record anew if it has expired. */
+export interface JobMessage {
+  readonly version: 1
+  readonly job: JobRecord
+}
+
+export const encodeJobMessage = (job: JobRecord): Buffer =>
+  Buffer.from(JSON.stringify({ version: 1, job } satisfies JobMessage))
+
+/** Throws INVALID_ARGUMENT for what is not a job message; such a message is dead-lettered, never run. */
+export function decodeJobMessage(data: Buffer): JobRecord {
+  const bad = (why: string) => new PercolateError('INVALID_ARGUMENT', `The job message ${why}.`)
+  let message: Partial<JobMessage> | null
+  try {
+    message = JSON.parse(data.toString()) as Partial<JobMessage> | null
+  } catch {
+    throw bad('is not JSON')
+  }
+  if (message === null || typeof message !== 'object' || message.version !== 1) throw bad('has an unknown version')
+  const job = message.job
+  if (!job || typeof job.job_id !== 'string' || !isJobId(job.job_id)) throw bad('has no job id')
+  parseTenantId(job.tenant)
+  if (job.kind !== 'ingest' && job.kind !== 'embed') throw bad('has an unknown kind')
+  if (job.kind === 'ingest' && typeof job.file?.objectKey !== 'string') throw bad('names no file')
+  return job
+}
+
+export const isJobId = (text: string): boolean => /^[a-z0-9][a-z0-9-]{0,79}$/.test(text)
+
+/** What `GET /jobs/{id}` answers. */
+export function publicJob(job: JobRecord) {
+  return {
+    job_id: job.job_id,
+    kind: job.kind,
+    status: job.status,
+    stage: job.stage,
+    done: job.done,
+    total: job.total,
+    ...(job.error ? { error: job.error } : {}),
+    attempts: job.attempts,
+    created_at: job.created_at,
+    updated_at: job.updated_at,
+    ...(job.file ? { file: { name: job.file.name, bytes: job.file.bytes, content_type: job.file.contentType } } : {}),
+    ...(job.uri ? { uri: job.uri } : {}),
+  }
+}

@@ -1,0 +1,301 @@
+import {
+  AckPolicy,
+  type ConnectionOptions,
+  connect,
+  DiscardPolicy,
+  type JetStreamClient,
+  type JetStreamManager,
+  type JsMsg,
+  type KV,
+  type NatsConnection,
+  nanos,
+  RetentionPolicy,
+  StorageType,
+} from 'nats'
+import { PercolateError } from '../../base/errors.ts'
+import type { Logger } from '../../base/logger.ts'
+import type { ConsumerSpec, Delivery, KvBucket, KvRecord, PublishAck, StreamPort, StreamSpec } from '../port.ts'
+
+export interface NatsOptions {
+  /** `nats://user:password@host:port`, several separated by commas. */
+  readonly url: string
+  readonly name: string
+  readonly requestTimeoutMs: number
+  readonly logger: Logger
+}
+
+interface Session {
+  readonly connection: NatsConnection
+  readonly jetstream: JetStreamClient
+  readonly manager: JetStreamManager
+}
+
+const STREAM_NOT_FOUND = 10059
+const CONSUMER_NOT_FOUND = 10014
+const STREAM_NAME_IN_USE = 10058
+const WRONG_LAST_SEQUENCE = 10071
+
+/** The NATS adapter (client 2.x, servers from 2.9.10). Connects in the background, for as long as it takes, and reconnects by itself. */
+export class NatsStream implements StreamPort {
+  readonly #options: NatsOptions
+  readonly #session: Promise<Session>
+  readonly #closed = new AbortController()
+  #connected: NatsConnection | undefined
+
+  constructor(options: NatsOptions) {
+    this.#options = options
+    this.#session = this.#connect()
+    // Nobody may be waiting yet when it fails; those who come later see the failure.
+    this.#session.catch(() => {})
+  }
+
+  async ensureStream(spec: StreamSpec): Promise<void> {
+    await this.#call(async ({ manager }) => {
+      try {
+        await manager.streams.info(spec.name)
+        return
+      } catch (error) {
+        if (apiCode(error) !== STREAM_NOT_FOUND) throw error
+      }
+      try {
+        await manager.streams.add({
+          name: spec.name,
+          subjects: [...spec.subjects],
+          retention: spec.retention === 'work-queue' ? RetentionPolicy.Workqueue : RetentionPolicy.Limits,
+          discard: spec.discard === 'old' ? DiscardPolicy.Old : DiscardPolicy.New,
+          storage: StorageType.File,
+          num_replicas: spec.replicas,
+          max_age: nanos(spec.maxAgeMs),
+          max_msgs: spec.messagesMax ?? -1,
+        })
+      } catch (error) {
+        // Another process was faster.
+        if (apiCode(error) !== STREAM_NAME_IN_USE) throw error
+      }
+    })
+  }
+
+  async ensureConsumer(spec: ConsumerSpec): Promise<void> {
+    await this.#call(async ({ manager }) => {
+      try {
+        await manager.consumers.info(spec.stream, spec.name)
+        return
+      } catch (error) {
+        if (apiCode(error) !== CONSUMER_NOT_FOUND) throw error
+      }
+      await manager.consumers.add(spec.stream, {
+        durable_name: spec.name,
+        filter_subject: spec.subject,
+        ack_policy: AckPolicy.Explicit,
+        ack_wait: nanos(spec.ackWaitMs),
+        // Who has had enough deliveries is decided by the worker, which can say why.
+        max_deliver: -1,
+        max_ack_pending: spec.ackPendingMax,
+      })
+    })
+  }
+
+  async publish(subject: string, data: Buffer, messageId: string): Promise<PublishAck> {
+    return this.#call(async ({ jetstream }) => {
+      const ack = await jetstream.publish(subject, data, { msgID: messageId, timeout: this.#options.requestTimeoutMs })
+      return { sequence: ack.seq, duplicate: ack.duplicate }
+    })
+  }
+
+  async fetch(
+    stream: string,
+    consumer: string,
+    options: { max: number; waitMs: number; signal?: AbortSignal },
+  ): Promise<Delivery[]> {
+    return this.#call(async ({ jetstream }) => {
+      const source = await jetstream.consumers.get(stream, consumer)
+      const batch = await source.fetch({ max_messages: options.max, expires: Math.max(1000, options.waitMs) })
+      const stop = () => void batch.close()
+      options.signal?.addEventListener('abort', stop, { once: true })
+      const deliveries: Delivery[] = []
+      try {
+        for await (const message of batch) {
+          if (options.signal?.aborted) message.nak()
+          else deliveries.push(toDelivery(message))
+        }
+      } finally {
+        options.signal?.removeEventListener('abort', stop)
+      }
+      return deliveries
+    })
+  }
+
+  async bucket(name: string, options: { maxAgeMs: number; replicas: number }): Promise<KvBucket> {
+    const bucket = await this.#call(({ jetstream }) =>
+      jetstream.views.kv(name, {
+        ttl: options.maxAgeMs,
+        replicas: options.replicas,
+        history: 1,
+        storage: StorageType.File,
+      }),
+    )
+    return new NatsBucket(bucket, operation => this.#call(operation))
+  }
+
+  async depth(stream: string): Promise<number> {
+    return this.#call(async ({ manager }) => (await manager.streams.info(stream)).state.messages)
+  }
+
+  async ping(): Promise<void> {
+    if (!this.#connected || this.#connected.isClosed()) throw unavailable('is not connected')
+    await this.#call(async ({ manager }) => void (await manager.getAccountInfo()))
+  }
+
+  async close(): Promise<void> {
+    this.#closed.abort()
+    if (!this.#connected) return
+    try {
+      await Promise.race([this.#connected.drain(), new Promise(resolve => setTimeout(resolve, 2000).unref())])
+    } finally {
+      await this.#connected.close()
+    }
+  }
+
+  async #connect(): Promise<Session> {
+    const options = connectionOptions(this.#options)
+    for (let attempt = 0; ; attempt++) {
+      try {
+        const connection = await connect(options)
+        if (this.#closed.signal.aborted) {
+          await connection.close()
+          throw unavailable('was closed')
+        }
+        this.#connected = connection
+        void this.#watch(connection)
+        const jetstream = connection.jetstream({ timeout: this.#options.requestTimeoutMs })
+        // JetStream may still be starting: the check is left to the first call.
+        const manager = await connection.jetstreamManager({ timeout: this.#options.requestTimeoutMs, checkAPI: false })
+        return { connection, jetstream, manager }
+      } catch (error) {
+        if (this.#closed.signal.aborted) throw unavailable('was closed')
+        if (attempt % 20 === 0) this.#options.logger.warn({ reason: reasonOf(error) }, 'NATS is away; trying on')
+        await new Promise(resolve => setTimeout(resolve, Math.min(2000, 100 * 2 ** Math.min(attempt, 5))))
+      }
+    }
+  }
+
+  async #watch(connection: NatsConnection): Promise<void> {
+    for await (const status of connection.status()) {
+      if (status.type === 'disconnect') this.#options.logger.warn('lost the connection to NATS')
+      if (status.type === 'reconnect') this.#options.logger.info('connected to NATS again')
+    }
+  }
+
+  async #call<T>(operation: (session: Session) => Promise<T>): Promise<T> {
+    let timer: NodeJS.Timeout | undefined
+    try {
+      const waited = new Promise<never>((_, reject) => {
+        timer = setTimeout(() => reject(unavailable('cannot be reached')), this.#options.requestTimeoutMs)
+      })
+      const session = await Promise.race([this.#session, waited])
+      return await operation(session)
+    } catch (error) {
+      if (error instanceof PercolateError) throw error
+      throw new PercolateError('STREAM_UNAVAILABLE', `NATS JetStream does not do what was asked: ${reasonOf(error)}.`, {
+        cause: error,
+      })
+    } finally {
+      clearTimeout(timer)
+    }
+  }
+}
+
+class NatsBucket implements KvBucket {
+  readonly #kv: KV
+  readonly #call: <T>(operation: () => Promise<T>) => Promise<T>
+
+  constructor(kv: KV, call: <T>(operation: () => Promise<T>) => Promise<T>) {
+    this.#kv = kv
+    this.#call = call
+  }
+
+  get(key: string): Promise<KvRecord | undefined> {
+    return this.#call(async () => {
+      const entry = await this.#kv.get(key)
+      if (entry?.operation !== 'PUT') return undefined
+      return { key, value: Buffer.from(entry.value), revision: entry.revision }
+    })
+  }
+
+  put(key: string, value: Buffer): Promise<number> {
+    return this.#call(() => this.#kv.put(key, value))
+  }
+
+  update(key: string, value: Buffer, revision: number): Promise<number | undefined> {
+    return this.#call(async () => {
+      try {
+        return revision === 0 ? await this.#kv.create(key, value) : await this.#kv.update(key, value, revision)
+      } catch (error) {
+        if (apiCode(error) === WRONG_LAST_SEQUENCE) return undefined
+        throw error
+      }
+    })
+  }
+
+  delete(key: string): Promise<void> {
+    return this.#call(() => this.#kv.purge(key))
+  }
+
+  list(filter: string, max: number): Promise<KvRecord[]> {
+    return this.#call(async () => {
+      const keys: string[] = []
+      for await (const key of await this.#kv.keys(filter)) {
+        keys.push(key)
+        if (keys.length >= max) break
+      }
+      const records = await Promise.all(keys.map(key => this.get(key)))
+      return records.flatMap(record => record ?? [])
+    })
+  }
+}
+
+function toDelivery(message: JsMsg): Delivery {
+  return {
+    data: Buffer.from(message.data),
+    sequence: message.seq,
+    deliveries: message.info.redeliveryCount,
+    ack: async () => {
+      if (!(await message.ackAck())) throw unavailable('did not confirm an acknowledgement')
+    },
+    release: delayMs => message.nak(delayMs),
+    working: () => message.working(),
+  }
+}
+
+function connectionOptions(options: NatsOptions): ConnectionOptions {
+  const urls = options.url.split(',').map(text => new URL(text.includes('://') ? text.trim() : `nats://${text.trim()}`))
+  const { username, password } = urls[0]!
+  const credentials =
+    username === ''
+      ? {}
+      : password === ''
+        ? { token: decodeURIComponent(username) }
+        : { user: decodeURIComponent(username), pass: decodeURIComponent(password) }
+  return {
+    servers: urls.map(url => url.host),
+    name: options.name,
+    maxReconnectAttempts: -1,
+    reconnectTimeWait: 250,
+    timeout: options.requestTimeoutMs,
+    ...credentials,
+  }
+}
+
+const apiCode = (error: unknown): number | undefined =>
+  (error as { api_error?: { err_code?: number } }).api_error?.err_code
+
+/** Client errors carry codes; server errors carry text without addresses. */
+const reasonOf = (error: unknown): string => {
+  const { code, api_error: api } = error as { code?: string; api_error?: { description?: string } }
+  return (
+    api?.description ??
+    (code === 'TIMEOUT' ? 'no answer in time' : code === '503' ? 'no stream listens' : (code ?? 'unknown error'))
+  )
+}
+
+const unavailable = (why: string): PercolateError => new PercolateError('STREAM_UNAVAILABLE', `NATS JetStream ${why}.`)
