@@ -1,0 +1,189 @@
+import { PercolateError } from '../../base/errors.ts'
+import { checkId } from '../../base/ids.ts'
+import { BATCH_ITEMS_MAX, LIST_LIMIT_MAX } from '../../base/limits.ts'
+import type { Call } from '../operations/context.ts'
+import type { Operations } from '../operations/operations.ts'
+import * as schemas from '../schemas.ts'
+import { check } from '../validate.ts'
+import { type CallContext, clientStream, serverStream, unary } from './calls.ts'
+import { citationMessage, type Message, positive, toInput, toMessage } from './messages.ts'
+
+/** Resources of a bulk write that are committed together. */
+const BULK_ITEMS = 250
+const BULK_IDS_RETURNED = 1000
+
+/** The implementation of `percolate.v1.Rem`: each method turns its message into the input that HTTP takes and calls the same operation. */
+export function remMethods(context: CallContext, { resources, entities, moments, chat }: Operations) {
+  const idOf = (request: Message) => checkId(String(request.id ?? ''), 'id')
+  const ifMatchOf = (request: Message) => request.if_match as string | undefined
+
+  return {
+    PutResources: unary(context, 'PutResources', async (call, request) => {
+      const input = check<{ resources: schemas.ResourceInput[] }>(
+        schemas.ResourcesInput,
+        { resources: [], ...toInput(request) },
+        'request',
+      )
+      return toMessage(await resources.put(call, input.resources))
+    }),
+    WriteResources: clientStream(context, 'WriteResources', (call, requests) =>
+      writeResources(call, requests, resources),
+    ),
+    GetResource: unary(context, 'GetResource', async (call, request) => {
+      const { resource, etag } = await resources.get(call, idOf(request))
+      return toMessage({ ...resource, etag })
+    }),
+    DeleteResource: unary(context, 'DeleteResource', async (call, request) => {
+      await resources.delete(call, idOf(request), ifMatchOf(request))
+      return {}
+    }),
+    ListResources: serverStream(context, 'ListResources', (call, request) => {
+      const { limit: _limit, ...query } = toInput(request)
+      const base = check<schemas.ResourcesQuery>(schemas.ResourcesQuery, query, 'request')
+      return pages(positive(request.limit), async (limit, cursor) =>
+        resources.query(call, { ...base, limit, ...(cursor ? { cursor } : {}) }),
+      )
+    }),
+    SearchResources: serverStream(context, 'SearchResources', async function* (call, request) {
+      const { limit: _limit, ...rest } = toInput(request)
+      const limit = positive(request.limit)
+      const input = check<schemas.SearchInput>(
+        schemas.SearchInput,
+        { ...rest, ...(limit === undefined ? {} : { limit }) },
+        'request',
+      )
+      const { results, cursor, warnings } = await resources.search(call, input)
+      for (const [n, { score, snippet, ...resource }] of results.entries()) {
+        const last = n === results.length - 1
+        yield {
+          resource: toMessage(resource),
+          score,
+          snippet,
+          ...(last && cursor ? { cursor } : {}),
+          ...(n === 0 && warnings ? { warnings } : {}),
+        }
+      }
+    }),
+
+    PutEntities: unary(context, 'PutEntities', async (call, request) => {
+      const { if_match: ifMatch, ...rest } = toInput(request)
+      const input = check<{ entities: schemas.EntityInput[] }>(
+        schemas.EntitiesInput,
+        { entities: [], ...rest },
+        'request',
+      )
+      if (ifMatch !== undefined && input.entities.length !== 1)
+        throw new PercolateError('INVALID_ARGUMENT', 'if_match goes with exactly one entity.', { field: 'if_match' })
+      return toMessage(await entities.put(call, input.entities, ifMatchOf(request)))
+    }),
+    GetEntity: unary(context, 'GetEntity', async (call, request) => {
+      const { entity, etag } = await entities.get(call, idOf(request))
+      return toMessage({ ...entity, etag })
+    }),
+    DeleteEntity: unary(context, 'DeleteEntity', async (call, request) => {
+      await entities.delete(call, idOf(request), ifMatchOf(request))
+      return {}
+    }),
+    FindEntities: serverStream(context, 'FindEntities', (call, request) => {
+      const { limit: _limit, ...query } = toInput(request)
+      const base = check<schemas.EntitiesQuery>(schemas.EntitiesQuery, query, 'request')
+      return pages(positive(request.limit), async (limit, cursor) =>
+        entities.query(call, { ...base, limit, ...(cursor ? { cursor } : {}) }),
+      )
+    }),
+    TraverseEntities: unary(context, 'TraverseEntities', async (call, request) => {
+      const { id: _id, limit: _limit, depth: _depth, ...rest } = toInput(request)
+      const [limit, depth] = [positive(request.limit), positive(request.depth)]
+      const query = { ...rest, ...(limit === undefined ? {} : { limit }), ...(depth === undefined ? {} : { depth }) }
+      return toMessage(
+        await entities.traverse(
+          call,
+          idOf(request),
+          check<schemas.TraverseQuery>(schemas.TraverseQuery, query, 'request'),
+        ),
+      )
+    }),
+
+    AppendMoments: unary(context, 'AppendMoments', async (call, request) => {
+      const input = check<{ moments: schemas.MomentInput[] }>(
+        schemas.MomentsInput,
+        { moments: [], ...toInput(request) },
+        'request',
+      )
+      return toMessage(await moments.append(call, input.moments))
+    }),
+    GetMoment: unary(context, 'GetMoment', async (call, request) => {
+      const { moment, etag } = await moments.get(call, idOf(request))
+      return toMessage({ ...moment, etag })
+    }),
+    DeleteMoment: unary(context, 'DeleteMoment', async (call, request) => {
+      await moments.delete(call, idOf(request), ifMatchOf(request))
+      return {}
+    }),
+    ListMoments: serverStream(context, 'ListMoments', (call, request) => {
+      const { limit: _limit, ...query } = toInput(request)
+      const base = check<schemas.MomentsQuery>(schemas.MomentsQuery, query, 'request')
+      return pages(positive(request.limit), async (limit, cursor) =>
+        moments.query(call, { ...base, limit, ...(cursor ? { cursor } : {}) }),
+      )
+    }),
+
+    Chat: serverStream(context, 'Chat', async function* (call, request) {
+      const reply = await chat.chat(call, check<schemas.ChatInput>(schemas.ChatInput, toInput(request), 'request'))
+      for await (const { text, citations } of reply.pieces) {
+        if (text !== '' || citations)
+          yield { text, model: reply.model, ...(citations ? { citations: citations.map(citationMessage) } : {}) }
+      }
+    }),
+  }
+}
+
+/** Streams a listing page by page, so that memory stays bounded however long it is. */
+async function* pages(
+  total: number | undefined,
+  read: (limit: number, cursor: string | undefined) => Promise<{ results: readonly object[]; cursor?: string }>,
+): AsyncGenerator<Message> {
+  if (total !== undefined && total < 0)
+    throw new PercolateError('INVALID_ARGUMENT', 'limit must not be negative.', { field: 'limit' })
+  let left = total ?? Number.POSITIVE_INFINITY
+  let cursor: string | undefined
+  do {
+    const page = await read(Math.min(left, LIST_LIMIT_MAX / 4), cursor)
+    for (const result of page.results) yield toMessage(result as Record<string, unknown>)
+    left -= page.results.length
+    cursor = page.cursor
+  } while (cursor !== undefined && left > 0)
+}
+
+async function writeResources(
+  call: Call,
+  requests: AsyncIterable<Message>,
+  resources: Operations['resources'],
+): Promise<Message> {
+  let batch: schemas.ResourceInput[] = []
+  let ids: string[] = []
+  let written = 0
+  let pending = 0
+  const flush = async () => {
+    if (batch.length === 0) return
+    const result = await resources.put(call, batch)
+    written += result.ids.length
+    pending += result.pending ?? 0
+    ids = [...ids, ...result.ids].slice(-BULK_IDS_RETURNED)
+    batch = []
+  }
+  for await (const request of requests) {
+    try {
+      batch.push(check<schemas.ResourceInput>(schemas.ResourceInput, { content: '', ...toInput(request) }, 'message'))
+      if (batch.length >= Math.min(BULK_ITEMS, BATCH_ITEMS_MAX)) await flush()
+    } catch (error) {
+      if (!(error instanceof PercolateError)) throw error
+      throw new PercolateError(error.code, `${error.message} (${written} resources before this batch are stored.)`, {
+        ...(error.field === undefined ? {} : { field: error.field }),
+        cause: error,
+      })
+    }
+  }
+  await flush()
+  return { written, pending, ids }
+}

@@ -1,0 +1,82 @@
+import { join } from 'node:path'
+import { loadPackageDefinition, Server, ServerCredentials, type ServiceDefinition } from '@grpc/grpc-js'
+import { loadSync } from '@grpc/proto-loader'
+import { ReflectionService } from '@grpc/reflection'
+import { HealthImplementation } from 'grpc-health-check'
+import type { Probes } from '../../base/probes.ts'
+import { PACKAGE_FOLDER } from '../../base/version.ts'
+import { listenError } from '../http/server.ts'
+import type { Operations } from '../operations/operations.ts'
+import type { CallContext } from './calls.ts'
+import { remMethods } from './methods.ts'
+
+export interface GrpcApiOptions extends CallContext {
+  readonly operations: Operations
+  readonly probes: Probes
+  readonly bodyBytesMax: number
+  readonly host: string
+  readonly port: number
+  readonly drainMs: number
+}
+
+export interface GrpcApi {
+  readonly port: number
+  stop(): Promise<void>
+}
+
+const SERVICE = 'percolate.v1.Rem'
+const HEALTH_CHECK_MS = 2000
+
+/** How messages look in code; the same for server and client. */
+export const loaderOptions = {
+  keepCase: true,
+  longs: Number,
+  enums: String,
+  defaults: false,
+  arrays: true,
+  oneofs: false,
+  includeDirs: [join(PACKAGE_FOLDER, 'proto')],
+}
+
+export const loadRemProto = () => loadSync('percolate/v1/rem.proto', loaderOptions)
+
+/** The database node's gRPC API, with server reflection and the standard health service. */
+export async function createGrpcApi(options: GrpcApiOptions): Promise<GrpcApi> {
+  const { operations, probes, bodyBytesMax, host, port } = options
+  const definition = loadRemProto()
+  const rem = (
+    loadPackageDefinition(definition) as unknown as { percolate: { v1: { Rem: { service: ServiceDefinition } } } }
+  ).percolate.v1.Rem.service
+  const server = new Server({ 'grpc.max_receive_message_length': bodyBytesMax, 'grpc.max_send_message_length': -1 })
+  server.addService(rem, remMethods(options, operations))
+  const health = new HealthImplementation({ '': 'NOT_SERVING', [SERVICE]: 'NOT_SERVING' })
+  health.addToServer(server)
+  new ReflectionService(definition).addToServer(server)
+  const bound = await new Promise<number>((resolve, reject) => {
+    server.bindAsync(
+      `${host.includes(':') ? `[${host}]` : host}:${port}`,
+      ServerCredentials.createInsecure(),
+      (error, actual) => {
+        if (!error) return resolve(actual)
+        const code = /EADDRINUSE/.test(error.message) ? 'EADDRINUSE' : undefined
+        reject(listenError(Object.assign(error, { code }), host, port, 'PERCOLATE_GRPC_PORT'))
+      },
+    )
+  })
+  const report = async () => {
+    const { ready } = await probes.check()
+    for (const service of ['', SERVICE]) health.setStatus(service, ready ? 'SERVING' : 'NOT_SERVING')
+  }
+  await report()
+  const ticker = setInterval(() => void report(), HEALTH_CHECK_MS).unref()
+  return {
+    port: bound,
+    stop: async () => {
+      clearInterval(ticker)
+      for (const service of ['', SERVICE]) health.setStatus(service, 'NOT_SERVING')
+      const forced = setTimeout(() => server.forceShutdown(), Math.min(options.drainMs, 3000)).unref()
+      await new Promise<void>(resolve => server.tryShutdown(() => resolve()))
+      clearTimeout(forced)
+    },
+  }
+}

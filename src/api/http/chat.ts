@@ -1,0 +1,54 @@
+import type { FastifyReply } from 'fastify'
+import { toPercolateError, toProblem } from '../../base/errors.ts'
+import type { ChatReply } from '../operations/chat.ts'
+
+/** OpenAI's answer shapes: one `chat.completion`, or `chat.completion.chunk` events that end with `[DONE]`. Both carry `citations`. */
+export async function sendChat(reply: FastifyReply, answer: ChatReply, stream: boolean): Promise<FastifyReply> {
+  const head = { id: answer.id, created: answer.createdS, model: answer.model }
+  if (!stream) {
+    let content = ''
+    let citations: unknown = []
+    for await (const piece of answer.pieces) {
+      content += piece.text
+      citations = piece.citations ?? citations
+    }
+    const choices = [{ index: 0, message: { role: 'assistant', content }, finish_reason: 'stop' }]
+    return reply.send({ ...head, object: 'chat.completion', choices, citations })
+  }
+  const pieces = answer.pieces[Symbol.asyncIterator]()
+  // An error before the first piece is still an ordinary error answer.
+  const first = await pieces.next()
+  reply.hijack()
+  const raw = reply.raw
+  for (const [name, value] of Object.entries(reply.getHeaders())) if (value !== undefined) raw.setHeader(name, value)
+  raw.writeHead(200, {
+    'content-type': 'text/event-stream; charset=utf-8',
+    'cache-control': 'no-cache',
+    'x-accel-buffering': 'no',
+  })
+  const send = async (data: unknown) => {
+    if (!raw.write(`data: ${typeof data === 'string' ? data : JSON.stringify(data)}\n\n`))
+      await new Promise(resolve => raw.once('drain', resolve).once('close', resolve))
+  }
+  const chunk = (delta: object, finish: string | null, extra: object = {}) => ({
+    ...head,
+    object: 'chat.completion.chunk',
+    choices: [{ index: 0, delta, finish_reason: finish }],
+    ...extra,
+  })
+  try {
+    await send(chunk({ role: 'assistant', content: '' }, null))
+    for (let next = first; !next.done && !raw.destroyed; next = await pieces.next()) {
+      const { text, citations } = next.value
+      if (text !== '') await send(chunk({ content: text }, null))
+      if (citations) await send(chunk({}, 'stop', { citations }))
+    }
+    await send('[DONE]')
+  } catch (error) {
+    const problem = toProblem(toPercolateError(error))
+    reply.log.warn({ code: problem.code }, 'chat stream broke off')
+    await send({ error: problem })
+  }
+  raw.end()
+  return reply
+}

@@ -1,0 +1,210 @@
+import { randomUUID } from 'node:crypto'
+import fastify, {
+  type FastifyBaseLogger,
+  type FastifyError,
+  type FastifyInstance,
+  type FastifyReply,
+  type FastifyRequest,
+  LogController,
+} from 'fastify'
+import { errorTable, PercolateError, toPercolateError, toProblem } from '../../base/errors.ts'
+import type { Logger } from '../../base/logger.ts'
+import type { Metrics } from '../../base/metrics.ts'
+import type { Probes } from '../../base/probes.ts'
+import { bodyAjv, queryAjv, validationError } from '../validate.ts'
+
+export interface HttpServerOptions {
+  readonly logger: Logger
+  readonly metrics: Metrics
+  readonly probes: Probes
+  readonly bodyBytesMax: number
+}
+
+/** Set on a route's config: what the request duration is counted under. Default: method and pattern. */
+declare module 'fastify' {
+  interface FastifyContextConfig {
+    operation?: string
+  }
+}
+
+const REQUEST_ID = /^[A-Za-z0-9._-]{1,64}$/
+
+/** A Fastify server with what every role's server has: request ids, errors as problem details, metrics, probes. */
+export function createHttpServer(options: HttpServerOptions): FastifyInstance {
+  const { logger, metrics, probes } = options
+  const app = fastify({
+    loggerInstance: logger as FastifyBaseLogger,
+    logController: new LogController({ disableRequestLogging: true }),
+    bodyLimit: options.bodyBytesMax,
+    forceCloseConnections: 'idle',
+    keepAliveTimeout: 65_000,
+    genReqId: request => {
+      const given = request.headers['x-request-id']
+      return typeof given === 'string' && REQUEST_ID.test(given) ? given : randomUUID()
+    },
+    routerOptions: { maxParamLength: 4096, ignoreTrailingSlash: true },
+    frameworkErrors: (error, request, reply) => sendError(error, request, reply, metrics),
+  })
+  app.setValidatorCompiler(({ schema, httpPart }) => {
+    if ((schema as { 'x-checked-by-handler'?: boolean })['x-checked-by-handler'] || httpPart === 'headers')
+      return value => ({ value })
+    const ajv = httpPart === 'body' ? bodyAjv : queryAjv
+    const validate = ajv.compile(schema as object)
+    return value =>
+      validate(value)
+        ? { value }
+        : {
+            error: validationError(
+              validate.errors ?? [],
+              httpPart === 'querystring' ? 'query' : (httpPart ?? 'request'),
+            ),
+          }
+  })
+  app.setSerializerCompiler(() => value => JSON.stringify(value))
+  app.setErrorHandler((error, request, reply) => sendError(error, request, reply, metrics))
+
+  const methods = new Map<string, Set<string>>()
+  app.addHook('onRoute', route => {
+    const known = methods.get(route.url) ?? new Set()
+    for (const method of [route.method].flat()) known.add(method)
+    methods.set(route.url, known)
+  })
+  app.setNotFoundHandler((request, reply) => {
+    const path = request.url.split('?')[0]!
+    const allowed = [...methods].find(([pattern]) => matchesPattern(pattern, path))?.[1]
+    if (!allowed || allowed.has(request.method)) {
+      return sendError(
+        new PercolateError(
+          'ROUTE_NOT_FOUND',
+          `There is no ${request.method} ${path.slice(0, 200)}; /docs lists the routes.`,
+        ),
+        request,
+        reply,
+        metrics,
+      )
+    }
+    void reply.header('allow', [...allowed].join(', '))
+    return sendError(
+      new PercolateError(
+        'METHOD_NOT_ALLOWED',
+        `${request.method} is not offered here; use ${[...allowed].join(' or ')}.`,
+      ),
+      request,
+      reply,
+      metrics,
+    )
+  })
+
+  app.addHook('onRequest', async (request, reply) => {
+    void reply.header('x-request-id', request.id)
+  })
+  app.addHook('onResponse', async (request, reply) => {
+    const operation =
+      request.routeOptions.config?.operation ?? `${request.method} ${request.routeOptions.url ?? 'unknown'}`
+    metrics.observeRequest('http', operation, String(reply.statusCode), reply.elapsedTime / 1000)
+  })
+
+  app.get('/health', { schema: { tags: ['operations'], summary: 'The process runs' } }, async () => ({ status: 'ok' }))
+  app.get(
+    '/ready',
+    { schema: { tags: ['operations'], summary: 'The process can do its work: named probes, 503 when one fails' } },
+    async (_request, reply) => {
+      const { ready, probes: results } = await probes.check()
+      return reply.code(ready ? 200 : 503).send({ status: ready ? 'ready' : 'not ready', probes: results })
+    },
+  )
+  app.get('/metrics', { schema: { tags: ['operations'], summary: 'Prometheus metrics' } }, async (_request, reply) =>
+    reply.type(metrics.registry.contentType).send(await metrics.registry.metrics()),
+  )
+  return app
+}
+
+const matchesPattern = (pattern: string, path: string): boolean => {
+  const [wanted, given] = [pattern.split('/'), path.replace(/\/+$/, '').split('/')]
+  return wanted.length === given.length && wanted.every((part, n) => part.startsWith(':') || part === given[n])
+}
+
+/** Every error of a request ends here: problem details out, the cause into the log. */
+export function sendError(raw: unknown, request: FastifyRequest, reply: FastifyReply, metrics: Metrics): FastifyReply {
+  const error = fromFastify(raw)
+  metrics.countError(error.code)
+  const { http, log } = errorTable[error.code]
+  const details = {
+    request: request.id,
+    code: error.code,
+    method: request.method,
+    route: request.routeOptions.url,
+    ...(http >= 500 ? { err: error.cause ?? error } : {}),
+  }
+  request.log[log](details, error.message)
+  if (error.retryAfterS !== undefined) void reply.header('retry-after', error.retryAfterS)
+  return reply
+    .code(http)
+    .type('application/problem+json')
+    .send(JSON.stringify(toProblem(error, request.id)))
+}
+
+function fromFastify(raw: unknown): PercolateError {
+  if (raw instanceof PercolateError) return raw
+  const error = raw as FastifyError
+  switch (error.code) {
+    case 'FST_ERR_CTP_BODY_TOO_LARGE':
+      return new PercolateError(
+        'BODY_TOO_LARGE',
+        'The body is larger than PERCOLATE_BODY_BYTES_MAX allows; send less at once, or upload a file to the gateway.',
+      )
+    case 'FST_ERR_CTP_INVALID_MEDIA_TYPE':
+      return new PercolateError('UNSUPPORTED_MEDIA_TYPE', 'Send JSON with "Content-Type: application/json".', {
+        field: 'Content-Type',
+      })
+    case 'FST_ERR_CTP_EMPTY_JSON_BODY':
+      return new PercolateError('INVALID_JSON', 'The body is empty; send a JSON object.')
+    case 'FST_ERR_CTP_INVALID_CONTENT_LENGTH':
+      return new PercolateError('INVALID_ARGUMENT', 'The body is not as long as Content-Length says.', {
+        field: 'Content-Length',
+      })
+    case 'FST_ERR_BAD_URL':
+      return new PercolateError('INVALID_ARGUMENT', 'The URL is not valid percent-encoding.')
+    case 'FST_ERR_CTP_INVALID_JSON_BODY':
+      return new PercolateError('INVALID_JSON', 'The body is not valid JSON.')
+  }
+  if (raw instanceof SyntaxError && error.statusCode === 400)
+    return new PercolateError('INVALID_JSON', `The body is not valid JSON: ${error.message}.`)
+  if (error.statusCode === 503) return new PercolateError('SHUTTING_DOWN', 'The process is draining; retry on another.')
+  if (error.statusCode !== undefined && error.statusCode >= 400 && error.statusCode < 500)
+    return new PercolateError('INVALID_ARGUMENT', error.message)
+  return toPercolateError(raw)
+}
+
+/** Listens, or says in one sentence that the port is taken. `variable` names the setting to change. */
+export async function listen(app: FastifyInstance, host: string, port: number, variable: string): Promise<number> {
+  const { level } = app.log
+  // Fastify announces every address; the roles say in one place where they listen.
+  if (level === 'info') app.log.level = 'warn'
+  try {
+    await app.listen({ host, port })
+  } catch (error) {
+    throw listenError(error, host, port, variable)
+  } finally {
+    app.log.level = level
+  }
+  const address = app.server.address()
+  return typeof address === 'object' && address !== null ? address.port : port
+}
+
+export function listenError(error: unknown, host: string, port: number, variable: string): PercolateError {
+  const code = (error as { code?: string }).code
+  if (code === 'EADDRINUSE')
+    return new PercolateError(
+      'PORT_IN_USE',
+      `Port ${port} on ${host} is in use by another process; stop it, or choose another port with ${variable}.`,
+    )
+  if (code === 'EACCES')
+    return new PercolateError(
+      'CONFIG_INVALID',
+      `Port ${port} needs rights that this user lacks; choose one above 1023 with ${variable}.`,
+    )
+  if (code === 'EADDRNOTAVAIL' || code === 'ENOTFOUND')
+    return new PercolateError('CONFIG_INVALID', `${host} is not an address of this machine; set PERCOLATE_HOST.`)
+  return toPercolateError(error)
+}

@@ -1,0 +1,409 @@
+import { PercolateError } from '../../base/errors.ts'
+import { derivedId } from '../../base/ids.ts'
+import {
+  CATEGORY_BYTES_MAX,
+  CONTENT_BYTES_MAX,
+  LIST_LIMIT_DEFAULT,
+  NAME_BYTES_MAX,
+  SEARCH_DEPTH_MAX,
+  SEARCH_LIMIT_DEFAULT,
+  SEARCH_LIMIT_MAX,
+  URI_BYTES_MAX,
+} from '../../base/limits.ts'
+import { planDelete, planEmbedding, planResource, type ResourceCommand, vectorOf } from '../../rem/plan.ts'
+import type { LwwRecord } from '../../rem/record.ts'
+import { type Resource, resourceView } from '../../rem/views.ts'
+import { candidates } from '../../search/candidates.ts'
+import { type Filter, matches, parseFilter } from '../../search/filter.ts'
+import { type SearchMode, search } from '../../search/search.ts'
+import { encodeRecord } from '../../storage/codec.ts'
+import { after, KeyReader, keys, prefixes, prefixRange, space } from '../../storage/keys.ts'
+import type { EmbeddingSpec } from '../../tenant/state.ts'
+import type { Tenant } from '../../tenant/tenant.ts'
+import { decodeCursor, encodeCursor } from '../cursor.ts'
+import type { EmbeddingsInput, ResourceInput, ResourceOutput, ResourcesQuery, SearchInput } from '../schemas.ts'
+import { checkEmbedding, checkName, checkObject, checkText } from './check-fields.ts'
+import { type Call, isoTime, notFound, type OperationsContext, read, write } from './context.ts'
+
+/** After the provider failed, writes store without asking it again for this long; an `embed` job catches up. */
+const PROVIDER_PAUSE_MS = 10_000
+
+export interface ResourcePage {
+  readonly results: ResourceOutput[]
+  readonly cursor?: string
+  readonly warnings?: string[]
+}
+
+export class ResourceOperations {
+  readonly #context: OperationsContext
+  #providerDownUntilMs = 0
+
+  constructor(context: OperationsContext) {
+    this.#context = context
+  }
+
+  /** Stores resources, all or none; with embeddings when they can be had now. */
+  async put(call: Call, inputs: readonly ResourceInput[]): Promise<{ ids: string[]; pending?: number }> {
+    const commands = inputs.map((input, n) =>
+      toCommand(input, inputs.length === 1 ? '' : `resources[${n}].`, this.#context.embedder.model),
+    )
+    return write(this.#context, call, async tenant => {
+      const embedded = await this.#embed(call, tenant, commands)
+      const result = await tenant.write(
+        context => {
+          embedded.forEach((command, n) => {
+            if (command.embedding)
+              checkSpec(
+                context.embedding ?? embedded.find(other => other.embedding)?.embedding,
+                command.embedding,
+                inputs.length === 1 ? 'embedding' : `resources[${n}].embedding`,
+              )
+          })
+          const ops = embedded.map(command => planResource(command, context.clock))
+          return { ops, result: ops.map(op => op.key[0]!) }
+        },
+        { asOf: call.asOf, weight: embedded.length },
+      )
+      const pending = embedded.filter(command => !command.embedding).length
+      if (pending > 0) this.#context.onPending(call.tenant)
+      return pending > 0 ? { ids: result, pending } : { ids: result }
+    })
+  }
+
+  /** Adds vectors to resources that exist; the others are passed over. */
+  async putEmbeddings(call: Call, input: EmbeddingsInput): Promise<{ ids: string[] }> {
+    const vectors = input.embeddings.map(({ id, embedding, embedding_model }, n) => ({
+      id,
+      model: embedding_model ?? this.#context.embedder.model,
+      vector: checkEmbedding(embedding, `embeddings[${n}].embedding`),
+    }))
+    return write(this.#context, call, tenant =>
+      tenant.write(
+        async context => {
+          const ops = []
+          for (const [n, { id, model, vector }] of vectors.entries()) {
+            checkSpec(context.embedding ?? vectors[0], { model, vector }, `embeddings[${n}].embedding`)
+            if (resourceView(id, await context.read({ kind: 'resource', key: [id] })))
+              ops.push(planEmbedding(id, model, vector, context.clock))
+          }
+          return { ops, result: { ids: ops.map(op => op.key[0]!) } }
+        },
+        { weight: vectors.length },
+      ),
+    )
+  }
+
+  async get(call: Call, id: string): Promise<{ resource: ResourceOutput; etag: string }> {
+    return read(
+      this.#context,
+      call,
+      async tenant => {
+        const record = await tenant.record({ kind: 'resource', key: [id] })
+        const resource = resourceView(id, record)
+        if (!resource) throw notFound('resource', id)
+        return { resource: toOutput(resource, tenant.embedding), etag: etagOf(record!) }
+      },
+      () => {
+        throw notFound('resource', id)
+      },
+    )
+  }
+
+  /** The vector of a resource, or undefined when it has none yet. */
+  async vector(call: Call, id: string): Promise<Float32Array | undefined> {
+    return read(
+      this.#context,
+      call,
+      async tenant => {
+        const docNo = await tenant.get(keys.docNoById(id))
+        const spec = tenant.embedding
+        if (!docNo || !spec) return undefined
+        const bytes = await tenant.get(keys.vector(spec.model, docNo.readUInt32BE(0)))
+        return bytes && vectorOf(bytes)
+      },
+      () => undefined,
+    )
+  }
+
+  async delete(call: Call, id: string, ifMatch?: string): Promise<void> {
+    await existingTenant(this.#context, call, notFound('resource', id), tenant =>
+      tenant.write(
+        async context => {
+          const record = await context.read({ kind: 'resource', key: [id] })
+          if (!resourceView(id, record)) throw notFound('resource', id)
+          checkIfMatch(record!, ifMatch)
+          return { ops: [planDelete('resource', id, context.clock)], result: undefined }
+        },
+        { asOf: call.asOf },
+      ),
+    )
+  }
+
+  /** Search when there is a query, list when there is none. */
+  async query(call: Call, query: ResourcesQuery): Promise<ResourcePage> {
+    const { embedding, ...rest } = query
+    if (query.query !== undefined && query.query.trim() !== '') return this.search(call, rest)
+    if (query.query !== undefined)
+      throw new PercolateError('INVALID_ARGUMENT', 'query must not be empty; leave it out to list resources.', {
+        field: 'query',
+      })
+    if (query.mode !== undefined) throw new PercolateError('INVALID_ARGUMENT', 'mode needs a query.', { field: 'mode' })
+    return embedding === 'pending' ? this.#listPending(call, query) : this.#list(call, query)
+  }
+
+  async search(call: Call, input: SearchInput): Promise<ResourcePage> {
+    const limit = input.limit ?? SEARCH_LIMIT_DEFAULT
+    if (limit > SEARCH_LIMIT_MAX)
+      throw new PercolateError(
+        'INVALID_ARGUMENT',
+        `limit must be at most ${SEARCH_LIMIT_MAX} with a query; page with cursor.`,
+        { field: 'limit' },
+      )
+    const embedding = input.embedding && checkEmbedding(input.embedding, 'embedding')
+    const text = input.query?.trim() ?? ''
+    if (text === '' && !embedding)
+      throw new PercolateError('INVALID_ARGUMENT', 'query or embedding is missing.', { field: 'query' })
+    const mode: SearchMode = input.mode ?? (text === '' ? 'vector' : 'hybrid')
+    if (text === '' && mode !== 'vector')
+      throw new PercolateError('INVALID_ARGUMENT', `mode=${mode} needs a query.`, { field: 'query' })
+    const filter = toFilter(input)
+    const scope = {
+      tenant: call.tenant,
+      listing: 'search',
+      parameters: [text, input.embedding ?? null, mode, filter ?? null],
+    }
+    const offset = input.cursor === undefined ? 0 : (decodeCursor(scope, input.cursor, ['number'])[0] as number)
+    if (offset < 0 || offset > SEARCH_DEPTH_MAX)
+      throw new PercolateError('INVALID_CURSOR', 'cursor is not one that this API gave.', { field: 'cursor' })
+    return read(
+      this.#context,
+      call,
+      async tenant => {
+        const answer = await search(tenant, this.#context.embedder, {
+          query: text,
+          mode,
+          filter,
+          embedding,
+          offset,
+          limit,
+          signal: call.signal,
+        })
+        const next = offset + answer.hits.length
+        return {
+          results: answer.hits.map(({ resource, score, snippet }) => ({
+            ...toOutput(resource, tenant.embedding),
+            score,
+            snippet,
+          })),
+          ...(answer.more && next < SEARCH_DEPTH_MAX ? { cursor: encodeCursor(scope, [next]) } : {}),
+          ...(answer.warnings.length > 0 ? { warnings: answer.warnings } : {}),
+        }
+      },
+      () => ({ results: [] }),
+    )
+  }
+
+  async #list(call: Call, query: ResourcesQuery): Promise<ResourcePage> {
+    const limit = query.limit ?? LIST_LIMIT_DEFAULT
+    const filter = toFilter(query)
+    const scope = { tenant: call.tenant, listing: 'resources', parameters: filter ?? null }
+    const position = query.cursor === undefined ? undefined : decodeCursor(scope, query.cursor, ['number', 'string'])
+    return read(
+      this.#context,
+      call,
+      async tenant => {
+        const allowed = filter ? await allowedIds(tenant, filter) : undefined
+        const range = prefixRange(prefixes.space(space.resourceByTime))
+        const gte = position ? after(keys.resourceByTime(position[0] as number, position[1] as string)) : range.gte
+        const results: ResourceOutput[] = []
+        let last: Resource | undefined
+        for await (const chunk of tenant.chunks({ gte, lt: range.lt, values: false })) {
+          const ids = chunk.map(([key]) => new KeyReader(key, 7).text()).filter(id => !allowed || allowed.has(id))
+          for (let at = 0; at < ids.length; at += limit + 1) {
+            for (const resource of await readResources(tenant, ids.slice(at, at + limit + 1))) {
+              if (filter && !matches(filter, resource)) continue
+              if (results.length === limit)
+                return { results, cursor: encodeCursor(scope, [last!.updatedAtMs, last!.id]) }
+              results.push(toOutput(resource, tenant.embedding))
+              last = resource
+            }
+          }
+        }
+        return { results }
+      },
+      () => ({ results: [] }),
+    )
+  }
+
+  async #listPending(call: Call, query: ResourcesQuery): Promise<ResourcePage> {
+    const limit = query.limit ?? LIST_LIMIT_DEFAULT
+    const scope = { tenant: call.tenant, listing: 'pending', parameters: null }
+    const position = query.cursor === undefined ? undefined : decodeCursor(scope, query.cursor, ['string'])
+    return read(
+      this.#context,
+      call,
+      async tenant => {
+        const range = prefixRange(prefixes.space(space.embeddingPending))
+        const gte = position ? after(keys.embeddingPending(position[0] as string)) : range.gte
+        const ids: string[] = []
+        for await (const chunk of tenant.chunks({ gte, lt: range.lt, limit: limit + 1, values: false })) {
+          ids.push(...chunk.map(([key]) => new KeyReader(key).text()))
+        }
+        const more = ids.length > limit
+        const page = ids.slice(0, limit)
+        const results = (await readResources(tenant, page)).map(resource => toOutput(resource, tenant.embedding))
+        return { results, ...(more ? { cursor: encodeCursor(scope, [page.at(-1)!]) } : {}) }
+      },
+      () => ({ results: [] }),
+    )
+  }
+
+  /** Fills in embeddings where there are none. When the provider is down they stay out: stored is better than refused. */
+  async #embed(call: Call, tenant: Tenant, commands: readonly ResourceCommand[]): Promise<ResourceCommand[]> {
+    const { embedder, time, logger } = this.#context
+    const missing = commands.filter(command => !command.embedding)
+    if (missing.length === 0) return [...commands]
+    if (tenant.embedding && tenant.embedding.model !== embedder.model) {
+      throw new PercolateError(
+        'EMBEDDING_MODEL_MISMATCH',
+        `This tenant's vectors come from "${tenant.embedding.model}" and the configured model is "${embedder.model}": send an embedding with embedding_model "${tenant.embedding.model}", or configure that model again.`,
+        { field: 'embedding' },
+      )
+    }
+    if (time.monotonic() < this.#providerDownUntilMs) return [...commands]
+    try {
+      const vectors = await embedder.embed(
+        missing.map(({ content, name }) => (name ? `${name}\n${content}` : content)),
+        { tenant: call.tenant, signal: call.signal },
+      )
+      const byCommand = new Map(missing.map((command, n) => [command, vectors[n]!]))
+      return commands.map(command => {
+        const vector = byCommand.get(command)
+        return vector ? { ...command, embedding: { model: embedder.model, vector } } : command
+      })
+    } catch (error) {
+      if (!(error instanceof PercolateError) || error.code !== 'EMBEDDING_UNAVAILABLE') throw error
+      this.#providerDownUntilMs = time.monotonic() + PROVIDER_PAUSE_MS
+      logger.warn(
+        { reason: error.message, resources: missing.length },
+        'stored without embeddings; an embed job will add them',
+      )
+      return [...commands]
+    }
+  }
+}
+
+function toCommand(input: ResourceInput, path: string, configuredModel: string): ResourceCommand {
+  const vector = input.embedding && checkEmbedding(input.embedding, `${path}embedding`)
+  if (input.embedding_model !== undefined && !vector) {
+    throw new PercolateError('INVALID_ARGUMENT', `${path}embedding_model needs an embedding.`, {
+      field: `${path}embedding_model`,
+    })
+  }
+  return {
+    uri: input.uri === undefined || input.uri === '' ? '' : checkName(input.uri, `${path}uri`, URI_BYTES_MAX),
+    ordinal: input.ordinal ?? 0,
+    content: checkText(input.content, `${path}content`, CONTENT_BYTES_MAX),
+    name:
+      input.name === undefined || input.name === null
+        ? input.name
+        : checkText(input.name, `${path}name`, NAME_BYTES_MAX),
+    category:
+      input.category === undefined || input.category === null
+        ? input.category
+        : checkName(input.category, `${path}category`, CATEGORY_BYTES_MAX),
+    metadata: input.metadata === undefined ? undefined : checkObject(input.metadata, `${path}metadata`),
+    embedding: vector && { model: input.embedding_model ?? configuredModel, vector },
+  }
+}
+
+/** One model and one length a tenant. `spec` is the tenant's, or that of the first vector when it has none yet. */
+function checkSpec(
+  spec: EmbeddingSpec | { model: string; vector: Float32Array } | undefined,
+  embedding: { model: string; vector: Float32Array },
+  field: string,
+): void {
+  if (spec === undefined) return
+  if (spec.model !== embedding.model) {
+    throw new PercolateError(
+      'EMBEDDING_MODEL_MISMATCH',
+      `${field} comes from model "${embedding.model}", but this tenant's vectors come from "${spec.model}"; the two cannot be mixed.`,
+      { field },
+    )
+  }
+  const dimensions = 'dimensions' in spec ? spec.dimensions : spec.vector.length
+  if (embedding.vector.length !== dimensions) {
+    throw new PercolateError(
+      'EMBEDDING_INVALID',
+      `${field} has ${embedding.vector.length} components; vectors of "${spec.model}" have ${dimensions} here.`,
+      { field },
+    )
+  }
+}
+
+/** The `category` and `uri` parameters are filters too. */
+function toFilter(query: {
+  category?: string
+  uri?: string
+  filter?: string | Record<string, unknown>
+}): Filter | undefined {
+  const clauses: Filter[] = []
+  if (query.category !== undefined) clauses.push({ op: 'eq', field: 'category', value: query.category })
+  if (query.uri !== undefined) clauses.push({ op: 'eq', field: 'uri', value: query.uri })
+  if (query.filter !== undefined && query.filter !== '')
+    clauses.push(parseFilter(typeof query.filter === 'string' ? query.filter : JSON.stringify(query.filter)))
+  return clauses.length > 1 ? { op: 'and', clauses } : clauses[0]
+}
+
+async function allowedIds(tenant: Tenant, filter: Filter): Promise<Set<string> | undefined> {
+  const docNos = await candidates(tenant, filter)
+  if (!docNos) return undefined
+  const ids = await tenant.getMany([...docNos].map(docNo => keys.idByDocNo(docNo)))
+  return new Set(ids.flatMap(id => (id ? [id.toString()] : [])))
+}
+
+async function readResources(tenant: Tenant, ids: readonly string[]): Promise<Resource[]> {
+  const records = await tenant.records(ids.map(id => ({ kind: 'resource', key: [id] })))
+  return records.flatMap((record, n) => resourceView(ids[n]!, record) ?? [])
+}
+
+function toOutput(resource: Resource, spec: EmbeddingSpec | undefined): ResourceOutput {
+  const stored = spec !== undefined && resource.embeddings.includes(spec.model)
+  return {
+    id: resource.id,
+    uri: resource.uri === '' ? null : resource.uri,
+    ordinal: resource.ordinal,
+    name: resource.name,
+    content: resource.content,
+    category: resource.category,
+    metadata: resource.metadata as Record<string, unknown>,
+    embedding: stored ? 'stored' : 'pending',
+    embedding_model: stored ? spec.model : null,
+    updated_at: isoTime(resource.updatedAtMs),
+  }
+}
+
+export const etagOf = (record: LwwRecord): string => `"${derivedId(encodeRecord(record)).slice(0, 20)}"`
+
+export function checkIfMatch(record: LwwRecord, ifMatch: string | undefined): void {
+  if (ifMatch === undefined || ifMatch.trim() === '*') return
+  const etag = etagOf(record)
+  if (ifMatch.split(',').some(tag => tag.trim() === etag)) return
+  throw new PercolateError(
+    'PRECONDITION_FAILED',
+    `The record has changed: its ETag is ${etag}. Read it again and decide anew.`,
+    { field: 'If-Match' },
+  )
+}
+
+/** A delete in a tenant that was never written finds nothing, and makes nothing. */
+export async function existingTenant<T>(
+  context: OperationsContext,
+  call: Call,
+  missing: PercolateError,
+  work: (tenant: Tenant) => Promise<T>,
+): Promise<T> {
+  const result = await context.pool.use(call.tenant, async tenant => ({ value: await work(tenant) }))
+  if (result === undefined) throw missing
+  return result.value
+}
