@@ -1,0 +1,171 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import type {
+  ChatInput,
+  EmbeddingsInput,
+  EntityInput,
+  EntityOutput,
+  MomentInput,
+  MomentOutput,
+  ResourceInput,
+  ResourceOutput,
+} from '../src/api/schemas.ts'
+import { PercolateClientError } from './errors.ts'
+
+export interface ClientOptions {
+  /** Base URL of a database node, or of the router in front of nodes. */
+  readonly url: string
+  readonly tenant: string
+  /** Longest wait for one answer. Default: 30 s. */
+  readonly timeoutMs?: number
+  /** Attempts at most, when the server can't be reached or is busy. Default: 4. */
+  readonly attemptsMax?: number
+}
+
+export interface CallOptions {
+  /** Write with this clock instead of now (`X-Percolate-As-Of`), so that a retry can't overtake what happened meanwhile. */
+  readonly asOf?: string
+  readonly signal?: AbortSignal
+}
+
+export interface Page<T> {
+  readonly results: T[]
+  readonly cursor?: string
+  readonly warnings?: string[]
+}
+
+type Query = Record<string, string | number | undefined>
+
+/** The typed way into a database node for one tenant; workers, the command line and the benchmarks use nothing else. */
+export class PercolateClient {
+  readonly #options: ClientOptions
+
+  constructor(options: ClientOptions) {
+    this.#options = options
+  }
+
+  putResources(
+    resources: readonly ResourceInput[],
+    options?: CallOptions,
+  ): Promise<{ ids: string[]; pending?: number }> {
+    return this.request('POST', '/api/v1/resources', { body: { resources }, ...options })
+  }
+
+  getResource(id: string): Promise<ResourceOutput> {
+    return this.request('GET', `/api/v1/resources/${encodeURIComponent(id)}`)
+  }
+
+  deleteResource(id: string, options?: CallOptions): Promise<void> {
+    return this.request('DELETE', `/api/v1/resources/${encodeURIComponent(id)}`, options)
+  }
+
+  listResources(query: Query = {}): Promise<Page<ResourceOutput>> {
+    return this.request('GET', '/api/v1/resources', { query })
+  }
+
+  search(query: Query & { query: string }): Promise<Page<ResourceOutput>> {
+    return this.request('GET', '/api/v1/resources', { query })
+  }
+
+  putEmbeddings(embeddings: EmbeddingsInput['embeddings'], options?: CallOptions): Promise<{ ids: string[] }> {
+    return this.request('POST', '/api/v1/resources/embeddings', { body: { embeddings }, ...options })
+  }
+
+  putEntities(entities: readonly EntityInput[], options?: CallOptions): Promise<{ ids: string[] }> {
+    return this.request('POST', '/api/v1/entities', { body: { entities }, ...options })
+  }
+
+  getEntity(id: string): Promise<EntityOutput> {
+    return this.request('GET', `/api/v1/entities/${encodeURIComponent(id)}`)
+  }
+
+  findEntities(query: Query = {}): Promise<Page<EntityOutput>> {
+    return this.request('GET', '/api/v1/entities', { query })
+  }
+
+  putMoments(moments: readonly MomentInput[], options?: CallOptions): Promise<{ ids: string[] }> {
+    return this.request('POST', '/api/v1/moments', { body: { moments }, ...options })
+  }
+
+  listMoments(query: Query = {}): Promise<Page<MomentOutput>> {
+    return this.request('GET', '/api/v1/moments', { query })
+  }
+
+  chat(input: ChatInput): Promise<{
+    model: string
+    choices: { message: { content: string } }[]
+    citations: { n: number; id: string; document: string | null; page?: number; quote: string }[]
+  }> {
+    return this.request('POST', '/api/v1/chat', { body: input })
+  }
+
+  /** One request, tried again while the server is away or busy. Writes are safe to repeat: ids are derived, registers merge. */
+  async request<T>(
+    method: string,
+    path: string,
+    options: { body?: unknown; query?: Query } & CallOptions = {},
+  ): Promise<T> {
+    const attemptsMax = this.#options.attemptsMax ?? 4
+    for (let attempt = 1; ; attempt++) {
+      try {
+        return await this.#once<T>(method, path, options)
+      } catch (error) {
+        if (
+          !(error instanceof PercolateClientError) ||
+          !error.retryable ||
+          attempt >= attemptsMax ||
+          options.signal?.aborted
+        )
+          throw error
+        await sleep(Math.min(3000, 100 * 3 ** attempt) * (0.5 + Math.random() / 2))
+      }
+    }
+  }
+
+  async #once<T>(method: string, path: string, options: { body?: unknown; query?: Query } & CallOptions): Promise<T> {
+    const url = new URL(path, this.#options.url)
+    for (const [name, value] of Object.entries(options.query ?? {}))
+      if (value !== undefined) url.searchParams.set(name, String(value))
+    let response: Response
+    let text: string
+    try {
+      response = await fetch(url, {
+        method,
+        headers: {
+          'x-tenant-id': this.#options.tenant,
+          ...(options.body === undefined ? {} : { 'content-type': 'application/json' }),
+          ...(options.asOf === undefined ? {} : { 'x-percolate-as-of': options.asOf }),
+        },
+        ...(options.body === undefined ? {} : { body: JSON.stringify(options.body) }),
+        signal: AbortSignal.any([
+          AbortSignal.timeout(this.#options.timeoutMs ?? 30_000),
+          ...(options.signal ? [options.signal] : []),
+        ]),
+      })
+      text = await response.text()
+    } catch (cause) {
+      throw new PercolateClientError(`${url.origin} does not answer; is Percolate running there?`, {
+        code: 'UNREACHABLE',
+        retryable: true,
+        cause,
+      })
+    }
+    if (response.ok) return (text === '' ? undefined : JSON.parse(text)) as T
+    throw problemOf(response.status, text)
+  }
+}
+
+export function problemOf(status: number, text: string): PercolateClientError {
+  let problem: { code?: string; detail?: string; field?: string } = {}
+  try {
+    problem = JSON.parse(text) as typeof problem
+  } catch {
+    // A router in front may answer with something else.
+  }
+  const retryable = status === 503 || status === 502 || status === 504 || status === 429
+  return new PercolateClientError(problem.detail ?? `The server answered with status ${status}.`, {
+    code: problem.code ?? 'UNKNOWN',
+    status,
+    field: problem.field,
+    retryable,
+  })
+}

@@ -1,0 +1,27 @@
+/** An error that the server answered with, or that kept it from answering. */
+export class PercolateClientError extends Error {
+  override readonly name = 'PercolateClientError'
+  /** Stable code of the server's error table, or `UNREACHABLE`. */
+  readonly code: string
+  readonly status: number | undefined
+  readonly field: string | undefined
+  /** Whether the same request may succeed later. */
+  readonly retryable: boolean
+
+  constructor(
+    message: string,
+    options: {
+      code: string
+      status?: number | undefined
+      field?: string | undefined
+      retryable: boolean
+      cause?: unknown
+    },
+  ) {
+    super(message, options.cause === undefined ? undefined : { cause: options.cause })
+    this.code = options.code
+    this.status = options.status
+    this.field = options.field
+    this.retryable = options.retryable
+  }
+}

@@ -1,0 +1,129 @@
+import multipart from '@fastify/multipart'
+import type { FastifyInstance } from 'fastify'
+import { addTenantHook } from '../src/api/http/call.ts'
+import { createHttpServer, listen } from '../src/api/http/server.ts'
+import { PercolateError } from '../src/base/errors.ts'
+import { Lifecycle } from '../src/base/lifecycle.ts'
+import type { Logger } from '../src/base/logger.ts'
+import { Metrics } from '../src/base/metrics.ts'
+import { Probes } from '../src/base/probes.ts'
+import { Semaphore } from '../src/base/semaphore.ts'
+import type { Time } from '../src/base/time.ts'
+import type { Config } from '../src/config/settings.ts'
+import { Jobs } from '../src/jobs/jobs.ts'
+import { isJobId, publicJob } from '../src/jobs/model.ts'
+import type { ObjectStore } from '../src/objects/port.ts'
+import type { StreamPort } from '../src/stream/port.ts'
+import { addGatewayMetrics, type UploadCounters } from './metrics.ts'
+import { takeUpload } from './upload.ts'
+
+export interface GatewayOptions {
+  readonly config: Config
+  readonly logger: Logger
+  readonly time: Time
+  readonly stream: StreamPort
+  readonly objects: ObjectStore
+}
+
+export interface RunningGateway {
+  readonly port: number
+  stop(): Promise<void>
+}
+
+const BODY_BYTES_MAX = 64 * 1024
+const FIELD_BYTES_MAX = 64 * 1024
+const FIELDS_MAX = 16
+const PROBE_TIMEOUT_MS = 2000
+
+/** The upload gateway: multipart in, S3 out, a job for each file; and the state of jobs. Keeps nothing itself. */
+export async function startGateway(options: GatewayOptions): Promise<RunningGateway> {
+  const { config, logger, time, stream, objects } = options
+  const lifecycle = new Lifecycle(logger)
+  const metrics = new Metrics()
+  const probes = new Probes(PROBE_TIMEOUT_MS)
+  const jobs = new Jobs({
+    stream,
+    time,
+    tier: config.tier,
+    replicas: config.jobReplicas,
+    ackWaitMs: config.jobAckWaitMs,
+    recordMaxAgeMs: config.jobRecordMaxAgeMs,
+  })
+  const places = new Semaphore({ permits: config.uploadsMax, waitersMax: config.uploadsWaitingMax, name: 'uploading' })
+  probes.add('stream', () => stream.ping())
+  probes.add('objects', () => objects.ping())
+  const counters = addGatewayMetrics(metrics, places)
+
+  const app = createHttpServer({ logger, metrics, probes, bodyBytesMax: BODY_BYTES_MAX })
+  app.server.requestTimeout = 0
+  await app.register(multipart, {
+    limits: {
+      files: 1,
+      fields: FIELDS_MAX,
+      fieldSize: FIELD_BYTES_MAX,
+      parts: FIELDS_MAX + 1,
+      headerPairs: 100,
+      fileSize: Number.MAX_SAFE_INTEGER,
+    },
+    throwFileSizeLimit: false,
+  })
+  await app.register(async scope => {
+    addTenantHook(scope, { time, onTenant: () => {} })
+    addUploadRoute(scope, counters, {
+      objects,
+      jobs,
+      time,
+      logger,
+      places,
+      bytesMax: config.uploadBytesMax,
+      idleMs: config.uploadIdleMs,
+    })
+    addJobRoutes(scope, jobs)
+  })
+  const port = await listen(app, config.host, config.gatewayPort, 'PERCOLATE_GATEWAY_PORT')
+  lifecycle.add('gateway', () => app.close())
+  return { port, stop: () => lifecycle.stop() }
+}
+
+function addUploadRoute(
+  scope: FastifyInstance,
+  counters: UploadCounters,
+  options: Parameters<typeof takeUpload>[0],
+): void {
+  scope.post('/upload', async (request, reply) => {
+    try {
+      const job = await takeUpload(options, request, request.call.tenant, request.call.signal)
+      counters.uploads.inc({ outcome: 'accepted' })
+      counters.bytes.inc(job.file?.bytes ?? 0)
+      return await reply
+        .code(202)
+        .header('location', `/jobs/${job.job_id}`)
+        .send({ job_id: job.job_id, status: job.status })
+    } catch (error) {
+      counters.uploads.inc({
+        outcome: error instanceof PercolateError && error.code === 'CANCELLED' ? 'aborted' : 'refused',
+      })
+      // The rest of a refused body is not worth reading.
+      if (!request.raw.complete) void reply.header('connection', 'close')
+      throw error
+    }
+  })
+}
+
+function addJobRoutes(scope: FastifyInstance, jobs: Jobs): void {
+  const idOf = (params: unknown): string => {
+    const { id } = params as { id: string }
+    if (!isJobId(id)) throw new PercolateError('NOT_FOUND', 'This tenant has no such job.')
+    return id
+  }
+  scope.get('/jobs', async request => ({ results: (await jobs.list(request.call.tenant)).map(publicJob) }))
+  scope.get('/jobs/:id', async request => {
+    const job = await jobs.get(request.call.tenant, idOf(request.params))
+    if (!job) throw new PercolateError('NOT_FOUND', 'This tenant has no such job, or its record has expired.')
+    return publicJob(job)
+  })
+  scope.post('/jobs/:id/retry', async (request, reply) =>
+    reply.code(202).send(publicJob(await jobs.retry(request.call.tenant, idOf(request.params)))),
+  )
+  scope.delete('/jobs/:id', async request => publicJob(await jobs.cancel(request.call.tenant, idOf(request.params))))
+}

@@ -1,0 +1,189 @@
+import { randomUUID } from 'node:crypto'
+import type { MultipartFile } from '@fastify/multipart'
+import type { FastifyRequest } from 'fastify'
+import { PercolateError } from '../src/base/errors.ts'
+import { checkId, derivedId, type TenantId } from '../src/base/ids.ts'
+import { CATEGORY_BYTES_MAX, METADATA_BYTES_MAX, NAME_BYTES_MAX, URI_BYTES_MAX } from '../src/base/limits.ts'
+import type { Logger } from '../src/base/logger.ts'
+import type { Semaphore } from '../src/base/semaphore.ts'
+import type { Time } from '../src/base/time.ts'
+import { formatClock } from '../src/clock/hlc.ts'
+import type { Jobs } from '../src/jobs/jobs.ts'
+import type { JobRecord } from '../src/jobs/model.ts'
+import type { ObjectStore } from '../src/objects/port.ts'
+import { meter, type Received } from './receive.ts'
+
+export interface UploadOptions {
+  readonly objects: ObjectStore
+  readonly jobs: Jobs
+  readonly time: Time
+  readonly logger: Logger
+  /** Uploads that stream at once; the others wait, and their clients feel it as back-pressure. */
+  readonly places: Semaphore
+  readonly bytesMax: number
+  readonly idleMs: number
+}
+
+interface StoredFile extends Received {
+  readonly objectKey: string
+  readonly name: string
+  readonly contentType: string | null
+}
+
+const FIELDS = ['uri', 'category', 'metadata'] as const
+
+/**
+ * Takes one upload: streams the part `file` to S3, then makes the job. Until the job is in the stream nothing is promised, and whatever fails
+ * before takes the object away again.
+ */
+export async function takeUpload(
+  options: UploadOptions,
+  request: FastifyRequest,
+  tenant: TenantId,
+  signal: AbortSignal,
+): Promise<JobRecord> {
+  const jobId = randomUUID()
+  const fields = new Map<string, string>()
+  let stored: StoredFile | undefined
+  const release = await options.places.acquire(signal)
+  try {
+    for await (const part of partsOf(request)) {
+      if (part.type === 'file') {
+        if (part.fieldname !== 'file')
+          throw invalid(
+            `The part with the file must be named "file", not ${JSON.stringify(part.fieldname.slice(0, 100))}.`,
+          )
+        if (stored) throw invalid('Send one part "file" a request.')
+        stored = await storeFile(options, part, tenant, jobId, signal)
+      } else fields.set(part.fieldname, String(part.value))
+    }
+    if (!stored) throw invalid('The upload has no part "file"; send for example: curl -F file=@report.pdf …')
+    const job = options.jobs.newRecord({
+      job_id: jobId,
+      tenant,
+      kind: 'ingest',
+      clock: formatClock({ wall: options.time.now(), counter: 0, origin: `upload-${jobId}` }),
+      file: {
+        name: stored.name,
+        objectKey: stored.objectKey,
+        bytes: stored.bytes,
+        contentType: stored.contentType,
+        sha256: stored.sha256,
+      },
+      ...jobFields(fields, stored),
+    })
+    if (signal.aborted) throw signal.reason
+    await options.jobs.enqueue(job)
+    return job
+  } catch (error) {
+    if (stored)
+      await options.objects
+        .delete(stored.objectKey)
+        .catch(failure => options.logger.warn({ err: String(failure) }, 'an object without a job stays behind'))
+    throw error
+  } finally {
+    release()
+  }
+}
+
+async function storeFile(
+  options: UploadOptions,
+  part: MultipartFile,
+  tenant: TenantId,
+  jobId: string,
+  signal: AbortSignal,
+): Promise<StoredFile> {
+  const name = checkFileName(part.filename)
+  const contentType = part.mimetype === 'application/octet-stream' ? null : part.mimetype.slice(0, 200)
+  const objectKey = `uploads/${tenant}/${jobId}`
+  const body = meter(part.file, options)
+  try {
+    await options.objects.put(objectKey, body, { ...(contentType === null ? {} : { contentType }), signal })
+  } catch (error) {
+    body.destroy()
+    part.file.resume()
+    throw error
+  }
+  // A part that ended because the form did is cut short, not finished.
+  if (part.file.truncated) throw invalid('The file is cut short.')
+  return { ...body.received(), objectKey, name, contentType }
+}
+
+/** The last part of whatever path the client sent: a name to show, never one to open. */
+function checkFileName(raw: string | undefined): string {
+  const name = (raw ?? '').split(/[/\\]/).at(-1) ?? ''
+  if (name.trim() === '') return 'unnamed'
+  return checkId(name.replace(/[\u0000-\u001f\u007f]/g, '').trim() || 'unnamed', 'filename', NAME_BYTES_MAX)
+}
+
+function jobFields(
+  fields: ReadonlyMap<string, string>,
+  stored: StoredFile,
+): Pick<JobRecord, 'uri' | 'replaces' | 'category' | 'metadata'> {
+  for (const name of fields.keys()) {
+    if (!(FIELDS as readonly string[]).includes(name))
+      throw new PercolateError(
+        'INVALID_ARGUMENT',
+        `${name} is not a known part of an upload; there are file, ${FIELDS.join(', ')}.`,
+        { field: name },
+      )
+  }
+  const uri = fields.get('uri')
+  const category = fields.get('category')
+  const metadata = fields.get('metadata')
+  return {
+    // Without a uri the content names the document: the same file twice is one.
+    uri: uri
+      ? checkId(uri, 'uri', URI_BYTES_MAX)
+      : `upload:${derivedId(stored.sha256, stored.name)}/${encodeURIComponent(stored.name)}`,
+    ...(uri ? { replaces: true } : {}),
+    ...(category ? { category: checkId(category, 'category', CATEGORY_BYTES_MAX) } : {}),
+    ...(metadata ? { metadata: parseMetadata(metadata) } : {}),
+  }
+}
+
+function parseMetadata(text: string): { readonly [key: string]: unknown } {
+  let value: unknown
+  try {
+    value = JSON.parse(text)
+  } catch {
+    value = undefined
+  }
+  if (
+    value === null ||
+    typeof value !== 'object' ||
+    Array.isArray(value) ||
+    Buffer.byteLength(text) > METADATA_BYTES_MAX / 2
+  ) {
+    throw new PercolateError(
+      'INVALID_ARGUMENT',
+      `metadata must be a JSON object of at most ${METADATA_BYTES_MAX / 2} bytes.`,
+      { field: 'metadata' },
+    )
+  }
+  return value as { readonly [key: string]: unknown }
+}
+
+async function* partsOf(request: FastifyRequest) {
+  try {
+    yield* request.parts()
+  } catch (error) {
+    throw fromMultipart(error)
+  }
+}
+
+function fromMultipart(error: unknown): unknown {
+  if (error instanceof PercolateError) return error
+  const code = (error as { code?: string }).code ?? ''
+  if (code === 'FST_INVALID_MULTIPART_CONTENT_TYPE') {
+    return new PercolateError(
+      'UNSUPPORTED_MEDIA_TYPE',
+      'Send multipart/form-data with a part "file", for example: curl -F file=@report.pdf …',
+      { field: 'Content-Type' },
+    )
+  }
+  if (code.startsWith('FST_')) return invalid(`The form is not accepted: ${(error as Error).message}.`)
+  return invalid('The form is malformed or cut short; nothing was kept.')
+}
+
+const invalid = (message: string): PercolateError => new PercolateError('UPLOAD_INVALID', message, { field: 'file' })

@@ -1,0 +1,140 @@
+import type { Command } from 'commander'
+import { parseTenantId } from '../base/ids.ts'
+import { systemTime } from '../base/time.ts'
+import type { publicJob } from '../jobs/model.ts'
+import { openRocksKv } from '../storage/rocksdb.ts'
+import { checkTenant } from '../tenant/check.ts'
+import { DataDir } from '../tenant/data-dir.ts'
+import { Tenant } from '../tenant/tenant.ts'
+import { addClientFlags, type ClientFlags, configOf, gatewayOf, guarded } from './common.ts'
+import { fail, oneLine, printJson, printTable, say } from './output.ts'
+
+type Job = ReturnType<typeof publicJob>
+
+/** `percolate status`, `jobs`, `check`: the operator's commands. */
+export function addOperateCommands(program: Command): void {
+  addClientFlags(program.command('status'))
+    .description('say whether node and gateway are ready')
+    .addHelpText('after', '\nExample:\n  percolate status --json')
+    .action(guarded(status))
+  addClientFlags(program.command('jobs'))
+    .description("list a tenant's jobs, with the reason of those that failed")
+    .option('-s, --status <status>', 'only jobs in this state')
+    .option('--retry <id>', 'start a failed or dead job over')
+    .option('--cancel <id>', 'cancel a job')
+    .addHelpText('after', '\nExamples:\n  percolate jobs -t acme -s dead\n  percolate jobs -t acme --retry 0b8e…')
+    .action(guarded(jobs))
+  program
+    .command('check [tenants...]')
+    .description('verify tenants on disk: records, postings, vectors, edges, outbox (Percolate must not be running)')
+    .option('--data-dir <path>', 'data directory (default: PERCOLATE_DATA_DIR or ./data)')
+    .option('--json', 'print JSON, for programs')
+    .addHelpText('after', '\nExample:\n  percolate check acme --data-dir ./data')
+    .action(guarded(check))
+}
+
+async function status(flags: ClientFlags): Promise<void> {
+  const parts = await Promise.all([readiness('node', flags.url), readiness('gateway', flags.gateway)])
+  if (flags.json) printJson(Object.fromEntries(parts.map(({ part, ...rest }) => [part, rest])))
+  else {
+    printTable(
+      ['part', 'address', 'state', 'probes'],
+      parts.map(({ part, url, state, probes }) => [
+        part,
+        url,
+        state,
+        probes.map(({ name, ok, detail }) => `${name} ${ok ? 'ok' : (detail ?? 'failed')}`).join(', '),
+      ]),
+    )
+  }
+  if (parts.some(({ state }) => state !== 'ready')) process.exitCode = 1
+}
+
+async function readiness(
+  part: string,
+  url: string,
+): Promise<{ part: string; url: string; state: string; probes: { name: string; ok: boolean; detail?: string }[] }> {
+  try {
+    const response = await fetch(new URL('/ready', url), { signal: AbortSignal.timeout(5000) })
+    const body = (await response.json()) as { status: string; probes: { name: string; ok: boolean; detail?: string }[] }
+    return { part, url, state: body.status, probes: body.probes }
+  } catch {
+    return { part, url, state: 'away', probes: [] }
+  }
+}
+
+async function jobs(flags: ClientFlags & { status?: string; retry?: string; cancel?: string }): Promise<void> {
+  const gateway = gatewayOf(flags)
+  if (flags.retry)
+    return showJob(await gateway.request<Job>('POST', `/jobs/${encodeURIComponent(flags.retry)}/retry`), flags)
+  if (flags.cancel)
+    return showJob(await gateway.request<Job>('DELETE', `/jobs/${encodeURIComponent(flags.cancel)}`), flags)
+  const { results } = await gateway.request<{ results: Job[] }>('GET', '/jobs')
+  const shown = flags.status ? results.filter(job => job.status === flags.status) : results
+  if (flags.json) return printJson({ results: shown })
+  if (shown.length === 0) return say('No jobs.')
+  printTable(
+    ['job', 'status', 'stage', 'done', 'file', 'updated', 'reason'],
+    shown.map(job => [
+      job.job_id,
+      job.status,
+      job.stage,
+      `${job.done}/${job.total}`,
+      oneLine(job.file?.name ?? job.kind, 30),
+      job.updated_at.slice(0, 19),
+      job.error ? `${job.error.code}: ${job.error.detail}` : '',
+    ]),
+  )
+}
+
+function showJob(job: Job, flags: ClientFlags): void {
+  if (flags.json) printJson(job)
+  else say(`${job.job_id} is ${job.status}.`)
+}
+
+async function check(tenants: string[], flags: { dataDir?: string; json?: boolean }): Promise<void> {
+  const config = configOf('up', flags)
+  const dataDir = await DataDir.open(config.dataDir, undefined)
+  const reports = []
+  try {
+    for (const id of tenants.length > 0 ? tenants.map(parseTenantId) : await dataDir.tenants()) {
+      if (!(await dataDir.hasTenant(id))) fail(`${config.dataDir} holds no tenant ${id}.`)
+      const kv = await openRocksKv(dataDir.tenantPath(id), {
+        createIfMissing: false,
+        writeBufferBytes: config.writeBufferBytes,
+        blockCacheBytes: config.blockCacheBytes,
+      })
+      const tenant = await Tenant.open(id, kv, {
+        time: systemTime,
+        origin: dataDir.origin,
+        outboxEnabled: true,
+        outboxBytesMax: config.outboxBytesMax,
+        onCommit: () => {},
+      })
+      reports.push(await checkTenant(tenant))
+      await tenant.close()
+    }
+  } finally {
+    await dataDir.close()
+  }
+  if (flags.json) printJson({ tenants: reports })
+  else {
+    printTable(
+      ['tenant', 'resources', 'entities', 'edges', 'moments', 'postings', 'vectors', 'outbox', 'problems'],
+      reports.map(({ tenant, counts, problems }) => [
+        tenant,
+        counts.resource,
+        counts.entity,
+        counts.edge,
+        counts.moment,
+        counts.postings,
+        counts.vectors,
+        counts.outbox,
+        problems.length,
+      ]),
+    )
+    for (const { tenant, problems } of reports)
+      for (const problem of problems.slice(0, 50)) say(`${tenant}: ${problem}`)
+  }
+  if (reports.some(({ problems }) => problems.length > 0)) process.exitCode = 1
+}

@@ -1,0 +1,162 @@
+import type { Command } from 'commander'
+import { startGateway } from '../../gateway/gateway.ts'
+import { startWorker } from '../../workers/worker.ts'
+import type { Logger } from '../base/logger.ts'
+import { systemTime } from '../base/time.ts'
+import type { Config } from '../config/settings.ts'
+import { startNode } from '../node.ts'
+import { S3ObjectStore } from '../objects/s3.ts'
+import { NatsStream } from '../stream/nats/adapter.ts'
+import { startUp } from '../up.ts'
+import { addSettingFlags, configOf, guarded, loggerOf, runUntilSignal } from './common.ts'
+import { say } from './output.ts'
+
+const NATS_TIMEOUT_MS = 5000
+
+/** `percolate up`, `node`, `worker`, `gateway`: one artifact, several roles. */
+export function addServeCommands(program: Command): void {
+  addSettingFlags(program.command('up'), 'up')
+    .description('run everything on this machine')
+    .addHelpText('after', '\nExample:\n  percolate up --data-dir ~/percolate-data --http-port 9000')
+    .action(guarded(up))
+  addSettingFlags(program.command('node'), 'node')
+    .description('run a database node')
+    .addHelpText('after', '\nExample:\n  PERCOLATE_NATS_URL=nats://nats:4222 percolate node --data-dir /data')
+    .action(guarded(node))
+  addSettingFlags(program.command('worker'), 'worker')
+    .description('run a worker that parses and embeds')
+    .addHelpText(
+      'after',
+      '\nExample:\n  PERCOLATE_NATS_URL=nats://nats:4222 PERCOLATE_S3_SECRET_KEY=… percolate worker --tier small --node-url http://node:8080 --s3-endpoint http://s3:9000 --s3-access-key …',
+    )
+    .action(guarded(worker))
+  addSettingFlags(program.command('gateway'), 'gateway')
+    .description('run an upload gateway')
+    .addHelpText(
+      'after',
+      '\nExample:\n  PERCOLATE_NATS_URL=nats://nats:4222 PERCOLATE_S3_SECRET_KEY=… percolate gateway --s3-endpoint http://s3:9000 --s3-access-key …',
+    )
+    .action(guarded(gateway))
+}
+
+async function up(options: Record<string, unknown>): Promise<void> {
+  const config = configOf('up', options)
+  const logger = loggerOf(config, 'up')
+  warnIfOpen(config, logger)
+  let stopping = false
+  const running = await startUp({
+    config,
+    logger,
+    time: systemTime,
+    searchPath: process.env.PATH ?? '',
+    onFatal: reason => {
+      if (stopping) return
+      logger.fatal(reason)
+      process.kill(process.pid, 'SIGTERM')
+      process.exitCode = 1
+    },
+  })
+  say(`
+Percolate is ready.
+
+  API       ${running.httpUrl}   (docs: ${running.httpUrl}/docs)
+  gRPC      ${running.grpcAddress}
+  uploads   ${running.gatewayUrl}/upload
+  streams   ${running.nats}
+  objects   ${running.objects}
+  data      ${config.dataDir}   (node ${running.node})
+
+Try:
+  curl -H 'X-Tenant-ID: demo' -F file=@README.md ${running.gatewayUrl}/upload
+  curl -H 'X-Tenant-ID: demo' '${running.httpUrl}/api/v1/resources?query=how+do+I+start'
+  curl -H 'X-Tenant-ID: demo' -H 'Content-Type: application/json' -d '{"messages":[{"role":"user","content":"How do I start Percolate?"}]}' ${running.httpUrl}/api/v1/chat
+
+Ctrl-C stops it.`)
+  await runUntilSignal(
+    () => running.stop(),
+    () => {
+      stopping = true
+      say('\nStopping: finishing what is under way …')
+    },
+  )
+}
+
+async function node(options: Record<string, unknown>): Promise<void> {
+  const config = configOf('node', options)
+  const logger = loggerOf(config, 'node')
+  warnIfOpen(config, logger)
+  const stream =
+    config.natsUrl === undefined
+      ? undefined
+      : new NatsStream({ url: config.natsUrl, name: 'percolate-node', requestTimeoutMs: NATS_TIMEOUT_MS, logger })
+  if (!stream)
+    logger.warn(
+      'PERCOLATE_NATS_URL is not set: changes are not published, and nothing embeds what the provider could not',
+    )
+  const running = await startNode({ config, logger, time: systemTime, stream })
+  logger.info(
+    { node: running.node, http: running.httpPort, grpc: running.grpcPort, dataDir: config.dataDir },
+    'node is ready',
+  )
+  await runUntilSignal(async () => {
+    await running.stop()
+    await stream?.close()
+  })
+}
+
+async function worker(options: Record<string, unknown>): Promise<void> {
+  const config = configOf('worker', options)
+  const logger = loggerOf(config, 'worker')
+  const { stream, objects } = connections(config, logger, 'percolate-worker')
+  const running = await startWorker({
+    config,
+    logger,
+    time: systemTime,
+    stream,
+    objects,
+    nodeUrl: config.nodeUrl,
+    port: config.workerPort,
+  })
+  logger.info({ tier: config.tier, port: running.port, concurrency: config.jobConcurrency }, 'worker is ready')
+  await runUntilSignal(async () => {
+    await running.stop()
+    objects.close()
+    await stream.close()
+  })
+}
+
+async function gateway(options: Record<string, unknown>): Promise<void> {
+  const config = configOf('gateway', options)
+  const logger = loggerOf(config, 'gateway')
+  warnIfOpen(config, logger)
+  const { stream, objects } = connections(config, logger, 'percolate-gateway')
+  void objects.prepare().catch(error => logger.warn({ reason: String(error) }, 'the bucket cannot be made yet'))
+  const running = await startGateway({ config, logger, time: systemTime, stream, objects })
+  logger.info({ port: running.port }, 'gateway is ready')
+  await runUntilSignal(async () => {
+    await running.stop()
+    objects.close()
+    await stream.close()
+  })
+}
+
+function connections(config: Config, logger: Logger, name: string): { stream: NatsStream; objects: S3ObjectStore } {
+  return {
+    stream: new NatsStream({ url: config.natsUrl!, name, requestTimeoutMs: NATS_TIMEOUT_MS, logger }),
+    objects: new S3ObjectStore({
+      endpoint: config.s3Endpoint!,
+      region: config.s3Region,
+      bucket: config.s3Bucket,
+      accessKey: config.s3AccessKey!,
+      secretKey: config.s3SecretKey!,
+    }),
+  }
+}
+
+function warnIfOpen(config: Config, logger: Logger): void {
+  if (/^(127\.|localhost$|::1$)/.test(config.host)) return
+  logger.warn(
+    { host: config.host },
+    'listening beyond this machine, and nothing is authenticated yet: whoever reaches the ports can read and write every tenant',
+  )
+}

@@ -1,0 +1,61 @@
+import { addGatewayMetrics } from '../gateway/metrics.ts'
+import { JobRunner } from '../workers/runner.ts'
+import { Metrics } from './base/metrics.ts'
+import { Semaphore } from './base/semaphore.ts'
+import { systemTime } from './base/time.ts'
+import { addNodeMetrics } from './node-metrics.ts'
+import { Activity } from './tenant/activity.ts'
+import { TenantPool } from './tenant/pool.ts'
+
+/** `docs/metrics.md`, from the metrics that the roles really register. */
+export async function metricsMarkdown(): Promise<string> {
+  const never = () => Promise.reject(new Error('not used'))
+  const pool = new TenantPool({
+    time: systemTime,
+    logger: undefined as never,
+    openMax: 1,
+    memoryBytesMax: 1,
+    tenantBytes: 1,
+    idleMs: 1,
+    waitMsMax: 1,
+    exists: never,
+    open: never,
+  })
+  const roles: [string, (metrics: Metrics) => void][] = [
+    ['every role', () => {}],
+    [
+      'node',
+      metrics =>
+        addNodeMetrics({
+          metrics,
+          pool,
+          activity: new Activity(systemTime, 1),
+          tier: 'small',
+          publisher: () => undefined,
+        }),
+    ],
+    ['worker', metrics => new JobRunner({} as never).addMetrics(metrics)],
+    ['gateway', metrics => void addGatewayMetrics(metrics, new Semaphore({ permits: 1, waitersMax: 1, name: 'docs' }))],
+  ]
+  const common = new Set<string>()
+  const rows: string[] = []
+  for (const [role, add] of roles) {
+    const metrics = new Metrics()
+    add(metrics)
+    for (const { name, help, type } of await metrics.registry.getMetricsAsJSON()) {
+      if (!name.startsWith('percolate_') || common.has(name)) continue
+      if (role === 'every role') common.add(name)
+      rows.push(`| \`${name}\` | ${String(type)} | ${role} | ${help} |`)
+    }
+  }
+  return [
+    '# Metrics',
+    '',
+    'Generated from the code by `npm run docs`. Every role serves them at `/metrics` for Prometheus, with the usual ones of Node beside them (`nodejs_eventloop_lag_*`: how long the event loop was held; `process_resident_memory_bytes`; …). Tenant ids are never labels. With `percolate up` the worker counts on the page of the node.',
+    '',
+    '| metric | type | role | meaning |',
+    '|---|---|---|---|',
+    ...rows,
+    '',
+  ].join('\n')
+}

@@ -1,0 +1,135 @@
+import type { Block, ParsedDocument, Place } from './document.ts'
+
+export interface Chunk {
+  /** Position in the document, from 0. */
+  readonly ordinal: number
+  readonly content: string
+  /** The headings above, outermost first. */
+  readonly headings: readonly string[]
+  readonly place: Place
+  /** Rows of a table, from 1, when the chunk is part of one. */
+  readonly rows?: readonly [first: number, last: number]
+}
+
+const ROW_CHARS_MAX = 8000
+const CELL_CHARS_MAX = 2000
+const segmenter = new Intl.Segmenter('en', { granularity: 'sentence' })
+
+/**
+ * Cuts a document along its own structure: a heading starts a chunk when the one before has some substance, paragraphs stay whole unless one alone
+ * is too long, and every row of a table is written with its column names.
+ */
+export function* chunkDocument(document: ParsedDocument, chunkChars: number): Generator<Chunk> {
+  const headings: { level: number; text: string }[] = []
+  let ordinal = 0
+  let pending: { parts: string[]; length: number; headings: string[]; place: Place } | undefined
+
+  const take = (): Chunk[] => {
+    const chunk = pending
+    pending = undefined
+    if (!chunk || chunk.parts.length === 0) return []
+    return [{ ordinal: ordinal++, content: chunk.parts.join('\n\n'), headings: chunk.headings, place: chunk.place }]
+  }
+  const add = (text: string, place: Place) => {
+    pending ??= { parts: [], length: 0, headings: headings.map(heading => heading.text), place }
+    pending.parts.push(text)
+    pending.length += text.length
+  }
+
+  for (const block of document.blocks) {
+    const place = block.place ?? {}
+    if (block.kind === 'heading') {
+      if (pending && pending.length > chunkChars * 0.25) yield* take()
+      while (headings.length > 0 && headings.at(-1)!.level >= block.level) headings.pop()
+      headings.push({ level: block.level, text: block.text.slice(0, 200) })
+      add(block.text, place)
+    } else if (block.kind === 'paragraph') {
+      for (const text of splitLong(block.text, chunkChars)) {
+        if (
+          pending &&
+          (pending.length + text.length > chunkChars ||
+            (place.page !== pending.place.page && pending.length > chunkChars * 0.5))
+        )
+          yield* take()
+        add(text, place)
+      }
+    } else {
+      yield* take()
+      for (const part of tableParts(block, chunkChars)) {
+        yield {
+          ordinal: ordinal++,
+          content: part.content,
+          headings: headings.map(heading => heading.text),
+          place,
+          rows: part.rows,
+        }
+      }
+    }
+  }
+  yield* take()
+}
+
+function* tableParts(
+  block: Extract<Block, { kind: 'table' }>,
+  chunkChars: number,
+): Generator<{ content: string; rows: [number, number] }> {
+  let lines: string[] = []
+  let length = 0
+  let first = 1
+  let row = 0
+  for (const cells of block.rows) {
+    row++
+    const line = rowText(block.header, cells)
+    if (lines.length > 0 && length + line.length > chunkChars) {
+      yield { content: lines.join('\n'), rows: [first, row - 1] }
+      lines = []
+      length = 0
+      first = row
+    }
+    lines.push(line)
+    length += line.length
+  }
+  if (lines.length > 0) yield { content: lines.join('\n'), rows: [first, row] }
+  else if (row === 0 && block.header.some(Boolean))
+    yield { content: block.header.filter(Boolean).join('; '), rows: [0, 0] }
+}
+
+/** `Column: value; Column: value`: a row that means something by itself. */
+function rowText(header: readonly string[], cells: readonly string[]): string {
+  return cells
+    .map((cell, n) => {
+      const value = cell.slice(0, CELL_CHARS_MAX)
+      return value === '' ? '' : header[n] ? `${header[n]}: ${value}` : value
+    })
+    .filter(Boolean)
+    .join('; ')
+    .slice(0, ROW_CHARS_MAX)
+}
+
+/** Whole sentences up to the limit; a sentence longer than that is cut at a space. */
+export function* splitLong(text: string, charsMax: number): Generator<string> {
+  if (text.length <= charsMax * 1.25) {
+    yield text
+    return
+  }
+  let part = ''
+  for (const { segment } of segmenter.segment(text)) {
+    if (part !== '' && part.length + segment.length > charsMax) {
+      yield part.trim()
+      part = ''
+    }
+    part += segment
+    while (part.length > charsMax * 1.25) {
+      const space = part.lastIndexOf(' ', charsMax)
+      const cut = space > charsMax / 2 ? space : wholeCharacter(part, charsMax)
+      yield part.slice(0, cut).trim()
+      part = part.slice(cut)
+    }
+  }
+  if (part.trim() !== '') yield part.trim()
+}
+
+const wholeCharacter = (text: string, at: number): number => {
+  const code = text.charCodeAt(at)
+  return code >= 0xdc00 && code <= 0xdfff ? at - 1 : at
+}

@@ -1,0 +1,18 @@
+import type { Mention } from '../extract/entities.ts'
+import type { Chunk } from './chunk.ts'
+
+/** What the parent asks of the child, as one line of JSON on its standard input. */
+export interface SandboxRequest {
+  readonly path: string
+  readonly name: string
+  readonly contentType: string | null
+  readonly outputBytesMax: number
+  readonly chunkChars: number
+  readonly chunksMax: number
+}
+
+/** What the child answers, a line of JSON each on its standard output; `done` or `error` is the last. */
+export type SandboxMessage =
+  | { readonly kind: 'chunk'; readonly chunk: Chunk }
+  | { readonly kind: 'done'; readonly type: string; readonly title?: string; readonly mentions: readonly Mention[] }
+  | { readonly kind: 'error'; readonly code: string; readonly detail: string }

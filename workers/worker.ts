@@ -1,0 +1,77 @@
+import { createHttpServer, listen } from '../src/api/http/server.ts'
+import { Lifecycle } from '../src/base/lifecycle.ts'
+import type { Logger } from '../src/base/logger.ts'
+import { Metrics } from '../src/base/metrics.ts'
+import { Probes } from '../src/base/probes.ts'
+import type { Time } from '../src/base/time.ts'
+import type { Config } from '../src/config/settings.ts'
+import { chooseEmbedder } from '../src/embedding/choose.ts'
+import { Jobs } from '../src/jobs/jobs.ts'
+import type { ObjectStore } from '../src/objects/port.ts'
+import type { StreamPort } from '../src/stream/port.ts'
+import { JobRunner } from './runner.ts'
+
+export interface WorkerOptions {
+  readonly config: Config
+  readonly logger: Logger
+  readonly time: Time
+  readonly stream: StreamPort
+  readonly objects: ObjectStore
+  readonly nodeUrl: string
+  /** Port for probes and metrics; undefined: none (the process has another server). */
+  readonly port: number | undefined
+  /** Registry to count in, when the worker shares its process. */
+  readonly metrics?: Metrics
+}
+
+export interface RunningWorker {
+  readonly port: number | undefined
+  stop(): Promise<void>
+}
+
+const EMBED_ATTEMPTS_MAX = 3
+const PROBE_TIMEOUT_MS = 2000
+
+/** A worker: pulls jobs, does them, keeps nothing. */
+export async function startWorker(options: WorkerOptions): Promise<RunningWorker> {
+  const { config, logger, time, stream, objects } = options
+  const lifecycle = new Lifecycle(logger)
+  const metrics = options.metrics ?? new Metrics()
+  const jobs = new Jobs({
+    stream,
+    time,
+    tier: config.tier,
+    replicas: config.jobReplicas,
+    ackWaitMs: config.jobAckWaitMs,
+    recordMaxAgeMs: config.jobRecordMaxAgeMs,
+  })
+  const runner = new JobRunner({
+    jobs,
+    objects,
+    time,
+    logger,
+    nodeUrl: options.nodeUrl,
+    embedder: chooseEmbedder(config, time, EMBED_ATTEMPTS_MAX),
+    attemptsMax: config.jobAttemptsMax,
+    concurrency: config.jobConcurrency,
+    ackWaitMs: config.jobAckWaitMs,
+    drainMs: config.drainMs,
+    sandbox: {
+      timeoutMs: config.parseTimeoutMs,
+      memoryBytes: config.parseMemoryBytes,
+      parseBytesMax: config.parseBytesMax,
+      chunkChars: config.chunkChars,
+    },
+  })
+  runner.addMetrics(metrics)
+  runner.start()
+  lifecycle.add('jobs', () => runner.stop())
+  if (options.port === undefined) return { port: undefined, stop: () => lifecycle.stop() }
+  const probes = new Probes(PROBE_TIMEOUT_MS)
+  probes.add('stream', () => stream.ping())
+  probes.add('objects', () => objects.ping())
+  const app = createHttpServer({ logger, metrics, probes, bodyBytesMax: 1024 })
+  const port = await listen(app, config.host, options.port, 'PERCOLATE_WORKER_PORT')
+  lifecycle.add('probes', () => app.close())
+  return { port, stop: () => lifecycle.stop() }
+}
