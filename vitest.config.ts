@@ -9,7 +9,12 @@ export default defineConfig({
     projects: [
       {
         extends: true,
-        test: { name: 'unit', include: ['tests/{unit,property,contract}/**/*.test.ts'], pool: 'forks' },
+        test: {
+          name: 'unit',
+          env: { AWS_SDK_JS_NODE_VERSION_SUPPORT_WARNING_DISABLED: 'true' },
+          include: ['tests/{unit,property,contract}/**/*.test.ts'],
+          pool: 'forks',
+        },
       },
       {
         extends: true,

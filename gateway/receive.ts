@@ -75,7 +75,14 @@ export class Meter extends Transform {
 /** Pipes a part into the meter; a part that breaks off breaks the meter, and so the upload. */
 export function meter(file: Readable, options: { bytesMax: number; idleMs: number }): Meter {
   const metered = new Meter(options)
-  file.once('error', error => metered.destroy(error))
+  file.once('error', cause =>
+    metered.destroy(
+      new PercolateError('UPLOAD_INVALID', 'The upload is malformed or cut short; nothing was kept.', {
+        field: 'file',
+        cause,
+      }),
+    ),
+  )
   file.once('close', () => {
     if (!file.readableEnded)
       metered.destroy(new PercolateError('CANCELLED', 'The client went away in the middle of the upload.'))

@@ -35,7 +35,7 @@ const PASSAGES_MAX = 8
 const ENTITIES_MAX = 5
 const NEIGHBOURS_MAX = 12
 const MOMENTS_MAX = 5
-/** Below this share of the question's terms a passage has nothing to do with it. */
+/** Below this share of the question's terms a passage is not quoted as an answer; a model judges for itself. */
 export const COVERAGE_MIN = 0.45
 /** Rarity is judged as if there were at least this many documents: in a small tenant one word more or less must not decide. */
 const DOCUMENTS_MIN = 100
@@ -47,14 +47,14 @@ export async function gatherContext(
   embedder: Embedder,
   question: string,
   recentMoments: (max: number) => Promise<readonly Moment[]>,
-  signal: AbortSignal,
+  options: { readonly coverageMin: number; readonly signal: AbortSignal },
 ): Promise<ChatContext> {
   const answer = await search(tenant, embedder, {
     query: question,
     mode: 'hybrid',
     offset: 0,
     limit: PASSAGES_MAX * 2,
-    signal,
+    signal: options.signal,
   })
   const total = Math.max(DOCUMENTS_MIN, tenant.state.documents)
   const weights = new Map(
@@ -67,7 +67,7 @@ export async function gatherContext(
       const matched = [...weights].reduce((all, [term, weight]) => all + (frequencies.has(term) ? weight : 0), 0)
       return { resource, coverage: sum === 0 ? 0 : matched / sum }
     })
-    .filter(({ coverage }) => coverage >= COVERAGE_MIN)
+    .filter(({ coverage }) => coverage >= options.coverageMin)
     .sort((a, b) => b.coverage - a.coverage)
     .slice(0, PASSAGES_MAX)
   const entities = await gatherEntities(tenant, question)

@@ -14,6 +14,8 @@ const WORD = /[\p{L}\p{N}]+/gu
 export class HashingEmbedder implements Embedder {
   readonly model = HASHING_MODEL
   readonly dimensions = HASHING_DIMENSIONS
+  /** Three standard deviations of the cosine of unrelated texts, 1/√384: what collisions of hashes give by chance. */
+  readonly noiseFloor = 0.15
 
   async embed(texts: readonly string[]): Promise<Float32Array[]> {
     const slicer = new Slicer()

@@ -23,6 +23,7 @@ export interface OpenAiEmbedderOptions {
 /** Any endpoint that speaks OpenAI's `POST /v1/embeddings` (https://platform.openai.com/docs/api-reference/embeddings). */
 export class OpenAiEmbedder implements Embedder {
   readonly model: string
+  readonly noiseFloor = 0
   readonly #options: OpenAiEmbedderOptions
   readonly #cache: LRUCache<string, Float32Array>
   #dimensions: number | undefined

@@ -2,6 +2,8 @@
 export interface Embedder {
   /** Names the model with everything that changes its vectors; stored with the data. */
   readonly model: string
+  /** Cosines at or below this say nothing; 0 for models whose every order means something. */
+  readonly noiseFloor: number
   /** Components of a vector. Undefined until the endpoint has answered once, when no setting says. */
   readonly dimensions: number | undefined
   /**

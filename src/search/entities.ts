@@ -1,6 +1,6 @@
 import { Slicer } from '../base/slice.ts'
 import { type Entity, entityView } from '../rem/views.ts'
-import { after, KeyReader, prefixes, prefixRange, textPart } from '../storage/keys.ts'
+import { KeyReader, keyAfter, prefixes, prefixRange, textPart } from '../storage/keys.ts'
 import type { KvRange } from '../storage/kv.ts'
 import type { Tenant } from '../tenant/tenant.ts'
 import { normalizeName, trigrams } from '../text/analyze.ts'
@@ -111,17 +111,23 @@ async function fuzzyNames(tenant: Tenant, wanted: string): Promise<{ id: string;
   for (const { name, id, count } of shared.values()) {
     // An edit destroys at most three trigrams (four when it swaps two characters).
     if (count < grams.length - edits * 4) continue
-    const distance = Math.min(editDistance(wanted, name, edits), wordDistance(wanted, name, edits))
-    if (distance <= edits) found.push({ id, similarity: 1 - distance / (wanted.length + 1) })
+    const whole = editDistance(wanted, name, edits)
+    const word = wordDistance(wanted, name, edits)
+    // A single word of a longer name counts as one edit dearer than the whole name.
+    const distance = Math.min(
+      whole <= edits ? whole : Number.POSITIVE_INFINITY,
+      word <= edits ? word + 1 : Number.POSITIVE_INFINITY,
+    )
+    if (Number.isFinite(distance)) found.push({ id, similarity: 1 - distance / (wanted.length + 1) })
     await slicer.pause()
   }
   return found
 }
 
-/** The distance to the best single word of a longer name, so that a misspelt surname finds the person; one edit dearer than the whole name. */
+/** The distance to the best single word of a longer name, so that a misspelt surname finds the person. */
 function wordDistance(wanted: string, name: string, edits: number): number {
   if (wanted.length < 4 || !name.includes(' ')) return Number.POSITIVE_INFINITY
-  return 1 + Math.min(...name.split(' ').map(word => editDistance(wanted, word, edits)))
+  return Math.min(...name.split(' ').map(word => editDistance(wanted, word, edits)))
 }
 
 /** Optimal string alignment distance (insert, delete, replace, swap of neighbours); gives up above `max`. */
@@ -154,7 +160,7 @@ export async function listEntities(
   const entities: Entity[] = []
   const prefix = options.type === undefined ? prefixes.kind('entity') : prefixes.entityType(options.type)
   const range = prefixRange(prefix)
-  const gte = options.after === undefined ? range.gte : after(Buffer.concat([prefix, textPart(options.after)]))
+  const gte = options.after === undefined ? range.gte : keyAfter(Buffer.concat([prefix, textPart(options.after)]))
   for await (const chunk of tenant.chunks({ gte, lt: range.lt, values: false })) {
     const ids = chunk.map(([key]) => new KeyReader(key, prefix.length).text())
     const found = await readEntities(tenant, ids)

@@ -121,27 +121,30 @@ async function searchVectors(
       },
     )
   }
+  const floor = spec.model === embedder.model ? embedder.noiseFloor : 0
   const scan = await VectorIndex.of(tenant, spec).scan(tenant, query!)
   return nearest(
     scan,
     allowed,
     Math.max(SEARCH_DEPTH_MAX, request.offset + request.limit + 1),
     request.filter !== undefined,
+    floor,
   )
 }
 
-/** The best rows of a scan, above a score of zero; all of them when a filter may drop many. */
+/** The best rows of a scan, above the model's noise; all of them when a filter may drop many. */
 function nearest(
   scan: { rows: number; scores: Float32Array; docNos: Uint32Array },
   allowed: ReadonlySet<number> | undefined,
   depth: number,
   filtered: boolean,
+  floor: number,
 ): Ranked[] {
   const threshold = filtered || scan.rows <= depth * 2 ? 0 : kthLargest(scan.scores, depth)
   const rows: [number, number][] = []
   for (let row = 0; row < scan.rows; row++) {
     const score = scan.scores[row]!
-    if (score < threshold || score <= 0) continue
+    if (score < threshold || score <= floor) continue
     const docNo = scan.docNos[row]!
     if (!allowed || allowed.has(docNo)) rows.push([docNo, score])
   }

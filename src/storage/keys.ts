@@ -134,10 +134,10 @@ export const prefixes = {
 } as const
 
 /** All keys that start with `prefix`. */
-export const prefixRange = (prefix: Buffer): KvRange => ({ gte: prefix, lt: after(prefix) })
+export const prefixRange = (prefix: Buffer): KvRange => ({ gte: prefix, lt: keyAfter(prefix) })
 
 /** The first key after all those that start with `prefix`. */
-export function after(prefix: Buffer): Buffer {
+export function keyAfter(prefix: Buffer): Buffer {
   const end = Buffer.from(prefix)
   for (let at = end.length - 1; at >= 0; at--) {
     if (end[at]! < 0xff) {

@@ -6,19 +6,21 @@ import type { Kv, KvEntry, KvOperation, KvRange } from './kv.ts'
 
 /** The part of level-rocksdb 5 (levelup 5 over rocksdb 5.2, engine 6.17) that this adapter uses; the packages ship no types. */
 interface LevelRocks {
-  open(): Promise<void>
   close(): Promise<void>
   get(key: Buffer, options?: object): Promise<Buffer>
   getMany(keys: readonly Buffer[]): Promise<(Buffer | undefined)[]>
   batch(operations: readonly KvOperation[], options: { sync: boolean }): Promise<void>
   iterator(options: object): LevelIterator
-  on(event: 'error', listener: (error: Error) => void): void
 }
 interface LevelIterator {
   next(callback: (error: Error | undefined, key?: Buffer, value?: Buffer) => void): void
   end(callback: (error?: Error) => void): void
 }
-type LevelFactory = (location: string, options: object) => LevelRocks
+type LevelFactory = (
+  location: string,
+  options: object,
+  opened: (error: Error | undefined, level: LevelRocks) => void,
+) => void
 
 const levelRocksdb = createRequire(import.meta.url)('level-rocksdb') as LevelFactory
 
@@ -37,7 +39,7 @@ export interface RocksOptions {
 /** Thrown as PercolateError DATA_DIR_IN_USE when another process (or this one) has the database open: RocksDB locks its folder. */
 export async function openRocksKv(folder: string, options: RocksOptions): Promise<Kv> {
   if (options.createIfMissing) await mkdir(folder, { recursive: true })
-  const level = levelRocksdb(folder, {
+  const openOptions = {
     keyEncoding: 'binary',
     valueEncoding: 'binary',
     createIfMissing: options.createIfMissing,
@@ -46,14 +48,11 @@ export async function openRocksKv(folder: string, options: RocksOptions): Promis
     blockSize: 4096,
     maxOpenFiles: 64,
     infoLogLevel: 'error',
-  })
-  // levelup emits what it also rejects with; without a listener that would end the process.
-  level.on('error', () => {})
-  try {
-    await level.open()
-  } catch (error) {
-    throw openError(error)
   }
+  // The callback form: levelup opens by itself, and `open()` on top of that never answers when it fails.
+  const level = await new Promise<LevelRocks>((resolve, reject) => {
+    levelRocksdb(folder, openOptions, (error, opened) => (error ? reject(openError(error)) : resolve(opened)))
+  })
   return new RocksKv(level)
 }
 

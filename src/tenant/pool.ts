@@ -122,7 +122,12 @@ export class TenantPool {
     await Promise.all(this.#closing.values())
   }
 
+  get #isFull(): boolean {
+    return this.#slots.size + this.#closing.size >= this.#options.openMax
+  }
+
   async #lease(id: TenantId, create: boolean): Promise<Slot | undefined> {
+    const giveUpAt = this.#options.time.monotonic() + this.#options.waitMsMax
     for (;;) {
       if (this.#stopped) throw new PercolateError('SHUTTING_DOWN', 'This node is draining; retry on another.')
       const slot = this.#slots.get(id)
@@ -146,8 +151,10 @@ export class TenantPool {
         continue
       }
       if (!create && !(await this.#options.exists(id))) return undefined
-      await this.#makeRoom()
-      if (!this.#slots.has(id) && !this.#closing.has(id)) this.#open(id)
+      // Checked and opened in one go: what was waited for above may have changed.
+      if (this.#slots.has(id) || this.#closing.has(id)) continue
+      if (this.#isFull) await this.#makeRoom(giveUpAt)
+      else this.#open(id)
     }
   }
 
@@ -191,9 +198,8 @@ export class TenantPool {
   }
 
   /** Waits, for a bounded time, until another tenant may be opened. */
-  async #makeRoom(): Promise<void> {
-    const giveUpAt = this.#options.time.monotonic() + this.#options.waitMsMax
-    while (this.#slots.size + this.#closing.size >= this.#options.openMax) {
+  async #makeRoom(giveUpAt: number): Promise<void> {
+    while (this.#isFull) {
       const victim = this.#idleSlot()
       if (victim) {
         this.#evicted++

@@ -19,7 +19,10 @@ const ASCII_WORD = /^[a-z]+$/
 const TERM_CHARS_MAX = 64
 const STEMS_CACHED_MAX = 50_000
 
-const stopWords = new Set<string>(eng)
+/** Words of questions and pronouns that the package's English list lacks. */
+const MORE_STOP_WORDS =
+  'when why does doing its whose whom please tell there their then them these those than shall should would could may might being been were yours ours hers'
+const stopWords = new Set<string>([...eng, ...MORE_STOP_WORDS.split(' ')])
 const stems = new Map<string, string>()
 
 /** Lower case, compatibility-composed, without diacritics. */

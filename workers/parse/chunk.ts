@@ -22,7 +22,7 @@ const segmenter = new Intl.Segmenter('en', { granularity: 'sentence' })
 export function* chunkDocument(document: ParsedDocument, chunkChars: number): Generator<Chunk> {
   const headings: { level: number; text: string }[] = []
   let ordinal = 0
-  let pending: { parts: string[]; length: number; headings: string[]; place: Place } | undefined
+  let pending: { parts: string[]; length: number; bodies: number; headings: string[]; place: Place } | undefined
 
   const take = (): Chunk[] => {
     const chunk = pending
@@ -31,7 +31,7 @@ export function* chunkDocument(document: ParsedDocument, chunkChars: number): Ge
     return [{ ordinal: ordinal++, content: chunk.parts.join('\n\n'), headings: chunk.headings, place: chunk.place }]
   }
   const add = (text: string, place: Place) => {
-    pending ??= { parts: [], length: 0, headings: headings.map(heading => heading.text), place }
+    pending ??= { parts: [], length: 0, bodies: 0, headings: headings.map(heading => heading.text), place }
     pending.parts.push(text)
     pending.length += text.length
   }
@@ -39,19 +39,22 @@ export function* chunkDocument(document: ParsedDocument, chunkChars: number): Ge
   for (const block of document.blocks) {
     const place = block.place ?? {}
     if (block.kind === 'heading') {
-      if (pending && pending.length > chunkChars * 0.25) yield* take()
+      if (pending && pending.bodies > 0 && (pending.length > chunkChars * 0.25 || pending.place.page !== place.page))
+        yield* take()
       while (headings.length > 0 && headings.at(-1)!.level >= block.level) headings.pop()
       headings.push({ level: block.level, text: block.text.slice(0, 200) })
       add(block.text, place)
     } else if (block.kind === 'paragraph') {
       for (const text of splitLong(block.text, chunkChars)) {
+        // A chunk lies on one page, so that a citation names the right one.
         if (
           pending &&
-          (pending.length + text.length > chunkChars ||
-            (place.page !== pending.place.page && pending.length > chunkChars * 0.5))
+          pending.bodies > 0 &&
+          (pending.length + text.length > chunkChars || place.page !== pending.place.page)
         )
           yield* take()
         add(text, place)
+        if (pending) pending.bodies++
       }
     } else {
       yield* take()

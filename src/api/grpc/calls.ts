@@ -56,8 +56,7 @@ export function serverStream(context: CallContext, name: string, handler: Stream
       for await (const message of handler(started, call.request)) {
         if (started.signal.aborted) return
         // A slow reader holds us back; a cancelled one does not.
-        if (!call.write(message))
-          await new Promise<void>(resolve => call.once('drain', resolve).once('cancelled', resolve))
+        if (!call.write(message)) await drained(call, started.signal)
       }
     }
     run().then(
@@ -68,6 +67,19 @@ export function serverStream(context: CallContext, name: string, handler: Stream
       error => call.emit('error', fail(context, observe, error)),
     )
   }
+}
+
+function drained(call: EventEmitter, signal: AbortSignal): Promise<void> {
+  return new Promise(resolve => {
+    const done = () => {
+      call.off('drain', done)
+      signal.removeEventListener('abort', done)
+      resolve()
+    }
+    call.once('drain', done)
+    signal.addEventListener('abort', done)
+    if (signal.aborted) done()
+  })
 }
 
 export function clientStream(context: CallContext, name: string, handler: ClientStreamHandler) {

@@ -1,11 +1,18 @@
 import { join } from 'node:path'
-import { loadPackageDefinition, Server, ServerCredentials, type ServiceDefinition } from '@grpc/grpc-js'
+import {
+  loadPackageDefinition,
+  logVerbosity,
+  Server,
+  ServerCredentials,
+  type ServiceDefinition,
+  setLogVerbosity,
+} from '@grpc/grpc-js'
 import { loadSync } from '@grpc/proto-loader'
 import { ReflectionService } from '@grpc/reflection'
 import { HealthImplementation } from 'grpc-health-check'
+import { listenError } from '../../base/listen-error.ts'
 import type { Probes } from '../../base/probes.ts'
 import { PACKAGE_FOLDER } from '../../base/version.ts'
-import { listenError } from '../http/server.ts'
 import type { Operations } from '../operations/operations.ts'
 import type { CallContext } from './calls.ts'
 import { remMethods } from './methods.ts'
@@ -43,6 +50,8 @@ export const loadRemProto = () => loadSync('percolate/v1/rem.proto', loaderOptio
 /** The database node's gRPC API, with server reflection and the standard health service. */
 export async function createGrpcApi(options: GrpcApiOptions): Promise<GrpcApi> {
   const { operations, probes, bodyBytesMax, host, port } = options
+  // What it would print is in the errors that it throws.
+  setLogVerbosity(logVerbosity.NONE)
   const definition = loadRemProto()
   const rem = (
     loadPackageDefinition(definition) as unknown as { percolate: { v1: { Rem: { service: ServiceDefinition } } } }

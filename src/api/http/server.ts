@@ -8,6 +8,7 @@ import fastify, {
   LogController,
 } from 'fastify'
 import { errorTable, PercolateError, toPercolateError, toProblem } from '../../base/errors.ts'
+import { listenError } from '../../base/listen-error.ts'
 import type { Logger } from '../../base/logger.ts'
 import type { Metrics } from '../../base/metrics.ts'
 import type { Probes } from '../../base/probes.ts'
@@ -190,21 +191,4 @@ export async function listen(app: FastifyInstance, host: string, port: number, v
   }
   const address = app.server.address()
   return typeof address === 'object' && address !== null ? address.port : port
-}
-
-export function listenError(error: unknown, host: string, port: number, variable: string): PercolateError {
-  const code = (error as { code?: string }).code
-  if (code === 'EADDRINUSE')
-    return new PercolateError(
-      'PORT_IN_USE',
-      `Port ${port} on ${host} is in use by another process; stop it, or choose another port with ${variable}.`,
-    )
-  if (code === 'EACCES')
-    return new PercolateError(
-      'CONFIG_INVALID',
-      `Port ${port} needs rights that this user lacks; choose one above 1023 with ${variable}.`,
-    )
-  if (code === 'EADDRNOTAVAIL' || code === 'ENOTFOUND')
-    return new PercolateError('CONFIG_INVALID', `${host} is not an address of this machine; set PERCOLATE_HOST.`)
-  return toPercolateError(error)
 }

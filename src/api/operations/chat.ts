@@ -2,7 +2,7 @@ import { randomUUID } from 'node:crypto'
 import { PercolateError } from '../../base/errors.ts'
 import { CHAT_CHARS_MAX, QUERY_CHARS_MAX } from '../../base/limits.ts'
 import { type Citation, contextForModel, extractiveAnswer, NOTHING_RELEVANT } from '../../chat/answer.ts'
-import { type ChatContext, gatherContext, isEmptyContext } from '../../chat/context.ts'
+import { type ChatContext, COVERAGE_MIN, gatherContext, isEmptyContext } from '../../chat/context.ts'
 import type { ChatModel } from '../../chat/model.ts'
 import type { ChatInput } from '../schemas.ts'
 import { type Call, type OperationsContext, read } from './context.ts'
@@ -74,7 +74,7 @@ export class ChatOperations {
           this.#context.embedder,
           question,
           async max => (await readFeed(tenant, { limit: max })).results,
-          call.signal,
+          { coverageMin: this.#model ? 0 : COVERAGE_MIN, signal: call.signal },
         ),
       () => undefined,
     )

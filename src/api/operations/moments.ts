@@ -3,7 +3,7 @@ import { checkId } from '../../base/ids.ts'
 import { CATEGORY_BYTES_MAX, CONTENT_BYTES_MAX, LIST_LIMIT_DEFAULT, NAME_BYTES_MAX } from '../../base/limits.ts'
 import { type MomentCommand, planDelete, planMoment } from '../../rem/plan.ts'
 import { type Moment, momentView } from '../../rem/views.ts'
-import { after, KeyReader, newestFirst, prefixes, prefixRange, space, textPart } from '../../storage/keys.ts'
+import { KeyReader, keyAfter, newestFirst, prefixes, prefixRange, space, textPart } from '../../storage/keys.ts'
 import type { Tenant } from '../../tenant/tenant.ts'
 import { decodeCursor, encodeCursor } from '../cursor.ts'
 import type { MomentInput, MomentOutput, MomentsQuery } from '../schemas.ts'
@@ -117,8 +117,9 @@ export async function readFeed(tenant: Tenant, request: FeedRequest): Promise<{ 
   const prefix = feedPrefix(request)
   const range = prefixRange(prefix)
   let gte = request.toMs === undefined ? range.gte : Buffer.concat([prefix, newestFirst(request.toMs)])
-  if (request.after) gte = after(Buffer.concat([prefix, newestFirst(request.after.timeMs), textPart(request.after.id)]))
-  const lt = request.fromMs === undefined ? range.lt : after(Buffer.concat([prefix, newestFirst(request.fromMs)]))
+  if (request.after)
+    gte = keyAfter(Buffer.concat([prefix, newestFirst(request.after.timeMs), textPart(request.after.id)]))
+  const lt = request.fromMs === undefined ? range.lt : keyAfter(Buffer.concat([prefix, newestFirst(request.fromMs)]))
   const results: Moment[] = []
   for await (const chunk of tenant.chunks({ gte, lt, values: false })) {
     const ids = chunk.map(([key]) => new KeyReader(key, prefix.length + 6).text())

@@ -17,7 +17,7 @@ import { candidates } from '../../search/candidates.ts'
 import { type Filter, matches, parseFilter } from '../../search/filter.ts'
 import { type SearchMode, search } from '../../search/search.ts'
 import { encodeRecord } from '../../storage/codec.ts'
-import { after, KeyReader, keys, prefixes, prefixRange, space } from '../../storage/keys.ts'
+import { KeyReader, keyAfter, keys, prefixes, prefixRange, space } from '../../storage/keys.ts'
 import type { EmbeddingSpec } from '../../tenant/state.ts'
 import type { Tenant } from '../../tenant/tenant.ts'
 import { decodeCursor, encodeCursor } from '../cursor.ts'
@@ -214,7 +214,7 @@ export class ResourceOperations {
       async tenant => {
         const allowed = filter ? await allowedIds(tenant, filter) : undefined
         const range = prefixRange(prefixes.space(space.resourceByTime))
-        const gte = position ? after(keys.resourceByTime(position[0] as number, position[1] as string)) : range.gte
+        const gte = position ? keyAfter(keys.resourceByTime(position[0] as number, position[1] as string)) : range.gte
         const results: ResourceOutput[] = []
         let last: Resource | undefined
         for await (const chunk of tenant.chunks({ gte, lt: range.lt, values: false })) {
@@ -244,7 +244,7 @@ export class ResourceOperations {
       call,
       async tenant => {
         const range = prefixRange(prefixes.space(space.embeddingPending))
-        const gte = position ? after(keys.embeddingPending(position[0] as string)) : range.gte
+        const gte = position ? keyAfter(keys.embeddingPending(position[0] as string)) : range.gte
         const ids: string[] = []
         for await (const chunk of tenant.chunks({ gte, lt: range.lt, limit: limit + 1, values: false })) {
           ids.push(...chunk.map(([key]) => new KeyReader(key).text()))

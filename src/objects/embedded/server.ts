@@ -2,6 +2,7 @@ import { createServer, type IncomingMessage, type Server, type ServerResponse } 
 import type { AddressInfo } from 'node:net'
 import { pipeline } from 'node:stream/promises'
 import { errorMessage } from '../../base/errors.ts'
+import { listenError } from '../../base/listen-error.ts'
 import type { Logger } from '../../base/logger.ts'
 import { bodyDecoder } from './body.ts'
 import { S3Error } from './errors.ts'
@@ -49,7 +50,12 @@ export async function startEmbeddedS3(options: EmbeddedS3Options): Promise<Embed
   const server = createServer({ keepAliveTimeout: 30_000, requestTimeout: 0 }, (request, response) => {
     void respond(store, options, request, response)
   })
-  await listen(server, options.host, options.port)
+  try {
+    await listen(server, options.host, options.port)
+  } catch (error) {
+    await store.close()
+    throw listenError(error, options.host, options.port, 'PERCOLATE_S3_PORT')
+  }
   const { port } = server.address() as AddressInfo
   return {
     endpoint: `http://${options.host}:${port}`,

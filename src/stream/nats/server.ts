@@ -95,9 +95,12 @@ export async function startEmbeddedNats(options: EmbeddedNatsOptions): Promise<E
   }
 }
 
-/** `$@` is the program. The read ends when our end of the pipe closes; the server is told, then waited for. */
+/**
+ * `$@` is the program. Beside it a watcher reads our end of the pipe, and stops the program when that closes; the shell waits for the
+ * program and ends with it.
+ */
 const SUPERVISOR =
-  'trap "" INT HUP; "$@" & pid=$!; (while kill -0 $pid 2>/dev/null; do sleep 1; done; kill -PIPE $$ 2>/dev/null) & watch=$!; read -r _; kill -TERM $pid 2>/dev/null; kill $watch 2>/dev/null; wait $pid'
+  'trap "" INT HUP; exec 3<&0; "$@" </dev/null 3<&- & pid=$!; (read -r _ <&3; kill -TERM $pid 2>/dev/null) & watch=$!; exec 3<&-; wait $pid; code=$?; kill $watch 2>/dev/null; exit $code'
 
 function serverConfig(options: EmbeddedNatsOptions, token: string, portsFolder: string, version: string): string {
   const [major = 0, minor = 0] = version.split('.').map(Number)

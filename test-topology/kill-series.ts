@@ -1,0 +1,165 @@
+import { randomBytes } from 'node:crypto'
+import { PercolateClient } from '../client/client.ts'
+import { type Launched, launchUp, runCli } from './launch.ts'
+
+export interface KillSeriesOptions {
+  readonly dataDir: string
+  readonly rounds: number
+  readonly writers: number
+  /** Longest time under load before a kill. */
+  readonly loadMsMax: number
+  readonly say: (line: string) => void
+}
+
+export interface KillSeriesReport {
+  readonly kills: number
+  readonly acknowledgedWrites: number
+  readonly acknowledgedUploads: number
+  readonly lost: string[]
+  readonly problems: string[]
+  readonly unfinishedJobs: string[]
+}
+
+const TENANTS = ['kill-a', 'kill-b', 'kill-c']
+
+/**
+ * Writes, deletes and uploads against a real `percolate up` and kills its whole process group with -9, again and again. Every acknowledgement
+ * is remembered; after each kill the data on disk is checked, after the last one every acknowledged write is read back.
+ */
+export async function killSeries(options: KillSeriesOptions): Promise<KillSeriesReport> {
+  const expected = new Map<string, { tenant: string; id: string; content: string | undefined }>()
+  const uploads: { tenant: string; job: string }[] = []
+  const problems: string[] = []
+  for (let round = 1; round <= options.rounds; round++) {
+    const up = await launchUp({
+      dataDir: options.dataDir,
+      env: { PERCOLATE_LOG_LEVEL: 'error', PERCOLATE_JOB_ACK_WAIT_MS: '1000', PERCOLATE_JOB_ATTEMPTS_MAX: '50' },
+    })
+    let running = true
+    const load = [
+      ...Array.from({ length: options.writers }, (_, n) =>
+        writer(up, TENANTS[n % TENANTS.length]!, () => running, expected),
+      ),
+      uploader(up, TENANTS[round % TENANTS.length]!, () => running, uploads),
+    ]
+    await new Promise(resolve => setTimeout(resolve, Math.random() * options.loadMsMax))
+    await up.kill()
+    running = false
+    await Promise.all(load)
+    const checked = await runCli(['check', '--data-dir', options.dataDir, '--json'])
+    const found = (JSON.parse(checked.stdout) as { tenants: { tenant: string; problems: string[] }[] }).tenants.flatMap(
+      ({ tenant, problems: list }) => list.map(problem => `round ${round}, ${tenant}: ${problem}`),
+    )
+    problems.push(...found)
+    options.say(
+      `kill ${round}/${options.rounds}: ${expected.size} acknowledged writes, ${uploads.length} uploads, ${found.length} problems on disk`,
+    )
+  }
+  const up = await launchUp({
+    dataDir: options.dataDir,
+    env: { PERCOLATE_LOG_LEVEL: 'error', PERCOLATE_JOB_ACK_WAIT_MS: '1000', PERCOLATE_JOB_ATTEMPTS_MAX: '50' },
+  })
+  const lost = await readBack(up, expected)
+  const unfinishedJobs = await jobsEnd(up, uploads)
+  await up.stop()
+  return {
+    kills: options.rounds,
+    acknowledgedWrites: expected.size,
+    acknowledgedUploads: uploads.length,
+    lost,
+    problems,
+    unfinishedJobs,
+  }
+}
+
+type Expected = Map<string, { tenant: string; id: string; content: string | undefined }>
+
+async function writer(up: Launched, tenant: string, running: () => boolean, expected: Expected): Promise<void> {
+  const client = new PercolateClient({ url: up.url, tenant, attemptsMax: 1, timeoutMs: 5000 })
+  const mine: string[] = []
+  while (running()) {
+    try {
+      const batch = Array.from({ length: Math.random() < 0.2 ? 20 : 1 }, () => ({
+        content: `note ${randomBytes(8).toString('hex')} about durable writes`,
+        category: 'kill',
+      }))
+      const { ids } = await client.putResources(batch)
+      for (const [n, id] of ids.entries()) expected.set(`${tenant}/${id}`, { tenant, id, content: batch[n]!.content })
+      mine.push(...ids)
+      if (Math.random() < 0.2) {
+        const id = mine[Math.floor(Math.random() * mine.length)]!
+        // Until the answer is here the delete may have happened or not.
+        const known = expected.get(`${tenant}/${id}`)
+        expected.delete(`${tenant}/${id}`)
+        await client.deleteResource(id).catch(error => {
+          if ((error as { code?: string }).code !== 'NOT_FOUND' || known?.content !== undefined) throw error
+        })
+        expected.set(`${tenant}/${id}`, { tenant, id, content: undefined })
+      }
+    } catch {
+      // Killed, or about to be: nothing was acknowledged.
+      await new Promise(resolve => setTimeout(resolve, 20))
+    }
+  }
+}
+
+async function uploader(
+  up: Launched,
+  tenant: string,
+  running: () => boolean,
+  uploads: { tenant: string; job: string }[],
+): Promise<void> {
+  while (running()) {
+    try {
+      const form = new FormData()
+      form.set('file', new Blob([`Uploaded text ${randomBytes(8).toString('hex')}. `.repeat(20)]), 'note.txt')
+      const response = await fetch(`${up.gateway}/upload`, {
+        method: 'POST',
+        headers: { 'x-tenant-id': tenant },
+        body: form,
+        signal: AbortSignal.timeout(5000),
+      })
+      if (response.status === 202) uploads.push({ tenant, job: ((await response.json()) as { job_id: string }).job_id })
+    } catch {
+      // Not acknowledged.
+    }
+    await new Promise(resolve => setTimeout(resolve, 50))
+  }
+}
+
+async function readBack(up: Launched, expected: Expected): Promise<string[]> {
+  const lost: string[] = []
+  const all = [...expected.values()]
+  for (let at = 0; at < all.length; at += 50) {
+    await Promise.all(
+      all.slice(at, at + 50).map(async ({ tenant, id, content }) => {
+        const client = new PercolateClient({ url: up.url, tenant })
+        const found = await client.getResource(id).then(
+          resource => resource.content,
+          () => undefined,
+        )
+        if (found !== content) lost.push(`${tenant}/${id}: ${found === undefined ? 'is missing' : 'is back'}`)
+      }),
+    )
+  }
+  return lost
+}
+
+/** Every acknowledged upload ends: completed, or failed or dead with a reason. */
+async function jobsEnd(up: Launched, uploads: readonly { tenant: string; job: string }[]): Promise<string[]> {
+  let open = [...uploads]
+  for (
+    const until = Date.now() + 120_000;
+    open.length > 0 && Date.now() < until;
+    await new Promise(resolve => setTimeout(resolve, 300))
+  ) {
+    const states = await Promise.all(
+      open.map(async ({ tenant, job }) => {
+        const response = await fetch(`${up.gateway}/jobs/${job}`, { headers: { 'x-tenant-id': tenant } })
+        return ((await response.json()) as { status?: unknown }).status
+      }),
+    )
+    open = open.filter((_, n) => states[n] !== 'completed' && states[n] !== 'dead' && states[n] !== 'failed')
+  }
+  return open.map(({ tenant, job }) => `${tenant}/${job}`)
+}

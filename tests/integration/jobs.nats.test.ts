@@ -1,0 +1,289 @@
+import { request as httpRequest } from 'node:http'
+import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { type RunningGateway, startGateway } from '../../gateway/gateway.ts'
+import { parseTenantId } from '../../src/base/ids.ts'
+import { systemTime } from '../../src/base/time.ts'
+import { Jobs } from '../../src/jobs/jobs.ts'
+import { encodeJobMessage } from '../../src/jobs/model.ts'
+import type { EmbeddedS3 } from '../../src/objects/embedded/server.ts'
+import type { S3ObjectStore } from '../../src/objects/s3.ts'
+import type { NatsStream } from '../../src/stream/nats/adapter.ts'
+import type { EmbeddedNats } from '../../src/stream/nats/server.ts'
+import { subjects } from '../../src/stream/subjects.ts'
+import { type RunningWorker, startWorker } from '../../workers/worker.ts'
+import { makeDocx, makePdf, makeXlsx } from '../support/documents.ts'
+import {
+  connectNats,
+  connectS3,
+  eventually,
+  logger,
+  remove,
+  request,
+  startTestNats,
+  startTestNode,
+  startTestS3,
+  type TestNode,
+  tempFolder,
+  testConfig,
+} from '../support/running.ts'
+
+const env = {
+  PERCOLATE_JOB_ACK_WAIT_MS: '1500',
+  PERCOLATE_JOB_ATTEMPTS_MAX: '3',
+  PERCOLATE_UPLOAD_BYTES_MAX: '20000000',
+  PERCOLATE_UPLOAD_IDLE_MS: '700',
+  PERCOLATE_UPLOADS_MAX: '2',
+  PERCOLATE_PARSE_TIMEOUT_MS: '20000',
+}
+const acme = parseTenantId('acme')
+let folder: string
+let nats: EmbeddedNats
+let stream: NatsStream
+let s3: EmbeddedS3
+let objects: S3ObjectStore
+let node: TestNode
+let gateway: RunningGateway
+let worker: RunningWorker
+let jobs: Jobs
+let url: string
+
+beforeAll(async () => {
+  folder = await tempFolder()
+  nats = await startTestNats(folder)
+  stream = connectNats(nats.url)
+  s3 = await startTestS3(folder)
+  objects = connectS3(s3.endpoint)
+  await objects.prepare()
+  node = await startTestNode({ stream, env })
+  const config = testConfig(folder, env)
+  gateway = await startGateway({ config, logger, time: systemTime, stream, objects })
+  url = `http://127.0.0.1:${gateway.port}`
+  jobs = new Jobs({ stream, time: systemTime, tier: 'small', replicas: 1, ackWaitMs: 1500, recordMaxAgeMs: 3_600_000 })
+  worker = await startWorker({ config, logger, time: systemTime, stream, objects, nodeUrl: node.url, port: 0 })
+})
+afterAll(async () => {
+  await worker.stop()
+  await gateway.stop()
+  await node.stop()
+  objects.close()
+  await s3.stop()
+  await stream.close()
+  await nats.stop()
+  await remove(folder)
+  await remove(node.folder)
+})
+
+function upload(name: string, content: Buffer | string, fields: Record<string, string> = {}, tenant = 'acme') {
+  const form = new FormData()
+  for (const [field, value] of Object.entries(fields)) form.set(field, value)
+  form.set('file', new Blob([content as never]), name)
+  return request(`${url}/upload`, 'POST', { tenant, body: form })
+}
+const finished = (id: string, tenant = 'acme') =>
+  eventually(`job ${id} finishes`, async () => {
+    const { body } = await request(`${url}/jobs/${id}`, 'GET', { tenant })
+    return ['completed', 'failed', 'dead', 'cancelled'].includes(body.status) && body
+  })
+const ingest = async (name: string, content: Buffer | string, fields?: Record<string, string>, tenant?: string) =>
+  finished((await upload(name, content, fields, tenant)).body.job_id, tenant)
+const objectsLeft = async () => (await objects.list('uploads/', 1000)).length
+
+describe('the way of a document', () => {
+  it.each([
+    ['handbook.docx', makeDocx, 'how many vacation days'],
+    [
+      'terms.pdf',
+      () => makePdf([{ heading: 'Terms', lines: ['The deposit is refunded after inspection.'] }]),
+      'deposit refund',
+    ],
+    ['catalogue.xlsx', async () => makeXlsx(), 'price of rocket skates'],
+  ])('%s is uploaded, parsed, and found with its place', async (name, make, question) => {
+    const job = await ingest(name, await make())
+    expect(job).toMatchObject({ status: 'completed', stage: 'done', attempts: 1 })
+    expect(job.done).toBe(job.total)
+    const { body } = await node.request('GET', `/api/v1/resources?query=${encodeURIComponent(question)}`)
+    expect(body.results[0]).toMatchObject({ embedding: 'stored', metadata: { document: name } })
+  })
+
+  it('makes entities with mention edges, and a moment', async () => {
+    const job = await ingest('people.txt', 'Grace Hopper met Alan Turing in London. Write to grace@navy.example.', {
+      uri: 'file:///people.txt',
+      category: 'letters',
+      metadata: '{"box":7}',
+    })
+    const people = (await node.request('GET', '/api/v1/entities?name=grace+hopper')).body.results
+    expect(people[0]).toMatchObject({ type: 'person', name: 'Grace Hopper' })
+    const { body: walk } = await node.request(
+      'GET',
+      `/api/v1/entities/${encodeURIComponent(people[0].id)}/traverse?direction=in`,
+    )
+    expect(walk.results.map((entity: { name: string }) => entity.name)).toContain('people.txt')
+    const moments = (await node.request('GET', '/api/v1/moments?type=ingestion')).body.results
+    expect(moments.some(({ metadata }: { metadata: { job_id: string } }) => metadata.job_id === job.job_id)).toBe(true)
+    const { body } = await node.request('GET', '/api/v1/resources?category=letters')
+    expect(body.results[0]).toMatchObject({ uri: 'file:///people.txt', metadata: { box: 7 } })
+  })
+
+  it('a new version under the same uri takes the place of the old one', async () => {
+    await ingest('v.txt', 'The old text says amber.', { uri: 'file:///v.txt' })
+    await ingest('v.txt', 'The new text says cobalt.', { uri: 'file:///v.txt' })
+    const { body } = await node.request('GET', `/api/v1/resources?uri=${encodeURIComponent('file:///v.txt')}`)
+    expect(body.results.map(({ content }: { content: string }) => content)).toEqual(['The new text says cobalt.'])
+  })
+
+  it('doing a job again changes nothing, and does not bring back what was deleted', async () => {
+    const { body } = await upload('again.txt', 'Unique marker quetzalcoatl.', { uri: 'file:///again.txt' })
+    await finished(body.job_id)
+    const before = (await node.request('GET', '/api/v1/resources?query=quetzalcoatl')).body.results
+    expect(before.length).toBe(1)
+    const record = (await jobs.get(acme, body.job_id))!
+    await jobs.update(record, () => ({ status: 'queued' }))
+    await stream.publish(subjects.jobs('small'), encodeJobMessage(record), `again-${Date.now()}`)
+    await eventually(
+      'it completes again',
+      async () =>
+        (await jobs.get(acme, body.job_id))?.attempts === 2 &&
+        (await jobs.get(acme, body.job_id))?.status === 'completed',
+    )
+    expect((await node.request('GET', '/api/v1/resources?query=quetzalcoatl')).body.results).toEqual(before)
+    await node.request('DELETE', `/api/v1/resources/${before[0].id}`)
+    await jobs.update(record, () => ({ status: 'queued' }))
+    await stream.publish(subjects.jobs('small'), encodeJobMessage(record), `again-${Date.now()}`)
+    await eventually(
+      'it completes a third time',
+      async () =>
+        (await jobs.get(acme, body.job_id))?.attempts === 3 &&
+        (await jobs.get(acme, body.job_id))?.status === 'completed',
+    )
+    expect((await node.request('GET', '/api/v1/resources?query=quetzalcoatl')).body.results).toEqual([])
+  })
+})
+
+describe('jobs that cannot be done', () => {
+  it('fail with the reason, are dead-lettered, and can be retried by hand', async () => {
+    const job = await ingest('lies.pdf', 'this is plain text')
+    expect(job).toMatchObject({ status: 'failed', error: { code: 'DOCUMENT_UNSUPPORTED' } })
+    const listed = (await request(`${url}/jobs`, 'GET')).body.results
+    expect(listed.find(({ job_id }: { job_id: string }) => job_id === job.job_id).error.detail).toContain('lies.pdf')
+    expect(await stream.depth(subjects.deadJobsStream)).toBeGreaterThan(0)
+    expect((await request(`${url}/jobs/${job.job_id}/retry`, 'POST')).status).toBe(202)
+    expect((await finished(job.job_id)).status).toBe('failed')
+  })
+
+  it('a message that was started too often is dead-lettered before it is started again', async () => {
+    const job = jobs.newRecord({
+      job_id: 'poison-1',
+      tenant: acme,
+      kind: 'ingest',
+      clock: '000000000001-00000000-x',
+      attempts: 3,
+      file: { name: 'p.txt', objectKey: 'nowhere', bytes: 1, contentType: null, sha256: '' },
+      uri: 'x:p',
+    })
+    await jobs.enqueue(job)
+    const dead = await finished('poison-1')
+    expect(dead).toMatchObject({ status: 'dead', attempts: 3, error: { code: 'JOB_POISONOUS' } })
+  })
+
+  it('garbage in the job stream is put aside', async () => {
+    const before = await stream.depth(subjects.deadJobsStream)
+    await stream.publish(subjects.jobs('small'), Buffer.from('{"version":9}'), `garbage-${Date.now()}`)
+    await eventually('the dead letter', async () => (await stream.depth(subjects.deadJobsStream)) === before + 1)
+    await eventually('the queue is empty', async () => (await jobs.depth()) === 0)
+  })
+
+  it('can be cancelled, and are seen by their own tenant only', async () => {
+    const { body } = await upload('mine.txt', 'mine')
+    expect((await request(`${url}/jobs/${body.job_id}`, 'GET', { tenant: 'other' })).status).toBe(404)
+    expect((await request(`${url}/jobs`, 'GET', { tenant: 'other' })).body.results).toEqual([])
+    await finished(body.job_id)
+    expect((await request(`${url}/jobs/${body.job_id}`, 'DELETE')).body.code).toBe('JOB_STATE')
+    for (const id of ['nope', '..%2F..', 'a.b', '*'])
+      expect((await request(`${url}/jobs/${id}`, 'GET')).status).toBe(404)
+  })
+})
+
+describe('bad uploads leave nothing', () => {
+  it('no file, an empty file, another part, no form, too large', async () => {
+    const before = await objectsLeft()
+    const jobsBefore = (await jobs.list(acme)).length
+    const empty = new FormData()
+    empty.set('uri', 'x')
+    expect((await request(`${url}/upload`, 'POST', { body: empty })).body).toMatchObject({
+      status: 400,
+      code: 'UPLOAD_INVALID',
+    })
+    expect((await upload('e.txt', '')).body).toMatchObject({ code: 'UPLOAD_INVALID', field: 'file' })
+    const other = new FormData()
+    other.set('document', new Blob(['x']), 'x.txt')
+    expect((await request(`${url}/upload`, 'POST', { body: other })).body.code).toBe('UPLOAD_INVALID')
+    expect((await request(`${url}/upload`, 'POST', { body: { file: 'x' } })).body.code).toBe('UNSUPPORTED_MEDIA_TYPE')
+    expect((await upload('x.txt', 'x', { wat: '1' })).body).toMatchObject({ code: 'INVALID_ARGUMENT', field: 'wat' })
+    expect((await upload('x.txt', 'x', { metadata: '[1]' })).body).toMatchObject({
+      code: 'INVALID_ARGUMENT',
+      field: 'metadata',
+    })
+    expect((await upload('big.txt', Buffer.alloc(21_000_000, 'x'))).body).toMatchObject({
+      status: 413,
+      code: 'UPLOAD_TOO_LARGE',
+    })
+    expect((await request(`${url}/upload`, 'POST', { tenant: undefined, body: empty })).body.code).toBe(
+      'TENANT_MISSING',
+    )
+    expect(await objectsLeft()).toBe(before)
+    expect((await jobs.list(acme)).length).toBe(jobsBefore)
+  })
+
+  it('a client that hangs up in the middle, before and after a part was sent on, or goes silent', async () => {
+    const before = await objectsLeft()
+    const jobsBefore = (await jobs.list(acme)).length
+    const head = '--b\r\nContent-Disposition: form-data; name="file"; filename="x.txt"\r\n\r\n'
+    const start = (bytes: number) => {
+      const client = httpRequest(`${url}/upload`, {
+        method: 'POST',
+        headers: { 'x-tenant-id': 'acme', 'content-type': 'multipart/form-data; boundary=b' },
+      })
+      const status = new Promise<number | undefined>(resolve => {
+        client.on('response', response => {
+          response.resume()
+          resolve(response.statusCode)
+        })
+        client.on('error', () => resolve(undefined))
+      })
+      client.write(head)
+      client.write(Buffer.alloc(bytes, 'x'))
+      return { client, status }
+    }
+    for (const bytes of [1000, 12_000_000]) {
+      const { client } = start(bytes)
+      await systemTime.sleep(300)
+      client.destroy()
+    }
+    const silent = start(1000)
+    expect(await silent.status).toBe(408)
+    const cut = start(1000)
+    cut.client.end()
+    expect(await cut.status).toBe(400)
+    await systemTime.sleep(300)
+    expect(await objectsLeft()).toBe(before)
+    expect((await jobs.list(acme)).length).toBe(jobsBefore)
+  })
+
+  it('file names are names, never paths', async () => {
+    const job = await ingest('../../etc/passwd', 'harmless text')
+    expect(job).toMatchObject({ status: 'completed', file: { name: 'passwd' } })
+  })
+})
+
+describe('changes', () => {
+  it('leave the outbox for the sync stream', async () => {
+    await node.request('POST', '/api/v1/resources', { tenant: 'synced', body: { content: 'to be published' } })
+    await eventually(
+      'the sync stream has it',
+      async () => (await stream.depth(subjects.syncStream(parseTenantId('synced'))).catch(() => 0)) === 1,
+    )
+    await eventually('the outbox is empty', async () =>
+      /percolate_outbox_entries 0/.test((await node.request('GET', '/metrics')).body),
+    )
+  })
+})

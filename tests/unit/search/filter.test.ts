@@ -1,0 +1,68 @@
+import { describe, expect, it } from 'vitest'
+import type { Resource } from '../../../src/rem/views.ts'
+import { matches, parseFilter } from '../../../src/search/filter.ts'
+
+const resource: Resource = {
+  id: 'r',
+  uri: 'file:///a/b.pdf',
+  ordinal: 0,
+  content: 'x',
+  name: 'Name',
+  category: 'report',
+  metadata: { page: 3, lang: 'en', tags: ['a', 'b'], deep: { x: true }, 'dotted.key': 1, nothing: null },
+  embeddings: [],
+  updatedAtMs: 0,
+}
+
+describe('filters', () => {
+  it.each([
+    ['{"category":"report"}', true],
+    ['{"category":"other"}', false],
+    ['category:report', true],
+    ['category:report,lang:en', true],
+    ['category:report,lang:de', false],
+    ['page:3', true],
+    ['page=3', true],
+    ['{"page":3}', true],
+    ['{"page":"3"}', false],
+    ['{"metadata.page":{"gte":3,"lt":4}}', true],
+    ['{"metadata":{"page":{"gt":3}}}', false],
+    ['{"tags":"b"}', true],
+    ['{"tags":["x","a"]}', true],
+    ['{"lang":{"in":["de","fr"]}}', false],
+    ['{"lang":{"ne":"de"}}', true],
+    ['{"deep.x":true}', true],
+    ['{"dotted.key":1}', true],
+    ['{"missing":null}', true],
+    ['{"missing":{"exists":false}}', true],
+    ['{"nothing":{"exists":true}}', false],
+    ['{"uri":{"prefix":"file:///a/"}}', true],
+    ['{"name":{"prefix":"Nam"}}', true],
+    ['{"or":[{"page":9},{"lang":"en"}]}', true],
+    ['{"and":[{"page":3},{"not":{"lang":"en"}}]}', false],
+    ['{}', true],
+  ])('%s → %s', (text, expected) => {
+    expect(matches(parseFilter(text), resource)).toBe(expected)
+  })
+
+  it.each([
+    '{',
+    '[]',
+    '"x"',
+    'x',
+    '{"a":{"like":1}}',
+    '{"a":{"in":1}}',
+    '{"or":[]}',
+    '{"a":{"prefix":1}}',
+    '{"a":{"gt":{}}}',
+  ])('refuses %s and names the field', text => {
+    expect(() => parseFilter(text)).toThrow(expect.objectContaining({ code: 'INVALID_ARGUMENT', field: 'filter' }))
+  })
+
+  it('bounds the number of clauses and the depth', () => {
+    expect(() => parseFilter(JSON.stringify({ or: Array.from({ length: 100 }, (_, n) => ({ page: n })) }))).toThrow(
+      /clauses/,
+    )
+    expect(() => parseFilter(`${'{"not":'.repeat(20)}{}${'}'.repeat(20)}`)).toThrow(/deeper/)
+  })
+})

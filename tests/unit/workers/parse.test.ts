@@ -1,0 +1,187 @@
+import { writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { beforeAll, describe, expect, it } from 'vitest'
+import { chunkDocument } from '../../../workers/parse/chunk.ts'
+import { type ParsedFile, parseInSandbox } from '../../../workers/parse/sandbox.ts'
+import { makeDocx, makePdf, makeXlsx, makeZip } from '../../support/documents.ts'
+import { tempFolder } from '../../support/running.ts'
+
+const limits = { timeoutMs: 30_000, memoryBytes: 256 * 1024 * 1024, parseBytesMax: 20 * 1024 * 1024, chunkChars: 1200 }
+let folder: string
+beforeAll(async () => {
+  folder = await tempFolder()
+})
+
+async function parse(
+  name: string,
+  content: string | Buffer,
+  contentType: string | null = null,
+  more: Partial<typeof limits> = {},
+): Promise<ParsedFile> {
+  const path = join(folder, 'document')
+  await writeFile(path, content)
+  return parseInSandbox(path, { name, contentType }, { ...limits, ...more }, new AbortController().signal)
+}
+const textOf = (file: ParsedFile) => file.chunks.map(({ content }) => content).join('\n')
+
+describe('parsers, in their sandbox', () => {
+  it('PDF: text by page, headings by size', async () => {
+    const file = await parse(
+      'a.pdf',
+      await makePdf([
+        { heading: 'Warranty terms', lines: ['The warranty lasts 24 months', 'from the day of delivery.'] },
+        { heading: 'Returns', lines: ['Goods go back within 14 days.'.padEnd(40)] },
+      ]),
+    )
+    expect(file.type).toBe('pdf')
+    expect(textOf(file)).toContain('The warranty lasts 24 months from the day of delivery.')
+    const last = file.chunks.find(({ content }) => content.includes('14 days'))!
+    expect(last.headings.at(-1)).toBe('Returns')
+    expect(file.chunks[0]!.place.page).toBe(1)
+  })
+
+  it('DOCX: headings, paragraphs, tables with their header, people', async () => {
+    const file = await parse('a.docx', await makeDocx())
+    expect(textOf(file)).toContain('thirty days of vacation')
+    expect(textOf(file)).toContain('Office: South; City: Lisbon')
+    expect(file.chunks.at(-1)!.headings).toEqual(['Onboarding handbook', 'Vacation'])
+    expect(file.mentions).toContainEqual(expect.objectContaining({ type: 'person', name: 'Grace Hopper' }))
+  })
+
+  it('XLSX: sheets as tables, rows with column names', async () => {
+    const file = await parse('a.xlsx', makeXlsx())
+    const chunk = file.chunks.find(({ content }) => content.includes('Rocket'))!
+    expect(chunk.content).toContain('Product: Rocket skates; Price: 349.5; Stock: 11')
+    expect(chunk.place.sheet).toBe('Catalogue')
+    expect(textOf(file)).toContain('Supplier: Acme; Country: Norway')
+  })
+
+  it.each([
+    ['a.csv', 'name;city\n"Smith, J";Oslo\nLee;Rome', 'name: Smith, J; city: Oslo'],
+    ['a.tsv', 'name\tcity\nLee\tRome', 'name: Lee; city: Rome'],
+    [
+      'a.html',
+      '<html><head><title>T</title><script>bad()</script></head><body><nav>menu</nav><h1>Head</h1><p>Some <b>bold</b> text &amp; more<ul><li>one</ul><table><tr><th>a<th>b<tr><td>1<td>2</table>',
+      'a: 1; b: 2',
+    ],
+    ['a.md', '# Head\n\nSome *bold* text\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\n- item one\n- item two', 'a: 1; b: 2'],
+    ['a.txt', 'TITLE LINE\n\nFirst paragraph.\n\nSecond paragraph.', 'Second paragraph.'],
+    ['a.json', '{"title":"x","rows":[{"a":1,"b":{"c":2}},{"a":3}]}', 'a: 1; b.c: 2'],
+    ['a.jsonl', '{"a":1}\n{"a":2}', 'a: 2'],
+    ['noextension', '<!DOCTYPE html><p>sniffed', 'sniffed'],
+    ['latin1.txt', Buffer.from('caf\xe9 cr\xe8me', 'latin1'), 'café crème'],
+    ['utf16.txt', Buffer.from('\ufeffzwölf Boxkämpfer', 'utf16le'), 'zwölf Boxkämpfer'],
+  ])('%s', async (name, content, expected) => {
+    const file = await parse(name, content)
+    expect(textOf(file)).toContain(expected)
+    expect(textOf(file)).not.toMatch(/bad\(\)|menu|\*bold\*/)
+  })
+
+  it.each([
+    ['empty.txt', '   \n ', 'DOCUMENT_EMPTY'],
+    ['report.pdf', 'I am no PDF', 'DOCUMENT_UNSUPPORTED'],
+    ['report.txt', '%PDF-1.7 but called text', 'DOCUMENT_UNSUPPORTED'],
+    ['report.docx', makeXlsx(), 'DOCUMENT_UNSUPPORTED'],
+    ['report.xlsx', makeZip('readme.txt', Buffer.from('hi')), 'DOCUMENT_UNSUPPORTED'],
+    ['secret.docx', makeZip('word/document.xml', Buffer.from('hi'), { encrypted: true }), 'DOCUMENT_ENCRYPTED'],
+    ['photo.pdf', Buffer.from('\x89PNG\r\n\x1a\n0000', 'latin1'), 'DOCUMENT_UNSUPPORTED'],
+    ['data.bin', Buffer.from([0, 1, 2, 3]), 'DOCUMENT_UNSUPPORTED'],
+    ['bad.json', '{"a":', 'DOCUMENT_DAMAGED'],
+    ['bad.docx', makeZip('word/document.xml', Buffer.from('<not-a-document/>')), 'DOCUMENT_'],
+    ['cut.docx', Buffer.from('PK\x03\x04cut off', 'latin1'), 'DOCUMENT_DAMAGED'],
+    ['fake.pdf', Buffer.from('%PDF-1.4\ngarbage\n%%EOF'), 'DOCUMENT_DAMAGED'],
+  ])('%s is refused for what it is', async (name, content, code) => {
+    const error = await parse(name, content).then(
+      () => undefined,
+      reason => reason as { code: string; message: string },
+    )
+    expect(error?.code).toMatch(code)
+    expect(error?.message).toContain(name)
+  })
+
+  it('a truncated PDF is refused, not half read', async () => {
+    const whole = await makePdf(Array.from({ length: 20 }, (_, n) => ({ lines: [`page ${n}`] })))
+    await expect(parse('cut.pdf', whole.subarray(0, whole.length * 0.6))).rejects.toMatchObject({
+      code: 'DOCUMENT_DAMAGED',
+    })
+  })
+
+  it('an encrypted PDF is refused as such', async () => {
+    await expect(parse('locked.pdf', Buffer.from(ENCRYPTED_PDF))).rejects.toMatchObject({ code: 'DOCUMENT_ENCRYPTED' })
+  })
+
+  it('a zip bomb costs little, whether it declares its size or lies', async () => {
+    const bomb = Buffer.alloc(64 * 1024 * 1024)
+    await expect(parse('bomb.docx', makeZip('word/document.xml', bomb))).rejects.toMatchObject({
+      code: 'DOCUMENT_TOO_COSTLY',
+    })
+    await expect(parse('liar.docx', makeZip('word/document.xml', bomb, { declared: 1000 }))).rejects.toMatchObject({
+      code: expect.stringMatching(/DOCUMENT_(DAMAGED|TOO_COSTLY)/),
+    })
+    await expect(parse('bomb.xlsx', makeZip('xl/workbook.xml', bomb))).rejects.toMatchObject({
+      code: 'DOCUMENT_TOO_COSTLY',
+    })
+  })
+
+  it('a document that takes too long, or too much memory, is stopped', async () => {
+    await expect(parse('slow.txt', 'word '.repeat(200_000), null, { timeoutMs: 150 })).rejects.toMatchObject({
+      code: 'DOCUMENT_TOO_COSTLY',
+    })
+    const wide = JSON.stringify(Array.from({ length: 300_000 }, (_, n) => ({ [`key${n % 50}`]: n, x: 'y'.repeat(20) })))
+    await expect(parse('wide.json', wide, null, { memoryBytes: 64 * 1024 * 1024 })).rejects.toMatchObject({
+      code: 'DOCUMENT_TOO_COSTLY',
+    })
+  })
+})
+
+describe('chunks', () => {
+  it('follow headings, keep paragraphs whole, and cut long ones at sentences', () => {
+    const long = 'This is one sentence of some length, said again. '.repeat(100)
+    const chunks = [
+      ...chunkDocument(
+        {
+          blocks: [
+            { kind: 'heading', level: 1, text: 'One' },
+            { kind: 'paragraph', text: 'x'.repeat(500) },
+            { kind: 'heading', level: 2, text: 'Two' },
+            { kind: 'paragraph', text: long },
+          ],
+        },
+        1000,
+      ),
+    ]
+    expect(chunks.map(({ ordinal }) => ordinal)).toEqual(chunks.map((_, n) => n))
+    expect(chunks[1]!.headings).toEqual(['One', 'Two'])
+    for (const { content } of chunks) expect(content.length).toBeLessThanOrEqual(1300)
+    for (const { content } of chunks.slice(2)) expect(content).toMatch(/^This is one/)
+  })
+
+  it('cut text without spaces between whole characters', () => {
+    const chunks = [...chunkDocument({ blocks: [{ kind: 'paragraph', text: '😀'.repeat(3000) }] }, 1001)]
+    for (const { content } of chunks) expect(content.isWellFormed()).toBe(true)
+  })
+})
+
+/** A PDF with a standard security handler, whose password nobody knows. */
+const ENCRYPTED_PDF = `%PDF-1.4
+1 0 obj
+<< /Type /Catalog /Pages 2 0 R >>
+endobj
+2 0 obj
+<< /Type /Pages /Kids [] /Count 0 >>
+endobj
+3 0 obj
+<< /Filter /Standard /V 1 /R 2 /Length 40 /P -44 /O <0123456789012345678901234567890123456789012345678901234567890123> /U <0123456789012345678901234567890123456789012345678901234567890123> >>
+endobj
+xref
+0 4
+0000000000 65535 f 
+0000000009 00000 n 
+0000000058 00000 n 
+0000000110 00000 n 
+trailer
+<< /Size 4 /Root 1 0 R /Encrypt 3 0 R /ID [<00> <00>] >>
+startxref
+320
+%%EOF
+`
