@@ -47,6 +47,8 @@ export interface RunningNode {
 
 /** Bytes that RocksDB takes for an open tenant beside its write buffer and block cache. */
 const TENANT_BASE_BYTES = 512 * 1024
+/** Decoded records of one tenant. */
+const RECORD_CACHE_BYTES = 1024 * 1024
 const POOL_WAIT_MS_MAX = 5000
 const IDLE_CHECK_MS_MAX = 5000
 const EMBED_CHECK_MS = 5000
@@ -76,7 +78,7 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
       logger,
       openMax: config.openTenantsMax,
       memoryBytesMax: config.tenantMemoryBytes,
-      tenantBytes: TENANT_BASE_BYTES + config.writeBufferBytes + config.blockCacheBytes,
+      tenantBytes: TENANT_BASE_BYTES + RECORD_CACHE_BYTES + config.writeBufferBytes + config.blockCacheBytes,
       idleMs: config.tenantIdleMs,
       waitMsMax: POOL_WAIT_MS_MAX,
       exists: id => dataDir.hasTenant(id),
@@ -91,6 +93,7 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
           origin: dataDir.origin,
           outboxEnabled: stream !== undefined,
           outboxBytesMax: config.outboxBytesMax,
+          recordCacheBytes: RECORD_CACHE_BYTES,
           onCommit: (changed, batch) => {
             if (batch.outbox.entries > 0) publisher?.notify(changed.id)
           },

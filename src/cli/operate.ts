@@ -109,6 +109,7 @@ async function check(tenants: string[], flags: { dataDir?: string; json?: boolea
         origin: dataDir.origin,
         outboxEnabled: true,
         outboxBytesMax: config.outboxBytesMax,
+        recordCacheBytes: 1e6,
         onCommit: () => {},
       })
       reports.push(await checkTenant(tenant))

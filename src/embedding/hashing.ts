@@ -16,6 +16,8 @@ export class HashingEmbedder implements Embedder {
   readonly dimensions = HASHING_DIMENSIONS
   /** Three standard deviations of the cosine of unrelated texts, 1/√384: what collisions of hashes give by chance. */
   readonly noiseFloor = 0.15
+  /** It sees words as BM25 does, but weighs them less well: its say is for word parts and misspellings. */
+  readonly fusionWeight = 0.3
 
   async embed(texts: readonly string[]): Promise<Float32Array[]> {
     const slicer = new Slicer()

@@ -24,6 +24,7 @@ export interface OpenAiEmbedderOptions {
 export class OpenAiEmbedder implements Embedder {
   readonly model: string
   readonly noiseFloor = 0
+  readonly fusionWeight = 1
   readonly #options: OpenAiEmbedderOptions
   readonly #cache: LRUCache<string, Float32Array>
   #dimensions: number | undefined

@@ -4,6 +4,8 @@ export interface Embedder {
   readonly model: string
   /** Cosines at or below this say nothing; 0 for models whose every order means something. */
   readonly noiseFloor: number
+  /** What this model's ranking counts in hybrid search beside that of words, which counts 1. */
+  readonly fusionWeight: number
   /** Components of a vector. Undefined until the endpoint has answered once, when no setting says. */
   readonly dimensions: number | undefined
   /**

@@ -57,7 +57,7 @@ export async function search(tenant: Tenant, embedder: Embedder, request: Search
   let words: WordSearch = { scores: new Map(), terms: [] }
   if (request.mode !== 'vector') words = await searchWords(tenant, terms.frequencies, allowed)
   const near = request.mode === 'text' ? undefined : await searchVectors(tenant, embedder, request, allowed, warnings)
-  const ranked = rank(request.mode, words, near, wanted)
+  const ranked = rank(request.mode, words, near, wanted, embedder.fusionWeight)
 
   const stems = new Set(terms.frequencies.keys())
   const page = await readPage(tenant, ranked, request)
@@ -69,7 +69,13 @@ export async function search(tenant: Tenant, embedder: Embedder, request: Search
   return { hits, more: page.more, warnings, terms: words.terms }
 }
 
-function rank(mode: SearchMode, words: WordSearch, near: readonly Ranked[] | undefined, wanted: number): Ranked[] {
+function rank(
+  mode: SearchMode,
+  words: WordSearch,
+  near: readonly Ranked[] | undefined,
+  wanted: number,
+  vectorWeight: number,
+): Ranked[] {
   const byWords = best(words.scores, wanted)
   if (mode === 'text') return byWords
   if (mode === 'vector') return (near ?? []).slice(0, wanted)
@@ -77,7 +83,7 @@ function rank(mode: SearchMode, words: WordSearch, near: readonly Ranked[] | und
   return fuse(
     [
       { ranking: byWords, weight: 1 },
-      { ranking: near.slice(0, wanted), weight: 1 },
+      { ranking: near.slice(0, wanted), weight: vectorWeight },
     ],
     wanted,
   )

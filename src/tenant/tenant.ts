@@ -1,3 +1,4 @@
+import { LRUCache } from 'lru-cache'
 import { PercolateError } from '../base/errors.ts'
 import type { TenantId } from '../base/ids.ts'
 import type { Time } from '../base/time.ts'
@@ -31,6 +32,8 @@ export interface TenantOptions {
   readonly outboxEnabled: boolean
   /** Bytes of unpublished changes above which writes are refused. */
   readonly outboxBytesMax: number
+  /** Bytes of recently read records kept decoded. */
+  readonly recordCacheBytes: number
   readonly onCommit: (tenant: Tenant, batch: StagedBatch) => void
 }
 
@@ -44,6 +47,8 @@ export class Tenant {
   readonly #options: TenantOptions
   readonly #attachments = new Map<string, Attachment>()
   readonly #outbox: { entries: number; bytes: number }
+  readonly #recent: LRUCache<string, { readonly record: LwwRecord }>
+  #commits = 0
   #broken = false
 
   private constructor(
@@ -59,6 +64,7 @@ export class Tenant {
     this.#state = state
     this.#outbox = outbox
     this.#options = options
+    this.#recent = new LRUCache({ maxSize: options.recordCacheBytes, maxEntrySize: options.recordCacheBytes / 8 })
     this.#writer = new TenantWriter(state, {
       onCommit: batch => this.#committed(batch),
       onFailure: error => {
@@ -128,9 +134,19 @@ export class Tenant {
     return this.#writer.submit(plan, options)
   }
 
+  /** One record, from the cache of recent ones or from disk: a point read then costs no trip to a thread. */
   async record(ref: RecordRef): Promise<LwwRecord | undefined> {
-    const bytes = await this.#kv.get(keys.record(ref))
-    return bytes === undefined ? undefined : decodeRecord(bytes)
+    const key = keys.record(ref)
+    const name = key.toString('latin1')
+    const cached = this.#recent.get(name)
+    if (cached) return cached.record
+    const commits = this.#commits
+    const bytes = await this.#kv.get(key)
+    if (bytes === undefined) return undefined
+    const record = decodeRecord(bytes)
+    // What was read before a commit may be what the commit replaced.
+    if (commits === this.#commits) this.#recent.set(name, { record }, { size: name.length + bytes.length * 2 })
+    return record
   }
 
   async records(refs: readonly RecordRef[]): Promise<(LwwRecord | undefined)[]> {
@@ -178,6 +194,8 @@ export class Tenant {
   }
 
   #committed(batch: StagedBatch): void {
+    this.#commits++
+    for (const { key } of batch.operations) this.#recent.delete(key.toString('latin1'))
     this.#outbox.entries += batch.outbox.entries
     this.#outbox.bytes += batch.outbox.bytes
     for (const attachment of this.#attachments.values()) attachment.onCommit(batch)

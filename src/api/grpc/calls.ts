@@ -120,6 +120,9 @@ function begin(context: CallContext, call: AnyCall): Call {
   return {
     tenant,
     signal: controller.signal,
+    get hasEnded() {
+      return controller.signal.aborted
+    },
     ...(asOf === undefined ? {} : { asOf: parseAsOf(String(asOf), context.time.now()) }),
   }
 }

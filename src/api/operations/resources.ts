@@ -383,7 +383,17 @@ function toOutput(resource: Resource, spec: EmbeddingSpec | undefined): Resource
   }
 }
 
-export const etagOf = (record: LwwRecord): string => `"${derivedId(encodeRecord(record)).slice(0, 20)}"`
+const etags = new WeakMap<LwwRecord, string>()
+
+/** Names a record's state; computed once for a record that stays in the cache. */
+export function etagOf(record: LwwRecord): string {
+  let etag = etags.get(record)
+  if (etag === undefined) {
+    etag = `"${derivedId(encodeRecord(record)).slice(0, 20)}"`
+    etags.set(record, etag)
+  }
+  return etag
+}
 
 export function checkIfMatch(record: LwwRecord, ifMatch: string | undefined): void {
   if (ifMatch === undefined || ifMatch.trim() === '*') return

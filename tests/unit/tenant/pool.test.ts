@@ -35,6 +35,7 @@ function makePool(options: { openMax?: number; idleMs?: number; waitMsMax?: numb
         origin: 'n.d',
         outboxEnabled: false,
         outboxBytesMax: 1e9,
+        recordCacheBytes: 1e6,
         onCommit: () => {},
       })
     },

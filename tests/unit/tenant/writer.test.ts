@@ -35,6 +35,7 @@ async function open(options: { outboxBytesMax?: number } = {}) {
     origin: 'n.d',
     outboxEnabled: true,
     outboxBytesMax: 1e9,
+    recordCacheBytes: 1e6,
     onCommit: () => {},
     ...options,
   })
