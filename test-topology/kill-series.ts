@@ -123,7 +123,7 @@ async function uploader(
     } catch {
       // Not acknowledged.
     }
-    await new Promise(resolve => setTimeout(resolve, 50))
+    await new Promise(resolve => setTimeout(resolve, 400))
   }
 }
 
@@ -145,21 +145,21 @@ async function readBack(up: Launched, expected: Expected): Promise<string[]> {
   return lost
 }
 
-/** Every acknowledged upload ends: completed, or failed or dead with a reason. */
+const STALLED_MS = 60_000
+
+/** Every acknowledged upload ends: completed, or failed or dead with a reason. Waits as long as some still do. */
 async function jobsEnd(up: Launched, uploads: readonly { tenant: string; job: string }[]): Promise<string[]> {
   let open = [...uploads]
-  for (
-    const until = Date.now() + 120_000;
-    open.length > 0 && Date.now() < until;
-    await new Promise(resolve => setTimeout(resolve, 300))
-  ) {
-    const states = await Promise.all(
-      open.map(async ({ tenant, job }) => {
-        const response = await fetch(`${up.gateway}/jobs/${job}`, { headers: { 'x-tenant-id': tenant } })
-        return ((await response.json()) as { status?: unknown }).status
-      }),
-    )
-    open = open.filter((_, n) => states[n] !== 'completed' && states[n] !== 'dead' && states[n] !== 'failed')
+  for (let giveUpAt = Date.now() + STALLED_MS; open.length > 0 && Date.now() < giveUpAt; ) {
+    await new Promise(resolve => setTimeout(resolve, 500))
+    const still: typeof open = []
+    for (const upload of open) {
+      const response = await fetch(`${up.gateway}/jobs/${upload.job}`, { headers: { 'x-tenant-id': upload.tenant } })
+      const { status } = (await response.json()) as { status?: unknown }
+      if (status !== 'completed' && status !== 'dead' && status !== 'failed') still.push(upload)
+    }
+    if (still.length < open.length) giveUpAt = Date.now() + STALLED_MS
+    open = still
   }
   return open.map(({ tenant, job }) => `${tenant}/${job}`)
 }

@@ -39,6 +39,12 @@ export async function ingest(
   progress: JobProgress,
 ): Promise<{ done: number; total: number }> {
   const file = job.file!
+  if (file.bytes > options.sandbox.parseBytesMax) {
+    throw new PercolateError(
+      'DOCUMENT_TOO_COSTLY',
+      `${file.name} has ${file.bytes} bytes; at most ${options.sandbox.parseBytesMax} are parsed (PERCOLATE_PARSE_BYTES_MAX).`,
+    )
+  }
   const client = new PercolateClient({ url: options.nodeUrl, tenant: job.tenant })
   const folder = await mkdtemp(join(tmpdir(), 'percolate-'))
   try {

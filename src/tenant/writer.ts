@@ -138,8 +138,11 @@ export class TenantWriter {
     staging: Staging,
     pending: Pending,
   ): Promise<{ ops: readonly Op[]; result: unknown; clock: Clock } | undefined> {
+    const { asOf } = pending.options
+    // What comes after must be later, also than a client's clock that runs ahead of ours.
+    if (asOf) this.#tenant.clock.observe(asOf)
     const ticked = this.#tenant.clock.tick()
-    const clock = pending.options.asOf ?? ticked
+    const clock = asOf ?? ticked
     try {
       const plan = await pending.plan({ clock, embedding: staging.embedding, read: ref => staging.read(ref) })
       return { ...plan, clock: ticked }

@@ -1,0 +1,21 @@
+# One image for every role: docker build -t percolate . && docker run percolate node --help
+FROM node:22-bookworm AS build
+WORKDIR /app
+COPY package.json package-lock.json ./
+RUN npm ci --no-audit --no-fund
+COPY . .
+# rocksdb has no binary for Linux on arm64: it is compiled here.
+RUN if [ "$(uname -m)" = aarch64 ]; then npm rebuild rocksdb --foreground-scripts; fi \
+  && node scripts/build-kernel.mjs && node node_modules/typescript/bin/tsc && npm prune --omit=dev
+
+FROM node:22-bookworm-slim
+ENV NODE_ENV=production MALLOC_ARENA_MAX=2
+WORKDIR /app
+COPY --from=build /app/package.json ./
+COPY --from=build /app/bin ./bin
+COPY --from=build /app/dist ./dist
+COPY --from=build /app/proto ./proto
+COPY --from=build /app/node_modules ./node_modules
+RUN install -d -o node -g node /data
+USER node
+ENTRYPOINT ["node", "bin/percolate.mjs"]
