@@ -78,6 +78,8 @@ async function main(): Promise<void> {
         `${row.name.padEnd(34)} ${row.value.toFixed(row.value < 100 ? 2 : 0).padStart(8)} ${row.unit}${beside}${more ? `  (${more})` : ''}`,
       )
     }
+    // Forgets what starting cost.
+    await lag(up, '')
     print(await ingest(up, dataDir))
     print(await lag(up, 'event-loop lag under ingest, p99'))
     print(await pointRead(up, empty))

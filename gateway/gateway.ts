@@ -1,8 +1,8 @@
 import multipart from '@fastify/multipart'
 import type { FastifyInstance } from 'fastify'
 import { addTenantHook } from '../src/api/http/call.ts'
-import { createHttpServer, listen } from '../src/api/http/server.ts'
-import { PercolateError } from '../src/base/errors.ts'
+import { closeServer, createHttpServer, listen } from '../src/api/http/server.ts'
+import { errorMessage, PercolateError } from '../src/base/errors.ts'
 import { Lifecycle } from '../src/base/lifecycle.ts'
 import type { Logger } from '../src/base/logger.ts'
 import { Metrics } from '../src/base/metrics.ts'
@@ -80,8 +80,10 @@ export async function startGateway(options: GatewayOptions): Promise<RunningGate
     })
     addJobRoutes(scope, jobs)
   })
+  // Made early, so that an autoscaler finds the consumer; the first upload tries again when NATS is away now.
+  void jobs.prepare().catch(error => logger.warn({ reason: errorMessage(error) }, 'the job stream cannot be made yet'))
   const port = await listen(app, config.host, config.gatewayPort, 'PERCOLATE_GATEWAY_PORT')
-  lifecycle.add('gateway', () => app.close())
+  lifecycle.add('gateway', () => closeServer(app, config.drainMs))
   return { port, stop: () => lifecycle.stop() }
 }
 

@@ -1,6 +1,6 @@
 import { createGrpcApi } from './api/grpc/server.ts'
 import { createHttpApi } from './api/http/api.ts'
-import { listen } from './api/http/server.ts'
+import { closeServer, listen } from './api/http/server.ts'
 import { Operations } from './api/operations/operations.ts'
 import { PercolateError } from './base/errors.ts'
 import type { TenantId } from './base/ids.ts'
@@ -169,7 +169,7 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
       onTenant,
     })
     const httpPort = await listen(httpApi, config.host, config.httpPort, 'PERCOLATE_HTTP_PORT')
-    parts.add('http', () => httpApi.close())
+    parts.add('http', () => closeServer(httpApi, config.drainMs))
     const grpcApi = await createGrpcApi({
       logger,
       metrics,

@@ -1,4 +1,4 @@
-import { createHttpServer, listen } from '../src/api/http/server.ts'
+import { closeServer, createHttpServer, listen } from '../src/api/http/server.ts'
 import { Lifecycle } from '../src/base/lifecycle.ts'
 import type { Logger } from '../src/base/logger.ts'
 import { Metrics } from '../src/base/metrics.ts'
@@ -72,6 +72,6 @@ export async function startWorker(options: WorkerOptions): Promise<RunningWorker
   probes.add('objects', () => objects.ping())
   const app = createHttpServer({ logger, metrics, probes, bodyBytesMax: 1024 })
   const port = await listen(app, config.host, options.port, 'PERCOLATE_WORKER_PORT')
-  lifecycle.add('probes', () => app.close())
+  lifecycle.add('probes', () => closeServer(app, config.drainMs))
   return { port, stop: () => lifecycle.stop() }
 }

@@ -21,6 +21,8 @@ export const REFERENCES_MAX = 1000
 export const DIMENSIONS_MAX = 4096
 export const LIST_LIMIT_MAX = 1000
 export const LIST_LIMIT_DEFAULT = 50
+/** Characters of content in one answer, about; a page ends early rather than hold the event loop. */
+export const PAGE_CHARS_MAX = 4 * 1024 * 1024
 export const SEARCH_LIMIT_MAX = 100
 export const SEARCH_LIMIT_DEFAULT = 10
 /** How deep a search can be paged. */
@@ -42,4 +44,4 @@ export const GROUP_OPS_MAX = 4000
 /** Commands that wait for a tenant's writer before new ones get TOO_BUSY. */
 export const WRITER_QUEUE_MAX = 4096
 /** Longest stretch of our own computation between two turns of the event loop, milliseconds. */
-export const SLICE_MS_MAX = 4
+export const SLICE_MS_MAX = 2

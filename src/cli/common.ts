@@ -57,7 +57,7 @@ export async function runUntilSignal(stop: () => Promise<void>, onStopping: () =
   })
   onStopping()
   await stop()
-  process.exit(0)
+  process.exit(process.exitCode ?? 0)
 }
 
 export interface ClientFlags {

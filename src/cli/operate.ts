@@ -1,3 +1,5 @@
+import { existsSync } from 'node:fs'
+import { join } from 'node:path'
 import type { Command } from 'commander'
 import { parseTenantId } from '../base/ids.ts'
 import { systemTime } from '../base/time.ts'
@@ -94,6 +96,7 @@ function showJob(job: Job, flags: ClientFlags): void {
 
 async function check(tenants: string[], flags: { dataDir?: string; json?: boolean }): Promise<void> {
   const config = configOf('up', flags)
+  if (!existsSync(join(config.dataDir, 'node'))) fail(`${config.dataDir} is not a Percolate data directory.`)
   const dataDir = await DataDir.open(config.dataDir, undefined)
   const reports = []
   try {

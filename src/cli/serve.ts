@@ -52,8 +52,8 @@ async function up(options: Record<string, unknown>): Promise<void> {
     onFatal: reason => {
       if (stopping) return
       logger.fatal(reason)
-      process.kill(process.pid, 'SIGTERM')
       process.exitCode = 1
+      process.kill(process.pid, 'SIGTERM')
     },
   })
   say(`

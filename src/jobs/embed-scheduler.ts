@@ -16,6 +16,7 @@ export interface EmbedSchedulerOptions {
 }
 
 const TENANTS_MAX = 100_000
+const FAILED_PAUSE_MS = 600_000
 
 /**
  * Sees to it that a tenant with resources that lack embeddings has an `embed` job. What is pending is in the tenant's own index, so a lost
@@ -67,6 +68,9 @@ export class EmbedScheduler {
       const id = `embed-${tenant}`.slice(0, 80)
       const current = await jobs.get(tenant, id)
       if (current && !isFinished(current.status)) return
+      // One that failed would fail again: its reason is there to be read meanwhile.
+      const failed = current?.status === 'failed' || current?.status === 'dead'
+      if (failed && time.now() - Date.parse(current.updated_at) < FAILED_PAUSE_MS) return
       const clock = formatClock({ wall: time.now(), counter: 0, origin: id })
       await jobs.enqueue(jobs.newRecord({ job_id: id, tenant, kind: 'embed', clock }), `${id}-${time.now()}`)
       logger.info({ tenant }, 'queued an embed job for resources without embeddings')

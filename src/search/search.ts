@@ -1,5 +1,5 @@
 import { PercolateError } from '../base/errors.ts'
-import { SEARCH_DEPTH_MAX } from '../base/limits.ts'
+import { PAGE_CHARS_MAX, SEARCH_DEPTH_MAX } from '../base/limits.ts'
 import type { Embedder } from '../embedding/port.ts'
 import { type Resource, resourceView } from '../rem/views.ts'
 import { keys } from '../storage/keys.ts'
@@ -167,6 +167,7 @@ async function readPage(
 ): Promise<{ hits: { resource: Resource; score: number }[]; more: boolean }> {
   const hits: { resource: Resource; score: number }[] = []
   let skipped = 0
+  let characters = 0
   for (let at = 0; at < ranked.length; at += CHECKED_AT_ONCE) {
     const wantedHere = request.filter ? CHECKED_AT_ONCE : request.offset + request.limit + 1 - at
     if (wantedHere <= 0) break
@@ -179,8 +180,12 @@ async function readPage(
       const resource = resources[n]
       if (!resource || (request.filter && !matches(request.filter, resource))) continue
       if (skipped < request.offset) skipped++
-      else if (hits.length === request.limit) return { hits, more: true }
-      else hits.push({ resource, score })
+      else if (hits.length === request.limit || (hits.length > 0 && characters > PAGE_CHARS_MAX))
+        return { hits, more: true }
+      else {
+        hits.push({ resource, score })
+        characters += resource.content.length
+      }
     }
   }
   return { hits, more: false }

@@ -98,9 +98,6 @@ export function decodeEntry(bytes: Buffer): Entry {
   return { tenant, incarnation, origin, sequence, ops: ops.map(unpackOp) }
 }
 
-/** Bytes that an op takes in an entry. */
-export const opBytes = (op: Op): number => packr.pack(packOp(op)).length
-
 const actions = ['del', 'put', 'set'] as const
 type PackedOp = [kind: number, key: string[], action: number, clock: PackedClock, fields: unknown[]]
 

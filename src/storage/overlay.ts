@@ -4,6 +4,8 @@ import type { Kv, KvOperation } from './kv.ts'
 export class Overlay {
   readonly #base: Pick<Kv, 'get' | 'getMany'>
   readonly #pending = new Map<string, { key: Buffer; value: Buffer | undefined }>()
+  /** Read ahead; nobody else writes while this overlay lives. */
+  readonly #known = new Map<string, { value: Buffer | undefined }>()
 
   constructor(base: Pick<Kv, 'get' | 'getMany'>) {
     this.#base = base
@@ -17,21 +19,27 @@ export class Overlay {
     this.#pending.set(key.toString('latin1'), { key, value: undefined })
   }
 
+  /** Reads many keys in one go, so that the reads of each command in a group cost no trip of their own. */
+  async prefetch(keys: readonly Buffer[]): Promise<void> {
+    const values = await this.#base.getMany(keys)
+    for (const [n, key] of keys.entries()) this.#known.set(key.toString('latin1'), { value: values[n] })
+  }
+
   async get(key: Buffer): Promise<Buffer | undefined> {
-    const pending = this.#pending.get(key.toString('latin1'))
-    return pending ? pending.value : this.#base.get(key)
+    const found = this.#find(key)
+    return found ? found.value : this.#base.get(key)
   }
 
   async getMany(keys: readonly Buffer[]): Promise<(Buffer | undefined)[]> {
     const missing: Buffer[] = []
     const values = keys.map(key => {
-      const pending = this.#pending.get(key.toString('latin1'))
-      if (!pending) missing.push(key)
-      return pending
+      const found = this.#find(key)
+      if (!found) missing.push(key)
+      return found
     })
-    const read = await this.#base.getMany(missing)
+    const read = missing.length === 0 ? [] : await this.#base.getMany(missing)
     let next = 0
-    return values.map(pending => (pending ? pending.value : read[next++]))
+    return values.map(found => (found ? found.value : read[next++]))
   }
 
   get size(): number {
@@ -42,5 +50,10 @@ export class Overlay {
     return [...this.#pending.values()].map(({ key, value }) =>
       value === undefined ? { type: 'del', key } : { type: 'put', key, value },
     )
+  }
+
+  #find(key: Buffer): { readonly value: Buffer | undefined } | undefined {
+    const name = key.toString('latin1')
+    return this.#pending.get(name) ?? this.#known.get(name)
   }
 }

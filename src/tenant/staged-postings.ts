@@ -1,8 +1,13 @@
 import { Slicer } from '../base/slice.ts'
 import { keys, type PostingField } from '../storage/keys.ts'
 import type { Overlay } from '../storage/overlay.ts'
-import { BLOCK_DOCS, blockOf, decodeBlock, encodeBlock, type Posting } from '../storage/postings.ts'
+import { blockOf, decodeBlock, encodeBlock, type Posting } from '../storage/postings.ts'
 import type { DocumentTerm } from './indexes.ts'
+
+/** Blocks read together; few enough that changing them does not hold the event loop. */
+const BLOCKS_AT_ONCE = 128
+/** Blocks changed between two looks at the time. */
+const BLOCKS_A_SLICE = 8
 
 /** Posting changes of a whole group of commands, so that each block is read, changed and written once. */
 export class StagedPostings {
@@ -26,8 +31,8 @@ export class StagedPostings {
   async flush(): Promise<void> {
     const slicer = new Slicer()
     const staged = [...this.#blocks.values()]
-    for (let at = 0; at < staged.length; at += BLOCK_DOCS) {
-      const part = staged.slice(at, at + BLOCK_DOCS)
+    for (let at = 0; at < staged.length; at += BLOCKS_AT_ONCE) {
+      const part = staged.slice(at, at + BLOCKS_AT_ONCE)
       const blockKeys = part.map(({ field, term, block }) => keys.posting(field, term, block))
       const stored = await this.#overlay.getMany(blockKeys)
       for (const [n, { block, changes }] of part.entries()) {
@@ -35,8 +40,8 @@ export class StagedPostings {
         const postings = merge(bytes === undefined ? [] : decodeBlock(block, bytes), changes)
         if (postings.length > 0) this.#overlay.put(blockKeys[n]!, encodeBlock(block, postings))
         else if (bytes !== undefined) this.#overlay.del(blockKeys[n]!)
+        if (n % BLOCKS_A_SLICE === 0) await slicer.pause()
       }
-      await slicer.pause()
     }
     this.#blocks.clear()
   }

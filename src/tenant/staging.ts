@@ -12,7 +12,7 @@ import {
   type Value,
 } from '../rem/record.ts'
 import { resourceView } from '../rem/views.ts'
-import { decodeRecord, encodeEntry, encodeRecord, opBytes } from '../storage/codec.ts'
+import { decodeRecord, encodeEntry, encodeRecord } from '../storage/codec.ts'
 import { keys, u32, u64 } from '../storage/keys.ts'
 import type { KvOperation, KvReader } from '../storage/kv.ts'
 import { Overlay } from '../storage/overlay.ts'
@@ -73,6 +73,14 @@ export class Staging {
     return this.#embedding
   }
 
+  /** Reads what commands say that they will touch, all at once. */
+  async prefetch(refs: readonly RecordRef[]): Promise<void> {
+    const wanted = refs.flatMap(ref =>
+      ref.kind === 'resource' ? [keys.record(ref), keys.docNoById(ref.key[0]!)] : [keys.record(ref)],
+    )
+    if (wanted.length > 0) await this.#overlay.prefetch(wanted)
+  }
+
   async read(ref: RecordRef): Promise<LwwRecord | undefined> {
     const bytes = await this.#overlay.get(keys.record(ref))
     return bytes === undefined ? undefined : decodeRecord(bytes)
@@ -92,7 +100,7 @@ export class Staging {
     }
     const last = this.#state.clock
     this.#state = { ...this.#state, clock: last && compareClocks(last, clock) > 0 ? last : clock }
-    if (effective.length > 0) this.#queueEntries(effective)
+    if (effective.length > 0) await this.#queueEntries(effective)
   }
 
   async finish(): Promise<StagedBatch> {
@@ -176,7 +184,7 @@ export class Staging {
     return docNo
   }
 
-  #queueEntries(ops: readonly Op[]): void {
+  async #queueEntries(ops: readonly Op[]): Promise<void> {
     for (const part of splitOps(ops)) {
       const sequence = this.#state.sequence + 1
       this.#state = { ...this.#state, sequence }
@@ -186,6 +194,7 @@ export class Staging {
       this.#overlay.put(keys.outbox(sequence), entry)
       this.#outboxEntries++
       this.#outboxBytes += entry.length
+      await this.#slicer.pause()
     }
     this.#overlay.put(keys.versionVector(this.#base.origin), u64(this.#state.sequence))
   }
@@ -220,7 +229,7 @@ function* splitOps(ops: readonly Op[]): Generator<Op[]> {
   let part: Op[] = []
   let bytes = 0
   for (const op of ops) {
-    const size = opBytes(op)
+    const size = estimateBytes(op)
     if (part.length > 0 && bytes + size > ENTRY_BYTES_MAX) {
       yield part
       part = []
@@ -230,4 +239,17 @@ function* splitOps(ops: readonly Op[]): Generator<Op[]> {
     bytes += size
   }
   if (part.length > 0) yield part
+}
+
+/** About what an op takes in an entry, without encoding it twice. */
+function estimateBytes(op: Op): number {
+  let bytes = 128
+  for (const part of op.key) bytes += part.length * 3
+  for (const [name, value] of Object.entries(op.fields)) {
+    bytes += name.length + 8
+    if (typeof value === 'string') bytes += Buffer.byteLength(value)
+    else if (value instanceof Uint8Array) bytes += value.length
+    else if (typeof value === 'object' && value !== null) bytes += JSON.stringify(value).length * 2
+  }
+  return bytes
 }

@@ -38,6 +38,8 @@ export interface WriteOptions {
   readonly asOf?: Clock | undefined
   /** How many ops the command makes, about; decides how many commands share a batch. */
   readonly weight?: number
+  /** Records that the command will read or change, as far as the caller knows: they are read together for the whole group. */
+  readonly touches?: readonly RecordRef[]
 }
 
 interface Pending {
@@ -112,6 +114,7 @@ export class TenantWriter {
     const planned: { pending: Pending; result: unknown }[] = []
     try {
       const staging = new Staging({ ...this.#tenant, outbox: this.#tenant.outboxEnabled })
+      await staging.prefetch(group.flatMap(({ options }) => options.touches ?? []))
       for (const pending of group) {
         const plan = await this.#plan(staging, pending)
         if (plan === undefined) continue
@@ -123,12 +126,25 @@ export class TenantWriter {
       await this.#tenant.kv.write(batch.operations, { sync: true })
       this.#tenant.state = batch.state
       this.#tenant.embedding = batch.embedding
-      this.#onCommit(batch)
+      this.#announce(batch)
       for (const { pending, result } of planned) pending.resolve(result)
     } catch (error) {
       await this.#failed(
         error,
         group.filter(pending => !this.#settled.has(pending)),
+      )
+    }
+  }
+
+  /** The batch is written, whatever the listeners do: one that fails must not make the commands fail, or be done again. */
+  #announce(batch: StagedBatch): void {
+    try {
+      this.#onCommit(batch)
+    } catch (error) {
+      this.#onFailure(
+        new PercolateError('STORAGE_FAILED', 'A cache could not follow a commit; the tenant is opened again.', {
+          cause: error,
+        }),
       )
     }
   }

@@ -192,3 +192,10 @@ export async function listen(app: FastifyInstance, host: string, port: number, v
   const address = app.server.address()
   return typeof address === 'object' && address !== null ? address.port : port
 }
+
+/** Closes a server: no new connections, running requests may finish for `drainMs`, then their connections are cut. */
+export async function closeServer(app: FastifyInstance, drainMs: number): Promise<void> {
+  const timer = setTimeout(() => app.server.closeAllConnections(), drainMs).unref()
+  await app.close()
+  clearTimeout(timer)
+}

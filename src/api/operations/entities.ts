@@ -1,6 +1,7 @@
 import { checkId } from '../../base/ids.ts'
 import { CATEGORY_BYTES_MAX, ID_BYTES_MAX, LIST_LIMIT_DEFAULT, NAME_BYTES_MAX } from '../../base/limits.ts'
 import { type EntityCommand, planDelete, planEntity } from '../../rem/plan.ts'
+import type { RecordRef } from '../../rem/record.ts'
 import { type Edge, type Entity, edgeSurvives, entityView } from '../../rem/views.ts'
 import { findEntities, listEntities } from '../../search/entities.ts'
 import { edgesFrom, traverse } from '../../search/traverse.ts'
@@ -38,7 +39,7 @@ export class EntityOperations {
             result: { ids: commands.map(({ id }) => id) },
           }
         },
-        { asOf: call.asOf, weight: commands.length + edges },
+        { asOf: call.asOf, weight: commands.length + edges, touches: commands.flatMap(touchedBy) },
       ),
     )
   }
@@ -138,6 +139,12 @@ export class EntityOperations {
     )
   }
 }
+
+/** The entity and its edges. */
+const touchedBy = ({ id, edges = [] }: EntityCommand): RecordRef[] => [
+  { kind: 'entity', key: [id] },
+  ...edges.map(({ type, to }): RecordRef => ({ kind: 'edge', key: [id, type, to] })),
+]
 
 function toCommand(input: EntityInput, path: string): EntityCommand {
   const names = (list: readonly string[] | undefined, field: string) =>

@@ -5,12 +5,13 @@ import {
   CONTENT_BYTES_MAX,
   LIST_LIMIT_DEFAULT,
   NAME_BYTES_MAX,
+  PAGE_CHARS_MAX,
   SEARCH_DEPTH_MAX,
   SEARCH_LIMIT_DEFAULT,
   SEARCH_LIMIT_MAX,
   URI_BYTES_MAX,
 } from '../../base/limits.ts'
-import { planDelete, planEmbedding, planResource, type ResourceCommand, vectorOf } from '../../rem/plan.ts'
+import { planDelete, planEmbedding, planResource, type ResourceCommand, resourceId, vectorOf } from '../../rem/plan.ts'
 import type { LwwRecord } from '../../rem/record.ts'
 import { type Resource, resourceView } from '../../rem/views.ts'
 import { candidates } from '../../search/candidates.ts'
@@ -62,7 +63,11 @@ export class ResourceOperations {
           const ops = embedded.map(command => planResource(command, context.clock))
           return { ops, result: ops.map(op => op.key[0]!) }
         },
-        { asOf: call.asOf, weight: embedded.length },
+        {
+          asOf: call.asOf,
+          weight: embedded.length,
+          touches: embedded.map(command => ({ kind: 'resource', key: [resourceId(command)] })),
+        },
       )
       const pending = embedded.filter(command => !command.embedding).length
       if (pending > 0) this.#context.onPending(call.tenant)
@@ -217,13 +222,16 @@ export class ResourceOperations {
         const gte = position ? keyAfter(keys.resourceByTime(position[0] as number, position[1] as string)) : range.gte
         const results: ResourceOutput[] = []
         let last: Resource | undefined
+        let characters = 0
         for await (const chunk of tenant.chunks({ gte, lt: range.lt, values: false })) {
           const ids = chunk.map(([key]) => new KeyReader(key, 7).text()).filter(id => !allowed || allowed.has(id))
           for (let at = 0; at < ids.length; at += limit + 1) {
             for (const resource of await readResources(tenant, ids.slice(at, at + limit + 1))) {
               if (filter && !matches(filter, resource)) continue
-              if (results.length === limit)
+              if (results.length === limit || (last && characters > PAGE_CHARS_MAX)) {
                 return { results, cursor: encodeCursor(scope, [last!.updatedAtMs, last!.id]) }
+              }
+              characters += resource.content.length
               results.push(toOutput(resource, tenant.embedding))
               last = resource
             }
