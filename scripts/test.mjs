@@ -2,7 +2,12 @@
 import { spawnSync } from 'node:child_process'
 import { root, setup } from './setup.mjs'
 
-await setup()
+try {
+  await setup()
+} catch (error) {
+  console.error(`percolate: ${error.message}`)
+  process.exit(1)
+}
 const args = process.argv.slice(2)
 const long = args.includes('--long')
 const rest = args.filter(arg => arg !== '--long')
