@@ -4,9 +4,8 @@ WORKDIR /app
 COPY package.json package-lock.json ./
 RUN npm ci --no-audit --no-fund
 COPY . .
-# rocksdb has no binary for Linux on arm64: it is compiled here.
-RUN if [ "$(uname -m)" = aarch64 ]; then npm rebuild rocksdb --foreground-scripts; fi \
-  && node scripts/build-kernel.mjs && node node_modules/typescript/bin/tsc && npm prune --omit=dev
+# On amd64 the shipped binary is made loadable, on arm64, which has none, rocksdb is compiled.
+RUN node scripts/rocksdb.mjs && node scripts/build-kernel.mjs && node node_modules/typescript/bin/tsc && npm prune --omit=dev
 
 FROM node:22-bookworm-slim
 ENV NODE_ENV=production MALLOC_ARENA_MAX=2

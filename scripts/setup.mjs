@@ -4,6 +4,7 @@ import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { ensureNats } from './nats.mjs'
+import { prepareRocksdb } from './rocksdb.mjs'
 
 export const root = fileURLToPath(new URL('..', import.meta.url))
 const say = text => console.log(`· ${text}`)
@@ -11,7 +12,7 @@ const say = text => console.log(`· ${text}`)
 export async function setup() {
   checkNode()
   installPackages()
-  buildRocksdb()
+  prepareRocksdb(root, say)
   await ensureNats(say)
   build()
 }
@@ -33,22 +34,6 @@ function installPackages() {
     cwd: root,
     stdio: ['ignore', 'inherit', 'inherit'],
     env: { ...process.env, NODE_ENV: 'development' },
-  })
-}
-
-/** rocksdb ships binaries for Linux x64, macOS and Windows; elsewhere it is compiled, which npm does not do unasked. */
-function buildRocksdb() {
-  const folder = join(root, 'node_modules', 'rocksdb')
-  const shipped = readdirSync(join(folder, 'prebuilds')).some(
-    name => name.startsWith(`${process.platform}-`) && name.includes(process.arch),
-  )
-  if (shipped || existsSync(join(folder, 'build', 'Release', 'leveldown.node'))) return
-  say(
-    `compiling rocksdb for ${process.platform} ${process.arch}: needs python3, make and g++, and takes ten minutes or more, once`,
-  )
-  execFileSync('npm', ['rebuild', 'rocksdb', '--foreground-scripts', '--ignore-scripts=false'], {
-    cwd: root,
-    stdio: 'inherit',
   })
 }
 

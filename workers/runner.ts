@@ -51,6 +51,11 @@ export class JobRunner {
 
   addMetrics(metrics: Metrics): void {
     metrics.gauge('percolate_jobs_running', 'Jobs that this worker runs now', () => this.#running)
+    metrics.asyncGauge(
+      'percolate_jobs_waiting',
+      "Messages in this tier's job stream, those that are being worked on included",
+      () => this.#options.jobs.depth(),
+    )
     this.#finished = metrics.counter('percolate_jobs_finished_total', 'Jobs that this worker ended, by outcome', [
       'outcome',
     ])

@@ -52,6 +52,23 @@ export class Metrics {
     })
   }
 
+  /** As {@link gauge}, for what has to be asked for; when the answer fails, the gauge is left out of the page. */
+  asyncGauge(name: string, help: string, read: () => Promise<number>): void {
+    new Gauge({
+      name,
+      help,
+      registers: [this.registry],
+      async collect() {
+        try {
+          this.set(await read())
+        } catch {
+          this.reset()
+          this.remove()
+        }
+      },
+    })
+  }
+
   histogram(name: string, help: string, buckets: readonly number[] = DURATION_BUCKETS): Histogram {
     return new Histogram({ name, help, buckets: [...buckets], registers: [this.registry] })
   }
