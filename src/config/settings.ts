@@ -296,11 +296,11 @@ export const settings = {
   uploadsMax: {
     env: 'PERCOLATE_UPLOADS_MAX',
     type: 'integer',
-    default: 12,
+    default: 4,
     min: 1,
     max: 1000,
     roles: GATEWAY,
-    doc: 'Uploads that stream to S3 at once, each holding at most two parts of 5 MiB; others wait.',
+    doc: 'Uploads that stream to S3 at once; others wait. Each takes two parts of 5 MiB and what the collector has not taken back yet: 4 keep a gateway below 256 MiB, each more adds about 20 MiB.',
   },
   uploadsWaitingMax: {
     env: 'PERCOLATE_UPLOADS_WAITING_MAX',
