@@ -5,6 +5,7 @@ import { Semaphore } from './base/semaphore.ts'
 import { systemTime } from './base/time.ts'
 import { addNodeMetrics } from './node-metrics.ts'
 import { Activity } from './tenant/activity.ts'
+import { DiskGuard } from './tenant/disk-guard.ts'
 import { TenantPool } from './tenant/pool.ts'
 
 /** `docs/metrics.md`, from the metrics that the roles really register. */
@@ -32,6 +33,7 @@ export async function metricsMarkdown(): Promise<string> {
           activity: new Activity(systemTime, 1),
           tier: 'small',
           publisher: () => undefined,
+          disk: new DiskGuard('.', 0),
         }),
     ],
     ['worker', metrics => new JobRunner({} as never).addMetrics(metrics)],

@@ -1,6 +1,7 @@
 import type { Metrics } from './base/metrics.ts'
 import type { Publisher } from './replication/publisher.ts'
 import type { Activity } from './tenant/activity.ts'
+import type { DiskGuard } from './tenant/disk-guard.ts'
 import type { TenantPool } from './tenant/pool.ts'
 
 export interface NodeMetricsOptions {
@@ -9,10 +10,11 @@ export interface NodeMetricsOptions {
   readonly activity: Activity
   readonly tier: string
   readonly publisher: () => Publisher | undefined
+  readonly disk: DiskGuard
 }
 
 /** The database node's own metrics; `docs/metrics.md` lists them. */
-export function addNodeMetrics({ metrics, pool, activity, tier, publisher }: NodeMetricsOptions): void {
+export function addNodeMetrics({ metrics, pool, activity, tier, publisher, disk }: NodeMetricsOptions): void {
   metrics.gauge(
     'percolate_active_tenants',
     'Tenants with a request within the active window',
@@ -38,4 +40,5 @@ export function addNodeMetrics({ metrics, pool, activity, tier, publisher }: Nod
     sum(outbox => outbox.bytes),
   )
   metrics.gauge('percolate_publish_failures', 'Failed attempts to publish in a row', () => publisher()?.failures ?? 0)
+  metrics.gauge('percolate_disk_free_bytes', 'Free space of the data directory', () => disk.freeBytes)
 }

@@ -23,6 +23,7 @@ import { openRocksKv } from './storage/rocksdb.ts'
 import type { StreamPort } from './stream/port.ts'
 import { Activity } from './tenant/activity.ts'
 import { DataDir } from './tenant/data-dir.ts'
+import { DiskGuard } from './tenant/disk-guard.ts'
 import { TenantPool } from './tenant/pool.ts'
 import { Tenant } from './tenant/tenant.ts'
 
@@ -72,6 +73,10 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
     const probes = new Probes(PROBE_TIMEOUT_MS)
     const activity = new Activity(time, config.activeWindowMs)
 
+    const disk = new DiskGuard(dataDir.path, config.diskReserveBytes)
+    await disk.start()
+    parts.add('disk guard', () => disk.stop())
+    probes.add('disk', () => disk.admit())
     let publisher: Publisher | undefined
     const pool = new TenantPool({
       time,
@@ -94,6 +99,7 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
           outboxEnabled: stream !== undefined,
           outboxBytesMax: config.outboxBytesMax,
           recordCacheBytes: RECORD_CACHE_BYTES,
+          admitWrite: () => disk.admit(),
           onCommit: (changed, batch) => {
             if (batch.outbox.entries > 0) publisher?.notify(changed.id)
           },
@@ -185,7 +191,7 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
     })
     parts.add('grpc', () => grpcApi.stop())
 
-    addNodeMetrics({ metrics, pool, activity, tier: config.tier, publisher: () => publisher })
+    addNodeMetrics({ metrics, pool, activity, tier: config.tier, publisher: () => publisher, disk })
     const ticker = setInterval(() => pool.closeIdle(), Math.min(IDLE_CHECK_MS_MAX, config.tenantIdleMs)).unref()
     parts.add('idle closing', () => clearInterval(ticker))
     if (stream)

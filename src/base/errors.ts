@@ -154,6 +154,13 @@ export const errorTable = {
     'error',
     'Unpublished changes have reached their byte limit because the stream is away; writes are refused, reads go on.',
   ),
+  DISK_FULL: spec(
+    507,
+    'RESOURCE_EXHAUSTED',
+    'later',
+    'error',
+    'Less disk space is free than the reserve; writes are refused until there is more, reads go on.',
+  ),
   SHUTTING_DOWN: spec(503, 'UNAVAILABLE', 'later', 'info', 'The process is draining.'),
   STREAM_UNAVAILABLE: spec(503, 'UNAVAILABLE', 'later', 'warn', 'NATS JetStream cannot be reached.'),
   OBJECT_STORE_UNAVAILABLE: spec(

@@ -253,6 +253,16 @@ export const settings = {
     roles: DATABASE,
     doc: "Unpublished changes of one tenant; beyond it that tenant's writes get 503 until the stream is back.",
   },
+  diskReserveBytes: {
+    env: 'PERCOLATE_DISK_RESERVE_BYTES',
+    type: 'integer',
+    default: 64 * MIB,
+    min: 0,
+    max: 1024 ** 5,
+    unit: 'bytes',
+    roles: DATABASE,
+    doc: 'Free space of the data directory below which writes are refused (507), before RocksDB would stall on a full disk.',
+  },
   syncMaxAgeMs: {
     env: 'PERCOLATE_SYNC_MAX_AGE_MS',
     type: 'integer',

@@ -34,6 +34,8 @@ export interface TenantOptions {
   readonly outboxBytesMax: number
   /** Bytes of recently read records kept decoded. */
   readonly recordCacheBytes: number
+  /** Throws when writes cannot be taken now, such as DISK_FULL. */
+  readonly admitWrite?: () => void
   readonly onCommit: (tenant: Tenant, batch: StagedBatch) => void
 }
 
@@ -119,7 +121,8 @@ export class Tenant {
   }
 
   /** Plans and commits one command; see {@link TenantWriter.submit}. */
-  write<T>(plan: Planner<T>, options?: WriteOptions): Promise<T> {
+  async write<T>(plan: Planner<T>, options?: WriteOptions): Promise<T> {
+    this.#options.admitWrite?.()
     if (this.#options.outboxEnabled && this.#outbox.bytes >= this.#options.outboxBytesMax) {
       return Promise.reject(
         new PercolateError(

@@ -1,0 +1,49 @@
+import { statfs } from 'node:fs/promises'
+import { PercolateError } from '../base/errors.ts'
+
+const CHECK_MS = 1000
+
+/**
+ * Watches the free space of the data directory and refuses writes before it is gone: RocksDB on a full disk does not fail, it stalls, and so would
+ * every request behind it. Reads go on; writes resume by themselves.
+ */
+export class DiskGuard {
+  readonly #path: string
+  readonly #reserveBytes: number
+  #freeBytes = Number.POSITIVE_INFINITY
+  #timer: NodeJS.Timeout | undefined
+
+  constructor(path: string, reserveBytes: number) {
+    this.#path = path
+    this.#reserveBytes = reserveBytes
+  }
+
+  get freeBytes(): number {
+    return this.#freeBytes
+  }
+
+  async start(): Promise<void> {
+    await this.#look()
+    this.#timer = setInterval(() => void this.#look(), CHECK_MS).unref()
+  }
+
+  stop(): void {
+    clearInterval(this.#timer)
+  }
+
+  /** Throws DISK_FULL while less than the reserve is free. */
+  admit(): void {
+    if (this.#freeBytes >= this.#reserveBytes) return
+    throw new PercolateError(
+      'DISK_FULL',
+      'The disk of the data directory is full up to its reserve (PERCOLATE_DISK_RESERVE_BYTES): writes are refused until there is space, reads go on.',
+      { retryAfterS: 30 },
+    )
+  }
+
+  /** A look that fails leaves the last answer standing. */
+  async #look(): Promise<void> {
+    const stats = await statfs(this.#path).catch(() => undefined)
+    if (stats) this.#freeBytes = stats.bavail * stats.bsize
+  }
+}
