@@ -44,6 +44,9 @@ export function loggerOf(config: Config, role: Role): Logger {
   return logger
 }
 
+/** A drain has bounds of its own; this is for what none of them foresaw. */
+const STOP_MS_MAX = 120_000
+
 /** Runs until SIGTERM or Ctrl-C, then stops; a second signal ends at once. */
 export async function runUntilSignal(stop: () => Promise<void>, onStopping: () => void = () => {}): Promise<never> {
   await new Promise<void>(resolve => {
@@ -56,6 +59,13 @@ export async function runUntilSignal(stop: () => Promise<void>, onStopping: () =
     }
   })
   onStopping()
+  setTimeout(() => {
+    process.stderr.write(
+      `percolate: stopping took longer than ${STOP_MS_MAX / 1000} s and ends now; what was acknowledged is on disk.\n`,
+    )
+    // Not process.exit: that would wait for threads that are stuck in a system call.
+    process.kill(process.pid, 'SIGKILL')
+  }, STOP_MS_MAX).unref()
   await stop()
   process.exit(process.exitCode ?? 0)
 }
