@@ -310,7 +310,7 @@ export const settings = {
     min: 1,
     max: 1000,
     roles: GATEWAY,
-    doc: 'Uploads that stream to S3 at once; others wait. Each takes two parts of 5 MiB and what the collector has not taken back yet: 4 keep a gateway below 256 MiB, each more adds about 20 MiB.',
+    doc: 'Uploads that stream to S3 at once; others wait. Each takes two parts of 5 MiB and what the collector has not taken back yet.',
   },
   uploadsWaitingMax: {
     env: 'PERCOLATE_UPLOADS_WAITING_MAX',

@@ -16,10 +16,6 @@ export interface EntityMatch {
 const NAMES_READ_MAX = 5000
 const TRIGRAM_NAMES_MAX = 20_000
 
-export async function readEntity(tenant: Tenant, id: string): Promise<Entity | undefined> {
-  return entityView(id, await tenant.record({ kind: 'entity', key: [id] }))
-}
-
 export async function readEntities(tenant: Tenant, ids: readonly string[]): Promise<Map<string, Entity>> {
   const records = await tenant.records(ids.map(id => ({ kind: 'entity', key: [id] })))
   const found = new Map<string, Entity>()
