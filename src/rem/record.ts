@@ -19,7 +19,8 @@ export interface LwwRecord {
   readonly fields: ReadonlyMap<string, Register>
 }
 
-export const recordKinds = ['resource', 'entity', 'edge', 'moment'] as const
+/** A setting is the tenant's own: the garbage collection floor is one. */
+export const recordKinds = ['resource', 'entity', 'edge', 'moment', 'setting'] as const
 export type RecordKind = (typeof recordKinds)[number]
 
 /** Names a record inside a tenant: one part, or three (from, type, to) for an edge. */

@@ -1,6 +1,6 @@
 import { Packr } from 'msgpackr'
 import { PercolateError } from '../base/errors.ts'
-import { type Clock, compareClocks, formatClock } from '../clock/hlc.ts'
+import { type Clock, COUNTER_MAX, compareClocks, formatClock, ORIGIN_PATTERN, WALL_MAX } from '../clock/hlc.ts'
 import { type LwwRecord, type Op, type RecordKind, type Register, recordKinds, type Value } from '../rem/record.ts'
 
 /**
@@ -88,14 +88,49 @@ export function encodeEntry(entry: Entry): Buffer {
 }
 
 export function decodeEntry(bytes: Buffer): Entry {
-  const [tenant, incarnation, origin, sequence, ops] = readVersioned(bytes, ENTRY_VERSION, 'entry') as [
-    string,
-    string,
-    string,
-    number,
-    PackedOp[],
-  ]
-  return { tenant, incarnation, origin, sequence, ops: ops.map(unpackOp) }
+  const fields = readVersioned(bytes, ENTRY_VERSION, 'entry')
+  if (!Array.isArray(fields) || fields.length !== 5) throw malformed('does not have five fields')
+  const [tenant, incarnation, origin, sequence, ops] = fields as unknown[]
+  for (const [name, value] of Object.entries({ tenant, incarnation, origin }))
+    if (typeof value !== 'string' || value.length === 0 || value.length > 256) throw malformed(`has no ${name}`)
+  if (!Number.isSafeInteger(sequence) || (sequence as number) < 1) throw malformed('has no sequence')
+  if (!Array.isArray(ops) || ops.length === 0) throw malformed('has no ops')
+  for (const op of ops) checkOp(op)
+  return {
+    tenant: tenant as string,
+    incarnation: incarnation as string,
+    origin: origin as string,
+    sequence: sequence as number,
+    ops: (ops as PackedOp[]).map(unpackOp),
+  }
+}
+
+const malformed = (why: string) => new PercolateError('DATA_CORRUPT', `An entry ${why}.`)
+
+/** Entries come from other processes: nothing of them is taken on trust. */
+function checkOp(op: unknown): void {
+  if (!Array.isArray(op) || op.length !== 5) throw malformed('has an op that is not one')
+  const [kind, key, action, clock, fields] = op as unknown[]
+  const known = recordKinds[kind as number]
+  if (typeof kind !== 'number' || known === undefined) throw malformed('has an op on an unknown kind of record')
+  const parts = known === 'edge' ? 3 : 1
+  if (!Array.isArray(key) || key.length !== parts || key.some(part => typeof part !== 'string' || part.length > 4096))
+    throw malformed('has an op with a malformed key')
+  if (typeof action !== 'number' || actions[action] === undefined) throw malformed('has an op with an unknown action')
+  const [wall, counter, origin] = Array.isArray(clock) && clock.length === 3 ? (clock as unknown[]) : []
+  const validClock =
+    Number.isSafeInteger(wall) &&
+    (wall as number) >= 0 &&
+    (wall as number) <= WALL_MAX &&
+    Number.isSafeInteger(counter) &&
+    (counter as number) >= 0 &&
+    (counter as number) <= COUNTER_MAX &&
+    typeof origin === 'string' &&
+    ORIGIN_PATTERN.test(origin)
+  if (!validClock) throw malformed('has an op with a malformed clock')
+  if (!Array.isArray(fields) || fields.length % 2 !== 0) throw malformed('has an op with malformed fields')
+  for (let at = 0; at < fields.length; at += 2)
+    if (typeof fields[at] !== 'string') throw malformed('has an op with a malformed field name')
 }
 
 const actions = ['del', 'put', 'set'] as const

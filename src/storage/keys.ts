@@ -27,9 +27,18 @@ export const space = {
   momentByReference: 0x43,
   outbox: 0x50,
   versionVector: 0x51,
+  parked: 0x52,
+  quarantine: 0x53,
+  change: 0x54,
 } as const
 
-export const kindByte: Record<RecordKind, number> = { resource: 1, entity: 2, edge: 3, moment: 4 }
+export const kindByte: Record<RecordKind, number> = {
+  resource: 1,
+  entity: 2,
+  edge: 3,
+  moment: 4,
+  setting: 5,
+}
 const kindOfByte = new Map<number, RecordKind>(
   Object.entries(kindByte).map(([kind, byte]) => [byte, kind as RecordKind]),
 )
@@ -89,7 +98,8 @@ const key = (spaceByte: number, ...parts: Buffer[]): Buffer => Buffer.concat([Bu
 const byte = (value: number): Buffer => Buffer.from([value])
 
 export const keys = {
-  meta: (name: 'tenant' | 'state' | 'embedding') => key(space.meta, Buffer.from(name)),
+  meta: (name: 'tenant' | 'state' | 'embedding' | 'local' | 'cursor' | 'floor' | 'transfer') =>
+    key(space.meta, Buffer.from(name)),
   record: (ref: RecordRef) => key(space.record, byte(kindByte[ref.kind]), ...ref.key.map(textPart)),
   vector: (model: string, docNo: number) => key(space.vector, textPart(model), u32(docNo)),
   docNoById: (id: string) => key(space.docNoById, textPart(id)),
@@ -112,6 +122,9 @@ export const keys = {
     key(space.momentByReference, byte(referenceKind[kind]), textPart(target), newestFirst(timeMs), textPart(id)),
   outbox: (sequence: number) => key(space.outbox, u64(sequence)),
   versionVector: (origin: string) => key(space.versionVector, textPart(origin)),
+  parked: (origin: string, sequence: number) => key(space.parked, textPart(origin), u64(sequence)),
+  quarantine: (origin: string, sequence: number) => key(space.quarantine, textPart(origin), u64(sequence)),
+  change: (n: number) => key(space.change, u64(n)),
 } as const
 
 /** Prefixes; {@link prefixRange} makes a range of one. */

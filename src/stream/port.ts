@@ -11,6 +11,28 @@ export interface StreamSpec {
   /** Messages at most; -1: no limit. Which end gives way when it is reached. */
   readonly messagesMax?: number
   readonly discard?: 'new' | 'old'
+  /** A message id is remembered for this long; default: two minutes. */
+  readonly duplicateWindowMs?: number
+}
+
+export interface StreamInfo {
+  /** When it was made, as the server says it: a stream that was deleted and made again has another. */
+  readonly incarnation: string
+  /** Of the oldest message; one above `lastSequence` when there is none. */
+  readonly firstSequence: number
+  readonly lastSequence: number
+  readonly messages: number
+  readonly bytes: number
+  readonly lastAtMs: number
+  readonly sealed: boolean
+  /** Copies that the servers keep. */
+  readonly replicas: number
+}
+
+export interface StoredMessage {
+  readonly subject: string
+  readonly data: Buffer
+  readonly sequence: number
 }
 
 export interface ConsumerSpec {
@@ -45,6 +67,15 @@ export interface KvRecord {
   readonly key: string
   readonly value: Buffer
   readonly revision: number
+  /** When it was written, by the server's clock. */
+  readonly writtenAtMs: number
+}
+
+/** A change of a key; no value: it was deleted. */
+export interface KvUpdate {
+  readonly key: string
+  readonly value: Buffer | undefined
+  readonly revision: number
 }
 
 /** A key-value bucket. Keys are dot-separated tokens. */
@@ -57,12 +88,33 @@ export interface KvBucket {
   delete(key: string): Promise<void>
   /** Records whose key matches a filter such as `acme.*`, at most `max`. */
   list(filter: string, max: number): Promise<KvRecord[]>
+  /**
+   * The last value of every key, then every change, in the order of revisions; `undefined` once when the state at the start is complete. Ends
+   * when the signal fires; throws STREAM_UNAVAILABLE when it can't go on, and the caller starts over.
+   */
+  watch(signal: AbortSignal): AsyncIterable<KvUpdate | undefined>
 }
 
 /** Every method throws STREAM_UNAVAILABLE when the servers can't be reached in time. */
 export interface StreamPort {
-  /** Makes the stream, or leaves it as it is when it exists. */
+  /** Makes the stream, or leaves it as it is when it exists. With fewer servers than replicas are wanted, it gets as many as there are. */
   ensureStream(spec: StreamSpec): Promise<void>
+  /** Undefined when there is none. */
+  streamInfo(name: string): Promise<StreamInfo | undefined>
+  streamNames(prefix: string): Promise<string[]>
+  /** No message is taken any more; those that are there can be read. It can't be undone. */
+  sealStream(name: string): Promise<void>
+  /** Deleting what is not there is no error. */
+  deleteStream(name: string): Promise<void>
+  /**
+   * The messages from `fromSequence` on (or from the oldest that is left), in order, those that are there and those to come, without
+   * acknowledgements. Ends when the signal fires; throws STREAM_UNAVAILABLE when it can't go on, and the caller starts over.
+   */
+  consume(stream: string, options: { fromSequence: number; signal: AbortSignal }): AsyncIterable<StoredMessage>
+  /** A message to whoever listens now: not stored, may be lost. */
+  announce(subject: string, data: Buffer): void
+  /** Returns a function that ends it. `*` stands for one token. */
+  listen(subject: string, handle: (data: Buffer) => void): () => void
   ensureConsumer(spec: ConsumerSpec): Promise<void>
   /** Resolves when the stream has stored the message. `messageId` makes a repetition harmless. */
   publish(subject: string, data: Buffer, messageId: string): Promise<PublishAck>

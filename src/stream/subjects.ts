@@ -14,4 +14,15 @@ export const subjects = {
   syncStream: (tenant: TenantId) => `percolate-sync-${tenant}`,
   syncAll: (tenant: TenantId) => `percolate.sync.${tenant}.>`,
   syncOps: (tenant: TenantId) => `percolate.sync.${tenant}.ops`,
+  syncStreamPrefix: 'percolate-sync-',
+  poolStream: (k: number) => `percolate-syncpool-${k}`,
+  poolAll: (k: number) => `percolate.syncpool.${k}.>`,
+  poolOps: (k: number, tenant: TenantId) => `percolate.syncpool.${k}.${tenant}.ops`,
+  /** Says that a tenant has new entries in its stream; a hint that may be lost. */
+  hint: 'percolate.hint.sync',
+  clusterBucket: 'percolate-cluster',
+  memberKey: (node: string) => `node.${node}`,
+  tenantKey: (tenant: TenantId) => `tenant.${tenant}`,
+  clusterKey: 'cluster',
+  controllerKey: 'controller',
 } as const

@@ -43,7 +43,7 @@ export async function checkTenant(tenant: Tenant): Promise<CheckReport> {
 }
 
 class Check {
-  readonly counts = { resource: 0, entity: 0, edge: 0, moment: 0, postings: 0, vectors: 0, outbox: 0 }
+  readonly counts = { resource: 0, entity: 0, edge: 0, moment: 0, setting: 0, postings: 0, vectors: 0, outbox: 0 }
   readonly problems: string[] = []
   readonly #tenant: Tenant
   readonly #indexKeys = new Set<string>()
@@ -83,7 +83,8 @@ class Check {
   async #resource(id: string, record: LwwRecord): Promise<number | undefined> {
     const resource = resourceView(id, record)
     const docNoBytes = await this.#tenant.get(keys.docNoById(id))
-    if (!resource) return undefined
+    const models = [...record.fields.keys()].filter(name => name.startsWith(EMBEDDING_FIELD_PREFIX))
+    if (!resource && models.length === 0) return undefined
     if (!docNoBytes) {
       this.#report(`resource ${id} has no document number`)
       return undefined
@@ -93,15 +94,14 @@ class Check {
       (await this.#tenant.get(keys.idByDocNo(docNo)))?.toString() === id,
       `document number ${docNo} does not lead back to resource ${id}`,
     )
+    for (const name of models) {
+      const digest = Buffer.from(record.fields.get(name)!.value as Uint8Array)
+      this.#vectors.set(`${name.slice(EMBEDDING_FIELD_PREFIX.length)}:${docNo}`, digest)
+    }
+    if (!resource) return undefined
     const { length, terms } = documentTerms(resource)
     for (const { field, term, frequency, length: postingLength } of terms)
       this.#postings.set(`${field}:${docNo}:${term}`, `${frequency}:${postingLength}`)
-    for (const model of resource.embeddings) {
-      this.#vectors.set(
-        `${model}:${docNo}`,
-        Buffer.from(record.fields.get(EMBEDDING_FIELD_PREFIX + model)!.value as Uint8Array),
-      )
-    }
     return length
   }
 
@@ -180,6 +180,10 @@ class Check {
         previous = sequence
       }
     }
+    this.#expect(
+      (this.#tenant.vector.get(this.#tenant.origin) ?? 0) === state.sequence,
+      `the version vector says ${this.#tenant.vector.get(this.#tenant.origin)} for this copy, the counter ${state.sequence}`,
+    )
     this.#expect(
       previous === undefined || previous === state.sequence,
       `the outbox ends at ${previous}, the counter says ${state.sequence}`,

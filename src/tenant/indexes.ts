@@ -39,7 +39,7 @@ export function indexEntries(
   } else if (ref.kind === 'edge') {
     const edge = edgeView(ref.key, record)
     if (edge) add(keys.edgeIn(edge.to, edge.type, edge.from))
-  } else {
+  } else if (ref.kind === 'moment') {
     const moment = momentView(id, record)
     if (moment) momentKeys(moment).forEach(add)
   }

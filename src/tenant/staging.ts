@@ -2,23 +2,33 @@ import { createHash } from 'node:crypto'
 import { ENTRY_BYTES_MAX } from '../base/limits.ts'
 import { Slicer } from '../base/slice.ts'
 import { type Clock, compareClocks } from '../clock/hlc.ts'
-import { mergeOp } from '../rem/merge.ts'
+import { joinVectors, type VersionVector } from '../clock/vector.ts'
+import { collectRecord, FLOOR_REF, floorOf, type GcFloor } from '../rem/floor.ts'
+import { mergeRecords, opToRecord } from '../rem/merge.ts'
 import {
   EMBEDDING_FIELD_PREFIX,
   EMPTY_RECORD,
   type LwwRecord,
   type Op,
   type RecordRef,
+  recordKinds,
   type Value,
 } from '../rem/record.ts'
 import { resourceView } from '../rem/views.ts'
-import { decodeRecord, encodeEntry, encodeRecord } from '../storage/codec.ts'
+import { decodeRecord, type Entry, encodeEntry, encodeRecord, packValue } from '../storage/codec.ts'
 import { keys, u32, u64 } from '../storage/keys.ts'
 import type { KvOperation, KvReader } from '../storage/kv.ts'
 import { Overlay } from '../storage/overlay.ts'
 import { documentTerms, indexEntries } from './indexes.ts'
 import { StagedPostings } from './staged-postings.ts'
-import { type EmbeddingSpec, encodeEmbeddingSpec, encodeState, type TenantState } from './state.ts'
+import {
+  type EmbeddingSpec,
+  encodeCursorValue,
+  encodeEmbeddingSpec,
+  encodeState,
+  type StreamCursor,
+  type TenantState,
+} from './state.ts'
 
 /** A vector that a write set or removed; `docNo` is this node's number of the resource. */
 export interface VectorChange {
@@ -34,6 +44,11 @@ export interface StagingBase {
   readonly kv: Pick<KvReader, 'get' | 'getMany'>
   readonly state: TenantState
   readonly embedding: EmbeddingSpec | undefined
+  /** What is applied here, of every origin. */
+  readonly vector: VersionVector
+  readonly floor: GcFloor | undefined
+  /** Entries that the change log keeps. */
+  readonly changesMax: number
   /** Whether ops are queued for the tenant's sync stream. */
   readonly outbox: boolean
 }
@@ -44,6 +59,18 @@ export interface StagedBatch {
   readonly embedding: EmbeddingSpec | undefined
   readonly vectors: readonly VectorChange[]
   readonly outbox: { readonly entries: number; readonly bytes: number }
+  readonly vector: VersionVector
+  readonly floor: GcFloor | undefined
+  /** Ops from below the floor that were set aside. */
+  readonly quarantined: number
+  /** The latest clock of what came from elsewhere. */
+  readonly observed: Clock | undefined
+}
+
+/** A vector's bytes, as they travel beside a record. */
+export interface OpVector {
+  readonly model: string
+  readonly vector: Buffer
 }
 
 /**
@@ -58,6 +85,10 @@ export class Staging {
   readonly #slicer = new Slicer()
   #state: TenantState
   #embedding: EmbeddingSpec | undefined
+  #vector: VersionVector
+  #floor: GcFloor | undefined
+  #observed: Clock | undefined
+  #quarantined = 0
   #outboxEntries = 0
   #outboxBytes = 0
 
@@ -67,10 +98,20 @@ export class Staging {
     this.#postings = new StagedPostings(this.#overlay)
     this.#state = base.state
     this.#embedding = base.embedding
+    this.#vector = base.vector
+    this.#floor = base.floor
   }
 
   get embedding(): EmbeddingSpec | undefined {
     return this.#embedding
+  }
+
+  get vector(): VersionVector {
+    return this.#vector
+  }
+
+  get floor(): GcFloor | undefined {
+    return this.#floor
   }
 
   /** Reads what commands say that they will touch, all at once. */
@@ -98,9 +139,120 @@ export class Staging {
       if (await this.#applyOp(op, bytes)) effective.push(op)
       await this.#slicer.pause()
     }
+    this.#noteClock(clock)
+    if (effective.length > 0) await this.#queueEntries(effective)
+  }
+
+  /**
+   * Applies an entry of another origin, which must be the next one of that origin. Ops at or below the floor that the floor does not
+   * cover come from a copy that was away for longer than tombstones live: they are set aside, neither merged nor dropped.
+   */
+  async applyEntry(entry: Entry, options: { pastFloor?: boolean } = {}): Promise<void> {
+    const late: Op[] = []
+    for (const op of entry.ops) {
+      if (!options.pastFloor && this.#isLate(entry, op)) late.push(op)
+      else await this.#applyOp(op, await this.#overlay.get(keys.record(op)))
+      if (this.#observed === undefined || compareClocks(op.clock, this.#observed) > 0) this.#observed = op.clock
+      await this.#slicer.pause()
+    }
+    if (this.#observed) this.#noteClock(this.#observed)
+    if (late.length > 0) {
+      this.#quarantined += late.length
+      this.#overlay.put(keys.quarantine(entry.origin, entry.sequence), encodeEntry({ ...entry, ops: late }))
+    }
+    this.#logChange(entry.origin, entry.sequence, entry.ops)
+    this.#setVector(joinVectors(this.#vector, new Map([[entry.origin, entry.sequence]])))
+    this.#overlay.del(keys.parked(entry.origin, entry.sequence))
+  }
+
+  /** Merges a record as another copy has it. */
+  async mergeRecord(ref: RecordRef, incoming: LwwRecord, vectors: readonly OpVector[]): Promise<boolean> {
+    await this.#slicer.pause()
+    const latest = [incoming.put, incoming.del, ...[...incoming.fields.values()].map(({ clock }) => clock)]
+    for (const clock of latest)
+      if (clock && (this.#observed === undefined || compareClocks(clock, this.#observed) > 0)) this.#observed = clock
+    if (this.#observed) this.#noteClock(this.#observed)
+    return this.#merge(ref, await this.#overlay.get(keys.record(ref)), incoming, vectors)
+  }
+
+  /** Takes over the vector of a copy whose every record has been merged here. */
+  joinVector(vector: VersionVector): void {
+    this.#setVector(joinVectors(this.#vector, vector))
+  }
+
+  setCursor(cursor: StreamCursor): void {
+    this.#overlay.put(keys.meta('cursor'), encodeCursorValue(cursor))
+  }
+
+  put(key: Buffer, value: Buffer): void {
+    this.#overlay.put(key, value)
+  }
+
+  del(key: Buffer): void {
+    this.#overlay.del(key)
+  }
+
+  /** Brings a record to what the floor leaves of it; returns whether that changed it. */
+  async collect(ref: RecordRef, floor: Clock): Promise<boolean> {
+    const bytes = await this.#overlay.get(keys.record(ref))
+    if (bytes === undefined) return false
+    const before = decodeRecord(bytes)
+    const after = collectRecord(before, floor)
+    if (after === before) return false
+    if (after === undefined) await this.remove(ref)
+    else this.#overlay.put(keys.record(ref), encodeRecord(after))
+    return true
+  }
+
+  /** Takes a record out with its indexes, as if it had never been; only garbage collection and repair do. */
+  async remove(ref: RecordRef): Promise<void> {
+    const bytes = await this.#overlay.get(keys.record(ref))
+    if (bytes === undefined) return
+    const before = decodeRecord(bytes)
+    this.#overlay.del(keys.record(ref))
+    this.#stageIndexes(ref, before, EMPTY_RECORD)
+    if (ref.kind !== 'resource') return
+    const id = ref.key[0]!
+    await this.#stageResource(id, before, EMPTY_RECORD, [])
+    const docNo = await this.#overlay.get(keys.docNoById(id))
+    if (docNo) {
+      this.#overlay.del(keys.docNoById(id))
+      this.#overlay.del(keys.idByDocNo(docNo.readUInt32BE(0)))
+    }
+  }
+
+  #isLate(entry: Entry, op: Op): boolean {
+    return (
+      this.#floor !== undefined &&
+      compareClocks(op.clock, this.#floor.clock) <= 0 &&
+      entry.sequence > (this.#floor.vector.get(entry.origin) ?? 0)
+    )
+  }
+
+  #noteClock(clock: Clock): void {
     const last = this.#state.clock
     this.#state = { ...this.#state, clock: last && compareClocks(last, clock) > 0 ? last : clock }
-    if (effective.length > 0) await this.#queueEntries(effective)
+  }
+
+  #setVector(vector: VersionVector): void {
+    for (const [origin, sequence] of vector)
+      if (this.#vector.get(origin) !== sequence) this.#overlay.put(keys.versionVector(origin), u64(sequence))
+    this.#vector = vector
+  }
+
+  /** One item an entry, so that a reader can tell from the sequences of each origin that it missed none. */
+  #logChange(origin: string, sequence: number, ops: readonly Op[]): void {
+    if (this.#base.changesMax === 0) return
+    const n = this.#state.changes + 1
+    this.#state = { ...this.#state, changes: n }
+    const items = ops.map(op => [
+      recordKinds.indexOf(op.kind),
+      op.key,
+      op.action,
+      [op.clock.wall, op.clock.counter, op.clock.origin],
+    ])
+    this.#overlay.put(keys.change(n), packValue([origin, sequence, items]))
+    if (n > this.#base.changesMax) this.#overlay.del(keys.change(n - this.#base.changesMax))
   }
 
   async finish(): Promise<StagedBatch> {
@@ -112,20 +264,34 @@ export class Staging {
       embedding: this.#embedding,
       vectors: this.#vectors,
       outbox: { entries: this.#outboxEntries, bytes: this.#outboxBytes },
+      vector: this.#vector,
+      floor: this.#floor,
+      quarantined: this.#quarantined,
+      observed: this.#observed,
     }
   }
 
   /** Returns whether the op changed the record. */
   async #applyOp(op: Op, bytes: Buffer | undefined): Promise<boolean> {
-    const before = bytes === undefined ? undefined : decodeRecord(bytes)
     const { op: slim, vectors } = splitVectors(op)
-    const after = mergeOp(before ?? EMPTY_RECORD, slim)
+    return this.#merge(op, bytes, opToRecord(slim), vectors)
+  }
+
+  async #merge(
+    ref: RecordRef,
+    bytes: Buffer | undefined,
+    incoming: LwwRecord,
+    vectors: readonly OpVector[],
+  ): Promise<boolean> {
+    const before = bytes === undefined ? undefined : decodeRecord(bytes)
+    const after = mergeRecords(before ?? EMPTY_RECORD, incoming)
     const encoded = encodeRecord(after)
     if (bytes?.equals(encoded)) return false
-    this.#overlay.put(keys.record(op), encoded)
+    this.#overlay.put(keys.record(ref), encoded)
     for (const { model, vector } of vectors) this.#noteModel(model, vector.length >> 2)
-    this.#stageIndexes(op, before, after)
-    if (op.kind === 'resource') await this.#stageResource(op.key[0]!, before, after, vectors)
+    this.#stageIndexes(ref, before, after)
+    if (ref.kind === 'resource') await this.#stageResource(ref.key[0]!, before, after, vectors)
+    if (ref.kind === 'setting' && ref.key[0] === FLOOR_REF.key[0]) this.#floor = floorOf(after)
     return true
   }
 
@@ -151,25 +317,34 @@ export class Staging {
   ): Promise<void> {
     const old = resourceView(id, before)
     const fresh = resourceView(id, after)
-    if (!old && !fresh) return
+    const oldModels = modelsOf(before)
+    const freshModels = modelsOf(after)
+    if (!old && !fresh && oldModels.length === 0 && freshModels.length === 0) return
     const docNo = await this.#docNo(id)
     const oldTerms = old && documentTerms(old)
     const freshTerms = fresh && documentTerms(fresh)
-    this.#postings.replace(docNo, oldTerms?.terms ?? [], freshTerms?.terms ?? [])
+    if (old || fresh) this.#postings.replace(docNo, oldTerms?.terms ?? [], freshTerms?.terms ?? [])
     this.#state = {
       ...this.#state,
       documents: this.#state.documents + (fresh ? 1 : 0) - (old ? 1 : 0),
       termTotal: this.#state.termTotal + (freshTerms?.length ?? 0) - (oldTerms?.length ?? 0),
     }
+    // A vector may come before its resource does (they have different origins): it is kept, and shown when the resource is.
     for (const { model, vector } of vectors) {
       if (!digestOf(vector).equals(asBuffer(after.fields.get(EMBEDDING_FIELD_PREFIX + model)?.value))) continue
       this.#overlay.put(keys.vector(model, docNo), vector)
-      this.#vectors.push({ docNo, model, vector })
+      if (fresh && old) this.#vectors.push({ docNo, model, vector })
     }
-    for (const model of old?.embeddings ?? []) {
-      if (fresh?.embeddings.includes(model)) continue
-      this.#overlay.del(keys.vector(model, docNo))
-      this.#vectors.push({ docNo, model, vector: undefined })
+    if (fresh && !old) {
+      for (const model of freshModels) {
+        const vector = await this.#overlay.get(keys.vector(model, docNo))
+        if (vector) this.#vectors.push({ docNo, model, vector })
+      }
+    }
+    for (const model of oldModels) {
+      const gone = !freshModels.includes(model)
+      if (gone) this.#overlay.del(keys.vector(model, docNo))
+      if (gone || (old && !fresh)) this.#vectors.push({ docNo, model, vector: undefined })
     }
   }
 
@@ -188,6 +363,7 @@ export class Staging {
     for (const part of splitOps(ops)) {
       const sequence = this.#state.sequence + 1
       this.#state = { ...this.#state, sequence }
+      this.#logChange(this.#base.origin, sequence, part)
       if (!this.#base.outbox) continue
       const { tenant, incarnation, origin } = this.#base
       const entry = encodeEntry({ tenant, incarnation, origin, sequence, ops: part })
@@ -196,14 +372,14 @@ export class Staging {
       this.#outboxBytes += entry.length
       await this.#slicer.pause()
     }
-    this.#overlay.put(keys.versionVector(this.#base.origin), u64(this.#state.sequence))
+    this.#setVector(new Map([...this.#vector, [this.#base.origin, this.#state.sequence]]))
   }
 }
 
-interface OpVector {
-  readonly model: string
-  readonly vector: Buffer
-}
+const modelsOf = (record: LwwRecord | undefined): string[] =>
+  [...(record?.fields.keys() ?? [])].flatMap(name =>
+    name.startsWith(EMBEDDING_FIELD_PREFIX) ? [name.slice(EMBEDDING_FIELD_PREFIX.length)] : [],
+  )
 
 /** In records a vector is its digest; the bytes live in their own key space, where a scan finds them side by side. */
 function splitVectors(op: Op): { op: Op; vectors: OpVector[] } {

@@ -3,21 +3,31 @@ import { PercolateError } from '../base/errors.ts'
 import type { TenantId } from '../base/ids.ts'
 import type { Time } from '../base/time.ts'
 import { HybridLogicalClock } from '../clock/hlc.ts'
+import { dominates, type VersionVector } from '../clock/vector.ts'
+import { FLOOR_REF, floorOf, type GcFloor } from '../rem/floor.ts'
 import type { LwwRecord, RecordRef } from '../rem/record.ts'
-import { decodeRecord } from '../storage/codec.ts'
+import { decodeRecord, type Entry } from '../storage/codec.ts'
 import { keys, prefixes, prefixRange, space } from '../storage/keys.ts'
 import type { Kv, KvEntry, KvRange } from '../storage/kv.ts'
-import type { StagedBatch } from './staging.ts'
+import type { StagedBatch, Staging } from './staging.ts'
 import {
   createIdentity,
   type EmbeddingSpec,
+  encodeLocal,
+  newGeneration,
+  newIncarnation,
+  originOf,
+  readCursor,
   readEmbeddingSpec,
   readIdentity,
+  readLocal,
   readState,
+  readVector,
+  type StreamCursor,
   type TenantIdentity,
   type TenantState,
 } from './state.ts'
-import { type Planner, TenantWriter, type WriteOptions, type WriterState } from './writer.ts'
+import { type Planner, TenantWriter, type Work, type WriteOptions, type WriterState } from './writer.ts'
 
 /** A cache that a layer above keeps with an open tenant; it sees every commit, and its memory counts towards the pool's budget. */
 export interface Attachment {
@@ -29,6 +39,12 @@ export interface TenantOptions {
   readonly time: Time
   /** `node.disk`: who writes here. */
   readonly origin: string
+  /** For a database that is made now: the tenant's incarnation as the cluster knows it; default: a new one. */
+  readonly incarnation?: string | undefined
+  /** Whether a database that is made now may not be the tenant's first on this disk, and so needs an origin of its own. */
+  readonly copy?: boolean | undefined
+  /** Entries that the change log keeps for feeds that resume; 0: none. */
+  readonly changesMax?: number | undefined
   readonly outboxEnabled: boolean
   /** Bytes of unpublished changes above which writes are refused. */
   readonly outboxBytesMax: number
@@ -38,6 +54,8 @@ export interface TenantOptions {
   readonly admitWrite?: () => void
   readonly onCommit: (tenant: Tenant, batch: StagedBatch) => void
 }
+
+export type Applied = 'applied' | 'known' | 'hole'
 
 /** An open tenant: the one door to its data. Readers get snapshots, writers go through {@link Tenant.write}. Held through leases of the pool. */
 export class Tenant {
@@ -50,6 +68,8 @@ export class Tenant {
   readonly #attachments = new Map<string, Attachment>()
   readonly #outbox: { entries: number; bytes: number }
   readonly #recent: LRUCache<string, { readonly record: LwwRecord }>
+  readonly #waiting = new Set<{ readonly met: () => boolean; readonly resolve: () => void }>()
+  #cursor: StreamCursor | undefined
   #commits = 0
   #broken = false
 
@@ -58,6 +78,7 @@ export class Tenant {
     identity: TenantIdentity,
     state: WriterState,
     outbox: { entries: number; bytes: number },
+    cursor: StreamCursor | undefined,
     options: TenantOptions,
   ) {
     this.id = id
@@ -65,6 +86,7 @@ export class Tenant {
     this.#kv = state.kv
     this.#state = state
     this.#outbox = outbox
+    this.#cursor = cursor
     this.#options = options
     this.#recent = new LRUCache({ maxSize: options.recordCacheBytes, maxEntrySize: options.recordCacheBytes / 8 })
     this.#writer = new TenantWriter(state, {
@@ -76,28 +98,60 @@ export class Tenant {
   }
 
   static async open(id: TenantId, kv: Kv, options: TenantOptions): Promise<Tenant> {
-    const identity = (await readIdentity(kv, id)) ?? (await createIdentity(kv, id, options.time.now()))
-    const state = await readState(kv)
-    const clock = new HybridLogicalClock({
-      now: () => options.time.now(),
-      origin: options.origin,
-      resumeAbove: state.clock,
-    })
+    const { time } = options
+    const identity =
+      (await readIdentity(kv, id)) ??
+      (await createIdentity(kv, id, {
+        incarnation: options.incarnation ?? newIncarnation(time),
+        createdAtMs: time.now(),
+        generation: options.copy ? newGeneration(time) : undefined,
+      }))
+    const origin = originOf(options.origin, await readLocal(kv))
+    const vector = await readVector(kv)
+    // The counter is that of an origin; a copy that changes its origin starts over.
+    const state = { ...(await readState(kv)), sequence: vector.get(origin) ?? 0 }
+    const clock = new HybridLogicalClock({ now: () => time.now(), origin, resumeAbove: state.clock })
+    const floorBytes = await kv.get(keys.record(FLOOR_REF))
     const writerState: WriterState = {
       kv,
       tenant: id,
       incarnation: identity.incarnation,
-      origin: options.origin,
+      origin,
       clock,
+      vector,
+      floor: floorBytes && floorOf(decodeRecord(floorBytes)),
+      changesMax: options.changesMax ?? 0,
       outboxEnabled: options.outboxEnabled,
       state,
       embedding: await readEmbeddingSpec(kv),
     }
-    return new Tenant(id, identity, writerState, await measureOutbox(kv), options)
+    return new Tenant(id, identity, writerState, await measureOutbox(kv), await readCursor(kv), options)
   }
 
   get state(): TenantState {
     return this.#state.state
+  }
+
+  /** `node.disk`, or `node.disk.generation`: what this copy's own entries carry. */
+  get origin(): string {
+    return this.#state.origin
+  }
+
+  /** What is applied here. */
+  get vector(): VersionVector {
+    return this.#state.vector
+  }
+
+  get floor(): GcFloor | undefined {
+    return this.#state.floor
+  }
+
+  get cursor(): StreamCursor | undefined {
+    return this.#cursor
+  }
+
+  get queued(): number {
+    return this.#writer.queued
   }
 
   get embedding(): EmbeddingSpec | undefined {
@@ -135,6 +189,77 @@ export class Tenant {
       )
     }
     return this.#writer.submit(plan, options)
+  }
+
+  /**
+   * Applies the next entry of another origin, in ONE batch with the vector and the cursor. `known` when it was applied before, `hole` when
+   * entries before it are missing.
+   */
+  apply(entry: Entry, options: { cursor?: StreamCursor | undefined; pastFloor?: boolean } = {}): Promise<Applied> {
+    const applying = this.#writer.run(async (staging): Promise<Applied> => {
+      const last = staging.vector.get(entry.origin) ?? 0
+      if (entry.sequence > last + 1) return 'hole'
+      if (options.cursor) staging.setCursor(options.cursor)
+      if (entry.sequence <= last) return 'known'
+      await staging.applyEntry(entry, options)
+      return 'applied'
+    }, entry.ops.length)
+    return applying.then(applied => {
+      if (options.cursor && applied !== 'hole') this.#cursor = options.cursor
+      return applied
+    })
+  }
+
+  /** Stages and commits what came from another copy; no outbox entry is made. */
+  change<T>(work: (staging: Staging) => Promise<T>, weight = 1): Promise<T> {
+    return this.#writer.run(work as Work<T>, weight)
+  }
+
+  async setCursor(cursor: StreamCursor): Promise<void> {
+    await this.#writer.run(async staging => staging.setCursor(cursor))
+    this.#cursor = cursor
+  }
+
+  /**
+   * Gives this copy another origin, when what it last wrote may be lost here and known elsewhere (a disk restored from a backup): its counter
+   * must not give out the same sequences again.
+   */
+  async changeOrigin(): Promise<void> {
+    await this.#writer.idle()
+    const local = { generation: newGeneration(this.#options.time) }
+    await this.#kv.write([{ type: 'put', key: keys.meta('local'), value: encodeLocal(local) }], { sync: true })
+    const origin = originOf(this.#options.origin, local)
+    this.#state.origin = origin
+    this.#state.state = { ...this.#state.state, sequence: 0 }
+    this.#state.clock = new HybridLogicalClock({
+      now: () => this.#options.time.now(),
+      origin,
+      resumeAbove: this.#state.state.clock,
+    })
+  }
+
+  /** Whether the stream has acknowledged this copy's own entries up to `sequence`. */
+  isPublished(sequence: number): boolean {
+    return this.#outbox.entries === 0 || sequence <= this.#state.state.sequence - this.#outbox.entries
+  }
+
+  covers(vector: VersionVector): boolean {
+    return dominates(this.#state.vector, vector)
+  }
+
+  /** Waits until `met` holds, looking after every commit and publication; false when it does not in time. */
+  async waitUntil(met: () => boolean, timeoutMs: number, signal?: AbortSignal): Promise<boolean> {
+    if (met()) return true
+    if (timeoutMs <= 0 || signal?.aborted) return false
+    const done = new AbortController()
+    const stop = () => done.abort()
+    const waiter = { met, resolve: stop }
+    this.#waiting.add(waiter)
+    signal?.addEventListener('abort', stop, { once: true })
+    await this.#options.time.sleep(timeoutMs, { signal: done.signal, ref: false }).catch(() => {})
+    signal?.removeEventListener('abort', stop)
+    this.#waiting.delete(waiter)
+    return met()
   }
 
   /** One record, from the cache of recent ones or from disk: a point read then costs no trip to a thread. */
@@ -187,6 +312,7 @@ export class Tenant {
     )
     this.#outbox.entries -= entryKeys.length
     this.#outbox.bytes -= bytes
+    this.#wake()
   }
 
   /** Lets queued writes finish, then closes the database. */
@@ -203,6 +329,11 @@ export class Tenant {
     this.#outbox.bytes += batch.outbox.bytes
     for (const attachment of this.#attachments.values()) attachment.onCommit(batch)
     this.#options.onCommit(this, batch)
+    this.#wake()
+  }
+
+  #wake(): void {
+    for (const waiter of this.#waiting) if (waiter.met()) waiter.resolve()
   }
 }
 

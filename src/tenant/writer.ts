@@ -1,6 +1,8 @@
 import { PercolateError, toPercolateError } from '../base/errors.ts'
 import { GROUP_COMMANDS_MAX, GROUP_OPS_MAX, WRITER_QUEUE_MAX } from '../base/limits.ts'
-import type { Clock, HybridLogicalClock } from '../clock/hlc.ts'
+import { type Clock, compareClocks, type HybridLogicalClock } from '../clock/hlc.ts'
+import type { VersionVector } from '../clock/vector.ts'
+import type { GcFloor } from '../rem/floor.ts'
 import type { LwwRecord, Op, RecordRef } from '../rem/record.ts'
 import type { Kv } from '../storage/kv.ts'
 import { type StagedBatch, Staging } from './staging.ts'
@@ -26,9 +28,12 @@ export interface WriterState {
   readonly kv: Kv
   readonly tenant: string
   readonly incarnation: string
-  readonly origin: string
-  readonly clock: HybridLogicalClock
+  readonly changesMax: number
   readonly outboxEnabled: boolean
+  origin: string
+  clock: HybridLogicalClock
+  vector: VersionVector
+  floor: GcFloor | undefined
   state: TenantState
   embedding: EmbeddingSpec | undefined
 }
@@ -40,10 +45,16 @@ export interface WriteOptions {
   readonly weight?: number
   /** Records that the command will read or change, as far as the caller knows: they are read together for the whole group. */
   readonly touches?: readonly RecordRef[]
+  /** Called when the batch is fsynced, before the answer: the position of what this command wrote, or of what it found already there. */
+  readonly onCommitted?: (position: VersionVector) => void
 }
 
+/** What came from another copy, staged into a batch by itself or with others; it must leave the staging as it was when it throws. */
+export type Work<T> = (staging: Staging) => Promise<T>
+
 interface Pending {
-  readonly plan: Planner<unknown>
+  readonly plan?: Planner<unknown>
+  readonly work?: Work<unknown>
   readonly options: WriteOptions
   readonly resolve: (result: unknown) => void
   readonly reject: (error: unknown) => void
@@ -77,13 +88,22 @@ export class TenantWriter {
 
   /** Resolves when the command is fsynced together with its indexes and outbox entry. */
   submit<T>(plan: Planner<T>, options: WriteOptions = {}): Promise<T> {
+    return this.#enqueue({ plan, options })
+  }
+
+  /** Stages `work` in its turn and resolves when the batch is fsynced. */
+  run<T>(work: Work<T>, weight = 1): Promise<T> {
+    return this.#enqueue({ work, options: { weight } })
+  }
+
+  #enqueue<T>(job: Pick<Pending, 'plan' | 'work' | 'options'>): Promise<T> {
     if (this.#queue.length >= WRITER_QUEUE_MAX) {
       return Promise.reject(
         new PercolateError('TOO_BUSY', `${WRITER_QUEUE_MAX} writes of this tenant are waiting; retry in a moment.`),
       )
     }
     return new Promise<T>((resolve, reject) => {
-      this.#queue.push({ plan, options, resolve: resolve as (result: unknown) => void, reject })
+      this.#queue.push({ ...job, resolve: resolve as (result: unknown) => void, reject })
       this.#draining ??= this.#drain()
     })
   }
@@ -111,23 +131,36 @@ export class TenantWriter {
   }
 
   async #commit(group: readonly Pending[]): Promise<void> {
-    const planned: { pending: Pending; result: unknown }[] = []
+    const planned: { pending: Pending; result: unknown; position?: VersionVector }[] = []
     try {
       const staging = new Staging({ ...this.#tenant, outbox: this.#tenant.outboxEnabled })
       await staging.prefetch(group.flatMap(({ options }) => options.touches ?? []))
       for (const pending of group) {
+        if (pending.work) {
+          planned.push({ pending, result: await pending.work(staging) })
+          continue
+        }
         const plan = await this.#plan(staging, pending)
         if (plan === undefined) continue
+        const before = staging.vector
         await staging.apply(plan.ops, plan.clock)
-        planned.push({ pending, result: plan.result })
+        const own = staging.vector.get(this.#tenant.origin) ?? 0
+        const position = staging.vector === before ? staging.vector : new Map([[this.#tenant.origin, own]])
+        planned.push({ pending, result: plan.result, position })
       }
       if (planned.length === 0) return
       const batch = await staging.finish()
       await this.#tenant.kv.write(batch.operations, { sync: true })
       this.#tenant.state = batch.state
       this.#tenant.embedding = batch.embedding
+      this.#tenant.vector = batch.vector
+      this.#tenant.floor = batch.floor
+      if (batch.observed) this.#tenant.clock.observe(batch.observed)
       this.#announce(batch)
-      for (const { pending, result } of planned) pending.resolve(result)
+      for (const { pending, result, position } of planned) {
+        if (position) pending.options.onCommitted?.(position)
+        pending.resolve(result)
+      }
     } catch (error) {
       await this.#failed(
         error,
@@ -155,12 +188,24 @@ export class TenantWriter {
     pending: Pending,
   ): Promise<{ ops: readonly Op[]; result: unknown; clock: Clock } | undefined> {
     const { asOf } = pending.options
+    const { floor } = this.#tenant
+    if (asOf && floor && compareClocks(asOf, floor.clock) <= 0) {
+      this.#settled.add(pending)
+      pending.reject(
+        new PercolateError(
+          'CLOCK_SETTLED',
+          'X-Percolate-As-Of lies so far back that deletes from that time are forgotten; write it as of now if it should stand.',
+          { field: 'X-Percolate-As-Of' },
+        ),
+      )
+      return undefined
+    }
     // What comes after must be later, also than a client's clock that runs ahead of ours.
     if (asOf) this.#tenant.clock.observe(asOf)
     const ticked = this.#tenant.clock.tick()
     const clock = asOf ?? ticked
     try {
-      const plan = await pending.plan({ clock, embedding: staging.embedding, read: ref => staging.read(ref) })
+      const plan = await pending.plan!({ clock, embedding: staging.embedding, read: ref => staging.read(ref) })
       return { ...plan, clock: ticked }
     } catch (error) {
       this.#settled.add(pending)

@@ -1,6 +1,8 @@
 import {
   AckPolicy,
   type ConnectionOptions,
+  ConsumerEvents,
+  type ConsumerMessages,
   connect,
   DiscardPolicy,
   type JetStreamClient,
@@ -11,10 +13,22 @@ import {
   nanos,
   RetentionPolicy,
   StorageType,
+  type StreamConfig,
 } from 'nats'
 import { PercolateError } from '../../base/errors.ts'
 import type { Logger } from '../../base/logger.ts'
-import type { ConsumerSpec, Delivery, KvBucket, KvRecord, PublishAck, StreamPort, StreamSpec } from '../port.ts'
+import type {
+  ConsumerSpec,
+  Delivery,
+  KvBucket,
+  KvRecord,
+  KvUpdate,
+  PublishAck,
+  StoredMessage,
+  StreamInfo,
+  StreamPort,
+  StreamSpec,
+} from '../port.ts'
 
 export interface NatsOptions {
   /** `nats://user:password@host:port`, several separated by commas. */
@@ -34,6 +48,12 @@ const STREAM_NOT_FOUND = 10059
 const CONSUMER_NOT_FOUND = 10014
 const STREAM_NAME_IN_USE = 10058
 const WRONG_LAST_SEQUENCE = 10071
+const MESSAGE_NOT_FOUND = 10037
+/** "replicas > 1 not supported in non-clustered mode", "no suitable peers for placement", "insufficient resources". */
+const FEWER_SERVERS = new Set([10074, 10005, 10023])
+/** Messages that the client asks for ahead of those that are being worked on. */
+const CONSUME_AHEAD = 256
+const CONSUME_EXPIRES_MS = 30_000
 
 /** The NATS adapter (client 2.x, servers from 2.9.10). Connects in the background, for as long as it takes, and reconnects by itself. */
 export class NatsStream implements StreamPort {
@@ -50,6 +70,7 @@ export class NatsStream implements StreamPort {
   }
 
   async ensureStream(spec: StreamSpec): Promise<void> {
+    let fewer = false
     await this.#call(async ({ manager }) => {
       try {
         await manager.streams.info(spec.name)
@@ -67,12 +88,131 @@ export class NatsStream implements StreamPort {
           num_replicas: spec.replicas,
           max_age: nanos(spec.maxAgeMs),
           max_msgs: spec.messagesMax ?? -1,
+          ...(spec.duplicateWindowMs === undefined ? {} : { duplicate_window: nanos(spec.duplicateWindowMs) }),
         })
       } catch (error) {
         // Another process was faster.
-        if (apiCode(error) !== STREAM_NAME_IN_USE) throw error
+        if (apiCode(error) === STREAM_NAME_IN_USE) return
+        if (!FEWER_SERVERS.has(apiCode(error) ?? 0) || spec.replicas === 1) throw error
+        fewer = true
       }
     })
+    if (fewer) await this.ensureStream({ ...spec, replicas: spec.replicas > 3 ? 3 : 1 })
+  }
+
+  async streamInfo(name: string): Promise<StreamInfo | undefined> {
+    return this.#call(async ({ manager }) => {
+      try {
+        const { created, config, state } = await manager.streams.info(name)
+        return {
+          incarnation: String(created),
+          firstSequence: state.messages === 0 ? state.last_seq + 1 : state.first_seq,
+          lastSequence: state.last_seq,
+          messages: state.messages,
+          bytes: state.bytes,
+          lastAtMs: Math.max(Date.parse(String(state.last_ts)) || 0, Date.parse(String(created))),
+          sealed: config.sealed ?? false,
+          replicas: config.num_replicas,
+        }
+      } catch (error) {
+        if (apiCode(error) === STREAM_NOT_FOUND) return undefined
+        throw error
+      }
+    })
+  }
+
+  async streamNames(prefix: string): Promise<string[]> {
+    return this.#call(async ({ manager }) => {
+      const names: string[] = []
+      for await (const name of manager.streams.names()) if (name.startsWith(prefix)) names.push(name)
+      return names
+    })
+  }
+
+  async sealStream(name: string): Promise<void> {
+    await this.#call(async ({ manager }) => {
+      const { config } = await manager.streams.info(name)
+      // The server refuses a sealed stream that would still drop messages by age.
+      if (!config.sealed) await manager.streams.update(name, { sealed: true } as Partial<StreamConfig>)
+    })
+  }
+
+  async deleteStream(name: string): Promise<void> {
+    await this.#call(async ({ manager }) => {
+      try {
+        await manager.streams.delete(name)
+      } catch (error) {
+        if (apiCode(error) !== STREAM_NOT_FOUND) throw error
+      }
+    })
+  }
+
+  async *consume(
+    stream: string,
+    options: { fromSequence: number; signal: AbortSignal },
+  ): AsyncGenerator<StoredMessage> {
+    const { consumer, messages } = await this.#call(async ({ jetstream }) => {
+      const ordered = await jetstream.consumers.get(stream, { opt_start_seq: Math.max(1, options.fromSequence) })
+      const ahead = { max_messages: CONSUME_AHEAD, expires: CONSUME_EXPIRES_MS, abort_on_missing_resource: true }
+      return { consumer: ordered, messages: await ordered.consume(ahead) }
+    })
+    const stop = () => void messages.close()
+    options.signal.addEventListener('abort', stop, { once: true })
+    void this.#endWhenBroken(messages)
+    try {
+      if (options.signal.aborted) return
+      for await (const message of messages) {
+        if (options.signal.aborted) return
+        yield { subject: message.subject, data: Buffer.from(message.data), sequence: message.seq }
+      }
+      if (!options.signal.aborted) throw unavailable('ended a consumer')
+    } catch (error) {
+      if (error instanceof PercolateError) throw error
+      throw new PercolateError('STREAM_UNAVAILABLE', `NATS JetStream ended a consumer: ${reasonOf(error)}.`, {
+        cause: error,
+      })
+    } finally {
+      options.signal.removeEventListener('abort', stop)
+      await messages.close().catch(() => {})
+      // It would go by itself after five idle minutes.
+      await consumer.delete().catch(() => {})
+    }
+  }
+
+  /** The client heals what it can by making its ordered consumer anew; what it can't ends the iteration, for the caller to look anew. */
+  async #endWhenBroken(messages: ConsumerMessages): Promise<void> {
+    for await (const status of await messages.status()) {
+      const broken =
+        status.type === ConsumerEvents.StreamNotFound ||
+        status.type === ConsumerEvents.ConsumerDeleted ||
+        (status.type === ConsumerEvents.HeartbeatsMissed && Number(status.data) >= 2)
+      if (broken) void messages.close()
+    }
+  }
+
+  announce(subject: string, data: Buffer): void {
+    if (this.#connected && !this.#connected.isClosed()) this.#connected.publish(subject, data)
+  }
+
+  listen(subject: string, handle: (data: Buffer) => void): () => void {
+    let end = () => {}
+    let ended = false
+    void this.#session.then(
+      ({ connection }) => {
+        if (ended) return
+        const subscription = connection.subscribe(subject, {
+          callback: (error, message) => {
+            if (!error) handle(Buffer.from(message.data))
+          },
+        })
+        end = () => subscription.unsubscribe()
+      },
+      () => {},
+    )
+    return () => {
+      ended = true
+      end()
+    }
   }
 
   async ensureConsumer(spec: ConsumerSpec): Promise<void> {
@@ -126,15 +266,24 @@ export class NatsStream implements StreamPort {
   }
 
   async bucket(name: string, options: { maxAgeMs: number; replicas: number }): Promise<KvBucket> {
-    const bucket = await this.#call(({ jetstream }) =>
-      jetstream.views.kv(name, {
-        ttl: options.maxAgeMs,
-        replicas: options.replicas,
-        history: 1,
-        storage: StorageType.File,
-      }),
-    )
-    return new NatsBucket(bucket, operation => this.#call(operation))
+    const open = (replicas: number) =>
+      this.#call(async ({ jetstream, manager }) => {
+        try {
+          return await jetstream.views.kv(name, {
+            ttl: options.maxAgeMs,
+            replicas,
+            history: 1,
+            storage: StorageType.File,
+          })
+        } catch (error) {
+          if (replicas === 1 || !FEWER_SERVERS.has(apiCode(error) ?? 0)) throw error
+          await manager.getAccountInfo()
+          return undefined
+        }
+      })
+    let bucket: KV | undefined
+    for (const replicas of [options.replicas, 3, 1]) if (replicas <= options.replicas) bucket ??= await open(replicas)
+    return new NatsBucket(bucket!, name, operation => this.#call(operation))
   }
 
   async depth(stream: string): Promise<number> {
@@ -207,19 +356,70 @@ export class NatsStream implements StreamPort {
 
 class NatsBucket implements KvBucket {
   readonly #kv: KV
-  readonly #call: <T>(operation: () => Promise<T>) => Promise<T>
+  readonly #name: string
+  readonly #call: <T>(operation: (session: Session) => Promise<T>) => Promise<T>
 
-  constructor(kv: KV, call: <T>(operation: () => Promise<T>) => Promise<T>) {
+  constructor(kv: KV, name: string, call: <T>(operation: (session: Session) => Promise<T>) => Promise<T>) {
     this.#kv = kv
+    this.#name = name
     this.#call = call
   }
 
+  /** Asks the stream's leader: the client's own `get` may be answered by a follower that lags. */
   get(key: string): Promise<KvRecord | undefined> {
-    return this.#call(async () => {
-      const entry = await this.#kv.get(key)
-      if (entry?.operation !== 'PUT') return undefined
-      return { key, value: Buffer.from(entry.value), revision: entry.revision }
+    return this.#call(async ({ manager }) => {
+      try {
+        const message = await manager.streams.getMessage(`KV_${this.#name}`, {
+          last_by_subj: `$KV.${this.#name}.${key}`,
+        })
+        const operation = message.header.get('KV-Operation')
+        if (operation !== '') return undefined
+        return { key, value: Buffer.from(message.data), revision: message.seq, writtenAtMs: message.time.getTime() }
+      } catch (error) {
+        if (apiCode(error) === MESSAGE_NOT_FOUND) return undefined
+        throw error
+      }
     })
+  }
+
+  async *watch(signal: AbortSignal): AsyncGenerator<KvUpdate | undefined> {
+    const updates: (KvUpdate | undefined)[] = []
+    let wake = () => {}
+    const push = (update: KvUpdate | undefined) => {
+      updates.push(update)
+      wake()
+    }
+    const iterator = await this.#call(() => this.#kv.watch({ initializedFn: () => push(undefined) }))
+    let ended = false
+    const stop = () => iterator.stop()
+    signal.addEventListener('abort', stop, { once: true })
+    const reading = (async () => {
+      for await (const entry of iterator)
+        push({
+          key: entry.key,
+          value: entry.operation === 'PUT' ? Buffer.from(entry.value) : undefined,
+          revision: entry.revision,
+        })
+    })()
+      .catch(() => {})
+      .finally(() => {
+        ended = true
+        wake()
+      })
+    try {
+      while (!signal.aborted) {
+        while (updates.length > 0) yield updates.shift()
+        if (ended) throw unavailable('ended a watch')
+        await new Promise<void>(resolve => {
+          wake = resolve
+          if (updates.length > 0 || ended) resolve()
+        })
+      }
+    } finally {
+      signal.removeEventListener('abort', stop)
+      iterator.stop()
+      await reading
+    }
   }
 
   put(key: string, value: Buffer): Promise<number> {

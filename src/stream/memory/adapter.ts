@@ -1,0 +1,218 @@
+import { PercolateError } from '../../base/errors.ts'
+import type {
+  ConsumerSpec,
+  Delivery,
+  KvBucket,
+  KvRecord,
+  KvUpdate,
+  PublishAck,
+  StoredMessage,
+  StreamInfo,
+  StreamPort,
+  StreamSpec,
+} from '../port.ts'
+import { type MemoryLog, matches } from './log.ts'
+
+/** What the network does to one exchange with the servers. Throws to lose a request before it is done, or its answer after. */
+export interface MemoryLink {
+  request(what: string): Promise<void>
+  answer(what: string): Promise<void>
+  /** Milliseconds until a pushed message arrives; undefined: not at all. */
+  push(what: string): number | undefined
+}
+
+const CLEAR: MemoryLink = { request: async () => {}, answer: async () => {}, push: () => 0 }
+const POLL_MS = 1000
+
+/** The memory adapter of the stream port: for the simulator, and for nothing that has to last. Work queues are not simulated. */
+export class MemoryStream implements StreamPort {
+  readonly #log: MemoryLog
+  readonly #link: MemoryLink
+
+  constructor(log: MemoryLog, link: MemoryLink = CLEAR) {
+    this.#log = log
+    this.#link = link
+  }
+
+  ensureStream(spec: StreamSpec): Promise<void> {
+    return this.#call('ensureStream', () => this.#log.ensureStream(spec))
+  }
+
+  ensureConsumer(_spec: ConsumerSpec): Promise<void> {
+    return Promise.reject(new PercolateError('STREAM_UNAVAILABLE', 'The simulated JetStream has no work queues.'))
+  }
+
+  fetch(): Promise<Delivery[]> {
+    return Promise.reject(new PercolateError('STREAM_UNAVAILABLE', 'The simulated JetStream has no work queues.'))
+  }
+
+  publish(subject: string, data: Buffer, messageId: string): Promise<PublishAck> {
+    return this.#call('publish', () => this.#log.publish(subject, data, messageId))
+  }
+
+  streamInfo(name: string): Promise<StreamInfo | undefined> {
+    return this.#call('streamInfo', () => this.#log.streams.get(name)?.info())
+  }
+
+  streamNames(prefix: string): Promise<string[]> {
+    return this.#call('streamNames', () => [...this.#log.streams.keys()].filter(name => name.startsWith(prefix)).sort())
+  }
+
+  sealStream(name: string): Promise<void> {
+    return this.#call('sealStream', () => {
+      this.#log.stream(name).sealed = true
+    })
+  }
+
+  deleteStream(name: string): Promise<void> {
+    return this.#call('deleteStream', () => this.#log.deleteStream(name))
+  }
+
+  async *consume(name: string, options: { fromSequence: number; signal: AbortSignal }): AsyncGenerator<StoredMessage> {
+    const stream = await this.#call('consume', () => this.#log.stream(name))
+    const { time } = this.#log
+    let next = options.fromSequence
+    while (!options.signal.aborted) {
+      if (this.#log.streams.get(name) !== stream)
+        throw new PercolateError('STREAM_UNAVAILABLE', 'The simulated stream is gone.')
+      stream.expire()
+      const message = stream.messages.find(({ sequence }) => sequence >= next)
+      if (!message) {
+        const woken = new AbortController()
+        const wake = () => woken.abort()
+        stream.watchers.add(wake)
+        options.signal.addEventListener('abort', wake, { once: true })
+        await time.sleep(POLL_MS, { signal: woken.signal, ref: false }).catch(() => {})
+        options.signal.removeEventListener('abort', wake)
+        stream.watchers.delete(wake)
+        continue
+      }
+      const delayMs = this.#link.push('message')
+      if (delayMs === undefined) {
+        await this.#link.request('consume')
+        await time.sleep(POLL_MS, { signal: options.signal, ref: false }).catch(() => {})
+        continue
+      }
+      if (delayMs > 0) await time.sleep(delayMs, { signal: options.signal, ref: false }).catch(() => {})
+      if (options.signal.aborted) return
+      next = message.sequence + 1
+      yield { subject: message.subject, data: Buffer.from(message.data), sequence: message.sequence }
+    }
+  }
+
+  announce(subject: string, data: Buffer): void {
+    void this.#later(this.#link.push('announce'), () => this.#log.announce(subject, data))
+  }
+
+  listen(subject: string, handle: (data: Buffer) => void): () => void {
+    return this.#log.listen(subject, data => void this.#later(this.#link.push('announce'), () => handle(data)))
+  }
+
+  async bucket(name: string): Promise<KvBucket> {
+    await this.#call('bucket', () => this.#log.bucket(name))
+    return new MemoryBucket(this.#log, name, this.#link, (what, operation) => this.#call(what, operation))
+  }
+
+  depth(stream: string): Promise<number> {
+    return this.#call('depth', () => this.#log.stream(stream).messages.length)
+  }
+
+  ping(): Promise<void> {
+    return this.#call('ping', () => {})
+  }
+
+  async close(): Promise<void> {}
+
+  async #call<T>(what: string, operation: () => T): Promise<T> {
+    await this.#link.request(what)
+    const result = operation()
+    await this.#link.answer(what)
+    return result
+  }
+
+  async #later(delayMs: number | undefined, act: () => void): Promise<void> {
+    if (delayMs === undefined) return
+    if (delayMs > 0) await this.#log.time.sleep(delayMs, { ref: false })
+    act()
+  }
+}
+
+class MemoryBucket implements KvBucket {
+  readonly #log: MemoryLog
+  readonly #name: string
+  readonly #link: MemoryLink
+  readonly #call: <T>(what: string, operation: () => T) => Promise<T>
+
+  constructor(
+    log: MemoryLog,
+    name: string,
+    link: MemoryLink,
+    call: <T>(what: string, operation: () => T) => Promise<T>,
+  ) {
+    this.#log = log
+    this.#name = name
+    this.#link = link
+    this.#call = call
+  }
+
+  get(key: string): Promise<KvRecord | undefined> {
+    return this.#call('kv.get', () => this.#log.bucket(this.#name).records.get(key))
+  }
+
+  put(key: string, value: Buffer): Promise<number> {
+    return this.#call('kv.put', () => this.#log.write(this.#name, key, value))
+  }
+
+  update(key: string, value: Buffer, revision: number): Promise<number | undefined> {
+    return this.#call('kv.update', () => {
+      const current = this.#log.bucket(this.#name).records.get(key)?.revision ?? 0
+      return current === revision ? this.#log.write(this.#name, key, value) : undefined
+    })
+  }
+
+  delete(key: string): Promise<void> {
+    return this.#call('kv.delete', () => void this.#log.write(this.#name, key, undefined))
+  }
+
+  list(filter: string, max: number): Promise<KvRecord[]> {
+    return this.#call('kv.list', () =>
+      [...this.#log.bucket(this.#name).records.values()].filter(({ key }) => matches(filter, key)).slice(0, max),
+    )
+  }
+
+  async *watch(signal: AbortSignal): AsyncGenerator<KvUpdate | undefined> {
+    const { time } = this.#log
+    const queue: (KvUpdate | undefined)[] = []
+    let wake = () => {}
+    const push = (update: KvUpdate) => {
+      queue.push(update)
+      wake()
+    }
+    const bucket = await this.#call('kv.watch', () => {
+      const found = this.#log.bucket(this.#name)
+      const records = [...found.records.values()].sort((a, b) => a.revision - b.revision)
+      queue.push(...records.map(({ key, value, revision }) => ({ key, value, revision })), undefined)
+      found.watchers.add(push)
+      return found
+    })
+    try {
+      while (!signal.aborted) {
+        while (queue.length > 0) {
+          const delayMs = this.#link.push('watch')
+          if (delayMs === undefined) throw new PercolateError('STREAM_UNAVAILABLE', 'The simulated watch was cut.')
+          if (delayMs > 0) await time.sleep(delayMs, { signal, ref: false }).catch(() => {})
+          if (signal.aborted) return
+          yield queue.shift()
+        }
+        const woken = new AbortController()
+        wake = () => woken.abort()
+        signal.addEventListener('abort', wake, { once: true })
+        await time.sleep(POLL_MS, { signal: woken.signal, ref: false }).catch(() => {})
+        signal.removeEventListener('abort', wake)
+        wake = () => {}
+      }
+    } finally {
+      bucket.watchers.delete(push)
+    }
+  }
+}

@@ -1,0 +1,176 @@
+import { PercolateError } from '../../base/errors.ts'
+import type { Time } from '../../base/time.ts'
+import type { KvRecord, KvUpdate, PublishAck, StoredMessage, StreamInfo, StreamSpec } from '../port.ts'
+
+const DUPLICATE_WINDOW_MS = 120_000
+
+/** One stream of the simulated servers. */
+class LogStream {
+  readonly spec: StreamSpec
+  readonly incarnation: string
+  readonly #time: Time
+  messages: (StoredMessage & { readonly atMs: number; readonly id: string })[] = []
+  lastSequence = 0
+  lastAtMs: number
+  sealed = false
+  readonly #ids = new Map<string, { sequence: number; atMs: number }>()
+  readonly watchers = new Set<() => void>()
+
+  constructor(spec: StreamSpec, incarnation: string, time: Time) {
+    this.spec = spec
+    this.incarnation = incarnation
+    this.#time = time
+    this.lastAtMs = time.now()
+  }
+
+  append(subject: string, data: Buffer, id: string): PublishAck {
+    const now = this.#time.now()
+    const seen = this.#ids.get(id)
+    if (seen && now - seen.atMs < (this.spec.duplicateWindowMs ?? DUPLICATE_WINDOW_MS))
+      return { sequence: seen.sequence, duplicate: true }
+    if (this.sealed) throw unavailable('refuses a message: the stream is sealed')
+    if (this.spec.messagesMax !== undefined && this.messages.length >= this.spec.messagesMax) {
+      if (this.spec.discard !== 'old') throw unavailable('refuses a message: the stream is full')
+      this.messages.shift()
+    }
+    this.lastSequence++
+    this.lastAtMs = now
+    this.#ids.set(id, { sequence: this.lastSequence, atMs: now })
+    this.messages.push({ subject, data: Buffer.from(data), sequence: this.lastSequence, atMs: now, id })
+    this.wake()
+    return { sequence: this.lastSequence, duplicate: false }
+  }
+
+  expire(): void {
+    const { maxAgeMs } = this.spec
+    if (maxAgeMs === 0 || this.sealed) return
+    const before = this.#time.now() - maxAgeMs
+    while (this.messages[0] && this.messages[0].atMs < before) this.messages.shift()
+  }
+
+  /** What a server without fsync loses when it is killed with its machine: the end, and that it was ever there. */
+  loseTail(count: number): void {
+    for (const { id } of this.messages.splice(Math.max(0, this.messages.length - count), count)) this.#ids.delete(id)
+    this.lastSequence = Math.max(0, this.lastSequence - count)
+  }
+
+  wake(): void {
+    for (const watcher of this.watchers) watcher()
+  }
+
+  info(): StreamInfo {
+    this.expire()
+    return {
+      incarnation: this.incarnation,
+      firstSequence: this.messages[0]?.sequence ?? this.lastSequence + 1,
+      lastSequence: this.lastSequence,
+      messages: this.messages.length,
+      bytes: this.messages.reduce((sum, { data }) => sum + data.length, 0),
+      lastAtMs: this.lastAtMs,
+      sealed: this.sealed,
+      replicas: this.spec.replicas,
+    }
+  }
+}
+
+class LogBucket {
+  readonly records = new Map<string, KvRecord>()
+  readonly watchers = new Set<(update: KvUpdate) => void>()
+  revision = 0
+}
+
+const unavailable = (why: string) => new PercolateError('STREAM_UNAVAILABLE', `The simulated JetStream ${why}.`)
+
+/**
+ * JetStream as the simulator has it: what the servers know. {@link MemoryStream} is one client's way to it. It passes the same contract suite
+ * as the real server (`tests/contract/stream.ts`).
+ */
+export class MemoryLog {
+  readonly #time: Time
+  readonly streams = new Map<string, LogStream>()
+  readonly #buckets = new Map<string, LogBucket>()
+  readonly #listeners = new Set<{ readonly pattern: RegExp; readonly handle: (data: Buffer) => void }>()
+  #made = 0
+
+  constructor(time: Time) {
+    this.#time = time
+  }
+
+  get time(): Time {
+    return this.#time
+  }
+
+  ensureStream(spec: StreamSpec): void {
+    if (!this.streams.has(spec.name))
+      this.streams.set(spec.name, new LogStream(spec, `${this.#time.now()}.${++this.#made}`, this.#time))
+  }
+
+  stream(name: string): LogStream {
+    const stream = this.streams.get(name)
+    if (!stream) throw unavailable(`has no stream ${name}`)
+    return stream
+  }
+
+  publish(subject: string, data: Buffer, id: string): PublishAck {
+    for (const stream of this.streams.values())
+      if (stream.spec.subjects.some(pattern => matches(pattern, subject))) return stream.append(subject, data, id)
+    throw unavailable('has no stream that listens')
+  }
+
+  deleteStream(name: string): void {
+    const stream = this.streams.get(name)
+    this.streams.delete(name)
+    stream?.wake()
+  }
+
+  bucket(name: string): LogBucket {
+    let bucket = this.#buckets.get(name)
+    if (!bucket) {
+      bucket = new LogBucket()
+      this.#buckets.set(name, bucket)
+    }
+    return bucket
+  }
+
+  /** Loses a bucket, as an operator's mistake would. */
+  dropBucket(name: string): void {
+    const bucket = this.#buckets.get(name)
+    bucket?.records.clear()
+  }
+
+  /** Puts a bucket back to an earlier state, as a restored backup would. */
+  restoreBucket(name: string, records: readonly KvRecord[]): void {
+    const bucket = this.bucket(name)
+    bucket.records.clear()
+    for (const record of records) this.write(name, record.key, record.value)
+  }
+
+  write(name: string, key: string, value: Buffer | undefined): number {
+    const bucket = this.bucket(name)
+    const revision = ++bucket.revision
+    if (value === undefined) bucket.records.delete(key)
+    else bucket.records.set(key, { key, value: Buffer.from(value), revision, writtenAtMs: this.#time.now() })
+    for (const watcher of bucket.watchers) watcher({ key, value: value && Buffer.from(value), revision })
+    return revision
+  }
+
+  announce(subject: string, data: Buffer): void {
+    for (const { pattern, handle } of this.#listeners) if (pattern.test(subject)) handle(Buffer.from(data))
+  }
+
+  listen(subject: string, handle: (data: Buffer) => void): () => void {
+    const listener = { pattern: patternOf(subject), handle }
+    this.#listeners.add(listener)
+    return () => this.#listeners.delete(listener)
+  }
+}
+
+const patternOf = (filter: string): RegExp =>
+  new RegExp(
+    `^${filter
+      .split('.')
+      .map(token => (token === '*' ? '[^.]+' : token === '>' ? '.+' : token.replace(/[^\w-]/g, '\\$&')))
+      .join('\\.')}$`,
+  )
+
+export const matches = (filter: string, subject: string): boolean => patternOf(filter).test(subject)

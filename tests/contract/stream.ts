@@ -1,0 +1,204 @@
+import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import type { KvUpdate, StoredMessage, StreamPort, StreamSpec } from '../../src/stream/port.ts'
+
+export interface StreamSubject {
+  readonly stream: StreamPort
+  /** The port through a link that loses the next answer after the server has acted. */
+  loseAnswer(): void
+  sleep(ms: number): Promise<void>
+  stop(): Promise<void>
+}
+
+/** What every adapter of the stream port does, the real server's and the simulator's alike: replication relies on each line. */
+export function streamContract(name: string, start: () => Promise<StreamSubject>): void {
+  describe(`stream port: ${name}`, () => {
+    let subject: StreamSubject
+    let n = 0
+    beforeAll(async () => {
+      subject = await start()
+    })
+    afterAll(() => subject.stop())
+
+    const specOf = (rest: Partial<StreamSpec> = {}): StreamSpec => {
+      const id = `contract-${++n}`
+      return { name: id, subjects: [`${id}.>`], retention: 'limits', maxAgeMs: 60_000, replicas: 1, ...rest }
+    }
+    const publish = (spec: StreamSpec, text: string, id = text) =>
+      subject.stream.publish(`${spec.name}.ops`, Buffer.from(text), id)
+    async function take(spec: StreamSpec, fromSequence: number, count: number): Promise<StoredMessage[]> {
+      const done = new AbortController()
+      const taken: StoredMessage[] = []
+      for await (const message of subject.stream.consume(spec.name, { fromSequence, signal: done.signal })) {
+        taken.push(message)
+        if (taken.length === count) done.abort()
+      }
+      return taken
+    }
+    const texts = (messages: readonly StoredMessage[]) => messages.map(({ data }) => data.toString())
+
+    it('stores in order, tells what it has, and delivers from any sequence, also what comes later', async () => {
+      const spec = specOf()
+      await subject.stream.ensureStream(spec)
+      await subject.stream.ensureStream(spec)
+      expect(await subject.stream.streamInfo(spec.name)).toMatchObject({
+        firstSequence: 1,
+        lastSequence: 0,
+        messages: 0,
+        sealed: false,
+      })
+      expect((await publish(spec, 'a')).sequence).toBe(1)
+      expect((await publish(spec, 'b')).sequence).toBe(2)
+      const taking = take(spec, 2, 2)
+      await subject.sleep(100)
+      await publish(spec, 'c')
+      const taken = await taking
+      expect(texts(taken)).toEqual(['b', 'c'])
+      expect(taken.map(({ sequence }) => sequence)).toEqual([2, 3])
+      expect(taken[0]!.subject).toBe(`${spec.name}.ops`)
+      expect(await subject.stream.streamInfo(spec.name)).toMatchObject({
+        firstSequence: 1,
+        lastSequence: 3,
+        messages: 3,
+      })
+      expect(await subject.stream.streamNames(spec.name)).toEqual([spec.name])
+    })
+
+    it('stores a message id once within its window, and again after it', async () => {
+      const spec = specOf({ duplicateWindowMs: 1000 })
+      await subject.stream.ensureStream(spec)
+      expect(await publish(spec, 'a', 'id-1')).toEqual({ sequence: 1, duplicate: false })
+      expect(await publish(spec, 'other', 'id-1')).toEqual({ sequence: 1, duplicate: true })
+      await subject.sleep(2500)
+      expect(await publish(spec, 'again', 'id-1')).toMatchObject({ sequence: 2, duplicate: false })
+    })
+
+    it('makes a publish whose answer was lost harmless to repeat', async () => {
+      const spec = specOf()
+      await subject.stream.ensureStream(spec)
+      subject.loseAnswer()
+      await expect(publish(spec, 'a', 'id-a')).rejects.toMatchObject({ code: 'STREAM_UNAVAILABLE' })
+      expect((await publish(spec, 'a', 'id-a')).sequence).toBe(1)
+      expect(texts(await take(spec, 1, 1))).toEqual(['a'])
+      expect((await subject.stream.streamInfo(spec.name))!.messages).toBe(1)
+    })
+
+    it('refuses new messages when it is full, rather than drop old ones', async () => {
+      const spec = specOf({ messagesMax: 2, discard: 'new' })
+      await subject.stream.ensureStream(spec)
+      await publish(spec, 'a')
+      await publish(spec, 'b')
+      await expect(publish(spec, 'c')).rejects.toMatchObject({ code: 'STREAM_UNAVAILABLE' })
+      expect(texts(await take(spec, 1, 2))).toEqual(['a', 'b'])
+    })
+
+    it('refuses a message that no stream takes', async () => {
+      await expect(subject.stream.publish('nobody.listens', Buffer.from('x'), 'x')).rejects.toMatchObject({
+        code: 'STREAM_UNAVAILABLE',
+      })
+    })
+
+    it('seals: nothing more is taken, what is there can be read', async () => {
+      const spec = specOf()
+      await subject.stream.ensureStream(spec)
+      await publish(spec, 'a')
+      await subject.stream.sealStream(spec.name)
+      await subject.stream.sealStream(spec.name)
+      expect(await subject.stream.streamInfo(spec.name)).toMatchObject({ sealed: true, lastSequence: 1 })
+      await expect(publish(spec, 'b')).rejects.toMatchObject({ code: 'STREAM_UNAVAILABLE' })
+      expect(texts(await take(spec, 1, 1))).toEqual(['a'])
+    })
+
+    it('starts over at 1 with another incarnation when it is deleted and made again, and forgets the message ids', async () => {
+      const spec = specOf()
+      await subject.stream.ensureStream(spec)
+      await publish(spec, 'a')
+      const before = await subject.stream.streamInfo(spec.name)
+      await subject.stream.deleteStream(spec.name)
+      await subject.stream.deleteStream(spec.name)
+      expect(await subject.stream.streamInfo(spec.name)).toBeUndefined()
+      await subject.sleep(20)
+      await subject.stream.ensureStream(spec)
+      const fresh = await subject.stream.streamInfo(spec.name)
+      expect(fresh).toMatchObject({ lastSequence: 0 })
+      expect(fresh!.incarnation).not.toBe(before!.incarnation)
+      expect(await publish(spec, 'a')).toEqual({ sequence: 1, duplicate: false })
+    })
+
+    it('ends a consumer whose stream is deleted', async () => {
+      const spec = specOf()
+      await subject.stream.ensureStream(spec)
+      await publish(spec, 'a')
+      const taking = take(spec, 1, 2)
+      taking.catch(() => {})
+      await subject.sleep(300)
+      await subject.stream.deleteStream(spec.name)
+      await expect(taking).rejects.toMatchObject({ code: 'STREAM_UNAVAILABLE' })
+      await expect(take(spec, 1, 1)).rejects.toMatchObject({ code: 'STREAM_UNAVAILABLE' })
+    })
+
+    it('drops what is too old, and says where it begins', async () => {
+      const spec = specOf({ maxAgeMs: 1000, duplicateWindowMs: 1000 })
+      await subject.stream.ensureStream(spec)
+      await publish(spec, 'a')
+      await subject.sleep(2500)
+      await publish(spec, 'b')
+      expect(await subject.stream.streamInfo(spec.name)).toMatchObject({
+        firstSequence: 2,
+        lastSequence: 2,
+        messages: 1,
+      })
+      expect(texts(await take(spec, 1, 1))).toEqual(['b'])
+    })
+
+    it('announces to who listens now', async () => {
+      const heard: string[] = []
+      const end = subject.stream.listen('contract.*.hint', data => heard.push(data.toString()))
+      await subject.sleep(200)
+      subject.stream.announce('contract.x.hint', Buffer.from('one'))
+      await subject.sleep(200)
+      end()
+      await subject.sleep(50)
+      subject.stream.announce('contract.x.hint', Buffer.from('two'))
+      await subject.sleep(200)
+      expect(heard).toEqual(['one'])
+    })
+
+    it('keeps records that are compared and set', async () => {
+      const bucket = await subject.stream.bucket('contract', { maxAgeMs: 0, replicas: 1 })
+      expect(await bucket.get('a.x')).toBeUndefined()
+      const first = await bucket.update('a.x', Buffer.from('1'), 0)
+      expect(first).toBeGreaterThan(0)
+      expect(await bucket.update('a.x', Buffer.from('no'), 0)).toBeUndefined()
+      const second = await bucket.update('a.x', Buffer.from('2'), first!)
+      expect(await bucket.update('a.x', Buffer.from('no'), first!)).toBeUndefined()
+      expect(await bucket.get('a.x')).toMatchObject({ revision: second, value: Buffer.from('2') })
+      expect(typeof (await bucket.get('a.x'))!.writtenAtMs).toBe('number')
+      await bucket.put('a.y', Buffer.from('3'))
+      expect((await bucket.list('a.*', 10)).map(({ key }) => key).sort()).toEqual(['a.x', 'a.y'])
+      await bucket.delete('a.y')
+      expect(await bucket.get('a.y')).toBeUndefined()
+      expect(await bucket.update('a.y', Buffer.from('4'), 0)).toBeGreaterThan(0)
+    })
+
+    it('watches a bucket: its state, a mark, then every change', async () => {
+      const bucket = await subject.stream.bucket('contract-watch', { maxAgeMs: 0, replicas: 1 })
+      await bucket.put('k', Buffer.from('old'))
+      await bucket.put('k', Buffer.from('1'))
+      const done = new AbortController()
+      const seen: string[] = []
+      const show = (update: KvUpdate | undefined) =>
+        update === undefined ? 'mark' : `${update.key}=${update.value ?? 'gone'}`
+      const watching = (async () => {
+        for await (const update of bucket.watch(done.signal)) {
+          seen.push(show(update))
+          if (seen.length === 4) done.abort()
+        }
+      })()
+      await subject.sleep(300)
+      await bucket.put('k', Buffer.from('2'))
+      await bucket.delete('k')
+      await watching
+      expect(seen).toEqual(['k=1', 'mark', 'k=2', 'k=gone'])
+    })
+  })
+}
