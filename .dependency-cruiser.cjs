@@ -45,7 +45,15 @@ module.exports = {
     layer('replication', 'src/replication', [...ports, 'src/tenant']),
     layer('jobs', 'src/jobs', [...base, 'src/clock', 'src/stream']),
     layer('chat', 'src/chat', [...pure, 'src/tenant', 'src/search', 'src/embedding']),
-    layer('api', 'src/api', [...pure, 'src/storage', 'src/tenant', 'src/search', 'src/embedding', 'src/chat']),
+    layer('api', 'src/api', [
+      ...pure,
+      'src/storage',
+      'src/tenant',
+      'src/search',
+      'src/embedding',
+      'src/chat',
+      'src/replication',
+    ]),
     layer('client', 'client', ['src/api/schemas', 'src/base']),
     {
       name: 'data-through-the-client',

@@ -1,5 +1,6 @@
+import type { ChangeOperations } from './api/operations/changes.ts'
 import type { Metrics } from './base/metrics.ts'
-import type { Publisher } from './replication/publisher.ts'
+import type { Replica } from './replication/replica.ts'
 import type { Activity } from './tenant/activity.ts'
 import type { DiskGuard } from './tenant/disk-guard.ts'
 import type { TenantPool } from './tenant/pool.ts'
@@ -9,12 +10,13 @@ export interface NodeMetricsOptions {
   readonly pool: TenantPool
   readonly activity: Activity
   readonly tier: string
-  readonly publisher: () => Publisher | undefined
+  readonly replica: Replica | undefined
+  readonly changes: Pick<ChangeOperations, 'feeds'>
   readonly disk: DiskGuard
 }
 
 /** The database node's own metrics; `docs/metrics.md` lists them. */
-export function addNodeMetrics({ metrics, pool, activity, tier, publisher, disk }: NodeMetricsOptions): void {
+export function addNodeMetrics({ metrics, pool, activity, tier, replica, changes, disk }: NodeMetricsOptions): void {
   metrics.gauge(
     'percolate_active_tenants',
     'Tenants with a request within the active window',
@@ -39,6 +41,70 @@ export function addNodeMetrics({ metrics, pool, activity, tier, publisher, disk 
   metrics.gauge('percolate_outbox_bytes', 'Bytes of changes of open tenants that wait to be published', () =>
     sum(outbox => outbox.bytes),
   )
-  metrics.gauge('percolate_publish_failures', 'Failed attempts to publish in a row', () => publisher()?.failures ?? 0)
+  metrics.gauge(
+    'percolate_publish_failures',
+    'Failed attempts to publish in a row',
+    () => replica?.publisher.failures ?? 0,
+  )
   metrics.gauge('percolate_disk_free_bytes', 'Free space of the data directory', () => disk.freeBytes)
+  metrics.gauge('percolate_change_feeds', 'Change feeds that are being followed here', () => changes.feeds)
+  addReplicationMetrics(metrics, replica)
+}
+
+/** What this node's part in the cluster counts; zero on a node without one. */
+function addReplicationMetrics(metrics: Metrics, replica: Replica | undefined): void {
+  const gauge = (name: string, help: string, read: (replica: Replica) => number) =>
+    metrics.gauge(`percolate_${name}`, help, () => (replica ? read(replica) : 0))
+  gauge('published_entries_total', 'Entries that a sync stream has acknowledged', r => r.publisher.published)
+  gauge('applied_entries_total', 'Entries of other nodes applied here', r => r.applier.counts.applied)
+  gauge('known_entries_total', 'Entries that came again and changed nothing', r => r.applier.counts.known)
+  gauge(
+    'refused_entries_total',
+    'Entries refused: malformed, too large, of another tenant',
+    r => r.applier.counts.refused,
+  )
+  gauge('parked_entries_total', 'Entries from the future that were kept until due', r => r.applier.counts.parked)
+  gauge('entry_holes_total', 'Times that an entry came before the one before it', r => r.applier.counts.holes)
+  gauge('holes_given_up_total', 'Holes that no holder could fill: writes are lost', r => r.copies.counts.givenUp)
+  gauge('stream_consumers', 'Sync streams that are being read', r => r.follower.consumers)
+  gauge('copies_current', 'Copies that answer', r => r.copies.count('current'))
+  gauge(
+    'copies_waiting',
+    'Copies that are being made or checked',
+    r => r.copies.count('joining') + r.copies.count('verifying'),
+  )
+  gauge('copies_joined_total', 'Copies made since the start', r => r.copies.counts.joined)
+  gauge(
+    'copies_reconciled_total',
+    'Times that a copy was brought up to date from another one',
+    r => r.copies.counts.reconciled,
+  )
+  gauge('copies_wiped_total', 'Copies made anew because they were away for too long', r => r.copies.counts.wiped)
+  gauge('copies_dropped_total', 'Copies dropped as ordered', r => r.copies.counts.dropped)
+  gauge(
+    'rolled_back_total',
+    'Times that this disk was found to have gone back in time',
+    r => r.copies.counts.rolledBack + r.applier.counts.rolledBack,
+  )
+  gauge('forwarded_requests_total', 'Requests sent on to the node that holds the tenant', r => r.router.forwarded)
+  gauge('home_handovers_total', 'Homes handed over to another node', r => r.homes.handovers)
+  gauge('home_takeovers_total', 'Homes taken from a node that was gone', r => r.homes.takeovers)
+  gauge('lease_held', '1 while this node may act as the home of its tenants', r => (r.membership.hasLease ? 1 : 0))
+  gauge('clock_skew_seconds', "This node's wall clock minus the NATS servers'", r => r.membership.skewMs / 1000)
+  gauge(
+    'directory_restored_total',
+    'Placements put back because the directory had lost them',
+    r => r.directory.restored,
+  )
+  gauge('gc_floors_total', 'Garbage collection floors moved by this node', r => r.maintenance.counts.floors)
+  gauge('gc_collected_total', 'Tombstones collected', r => r.maintenance.counts.collected)
+  gauge('anti_entropy_compared_total', 'Comparisons of a copy with another', r => r.maintenance.counts.compared)
+  gauge('anti_entropy_different_total', 'Comparisons that found a difference', r => r.maintenance.counts.different)
+  gauge(
+    'anti_entropy_repaired_total',
+    'Records repaired from another copy',
+    r => r.maintenance.counts.repaired + r.maintenance.counts.setAside,
+  )
+  gauge('snapshots_stored_total', 'Snapshots stored', r => r.maintenance.counts.snapshots)
+  gauge('snapshot_failures_total', 'Snapshots that could not be stored', r => r.maintenance.counts.snapshotFailures)
 }

@@ -1,3 +1,7 @@
+import { hostname } from 'node:os'
+import { Gate } from './api/gate.ts'
+import { GrpcForwarder } from './api/grpc/forward.ts'
+import { GrpcPeers } from './api/grpc/peer-client.ts'
 import { createGrpcApi } from './api/grpc/server.ts'
 import { createHttpApi } from './api/http/api.ts'
 import { closeServer, listen } from './api/http/server.ts'
@@ -16,23 +20,33 @@ import { chooseEmbedder } from './embedding/choose.ts'
 import { EmbedScheduler } from './jobs/embed-scheduler.ts'
 import { Jobs } from './jobs/jobs.ts'
 import { addNodeMetrics } from './node-metrics.ts'
-import { Publisher } from './replication/publisher.ts'
+import type { ObjectStore } from './objects/port.ts'
+import { replicaSettings } from './replica-settings.ts'
+import { PeerAuth } from './replication/auth.ts'
+import type { Member, Placement } from './replication/placement.ts'
+import { Replica } from './replication/replica.ts'
+import { SnapshotStore } from './replication/snapshots.ts'
 import { prefixes, prefixRange, space } from './storage/keys.ts'
+import type { Kv } from './storage/kv.ts'
 import { collect } from './storage/kv.ts'
 import { openRocksKv } from './storage/rocksdb.ts'
 import type { StreamPort } from './stream/port.ts'
+import { subjects } from './stream/subjects.ts'
 import { Activity } from './tenant/activity.ts'
 import { DataDir } from './tenant/data-dir.ts'
 import { DiskGuard } from './tenant/disk-guard.ts'
 import { TenantPool } from './tenant/pool.ts'
+import { type StreamCursor, wipeCopy } from './tenant/state.ts'
 import { Tenant } from './tenant/tenant.ts'
 
 export interface NodeOptions {
   readonly config: Config
   readonly logger: Logger
   readonly time: Time
-  /** Without a stream the node keeps changes to itself: no outbox, no jobs. */
+  /** Without a stream the node keeps changes to itself: no outbox, no jobs, no cluster. */
   readonly stream: StreamPort | undefined
+  /** Where snapshots go; without it there are none. */
+  readonly objects?: ObjectStore | undefined
   /** Opened by the caller when it needs the directory for more than the node. */
   readonly dataDir?: DataDir
 }
@@ -43,6 +57,7 @@ export interface RunningNode {
   readonly grpcPort: number
   /** For parts that share the process, and so the page of metrics. */
   readonly metrics: Metrics
+  readonly replica: Replica | undefined
   stop(): Promise<void>
 }
 
@@ -54,8 +69,11 @@ const POOL_WAIT_MS_MAX = 5000
 const IDLE_CHECK_MS_MAX = 5000
 const EMBED_CHECK_MS = 5000
 const PROBE_TIMEOUT_MS = 2000
+const PEER_TIMEOUT_MS = 3000
+/** Copies of the cluster directory that production asks for. */
+const DIRECTORY_REPLICAS_MIN = 3
 
-/** The database node, built, started, and drained on stop: servers first, then the outbox, then the tenants, then the data directory. */
+/** The database node, built, started, and drained on stop: servers first, then the cluster (outbox, homes), then the tenants, then the data directory. */
 export async function startNode(options: NodeOptions): Promise<RunningNode> {
   const { config, logger, time, stream } = options
   const lifecycle = new Lifecycle(logger)
@@ -66,9 +84,10 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
     throw error
   }
 
-  async function assemble({ dataDir: given }: NodeOptions, parts: Lifecycle): Promise<RunningNode> {
+  async function assemble({ dataDir: given, objects }: NodeOptions, parts: Lifecycle): Promise<RunningNode> {
     const dataDir = given ?? (await DataDir.open(config.dataDir, config.nodeId))
     if (!given) parts.add('data directory', () => dataDir.close())
+    const { node } = dataDir.identity
     const metrics = new Metrics()
     const probes = new Probes(PROBE_TIMEOUT_MS)
     const activity = new Activity(time, config.activeWindowMs)
@@ -77,7 +96,13 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
     await disk.start()
     parts.add('disk guard', () => disk.stop())
     probes.add('disk', () => disk.admit())
-    let publisher: Publisher | undefined
+    let replica: Replica | undefined
+    const openKv = (id: TenantId) =>
+      openRocksKv(dataDir.tenantPath(id), {
+        createIfMissing: true,
+        writeBufferBytes: config.writeBufferBytes,
+        blockCacheBytes: config.blockCacheBytes,
+      })
     const pool = new TenantPool({
       time,
       logger,
@@ -88,26 +113,26 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
       waitMsMax: POOL_WAIT_MS_MAX,
       exists: id => dataDir.hasTenant(id),
       open: async id => {
-        const kv = await openRocksKv(dataDir.tenantPath(id), {
-          createIfMissing: true,
-          writeBufferBytes: config.writeBufferBytes,
-          blockCacheBytes: config.blockCacheBytes,
-        })
+        if (replica && !(await dataDir.hasTenant(id))) replica.assertMayCreate(id)
+        const kv = await openKv(id)
         const tenant = await Tenant.open(id, kv, {
           time,
           origin: dataDir.origin,
           outboxEnabled: stream !== undefined,
           outboxBytesMax: config.outboxBytesMax,
           recordCacheBytes: RECORD_CACHE_BYTES,
-          admitWrite: () => disk.admit(),
-          onCommit: (changed, batch) => {
-            if (batch.outbox.entries > 0) publisher?.notify(changed.id)
+          changesMax: config.changesMax,
+          admitWrite: changed => {
+            disk.admit()
+            replica?.admitWrite(changed)
           },
+          ...replica?.openOptions(id),
+          onCommit: (changed, batch) => replica?.committed(changed, batch),
         }).catch(async error => {
           await kv.close()
           throw error
         })
-        if (tenant.outbox.entries > 0) publisher?.notify(id)
+        if (tenant.outbox.entries > 0) replica?.publisher.notify(id)
         return tenant
       },
     })
@@ -122,17 +147,12 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
           ).length > 0,
       )) ?? false
     let scheduler: EmbedScheduler | undefined
+    const addresses = { http: '', grpc: '' }
+    const auth = new PeerAuth(config.clusterSecret, node)
     if (stream) {
-      publisher = new Publisher({
-        stream,
-        pool,
-        time,
-        logger,
-        replicas: config.jobReplicas,
-        maxAgeMs: config.syncMaxAgeMs,
-      })
-      const running = publisher
-      parts.add('publisher', () => running.stop(config.drainMs))
+      const cluster = joinCluster(options, { dataDir, pool, openKv, auth, objects, addresses: () => addresses })
+      replica = cluster.replica
+      parts.add('peers', () => cluster.peers.close())
       const jobs = new Jobs({
         stream,
         time,
@@ -159,10 +179,30 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
           })
     const embedder = chooseEmbedder(config, time, 1)
     const operations = new Operations(
-      { time, logger, pool, embedder, onPending: id => scheduler?.notify(id) },
+      {
+        time,
+        logger,
+        pool,
+        embedder,
+        onPending: id => scheduler?.notify(id),
+        replica,
+        durability: config.durability,
+        durabilityTimeoutMs: config.durabilityTimeoutMs,
+      },
       chatModel,
     )
-    const onTenant = (id: TenantId) => activity.note(id)
+    // Only the home counts a tenant, so that sums over nodes count it once.
+    const onTenant = (id: TenantId) => {
+      if (!replica || replica.homes.isHome(id)) activity.note(id)
+    }
+    const gate = replica && new Gate({ replica, auth, bookmarkWaitMs: config.bookmarkWaitMs })
+    if (replica) {
+      const running = replica
+      parts.add('cluster', async () => {
+        const left = await running.drain(config.drainMs)
+        if (left.unpublished > 0 || left.notSaved > 0) logger.warn(left, 'left the cluster with something undone')
+      })
+    }
     const httpApi = await createHttpApi({
       logger,
       metrics,
@@ -170,62 +210,159 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
       bodyBytesMax: config.bodyBytesMax,
       time,
       operations,
-      node: dataDir.identity.node,
+      node,
       version: VERSION,
       onTenant,
+      gate,
     })
     const httpPort = await listen(httpApi, config.host, config.httpPort, 'PERCOLATE_HTTP_PORT')
     parts.add('http', () => closeServer(httpApi, config.drainMs))
+    const forwarder = gate && new GrpcForwarder(auth)
+    if (forwarder) parts.add('forwarder', () => forwarder.close())
     const grpcApi = await createGrpcApi({
       logger,
       metrics,
       probes,
       time,
       operations,
-      node: dataDir.identity.node,
+      node,
       bodyBytesMax: config.bodyBytesMax,
       host: config.host,
       port: config.grpcPort,
       drainMs: config.drainMs,
       onTenant,
+      gate,
+      forwarder,
+      peers: replica && { handlers: replica.service, auth, logger },
     })
     parts.add('grpc', () => grpcApi.stop())
 
-    addNodeMetrics({ metrics, pool, activity, tier: config.tier, publisher: () => publisher, disk })
+    addNodeMetrics({ metrics, pool, activity, tier: config.tier, replica, changes: operations.changes, disk })
     const ticker = setInterval(() => pool.closeIdle(), Math.min(IDLE_CHECK_MS_MAX, config.tenantIdleMs)).unref()
     parts.add('idle closing', () => clearInterval(ticker))
-    if (stream)
-      parts.add(
-        'sweep',
-        startSweep(dataDir, hasPending, id => scheduler?.notify(id), pool),
-      )
     let draining = false
     probes.add('serving', () => {
       if (draining) throw new PercolateError('SHUTTING_DOWN', 'draining')
     })
+    if (replica) {
+      const running = replica
+      const host = advertised(config)
+      addresses.http = `${host}:${httpPort}`
+      addresses.grpc = `${host}:${grpcApi.port}`
+      addClusterProbes(probes, running, config, options.stream!)
+      await running.start()
+      parts.add(
+        'sweep',
+        startSweep(running, hasPending, id => scheduler?.notify(id), pool),
+      )
+    }
     return {
-      node: dataDir.identity.node,
+      node,
       httpPort,
       grpcPort: grpcApi.port,
       metrics,
-      stop: () => {
+      replica,
+      stop: async () => {
         draining = true
-        return lifecycle.stop()
+        await replica?.beginDrain()
+        // Routers look at /ready and turn away before the doors close.
+        if (replica && config.drainNoticeMs > 0) await time.sleep(config.drainNoticeMs)
+        await lifecycle.stop()
       },
     }
   }
 }
 
-/** After a start, each tenant is opened once: what a crash left in its outbox is published, what lacks embeddings is queued. */
+/** Host under which other nodes reach this one. */
+function advertised(config: Config): string {
+  const host = config.advertiseHost ?? (config.host === '0.0.0.0' || config.host === '::' ? hostname() : config.host)
+  return host.includes(':') && !host.startsWith('[') ? `[${host}]` : host
+}
+
+function joinCluster(
+  { config, logger, time, stream }: NodeOptions,
+  parts: {
+    dataDir: DataDir
+    pool: TenantPool
+    openKv: (id: TenantId) => Promise<Kv>
+    auth: PeerAuth
+    objects: ObjectStore | undefined
+    addresses: () => { http: string; grpc: string }
+  },
+): { replica: Replica; peers: GrpcPeers } {
+  const { dataDir, pool, openKv, auth, objects, addresses } = parts
+  let replica: Replica | undefined
+  const peers = new GrpcPeers({
+    auth,
+    addressOf: node => replica?.directory.member(node)?.grpc,
+    timeoutMs: PEER_TIMEOUT_MS,
+  })
+  replica = new Replica({
+    identity: { ...dataDir.identity, zone: config.zone, tier: config.tier, version: VERSION },
+    addresses,
+    settings: replicaSettings(config),
+    time,
+    logger,
+    stream: stream!,
+    pool,
+    copies: {
+      tenants: () => dataDir.tenants(),
+      has: id => dataDir.hasTenant(id),
+      wipe: async id => {
+        const kv = await openKv(id)
+        try {
+          await wipeCopy(kv, time)
+        } finally {
+          await kv.close()
+        }
+      },
+      remove: id => dataDir.removeTenant(id),
+    },
+    store: {
+      load: async () => ({
+        placements: (await dataDir.notes('placement.')) as Placement[],
+        members: (await dataDir.notes('member.')) as Member[],
+      }),
+      savePlacement: placement => dataDir.note(`placement.${placement.tenant}`, placement),
+      saveMember: member => dataDir.note(`member.${member.node}`, member),
+      loadCursor: async name => (await dataDir.notes(`cursor.${name}.`))[0] as StreamCursor | undefined,
+      saveCursor: (name, cursor) => dataDir.note(`cursor.${name}.`, cursor),
+    },
+    peers,
+    snapshots: objects && new SnapshotStore(objects, time, logger),
+  })
+  return { replica, peers }
+}
+
+function addClusterProbes(probes: Probes, replica: Replica, config: Config, stream: StreamPort): void {
+  probes.add('cluster', () => {
+    if (replica.membership.isFenced)
+      throw new PercolateError('NODE_ID_IN_USE', 'another process runs under this node id')
+    if (!replica.directory.isWatching) throw new PercolateError('PLACEMENT_UNKNOWN', 'the cluster directory is away')
+  })
+  if (config.mode !== 'production') return
+  probes.add('stream-replicas', async () => {
+    const info = await stream.streamInfo(`KV_${subjects.clusterBucket}`)
+    if ((info?.replicas ?? 0) < DIRECTORY_REPLICAS_MIN)
+      throw new PercolateError(
+        'STREAM_UNAVAILABLE',
+        `production needs ${DIRECTORY_REPLICAS_MIN} NATS servers; the cluster directory has ${info?.replicas ?? 0} copies`,
+      )
+  })
+}
+
+/** After a start, each tenant that lacks embeddings is queued for them, when its copy is current. */
 function startSweep(
-  dataDir: DataDir,
+  replica: Replica,
   hasPending: (id: TenantId) => Promise<boolean>,
   onPending: (id: TenantId) => void,
   pool: TenantPool,
 ): () => Promise<void> {
   let stopped = false
   const sweeping = (async () => {
-    for (const id of await dataDir.tenants()) {
+    for (const id of replica.copies.tenants()) {
+      while (!stopped && replica.copies.state(id) === 'verifying')
+        await new Promise(resolve => setTimeout(resolve, 50).unref())
       if (stopped) return
       // A full pool has better things to do; requests open their tenants anyway.
       if (await hasPending(id).catch(() => false)) onPending(id)

@@ -10,6 +10,7 @@ import { retry } from './base/retry.ts'
 import type { Time } from './base/time.ts'
 import { PACKAGE_FOLDER } from './base/version.ts'
 import type { Config } from './config/settings.ts'
+import { startController } from './controller.ts'
 import { Jobs } from './jobs/jobs.ts'
 import { startNode } from './node.ts'
 import { startEmbeddedS3 } from './objects/embedded/server.ts'
@@ -77,9 +78,28 @@ async function assemble(options: UpOptions, lifecycle: Lifecycle): Promise<Runni
   })
   await retry(again, () => jobs.prepare())
 
-  const node = await startNode({ config, logger: logger.child({ part: 'node' }), time, stream, dataDir })
+  // One node has no use for a second copy, and nobody to share its secret with.
+  const clustered: Config = { ...config, clusterSecret: config.clusterSecret ?? randomBytes(32).toString('hex') }
+  const node = await startNode({
+    config: clustered,
+    logger: logger.child({ part: 'node' }),
+    time,
+    stream,
+    dataDir,
+    objects: store,
+  })
   lifecycle.add('node', () => node.stop())
   const httpUrl = `http://${urlHost(config.host)}:${node.httpPort}`
+  const controller = await startController({
+    config: clustered,
+    logger: logger.child({ part: 'controller' }),
+    time,
+    stream,
+    objects: store,
+    port: undefined,
+    metrics: node.metrics,
+  })
+  lifecycle.add('controller', () => controller.stop())
   const worker = await startWorker({
     config,
     logger: logger.child({ part: 'worker' }),

@@ -353,6 +353,47 @@ export const MomentsOutput = Type.Object(
   { $id: 'Moments' },
 )
 
+export const ChangesQuery = Type.Object(
+  {
+    cursor: Type.Optional(
+      Type.String({
+        maxLength: 8192,
+        description: 'From an event, or `earliest`; left out: from now. `Last-Event-ID` wins.',
+      }),
+    ),
+    heartbeat_ms: Type.Optional(Type.Integer({ minimum: 100, maximum: 60_000, default: 15_000 })),
+  },
+  { $id: 'ChangesQuery', ...closed },
+)
+export type ChangesQuery = Static<typeof ChangesQuery>
+
+export const ReplicationQuery = Type.Object(
+  { bookmark: Type.Optional(Type.String({ maxLength: 8192, description: 'Asks which holders have it.' })) },
+  { $id: 'ReplicationQuery', ...closed },
+)
+export type ReplicationQuery = Static<typeof ReplicationQuery>
+
+export const LateInput = Type.Object(
+  {
+    origin: Type.String({ minLength: 1, maxLength: 256 }),
+    sequence: Type.Integer({ minimum: 1 }),
+    action: Type.Union([Type.Literal('apply'), Type.Literal('discard')]),
+  },
+  { $id: 'LateInput', ...closed },
+)
+export type LateInput = Static<typeof LateInput>
+
+export const SyncInput = Type.Object(
+  {
+    entries: Type.Array(Type.String({ maxLength: 12 * 1024 * 1024, description: 'An encoded entry, base64.' }), {
+      minItems: 1,
+      maxItems: BATCH_ITEMS_MAX,
+    }),
+  },
+  { $id: 'SyncInput', ...closed },
+)
+export type SyncInput = Static<typeof SyncInput>
+
 export const ProblemOutput = Type.Object(
   {
     type: Type.String(),

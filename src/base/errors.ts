@@ -332,6 +332,8 @@ export interface ErrorOptions {
   readonly field?: string
   /** When to come back, seconds. */
   readonly retryAfterS?: number
+  /** Further members of the answer, such as a cursor to go on from. */
+  readonly extra?: Readonly<Record<string, string>>
   readonly cause?: unknown
 }
 
@@ -341,11 +343,13 @@ export class PercolateError extends Error {
   readonly code: ErrorCode
   readonly field: string | undefined
   readonly retryAfterS: number | undefined
+  readonly extra: Readonly<Record<string, string>> | undefined
 
   constructor(code: ErrorCode, message: string, options: ErrorOptions = {}) {
     super(message, options.cause === undefined ? undefined : { cause: options.cause })
     this.code = code
     this.field = options.field
+    this.extra = options.extra
     this.retryAfterS = options.retryAfterS ?? (errorTable[code].http === 503 ? 1 : undefined)
   }
 
@@ -374,6 +378,7 @@ export function toProblem(error: PercolateError, requestId?: string): Problem {
     detail: error.message,
     ...(error.field === undefined ? {} : { field: error.field }),
     ...(requestId === undefined ? {} : { request_id: requestId }),
+    ...error.extra,
   }
 }
 

@@ -4,6 +4,7 @@ import { startWorker } from '../../workers/worker.ts'
 import type { Logger } from '../base/logger.ts'
 import { systemTime } from '../base/time.ts'
 import type { Config } from '../config/settings.ts'
+import { startController } from '../controller.ts'
 import { startNode } from '../node.ts'
 import { S3ObjectStore } from '../objects/s3.ts'
 import { NatsStream } from '../stream/nats/adapter.ts'
@@ -23,6 +24,13 @@ export function addServeCommands(program: Command): void {
     .description('run a database node')
     .addHelpText('after', '\nExample:\n  PERCOLATE_NATS_URL=nats://nats:4222 percolate node --data-dir /data')
     .action(guarded(node))
+  addSettingFlags(program.command('controller'), 'controller')
+    .description('run a controller, which keeps copies and homes where they should be')
+    .addHelpText(
+      'after',
+      '\nExample:\n  PERCOLATE_NATS_URL=nats://nats:4222 PERCOLATE_CLUSTER_SECRET=… percolate controller',
+    )
+    .action(guarded(controller))
   addSettingFlags(program.command('worker'), 'worker')
     .description('run a worker that parses and embeds')
     .addHelpText(
@@ -93,14 +101,54 @@ async function node(options: Record<string, unknown>): Promise<void> {
     logger.warn(
       'PERCOLATE_NATS_URL is not set: changes are not published, and nothing embeds what the provider could not',
     )
-  const running = await startNode({ config, logger, time: systemTime, stream })
+  const objects = objectsOf(config)
+  const running = await startNode({ config, logger, time: systemTime, stream, objects })
   logger.info(
     { node: running.node, http: running.httpPort, grpc: running.grpcPort, dataDir: config.dataDir },
     'node is ready',
   )
   await runUntilSignal(async () => {
     await running.stop()
+    objects?.close()
     await stream?.close()
+  })
+}
+
+async function controller(options: Record<string, unknown>): Promise<void> {
+  const config = configOf('controller', options)
+  const logger = loggerOf(config, 'controller')
+  const stream = new NatsStream({
+    url: config.natsUrl!,
+    name: 'percolate-controller',
+    requestTimeoutMs: NATS_TIMEOUT_MS,
+    logger,
+  })
+  const objects = objectsOf(config)
+  const running = await startController({
+    config,
+    logger,
+    time: systemTime,
+    stream,
+    objects,
+    port: config.controllerPort,
+  })
+  logger.info({ port: running.port }, 'controller is ready')
+  await runUntilSignal(async () => {
+    await running.stop()
+    objects?.close()
+    await stream.close()
+  })
+}
+
+/** Snapshots need an object store; a cluster can do without. */
+function objectsOf(config: Config): S3ObjectStore | undefined {
+  if (config.s3Endpoint === undefined) return undefined
+  return new S3ObjectStore({
+    endpoint: config.s3Endpoint,
+    region: config.s3Region,
+    bucket: config.s3Bucket,
+    accessKey: config.s3AccessKey!,
+    secretKey: config.s3SecretKey!,
   })
 }
 

@@ -18,6 +18,16 @@ export function joinVectors(a: VersionVector, b: VersionVector): Map<string, num
   return joined
 }
 
+/** The greatest vector that both dominate. */
+export function meetVectors(a: VersionVector, b: VersionVector): Map<string, number> {
+  const met = new Map<string, number>()
+  for (const [origin, sequence] of a) {
+    const least = Math.min(sequence, b.get(origin) ?? 0)
+    if (least > 0) met.set(origin, least)
+  }
+  return met
+}
+
 /** How many entries `behind` lacks of what `ahead` has. */
 export function lagOf(behind: VersionVector, ahead: VersionVector): number {
   let lag = 0

@@ -84,6 +84,14 @@ function together(config: Readonly<Record<string, unknown>>, role: Role): string
     if (config.natsUrl === undefined) problems.push(`PERCOLATE_NATS_URL is needed by the role ${role}.`)
     if (config.s3Endpoint === undefined) problems.push(`PERCOLATE_S3_ENDPOINT is needed by the role ${role}.`)
   }
+  if ((role === 'node' && config.natsUrl !== undefined) || role === 'controller') {
+    if (config.clusterSecret === undefined)
+      problems.push(`PERCOLATE_CLUSTER_SECRET is needed by the role ${role}: nodes know one another by it.`)
+  }
+  if (role === 'controller' && config.natsUrl === undefined)
+    problems.push('PERCOLATE_NATS_URL is needed by the role controller.')
+  if (Number(config.leaseMs) < 3 * Number(config.heartbeatMs))
+    problems.push('PERCOLATE_LEASE_MS must be at least three times PERCOLATE_HEARTBEAT_MS.')
   const ports = (['httpPort', 'grpcPort', 'gatewayPort', 'natsPort', 's3Port'] as const).map(
     name => [settings[name].env, config[name]] as const,
   )

@@ -1,6 +1,5 @@
 import { type Clock, compareClocks, laterClock } from '../clock/hlc.ts'
 import { type VersionVector, vectorFromObject, vectorToObject } from '../clock/vector.ts'
-import { isVisible } from './merge.ts'
 import type { LwwRecord, Op, RecordRef } from './record.ts'
 
 /**
@@ -35,14 +34,12 @@ export function latestClock(record: LwwRecord): Clock | undefined {
   return latest
 }
 
-const settled = (clock: Clock | undefined, floor: Clock): boolean =>
-  clock === undefined || compareClocks(clock, floor) <= 0
-
 /**
- * What is left of a record when everything at or below the floor is settled: undefined for a tombstone that can go, without its delete clock
- * when it came back since. The same on every holder that has the same state and floor.
+ * What is left of a record when everything at or below the floor is settled: its delete clock is not needed any more, and a record that was nothing else is gone
+ * (undefined). It does not matter whether later ops were merged before or after.
  */
 export function collectRecord(record: LwwRecord, floor: Clock): LwwRecord | undefined {
-  if (!isVisible(record)) return settled(latestClock(record), floor) ? undefined : record
-  return record.del !== undefined && settled(record.del, floor) ? { ...record, del: undefined } : record
+  if (record.del === undefined || compareClocks(record.del, floor) > 0) return record
+  if (record.put === undefined && record.fields.size === 0) return undefined
+  return { ...record, del: undefined }
 }

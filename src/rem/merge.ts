@@ -25,12 +25,14 @@ export function mergeRecords(a: LwwRecord, b: LwwRecord): LwwRecord {
     const other = fields.get(name)
     fields.set(name, other === undefined ? register : laterRegister(other, register))
   }
-  return { put: laterClock(a.put, b.put), del, fields }
+  const put = laterClock(a.put, b.put)
+  // An existence that a delete has ended says nothing any more: without it, equal records have equal bytes whatever was collected when.
+  return { put: put && survives({ clock: put }, del) ? put : undefined, del, fields }
 }
 
 export const mergeOp = (record: LwwRecord, op: Op): LwwRecord => mergeRecords(record, opToRecord(op))
 
-const survives = (register: Register, del: Clock | undefined) =>
+const survives = (register: Pick<Register, 'clock'>, del: Clock | undefined) =>
   del === undefined || compareClocks(register.clock, del) > 0
 
 /** Ties of the whole clock (one write that carries an upload's clock, retried with other content) break by value. */

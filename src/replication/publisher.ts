@@ -1,44 +1,76 @@
+import { PercolateError } from '../base/errors.ts'
 import type { TenantId } from '../base/ids.ts'
 import type { Logger } from '../base/logger.ts'
 import { isRetryable } from '../base/retry.ts'
 import { Semaphore } from '../base/semaphore.ts'
 import type { Time } from '../base/time.ts'
-import { decodeEntry } from '../storage/codec.ts'
+import { decodeEntry, packValue, unpackValue } from '../storage/codec.ts'
 import { prefixes, prefixRange, space } from '../storage/keys.ts'
-import { collect, type KvEntry } from '../storage/kv.ts'
+import type { KvEntry } from '../storage/kv.ts'
 import type { StreamPort } from '../stream/port.ts'
 import { subjects } from '../stream/subjects.ts'
 import type { TenantPool } from '../tenant/pool.ts'
 import type { Tenant } from '../tenant/tenant.ts'
+import type { SyncStreams } from './streams.ts'
 
 export interface PublisherOptions {
   readonly stream: StreamPort
   readonly pool: TenantPool
   readonly time: Time
   readonly logger: Logger
-  readonly replicas: number
-  readonly maxAgeMs: number
+  /** Undefined while the cluster's mode is not known yet. */
+  readonly streams: () => SyncStreams | undefined
+  /** False while a copy is not trusted: what an old disk has in its outbox may lie below the floor. */
+  readonly mayPublish: (tenant: TenantId) => boolean
 }
 
-/** Entries in flight for one tenant. */
-const BATCH_ENTRIES = 64
+/** Entries and bytes in flight for one tenant. */
+const WINDOW_ENTRIES = 128
+const WINDOW_BYTES = 8 * 1024 * 1024
 /** Tenants drained at once. */
 const DRAINS_MAX = 8
 const RETRY_MS_MAX = 15_000
 /** Streams known to exist, remembered to spare asking. */
 const KNOWN_STREAMS_MAX = 100_000
 
+interface Draining {
+  again: boolean
+  doing: string
+}
+
+/** Says that `origin` has published up to `sequence`; whoever holds the tenant and has less reads on. */
+export interface Hint {
+  readonly tenant: string
+  readonly incarnation: string
+  readonly origin: string
+  readonly sequence: number
+}
+
+export const encodeHint = (hint: Hint): Buffer => packValue([hint.tenant, hint.incarnation, hint.origin, hint.sequence])
+
+export function decodeHint(data: Buffer): Hint | undefined {
+  try {
+    const [tenant, incarnation, origin, sequence] = unpackValue(data) as [string, string, string, number]
+    return typeof tenant === 'string' && typeof origin === 'string' && Number.isSafeInteger(sequence)
+      ? { tenant, incarnation, origin, sequence }
+      : undefined
+  } catch {
+    return undefined
+  }
+}
+
 /**
- * Moves outbox entries to the tenants' sync streams: in order, a batch in flight at a time, each entry removed only after its PubAck. A
+ * Moves outbox entries to the tenants' sync streams: in order, a window in flight at a time, each entry removed only after its PubAck. A
  * tenant is *clean*, *waiting* (it has entries) or *draining*; a failed drain waits longer each time, and nothing is lost meanwhile.
  */
 export class Publisher {
   readonly #options: PublisherOptions
   readonly #drains = new Semaphore({ permits: DRAINS_MAX, waitersMax: 1_000_000, name: 'publishing' })
-  readonly #tenants = new Map<TenantId, { again: boolean }>()
-  readonly #streams = new Set<TenantId>()
+  readonly #tenants = new Map<TenantId, Draining>()
+  readonly #streams = new Set<string>()
   readonly #stop = new AbortController()
   #failures = 0
+  #published = 0
 
   constructor(options: PublisherOptions) {
     this.#options = options
@@ -49,6 +81,11 @@ export class Publisher {
     return this.#failures
   }
 
+  /** Entries that a stream has acknowledged since the start. */
+  get published(): number {
+    return this.#published
+  }
+
   /** Says that a tenant has entries; called after every commit and when a tenant with some is found. */
   notify(id: TenantId): void {
     const running = this.#tenants.get(id)
@@ -57,79 +94,122 @@ export class Publisher {
       return
     }
     if (this.#stop.signal.aborted) return
-    const state = { again: false }
+    const state: Draining = { again: false, doing: 'waiting' }
     this.#tenants.set(id, state)
-    void this.#run(id, state).finally(() => this.#tenants.delete(id))
+    void this.#run(id, state)
+  }
+
+  /** Forgets that a stream exists, because somebody deleted it. */
+  forgetStream(name: string): void {
+    this.#streams.delete(name)
+  }
+
+  /** What is being done about a tenant's entries, for an operator. */
+  describe(id: TenantId): string {
+    const state = this.#tenants.get(id)
+    return state ? state.doing : 'nothing is being done'
+  }
+
+  /** Whether entries wait or are on their way. */
+  get isBusy(): boolean {
+    return this.#tenants.size > 0
   }
 
   /** Tries to publish what is left, for a bounded time; what stays is in the outboxes. */
   async stop(graceMs: number): Promise<void> {
-    const until = this.#options.time.monotonic() + graceMs
-    while (this.#tenants.size > 0 && this.#failures === 0 && this.#options.time.monotonic() < until)
-      await this.#options.time.sleep(10)
+    const { time } = this.#options
+    const until = time.monotonic() + graceMs
+    while (this.isBusy && this.#failures === 0 && time.monotonic() < until) await time.sleep(10)
     this.#stop.abort()
-    while (this.#tenants.size > 0) await this.#options.time.sleep(5)
+    while (this.isBusy) await time.sleep(5)
   }
 
-  async #run(id: TenantId, state: { again: boolean }): Promise<void> {
+  /** Ends in the same turn in which it finds that nothing is left, so that no notice falls in between. */
+  async #run(id: TenantId, state: Draining): Promise<void> {
+    const end = () => void this.#tenants.delete(id)
     for (let attempt = 0; !this.#stop.signal.aborted; ) {
       state.again = false
       try {
         const release = await this.#drains.acquire(this.#stop.signal)
         try {
+          // Who vouches for the copy later calls again.
+          if (!this.#options.mayPublish(id)) {
+            if (state.again) continue
+            return end()
+          }
+          state.doing = 'publishing'
           await this.#options.pool.use(id, tenant => this.#drain(tenant))
         } finally {
           release()
         }
         attempt = 0
         this.#failures = 0
-        if (!state.again) return
+        if (!state.again) return end()
       } catch (error) {
-        if (this.#stop.signal.aborted) return
+        if (this.#stop.signal.aborted) return end()
         this.#failures++
-        this.#streams.delete(id)
+        const streams = this.#options.streams()
+        if (streams) this.#streams.delete(streams.streamOf(id))
         if (!isRetryable(error) || attempt % 10 === 0)
           this.#options.logger.warn({ tenant: id, err: String(error) }, 'changes wait in the outbox: publishing failed')
+        state.doing = `waiting after attempt ${attempt + 1}: ${String(error)}`
         const waitMs = Math.min(RETRY_MS_MAX, 200 * 2 ** attempt++)
         await this.#options.time.sleep(waitMs, { signal: this.#stop.signal, ref: false }).catch(() => {})
       }
     }
+    end()
   }
 
   async #drain(tenant: Tenant): Promise<void> {
-    const { stream } = this.#options
-    while (!this.#stop.signal.aborted) {
-      const entries = await collect(tenant, { ...prefixRange(prefixes.space(space.outbox)), limit: BATCH_ENTRIES })
-      if (entries.length === 0) return
-      await this.#ensureStream(tenant.id)
+    const { stream, streams: streamsOf } = this.#options
+    const streams = streamsOf()
+    if (!streams) throw new PercolateError('STREAM_UNAVAILABLE', 'The mode of the sync streams is not known yet.')
+    let last: Hint | undefined
+    while (!this.#stop.signal.aborted && this.#options.mayPublish(tenant.id)) {
+      const entries = await readWindow(tenant)
+      if (entries.length === 0) break
+      await this.#ensureStream(tenant.id, streams)
+      const subject = streams.subjectOf(tenant.id)
       const outcomes = await Promise.allSettled(
-        entries.map(([, value]) => stream.publish(subjects.syncOps(tenant.id), value, messageId(value))),
+        entries.map(([, value]) => stream.publish(subject, value, messageId(value))),
       )
       const failed = outcomes.findIndex(outcome => outcome.status === 'rejected')
-      const published: KvEntry[] = failed < 0 ? entries : entries.slice(0, failed)
+      const published = failed < 0 ? entries : entries.slice(0, failed)
       if (published.length > 0) {
+        const { incarnation, origin, sequence } = decodeEntry(published.at(-1)![1])
         await tenant.removeFromOutbox(
           published.map(([key]) => key),
           published.reduce((sum, [, value]) => sum + value.length, 0),
+          { origin, sequence },
         )
+        this.#published += published.length
+        last = { tenant: tenant.id, incarnation, origin, sequence }
+        stream.announce(subjects.hint, encodeHint(last))
       }
       if (failed >= 0) throw (outcomes[failed] as PromiseRejectedResult).reason
     }
   }
 
-  async #ensureStream(id: TenantId): Promise<void> {
-    if (this.#streams.has(id)) return
-    const { replicas, maxAgeMs } = this.#options
-    await this.#options.stream.ensureStream({
-      name: subjects.syncStream(id),
-      subjects: [subjects.syncAll(id)],
-      retention: 'limits',
-      maxAgeMs,
-      replicas,
-    })
+  async #ensureStream(id: TenantId, streams: SyncStreams): Promise<void> {
+    const spec = streams.specOf(id)
+    if (this.#streams.has(spec.name)) return
+    await this.#options.stream.ensureStream(spec)
     if (this.#streams.size >= KNOWN_STREAMS_MAX) this.#streams.clear()
-    this.#streams.add(id)
+    this.#streams.add(spec.name)
   }
+}
+
+async function readWindow(tenant: Tenant): Promise<KvEntry[]> {
+  const entries: KvEntry[] = []
+  let bytes = 0
+  for await (const chunk of tenant.chunks({ ...prefixRange(prefixes.space(space.outbox)), limit: WINDOW_ENTRIES })) {
+    for (const entry of chunk) {
+      if (entries.length > 0 && bytes + entry[1].length > WINDOW_BYTES) return entries
+      entries.push(entry)
+      bytes += entry[1].length
+    }
+  }
+  return entries
 }
 
 /** Tenant incarnation, origin and sequence: a counter that starts over can't be taken for a repetition. */

@@ -1,10 +1,11 @@
 import { randomBytes } from 'node:crypto'
-import { access, mkdir, readdir } from 'node:fs/promises'
+import { access, mkdir, readdir, rename, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { PercolateError } from '../base/errors.ts'
 import { parseTenantId, type TenantId } from '../base/ids.ts'
 import { packValue, unpackValue } from '../storage/codec.ts'
-import type { Kv } from '../storage/kv.ts'
+import { prefixRange } from '../storage/keys.ts'
+import { collect, type Kv } from '../storage/kv.ts'
 import { openRocksKv } from '../storage/rocksdb.ts'
 
 /** Who this node is; made with its data directory. The disk incarnation tells a node with a fresh disk from one that kept its data. */
@@ -58,6 +59,8 @@ export class DataDir {
       throw error
     }
     try {
+      // What a crash left of tenants that were being deleted.
+      await rm(join(path, 'removed'), { recursive: true, force: true })
       return new DataDir(path, await readOrMakeIdentity(kv, nodeId), kv)
     } catch (error) {
       await kv.close()
@@ -84,6 +87,27 @@ export class DataDir {
   async tenants(): Promise<TenantId[]> {
     const names = await readdir(join(this.path, 'tenants'))
     return names.sort().map(name => parseTenantId(name))
+  }
+
+  /** Deletes a closed tenant's database. It leaves its place at once, so that a crash in between leaves no half of it. */
+  async removeTenant(id: TenantId): Promise<void> {
+    const doomed = join(this.path, 'removed')
+    await mkdir(doomed, { recursive: true, mode: 0o700 })
+    const target = join(doomed, `${id}.${randomBytes(6).toString('hex')}`)
+    await rename(this.tenantPath(id), target).catch(error => {
+      if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error
+    })
+    await rm(target, { recursive: true, force: true })
+  }
+
+  /** What the node keeps beside its tenants, by a name such as `placement.acme`. */
+  async note(name: string, value: unknown): Promise<void> {
+    await this.#kv.write([{ type: 'put', key: Buffer.from(`note.${name}`), value: packValue(value) }], { sync: false })
+  }
+
+  async notes(prefix: string): Promise<unknown[]> {
+    const found = await collect(this.#kv, prefixRange(Buffer.from(`note.${prefix}`)))
+    return found.map(([, value]) => unpackValue(value))
   }
 
   close(): Promise<void> {

@@ -51,6 +51,8 @@ export class TenantPool {
   readonly #closing = new Map<TenantId, Promise<void>>()
   /** At most this many databases open at the same moment, so that a burst of cold tenants does not take every I/O thread. */
   readonly #opens = new Semaphore({ permits: 4, waitersMax: 10_000, name: 'opening tenants' })
+  /** Tenants that {@link exclusive} keeps closed. */
+  readonly #held = new Map<TenantId, Promise<void>>()
   #freed: (() => void)[] = []
   #stopped = false
   #opened = 0
@@ -79,6 +81,40 @@ export class TenantPool {
       return await work(slot.tenant!)
     } finally {
       this.#release(slot)
+    }
+  }
+
+  /** As {@link use}, for work that gives its results one by one; the tenant stays open until the caller is done with them. */
+  async *stream<T>(id: TenantId, work: (tenant: Tenant) => AsyncIterable<T>): AsyncGenerator<T> {
+    const slot = await this.#lease(id, false)
+    if (slot === undefined) return
+    try {
+      yield* work(slot.tenant!)
+    } finally {
+      this.#release(slot)
+    }
+  }
+
+  /** Waits for the uses of a tenant to end, closes it, and keeps it closed while `work` runs: for what changes its files. */
+  async exclusive<T>(id: TenantId, work: () => Promise<T>): Promise<T> {
+    while (this.#held.has(id)) await this.#held.get(id)
+    let done = () => {}
+    this.#held.set(
+      id,
+      new Promise<void>(resolve => {
+        done = resolve
+      }),
+    )
+    try {
+      for (let slot = this.#slots.get(id); slot; slot = this.#slots.get(id)) {
+        if (slot.leases === 0 && slot.tenant) await this.#close(slot)
+        else await this.#options.time.sleep(5)
+      }
+      await this.#closing.get(id)
+      return await work()
+    } finally {
+      this.#held.delete(id)
+      done()
     }
   }
 
@@ -130,6 +166,11 @@ export class TenantPool {
     const giveUpAt = this.#options.time.monotonic() + this.#options.waitMsMax
     for (;;) {
       if (this.#stopped) throw new PercolateError('SHUTTING_DOWN', 'This node is draining; retry on another.')
+      const held = this.#held.get(id)
+      if (held) {
+        await held
+        continue
+      }
       const slot = this.#slots.get(id)
       if (slot) {
         slot.leases++
@@ -152,7 +193,7 @@ export class TenantPool {
       }
       if (!create && !(await this.#options.exists(id))) return undefined
       // Checked and opened in one go: what was waited for above may have changed.
-      if (this.#slots.has(id) || this.#closing.has(id)) continue
+      if (this.#slots.has(id) || this.#closing.has(id) || this.#held.has(id)) continue
       if (this.#isFull) await this.#makeRoom(giveUpAt)
       else this.#open(id)
     }

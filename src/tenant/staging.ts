@@ -21,14 +21,7 @@ import type { KvOperation, KvReader } from '../storage/kv.ts'
 import { Overlay } from '../storage/overlay.ts'
 import { documentTerms, indexEntries } from './indexes.ts'
 import { StagedPostings } from './staged-postings.ts'
-import {
-  type EmbeddingSpec,
-  encodeCursorValue,
-  encodeEmbeddingSpec,
-  encodeState,
-  type StreamCursor,
-  type TenantState,
-} from './state.ts'
+import { type EmbeddingSpec, encodeEmbeddingSpec, encodeState, type TenantState } from './state.ts'
 
 /** A vector that a write set or removed; `docNo` is this node's number of the resource. */
 export interface VectorChange {
@@ -178,10 +171,6 @@ export class Staging {
   /** Takes over the vector of a copy whose every record has been merged here. */
   joinVector(vector: VersionVector): void {
     this.#setVector(joinVectors(this.#vector, vector))
-  }
-
-  setCursor(cursor: StreamCursor): void {
-    this.#overlay.put(keys.meta('cursor'), encodeCursorValue(cursor))
   }
 
   put(key: Buffer, value: Buffer): void {
@@ -367,7 +356,9 @@ export class Staging {
       if (!this.#base.outbox) continue
       const { tenant, incarnation, origin } = this.#base
       const entry = encodeEntry({ tenant, incarnation, origin, sequence, ops: part })
-      this.#overlay.put(keys.outbox(sequence), entry)
+      const outbox = this.#state.outbox + 1
+      this.#state = { ...this.#state, outbox }
+      this.#overlay.put(keys.outbox(outbox), entry)
       this.#outboxEntries++
       this.#outboxBytes += entry.length
       await this.#slicer.pause()

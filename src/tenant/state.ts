@@ -2,7 +2,7 @@ import { PercolateError } from '../base/errors.ts'
 import type { TenantId } from '../base/ids.ts'
 import type { Time } from '../base/time.ts'
 import type { Clock } from '../clock/hlc.ts'
-import { packValue, unpackValue } from '../storage/codec.ts'
+import { decodeEntry, packValue, unpackValue } from '../storage/codec.ts'
 import { KEY_LAYOUT_VERSION, KeyReader, keys, prefixes, prefixRange, space } from '../storage/keys.ts'
 import type { Kv, KvOperation } from '../storage/kv.ts'
 
@@ -26,6 +26,8 @@ export interface TenantState {
   readonly documents: number
   /** Last number of the change log. */
   readonly changes: number
+  /** Last number given out in the outbox: entries leave in this order, also those of an earlier origin of this copy. */
+  readonly outbox: number
   /** Sum of the visible resources' lengths in terms; with `documents`, the average that BM25 needs. */
   readonly termTotal: number
 }
@@ -36,7 +38,15 @@ export interface EmbeddingSpec {
   readonly dimensions: number
 }
 
-const NEW_STATE: TenantState = { sequence: 0, clock: undefined, nextDocNo: 0, documents: 0, termTotal: 0, changes: 0 }
+const NEW_STATE: TenantState = {
+  sequence: 0,
+  clock: undefined,
+  nextDocNo: 0,
+  documents: 0,
+  termTotal: 0,
+  changes: 0,
+  outbox: 0,
+}
 
 export async function readIdentity(kv: Kv, tenant: TenantId): Promise<TenantIdentity | undefined> {
   const bytes = await kv.get(keys.meta('tenant'))
@@ -60,13 +70,12 @@ export const newIncarnation = (time: Time): string =>
 export async function createIdentity(
   kv: Kv,
   tenant: TenantId,
-  made: { incarnation: string; createdAtMs: number; generation?: string | undefined },
+  made: { incarnation: string; createdAtMs: number; local?: LocalState | undefined },
 ): Promise<TenantIdentity> {
-  const { incarnation, createdAtMs, generation } = made
+  const { incarnation, createdAtMs, local } = made
   const identity: TenantIdentity = { layout: KEY_LAYOUT_VERSION, tenant, incarnation, createdAtMs }
   const operations: KvOperation[] = [{ type: 'put', key: keys.meta('tenant'), value: packValue(identity) }]
-  if (generation !== undefined)
-    operations.push({ type: 'put', key: keys.meta('local'), value: encodeLocal({ generation }) })
+  if (local) operations.push({ type: 'put', key: keys.meta('local'), value: encodeLocal(local) })
   await kv.write(operations, { sync: true })
   return identity
 }
@@ -75,7 +84,24 @@ export async function createIdentity(
 export interface LocalState {
   /** Part of the origin when this is not the first copy of the tenant on this disk, so that no sequence is ever used twice. */
   readonly generation?: string | undefined
+  /** The copy is being made from another one and is not complete. */
+  readonly joining?: boolean
+  /** The copy is being emptied, to be made anew. */
+  readonly wiping?: boolean
 }
+
+/** What this copy has promised about the garbage collection floor, and for which floor it has collected. */
+export interface FloorState {
+  readonly promised?: Clock | undefined
+  readonly collected?: Clock | undefined
+}
+
+export async function readFloorState(kv: Kv): Promise<FloorState> {
+  const bytes = await kv.get(keys.meta('floor'))
+  return bytes === undefined ? {} : (unpackValue(bytes) as FloorState)
+}
+
+export const encodeFloorState = (state: FloorState): Buffer => packValue(state)
 
 export async function readLocal(kv: Kv): Promise<LocalState> {
   const bytes = await kv.get(keys.meta('local'))
@@ -115,12 +141,13 @@ export async function readVector(kv: Kv): Promise<Map<string, number>> {
 export async function readState(kv: Kv): Promise<TenantState> {
   const bytes = await kv.get(keys.meta('state'))
   if (bytes === undefined) return NEW_STATE
-  const [sequence, clock, nextDocNo, documents, termTotal, changes = 0] = unpackValue(bytes) as [
+  const [sequence, clock, nextDocNo, documents, termTotal, changes = 0, outbox = sequence] = unpackValue(bytes) as [
     number,
     [number, number, string] | null,
     number,
     number,
     number,
+    number | undefined,
     number | undefined,
   ]
   return {
@@ -130,12 +157,21 @@ export async function readState(kv: Kv): Promise<TenantState> {
     documents,
     termTotal,
     changes,
+    outbox,
   }
 }
 
 export function encodeState(state: TenantState): Buffer {
   const clock = state.clock === undefined ? null : [state.clock.wall, state.clock.counter, state.clock.origin]
-  return packValue([state.sequence, clock, state.nextDocNo, state.documents, state.termTotal, state.changes])
+  return packValue([
+    state.sequence,
+    clock,
+    state.nextDocNo,
+    state.documents,
+    state.termTotal,
+    state.changes,
+    state.outbox,
+  ])
 }
 
 export async function readEmbeddingSpec(kv: Kv): Promise<EmbeddingSpec | undefined> {
@@ -145,3 +181,44 @@ export async function readEmbeddingSpec(kv: Kv): Promise<EmbeddingSpec | undefin
 
 export const encodeEmbeddingSpec = (spec: EmbeddingSpec): Buffer =>
   packValue({ model: spec.model, dimensions: spec.dimensions })
+
+/** Keys at once in a batch that empties a copy. */
+const WIPE_KEYS = 10_000
+
+/**
+ * Empties a copy, to be made anew from another one: what it never published is set aside in its quarantine first, in the same batch as the mark that
+ * makes a restart go on. The database must be open nowhere else.
+ */
+export async function wipeCopy(kv: Kv, time: Time): Promise<void> {
+  const operations: KvOperation[] = []
+  for await (const chunk of kv.chunks(prefixRange(prefixes.space(space.outbox)))) {
+    for (const [key, value] of chunk) {
+      const { origin, sequence } = decodeEntry(value)
+      operations.push({ type: 'del', key }, { type: 'put', key: keys.quarantine(origin, sequence), value })
+    }
+  }
+  const local: LocalState = { generation: newGeneration(time), joining: true, wiping: true }
+  operations.push({ type: 'put', key: keys.meta('local'), value: encodeLocal(local) })
+  await kv.write(operations, { sync: true })
+  await finishWipe(kv, local)
+}
+
+/** Goes on where a wipe was cut short. */
+export async function finishWipe(kv: Kv, local: LocalState): Promise<LocalState> {
+  if (!local.wiping) return local
+  const kept = new Set([keys.meta('tenant').toString('latin1'), keys.meta('local').toString('latin1')])
+  for (const spaceByte of Object.values(space)) {
+    if (spaceByte === space.quarantine) continue
+    const range = prefixRange(prefixes.space(spaceByte))
+    for (;;) {
+      const doomed: KvOperation[] = []
+      for await (const chunk of kv.chunks({ ...range, limit: WIPE_KEYS, values: false }))
+        for (const [key] of chunk) if (!kept.has(key.toString('latin1'))) doomed.push({ type: 'del', key })
+      if (doomed.length === 0) break
+      await kv.write(doomed, { sync: false })
+    }
+  }
+  const { wiping: _, ...rest } = local
+  await kv.write([{ type: 'put', key: keys.meta('local'), value: encodeLocal(rest) }], { sync: true })
+  return rest
+}

@@ -2,23 +2,29 @@ import { LRUCache } from 'lru-cache'
 import { PercolateError } from '../base/errors.ts'
 import type { TenantId } from '../base/ids.ts'
 import type { Time } from '../base/time.ts'
-import { HybridLogicalClock } from '../clock/hlc.ts'
+import { type Clock, compareClocks, HybridLogicalClock, laterClock } from '../clock/hlc.ts'
 import { dominates, type VersionVector } from '../clock/vector.ts'
 import { FLOOR_REF, floorOf, type GcFloor } from '../rem/floor.ts'
 import type { LwwRecord, RecordRef } from '../rem/record.ts'
-import { decodeRecord, type Entry } from '../storage/codec.ts'
+import { decodeEntry, decodeRecord, type Entry } from '../storage/codec.ts'
 import { keys, prefixes, prefixRange, space } from '../storage/keys.ts'
 import type { Kv, KvEntry, KvRange } from '../storage/kv.ts'
 import type { StagedBatch, Staging } from './staging.ts'
 import {
   createIdentity,
   type EmbeddingSpec,
+  encodeCursorValue,
+  encodeFloorState,
   encodeLocal,
+  type FloorState,
+  finishWipe,
+  type LocalState,
   newGeneration,
   newIncarnation,
   originOf,
   readCursor,
   readEmbeddingSpec,
+  readFloorState,
   readIdentity,
   readLocal,
   readState,
@@ -41,7 +47,7 @@ export interface TenantOptions {
   readonly origin: string
   /** For a database that is made now: the tenant's incarnation as the cluster knows it; default: a new one. */
   readonly incarnation?: string | undefined
-  /** Whether a database that is made now may not be the tenant's first on this disk, and so needs an origin of its own. */
+  /** A database that is made now is to be filled from another copy; it gets an origin of its own, since it may not be the tenant's first on this disk. */
   readonly copy?: boolean | undefined
   /** Entries that the change log keeps for feeds that resume; 0: none. */
   readonly changesMax?: number | undefined
@@ -51,7 +57,7 @@ export interface TenantOptions {
   /** Bytes of recently read records kept decoded. */
   readonly recordCacheBytes: number
   /** Throws when writes cannot be taken now, such as DISK_FULL. */
-  readonly admitWrite?: () => void
+  readonly admitWrite?: (tenant: Tenant) => void
   readonly onCommit: (tenant: Tenant, batch: StagedBatch) => void
 }
 
@@ -66,10 +72,13 @@ export class Tenant {
   readonly #writer: TenantWriter
   readonly #options: TenantOptions
   readonly #attachments = new Map<string, Attachment>()
-  readonly #outbox: { entries: number; bytes: number }
+  /** `published`: the last own sequence that the stream has. */
+  readonly #outbox: { entries: number; bytes: number; published: number }
   readonly #recent: LRUCache<string, { readonly record: LwwRecord }>
   readonly #waiting = new Set<{ readonly met: () => boolean; readonly resolve: () => void }>()
   #cursor: StreamCursor | undefined
+  #local: LocalState
+  #gc: FloorState
   #commits = 0
   #broken = false
 
@@ -77,16 +86,22 @@ export class Tenant {
     id: TenantId,
     identity: TenantIdentity,
     state: WriterState,
-    outbox: { entries: number; bytes: number },
-    cursor: StreamCursor | undefined,
+    rest: {
+      outbox: { entries: number; bytes: number; published: number }
+      cursor: StreamCursor | undefined
+      local: LocalState
+      gc: FloorState
+    },
     options: TenantOptions,
   ) {
     this.id = id
     this.identity = identity
     this.#kv = state.kv
     this.#state = state
-    this.#outbox = outbox
-    this.#cursor = cursor
+    this.#outbox = rest.outbox
+    this.#cursor = rest.cursor
+    this.#local = rest.local
+    this.#gc = rest.gc
     this.#options = options
     this.#recent = new LRUCache({ maxSize: options.recordCacheBytes, maxEntrySize: options.recordCacheBytes / 8 })
     this.#writer = new TenantWriter(state, {
@@ -104,9 +119,10 @@ export class Tenant {
       (await createIdentity(kv, id, {
         incarnation: options.incarnation ?? newIncarnation(time),
         createdAtMs: time.now(),
-        generation: options.copy ? newGeneration(time) : undefined,
+        local: options.copy ? { generation: newGeneration(time), joining: true } : undefined,
       }))
-    const origin = originOf(options.origin, await readLocal(kv))
+    const local = await finishWipe(kv, await readLocal(kv))
+    const origin = originOf(options.origin, local)
     const vector = await readVector(kv)
     // The counter is that of an origin; a copy that changes its origin starts over.
     const state = { ...(await readState(kv)), sequence: vector.get(origin) ?? 0 }
@@ -119,13 +135,21 @@ export class Tenant {
       origin,
       clock,
       vector,
+      promised: undefined,
       floor: floorBytes && floorOf(decodeRecord(floorBytes)),
       changesMax: options.changesMax ?? 0,
       outboxEnabled: options.outboxEnabled,
       state,
       embedding: await readEmbeddingSpec(kv),
     }
-    return new Tenant(id, identity, writerState, await measureOutbox(kv), await readCursor(kv), options)
+    const rest = {
+      outbox: await measureOutbox(kv, origin, state.sequence),
+      cursor: await readCursor(kv),
+      local,
+      gc: await readFloorState(kv),
+    }
+    writerState.promised = rest.gc.promised
+    return new Tenant(id, identity, writerState, rest, options)
   }
 
   get state(): TenantState {
@@ -144,6 +168,24 @@ export class Tenant {
 
   get floor(): GcFloor | undefined {
     return this.#state.floor
+  }
+
+  /** Whether the copy is being made from another one: it lacks what it does not know of. */
+  get isJoining(): boolean {
+    return this.#local.joining ?? false
+  }
+
+  /** Whether garbage has been collected for the floor as it is. */
+  get isCollected(): boolean {
+    const { floor } = this
+    return (
+      floor === undefined || (this.#gc.collected !== undefined && compareClocks(this.#gc.collected, floor.clock) >= 0)
+    )
+  }
+
+  /** How far this copy's clock is ahead of the wall clock, milliseconds; negative when it is behind, as it is after a pause. */
+  get clockAheadMs(): number {
+    return (this.#state.state.clock?.wall ?? 0) - this.#options.time.now()
   }
 
   get cursor(): StreamCursor | undefined {
@@ -176,7 +218,7 @@ export class Tenant {
 
   /** Plans and commits one command; see {@link TenantWriter.submit}. */
   async write<T>(plan: Planner<T>, options?: WriteOptions): Promise<T> {
-    this.#options.admitWrite?.()
+    this.#options.admitWrite?.(this)
     if (this.#options.outboxEnabled && this.#outbox.bytes >= this.#options.outboxBytesMax) {
       return Promise.reject(
         new PercolateError(
@@ -192,31 +234,30 @@ export class Tenant {
   }
 
   /**
-   * Applies the next entry of another origin, in ONE batch with the vector and the cursor. `known` when it was applied before, `hole` when
+   * Applies the next entry of another origin, in ONE batch with the vector. `known` when it was applied before, `hole` when
    * entries before it are missing.
    */
-  apply(entry: Entry, options: { cursor?: StreamCursor | undefined; pastFloor?: boolean } = {}): Promise<Applied> {
-    const applying = this.#writer.run(async (staging): Promise<Applied> => {
-      const last = staging.vector.get(entry.origin) ?? 0
-      if (entry.sequence > last + 1) return 'hole'
-      if (options.cursor) staging.setCursor(options.cursor)
-      if (entry.sequence <= last) return 'known'
-      await staging.applyEntry(entry, options)
-      return 'applied'
-    }, entry.ops.length)
-    return applying.then(applied => {
-      if (options.cursor && applied !== 'hole') this.#cursor = options.cursor
-      return applied
-    })
+  apply(entry: Entry, options: { pastFloor?: boolean } = {}): Promise<Applied> {
+    return this.#writer.run(
+      async (staging): Promise<Applied> => {
+        const last = staging.vector.get(entry.origin) ?? 0
+        if (entry.sequence > last + 1) return 'hole'
+        if (entry.sequence <= last) return 'known'
+        await staging.applyEntry(entry, options)
+        return 'applied'
+      },
+      { weight: entry.ops.length },
+    )
   }
 
   /** Stages and commits what came from another copy; no outbox entry is made. */
   change<T>(work: (staging: Staging) => Promise<T>, weight = 1): Promise<T> {
-    return this.#writer.run(work as Work<T>, weight)
+    return this.#writer.run(work as Work<T>, { weight })
   }
 
+  /** Remembers how far the stream was read. Not fsynced: reading a part twice is harmless. */
   async setCursor(cursor: StreamCursor): Promise<void> {
-    await this.#writer.run(async staging => staging.setCursor(cursor))
+    await this.#kv.write([{ type: 'put', key: keys.meta('cursor'), value: encodeCursorValue(cursor) }], { sync: false })
     this.#cursor = cursor
   }
 
@@ -225,22 +266,57 @@ export class Tenant {
    * must not give out the same sequences again.
    */
   async changeOrigin(): Promise<void> {
-    await this.#writer.idle()
-    const local = { generation: newGeneration(this.#options.time) }
-    await this.#kv.write([{ type: 'put', key: keys.meta('local'), value: encodeLocal(local) }], { sync: true })
-    const origin = originOf(this.#options.origin, local)
-    this.#state.origin = origin
-    this.#state.state = { ...this.#state.state, sequence: 0 }
-    this.#state.clock = new HybridLogicalClock({
-      now: () => this.#options.time.now(),
-      origin,
-      resumeAbove: this.#state.state.clock,
+    const local = { ...this.#local, generation: newGeneration(this.#options.time) }
+    const take = () => {
+      const origin = originOf(this.#options.origin, local)
+      this.#local = local
+      this.#outbox.published = 0
+      this.#state.origin = origin
+      this.#state.state = { ...this.#state.state, sequence: 0 }
+      this.#state.clock = new HybridLogicalClock({
+        now: () => this.#options.time.now(),
+        origin,
+        resumeAbove: this.#state.state.clock,
+      })
+    }
+    // Alone in its batch, and in effect before the next one is planned.
+    await this.#writer.run(async staging => staging.put(keys.meta('local'), encodeLocal(local)), {
+      weight: Number.POSITIVE_INFINITY,
+      onCommitted: take,
     })
+  }
+
+  /** Stages that the copy is complete. */
+  async finishJoin(work: (staging: Staging) => Promise<void>): Promise<void> {
+    const { joining: _, ...local } = this.#local
+    await this.#writer.run(async staging => {
+      await work(staging)
+      staging.put(keys.meta('local'), encodeLocal(local))
+    })
+    this.#local = local
+  }
+
+  /** Promises to write nothing at or below `clock` from now on; returns the vector with all that was written before. */
+  async promiseFloor(clock: Clock): Promise<VersionVector> {
+    return this.#writer.run(async staging => {
+      const promised = laterClock(this.#gc.promised, clock)!
+      this.#state.clock.observe(promised)
+      this.#state.promised = promised
+      this.#gc = { ...this.#gc, promised }
+      staging.put(keys.meta('floor'), encodeFloorState(this.#gc))
+      return staging.vector
+    })
+  }
+
+  /** Undefined: it has to be done again. */
+  async noteCollected(floor: Clock | undefined): Promise<void> {
+    this.#gc = { ...this.#gc, collected: floor }
+    await this.#writer.run(async staging => staging.put(keys.meta('floor'), encodeFloorState(this.#gc)))
   }
 
   /** Whether the stream has acknowledged this copy's own entries up to `sequence`. */
   isPublished(sequence: number): boolean {
-    return this.#outbox.entries === 0 || sequence <= this.#state.state.sequence - this.#outbox.entries
+    return sequence <= this.#outbox.published
   }
 
   covers(vector: VersionVector): boolean {
@@ -304,14 +380,19 @@ export class Tenant {
     return attachment as T
   }
 
-  /** Removes published entries; `bytes` is their size. Not fsynced: publishing an entry twice is harmless. */
-  async removeFromOutbox(entryKeys: readonly Buffer[], bytes: number): Promise<void> {
+  /** Removes published entries, the last of which is `last`; `bytes` is their size. Not fsynced: publishing an entry twice is harmless. */
+  async removeFromOutbox(
+    entryKeys: readonly Buffer[],
+    bytes: number,
+    last: Pick<Entry, 'origin' | 'sequence'>,
+  ): Promise<void> {
     await this.#kv.write(
       entryKeys.map(key => ({ type: 'del', key })),
       { sync: false },
     )
     this.#outbox.entries -= entryKeys.length
     this.#outbox.bytes -= bytes
+    if (last.origin === this.origin) this.#outbox.published = last.sequence
     this.#wake()
   }
 
@@ -337,12 +418,19 @@ export class Tenant {
   }
 }
 
-async function measureOutbox(kv: Kv): Promise<{ entries: number; bytes: number }> {
-  const outbox = { entries: 0, bytes: 0 }
+async function measureOutbox(
+  kv: Kv,
+  origin: string,
+  sequence: number,
+): Promise<{ entries: number; bytes: number; published: number }> {
+  const outbox = { entries: 0, bytes: 0, published: sequence }
   for await (const chunk of kv.chunks(prefixRange(prefixes.space(space.outbox)))) {
     for (const [, value] of chunk) {
       outbox.entries++
       outbox.bytes += value.length
+      if (outbox.published < sequence) continue
+      const entry = decodeEntry(value)
+      if (entry.origin === origin) outbox.published = entry.sequence - 1
     }
   }
   return outbox

@@ -1,6 +1,6 @@
 import { PercolateError, toPercolateError } from '../base/errors.ts'
 import { GROUP_COMMANDS_MAX, GROUP_OPS_MAX, WRITER_QUEUE_MAX } from '../base/limits.ts'
-import { type Clock, compareClocks, type HybridLogicalClock } from '../clock/hlc.ts'
+import { type Clock, compareClocks, type HybridLogicalClock, laterClock } from '../clock/hlc.ts'
 import type { VersionVector } from '../clock/vector.ts'
 import type { GcFloor } from '../rem/floor.ts'
 import type { LwwRecord, Op, RecordRef } from '../rem/record.ts'
@@ -34,6 +34,8 @@ export interface WriterState {
   clock: HybridLogicalClock
   vector: VersionVector
   floor: GcFloor | undefined
+  /** What this copy has promised to write nothing at or below of. */
+  promised: Clock | undefined
   state: TenantState
   embedding: EmbeddingSpec | undefined
 }
@@ -92,8 +94,8 @@ export class TenantWriter {
   }
 
   /** Stages `work` in its turn and resolves when the batch is fsynced. */
-  run<T>(work: Work<T>, weight = 1): Promise<T> {
-    return this.#enqueue({ work, options: { weight } })
+  run<T>(work: Work<T>, options: { weight?: number; onCommitted?: () => void } = {}): Promise<T> {
+    return this.#enqueue({ work, options })
   }
 
   #enqueue<T>(job: Pick<Pending, 'plan' | 'work' | 'options'>): Promise<T> {
@@ -158,7 +160,7 @@ export class TenantWriter {
       if (batch.observed) this.#tenant.clock.observe(batch.observed)
       this.#announce(batch)
       for (const { pending, result, position } of planned) {
-        if (position) pending.options.onCommitted?.(position)
+        pending.options.onCommitted?.(position ?? batch.vector)
         pending.resolve(result)
       }
     } catch (error) {
@@ -188,8 +190,8 @@ export class TenantWriter {
     pending: Pending,
   ): Promise<{ ops: readonly Op[]; result: unknown; clock: Clock } | undefined> {
     const { asOf } = pending.options
-    const { floor } = this.#tenant
-    if (asOf && floor && compareClocks(asOf, floor.clock) <= 0) {
+    const settled = laterClock(this.#tenant.floor?.clock, this.#tenant.promised)
+    if (asOf && settled && compareClocks(asOf, settled) <= 0) {
       this.#settled.add(pending)
       pending.reject(
         new PercolateError(

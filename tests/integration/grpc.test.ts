@@ -10,7 +10,7 @@ import {
 import { loadSync } from '@grpc/proto-loader'
 import { service as healthService } from 'grpc-health-check'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import { loaderOptions, loadRemProto } from '../../src/api/grpc/server.ts'
+import { loaderOptions, loadRemProto } from '../../src/api/grpc/protos.ts'
 import { PACKAGE_FOLDER } from '../../src/base/version.ts'
 import { remove, startTestNode, type TestNode } from '../support/running.ts'
 

@@ -13,7 +13,12 @@ import { parseTenantId, type TenantId } from '../../base/ids.ts'
 import type { Logger } from '../../base/logger.ts'
 import type { Metrics } from '../../base/metrics.ts'
 import type { Time } from '../../base/time.ts'
-import { type Call, parseAsOf } from '../operations/context.ts'
+import type { Clock } from '../../clock/hlc.ts'
+import { PEER_HEADER } from '../../replication/auth.ts'
+import { parseBookmark } from '../bookmark.ts'
+import type { Gate, Passage } from '../gate.ts'
+import { type Call, type Consistency, parseAsOf, parseConsistency, parseDurability } from '../operations/context.ts'
+import type { GrpcForward, GrpcForwarder } from './forward.ts'
 import type { Message } from './messages.ts'
 
 export interface CallContext {
@@ -22,6 +27,8 @@ export interface CallContext {
   readonly time: Time
   readonly node: string
   readonly onTenant: (tenant: TenantId) => void
+  readonly gate?: Gate | undefined
+  readonly forwarder?: GrpcForwarder | undefined
 }
 
 type AnyCall =
@@ -34,14 +41,22 @@ export type UnaryHandler = (call: Call, request: Message) => Promise<Message>
 export type StreamHandler = (call: Call, request: Message) => AsyncIterable<Message>
 export type ClientStreamHandler = (call: Call, requests: AsyncIterable<Message>) => Promise<Message>
 
-export function unary(context: CallContext, name: string, handler: UnaryHandler) {
+export function unary(context: CallContext, name: string, handler: UnaryHandler, isWrite = true) {
   return (call: ServerUnaryCall<Message, Message>, done: sendUnaryData<Message>) => {
-    const run = async () => handler(begin(context, call), call.request)
     const observe = timer(context, name)
+    const run = async () => {
+      const { started, forward } = await begin(context, call, isWrite)
+      if (forward) {
+        const { answer, trailer } = await forward.unary(name, call, call.request)
+        return { answer, trailer }
+      }
+      const answer = await handler(started, call.request)
+      return { answer, trailer: trailerOf(started) }
+    }
     run().then(
-      answer => {
+      ({ answer, trailer }) => {
         observe('OK')
-        done(null, answer)
+        done(null, answer, trailer)
       },
       error => done(fail(context, observe, error)),
     )
@@ -52,8 +67,9 @@ export function serverStream(context: CallContext, name: string, handler: Stream
   return (call: ServerWritableStream<Message, Message>) => {
     const observe = timer(context, name)
     const run = async () => {
-      const started = begin(context, call)
-      for await (const message of handler(started, call.request)) {
+      const { started, forward } = await begin(context, call, false)
+      const messages = forward ? forward.serverStream(name, call, call.request) : handler(started, call.request)
+      for await (const message of messages) {
         if (started.signal.aborted) return
         // A slow reader holds us back; a cancelled one does not.
         if (!call.write(message)) await drained(call, started.signal)
@@ -85,46 +101,98 @@ function drained(call: EventEmitter, signal: AbortSignal): Promise<void> {
 export function clientStream(context: CallContext, name: string, handler: ClientStreamHandler) {
   return (call: ServerReadableStream<Message, Message>, done: sendUnaryData<Message>) => {
     const observe = timer(context, name)
-    const run = async () => handler(begin(context, call), call as AsyncIterable<Message>)
+    const run = async () => {
+      const { started, forward } = await begin(context, call, true)
+      if (forward) return forward.clientStream(name, call, call as AsyncIterable<Message>)
+      const answer = await handler(started, call as AsyncIterable<Message>)
+      return { answer, trailer: trailerOf(started) }
+    }
     run().then(
-      answer => {
+      ({ answer, trailer }) => {
         observe('OK')
-        done(null, answer)
+        done(null, answer, trailer)
       },
       error => done(fail(context, observe, error)),
     )
   }
 }
 
-/** Reads who asks; cancellation and the client's deadline end the call. */
-function begin(context: CallContext, call: AnyCall): Call {
-  const head = new Metadata()
-  head.set('x-percolate-node', context.node)
-  head.set('x-percolate-entry-node', context.node)
-  call.sendMetadata(head)
+/** What a write came to goes behind its answer. */
+function trailerOf({ outcome }: Call): Metadata {
+  const trailer = new Metadata()
+  if (outcome) {
+    trailer.set('x-percolate-durability', outcome.reached)
+    trailer.set('x-percolate-bookmark', outcome.bookmark)
+  }
+  return trailer
+}
+
+/** Reads who asks, and decides whether this node answers; cancellation and the client's deadline end the call. */
+async function begin(
+  context: CallContext,
+  call: AnyCall,
+  isWrite: boolean,
+): Promise<{ started: Call; forward: GrpcForward | undefined }> {
+  const one = (name: string): string | undefined => call.metadata.get(name)[0]?.toString()
   const values = call.metadata.get('x-tenant-id')
-  const tenant = parseTenantId(values.length > 1 ? values : values[0])
-  const asOf = call.metadata.get('x-percolate-as-of')[0]
   const controller = new AbortController()
   ;(call as EventEmitter).once('cancelled', () => {
     const deadline = Number(call.getDeadline())
-    const passed = Number.isFinite(deadline) && context.time.now() >= deadline
     controller.abort(
-      new PercolateError(
-        passed ? 'DEADLINE_EXCEEDED' : 'CANCELLED',
-        passed ? 'The deadline has passed.' : 'The client went away.',
-      ),
+      Number.isFinite(deadline) && context.time.now() >= deadline
+        ? new PercolateError('DEADLINE_EXCEEDED', 'The deadline passed before the answer was ready.')
+        : new PercolateError('CANCELLED', 'The client cancelled the call.'),
     )
   })
-  context.onTenant(tenant)
-  return {
+  let tenant: TenantId
+  let consistency: Consistency
+  let asOf: Clock | undefined
+  let passage: Passage | undefined
+  try {
+    tenant = parseTenantId(values.length > 1 ? values : values[0])
+    const [durability, bookmark, wanted, clock] = [
+      one('x-percolate-durability'),
+      one('x-percolate-bookmark'),
+      one('x-percolate-consistency'),
+      one('x-percolate-as-of'),
+    ]
+    const request = (call as { request?: Message }).request
+    consistency = {
+      durability: durability === undefined ? undefined : parseDurability(durability),
+      bookmark: bookmark === undefined ? undefined : parseBookmark(bookmark, 'X-Percolate-Bookmark'),
+      needsHome: request?.if_match !== undefined || (wanted !== undefined && parseConsistency(wanted)),
+    }
+    asOf = clock === undefined ? undefined : parseAsOf(clock, context.time.now())
+    passage = await context.gate?.pass({ tenant, isWrite, consistency, peerToken: one(PEER_HEADER) })
+  } catch (error) {
+    sendHead(context, call, context.node)
+    throw error
+  }
+  const started: Call = {
     tenant,
     signal: controller.signal,
     get hasEnded() {
       return controller.signal.aborted
     },
-    ...(asOf === undefined ? {} : { asOf: parseAsOf(String(asOf), context.time.now()) }),
+    asOf,
+    consistency,
   }
+  if (passage?.kind === 'forward') {
+    const forward = context.forwarder!.begin(tenant, passage.targets, controller.signal, served =>
+      sendHead(context, call, served),
+    )
+    return { started, forward }
+  }
+  context.onTenant(tenant)
+  sendHead(context, call, context.node)
+  return { started, forward: undefined }
+}
+
+function sendHead(context: CallContext, call: AnyCall, served: string): void {
+  const head = new Metadata()
+  head.set('x-percolate-node', served)
+  head.set('x-percolate-entry-node', context.node)
+  call.sendMetadata(head)
 }
 
 function timer(context: CallContext, name: string): (outcome: string) => void {
@@ -138,9 +206,15 @@ function fail(context: CallContext, observe: (outcome: string) => void, raw: unk
   observe(status[grpc] ?? String(grpc))
   context.metrics.countError(error.code)
   context.logger[log]({ code: error.code, ...(http >= 500 ? { err: error.cause ?? error } : {}) }, error.message)
+  return failure(error)
+}
+
+/** An error as gRPC carries it: status, message, and our code in the trailing metadata. */
+export function failure(error: PercolateError) {
   const metadata = new Metadata()
   metadata.set('percolate-code', error.code)
   if (error.field !== undefined && /^[\x20-\x7e]*$/.test(error.field)) metadata.set('percolate-field', error.field)
   if (error.retryAfterS !== undefined) metadata.set('retry-after', String(error.retryAfterS))
-  return { code: grpc, details: error.message, metadata }
+  for (const [name, value] of Object.entries(error.extra ?? {})) metadata.set(`percolate-${name}`, value)
+  return { code: errorTable[error.code].grpc, details: error.message, metadata }
 }

@@ -13,7 +13,10 @@ const BULK_ITEMS = 250
 const BULK_IDS_RETURNED = 1000
 
 /** The implementation of `percolate.v1.Rem`: each method turns its message into the input that HTTP takes and calls the same operation. */
-export function remMethods(context: CallContext, { resources, entities, moments, chat }: Operations) {
+export function remMethods(
+  context: CallContext,
+  { resources, entities, moments, chat, changes, replication }: Operations,
+) {
   const idOf = (request: Message) => checkId(String(request.id ?? ''), 'id')
   const ifMatchOf = (request: Message) => request.if_match as string | undefined
 
@@ -29,10 +32,15 @@ export function remMethods(context: CallContext, { resources, entities, moments,
     WriteResources: clientStream(context, 'WriteResources', (call, requests) =>
       writeResources(call, requests, resources),
     ),
-    GetResource: unary(context, 'GetResource', async (call, request) => {
-      const { resource, etag } = await resources.get(call, idOf(request))
-      return toMessage({ ...resource, etag })
-    }),
+    GetResource: unary(
+      context,
+      'GetResource',
+      async (call, request) => {
+        const { resource, etag } = await resources.get(call, idOf(request))
+        return toMessage({ ...resource, etag })
+      },
+      false,
+    ),
     DeleteResource: unary(context, 'DeleteResource', async (call, request) => {
       await resources.delete(call, idOf(request), ifMatchOf(request))
       return {}
@@ -76,10 +84,15 @@ export function remMethods(context: CallContext, { resources, entities, moments,
         throw new PercolateError('INVALID_ARGUMENT', 'if_match goes with exactly one entity.', { field: 'if_match' })
       return toMessage(await entities.put(call, input.entities, ifMatchOf(request)))
     }),
-    GetEntity: unary(context, 'GetEntity', async (call, request) => {
-      const { entity, etag } = await entities.get(call, idOf(request))
-      return toMessage({ ...entity, etag })
-    }),
+    GetEntity: unary(
+      context,
+      'GetEntity',
+      async (call, request) => {
+        const { entity, etag } = await entities.get(call, idOf(request))
+        return toMessage({ ...entity, etag })
+      },
+      false,
+    ),
     DeleteEntity: unary(context, 'DeleteEntity', async (call, request) => {
       await entities.delete(call, idOf(request), ifMatchOf(request))
       return {}
@@ -91,18 +104,23 @@ export function remMethods(context: CallContext, { resources, entities, moments,
         entities.query(call, { ...base, limit, ...(cursor ? { cursor } : {}) }),
       )
     }),
-    TraverseEntities: unary(context, 'TraverseEntities', async (call, request) => {
-      const { id: _id, limit: _limit, depth: _depth, ...rest } = toInput(request)
-      const [limit, depth] = [positive(request.limit), positive(request.depth)]
-      const query = { ...rest, ...(limit === undefined ? {} : { limit }), ...(depth === undefined ? {} : { depth }) }
-      return toMessage(
-        await entities.traverse(
-          call,
-          idOf(request),
-          check<schemas.TraverseQuery>(schemas.TraverseQuery, query, 'request'),
-        ),
-      )
-    }),
+    TraverseEntities: unary(
+      context,
+      'TraverseEntities',
+      async (call, request) => {
+        const { id: _id, limit: _limit, depth: _depth, ...rest } = toInput(request)
+        const [limit, depth] = [positive(request.limit), positive(request.depth)]
+        const query = { ...rest, ...(limit === undefined ? {} : { limit }), ...(depth === undefined ? {} : { depth }) }
+        return toMessage(
+          await entities.traverse(
+            call,
+            idOf(request),
+            check<schemas.TraverseQuery>(schemas.TraverseQuery, query, 'request'),
+          ),
+        )
+      },
+      false,
+    ),
 
     AppendMoments: unary(context, 'AppendMoments', async (call, request) => {
       const input = check<{ moments: schemas.MomentInput[] }>(
@@ -112,10 +130,15 @@ export function remMethods(context: CallContext, { resources, entities, moments,
       )
       return toMessage(await moments.append(call, input.moments))
     }),
-    GetMoment: unary(context, 'GetMoment', async (call, request) => {
-      const { moment, etag } = await moments.get(call, idOf(request))
-      return toMessage({ ...moment, etag })
-    }),
+    GetMoment: unary(
+      context,
+      'GetMoment',
+      async (call, request) => {
+        const { moment, etag } = await moments.get(call, idOf(request))
+        return toMessage({ ...moment, etag })
+      },
+      false,
+    ),
     DeleteMoment: unary(context, 'DeleteMoment', async (call, request) => {
       await moments.delete(call, idOf(request), ifMatchOf(request))
       return {}
@@ -127,6 +150,26 @@ export function remMethods(context: CallContext, { resources, entities, moments,
         moments.query(call, { ...base, limit, ...(cursor ? { cursor } : {}) }),
       )
     }),
+
+    FollowChanges: serverStream(context, 'FollowChanges', async function* (call, request) {
+      const heartbeatMs = positive(request.heartbeat_ms) ?? 15_000
+      const cursor = request.cursor === undefined ? undefined : String(request.cursor)
+      for await (const event of changes.follow(call, cursor, Math.min(60_000, Math.max(100, heartbeatMs))))
+        yield { cursor: event.cursor, heartbeat: event.changes === undefined, changes: event.changes ?? [] }
+    }),
+    GetReplication: unary(
+      context,
+      'GetReplication',
+      async (call, request) => {
+        const bookmark = request.bookmark === undefined ? undefined : String(request.bookmark)
+        const { holders, ...rest } = await replication.describe(call, bookmark)
+        return toMessage({
+          ...rest,
+          holders: holders.map(({ vector, ...holder }) => ({ ...holder, vector: { ...vector } })),
+        })
+      },
+      false,
+    ),
 
     Chat: serverStream(context, 'Chat', async function* (call, request) {
       const reply = await chat.chat(call, check<schemas.ChatInput>(schemas.ChatInput, toInput(request), 'request'))

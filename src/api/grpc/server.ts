@@ -1,4 +1,3 @@
-import { join } from 'node:path'
 import {
   loadPackageDefinition,
   logVerbosity,
@@ -7,15 +6,15 @@ import {
   type ServiceDefinition,
   setLogVerbosity,
 } from '@grpc/grpc-js'
-import { loadSync } from '@grpc/proto-loader'
 import { ReflectionService } from '@grpc/reflection'
 import { HealthImplementation } from 'grpc-health-check'
 import { listenError } from '../../base/listen-error.ts'
 import type { Probes } from '../../base/probes.ts'
-import { PACKAGE_FOLDER } from '../../base/version.ts'
 import type { Operations } from '../operations/operations.ts'
 import type { CallContext } from './calls.ts'
 import { remMethods } from './methods.ts'
+import { type PeerServerOptions, peerMethods } from './peer-server.ts'
+import { loadPeerProto, loadRemProto } from './protos.ts'
 
 export interface GrpcApiOptions extends CallContext {
   readonly operations: Operations
@@ -24,6 +23,8 @@ export interface GrpcApiOptions extends CallContext {
   readonly host: string
   readonly port: number
   readonly drainMs: number
+  /** Serves other nodes of the cluster too. */
+  readonly peers?: PeerServerOptions | undefined
 }
 
 export interface GrpcApi {
@@ -33,19 +34,6 @@ export interface GrpcApi {
 
 const SERVICE = 'percolate.v1.Rem'
 const HEALTH_CHECK_MS = 2000
-
-/** How messages look in code; the same for server and client. */
-export const loaderOptions = {
-  keepCase: true,
-  longs: Number,
-  enums: String,
-  defaults: false,
-  arrays: true,
-  oneofs: false,
-  includeDirs: [join(PACKAGE_FOLDER, 'proto')],
-}
-
-export const loadRemProto = () => loadSync('percolate/v1/rem.proto', loaderOptions)
 
 /** The database node's gRPC API, with server reflection and the standard health service. */
 export async function createGrpcApi(options: GrpcApiOptions): Promise<GrpcApi> {
@@ -58,6 +46,14 @@ export async function createGrpcApi(options: GrpcApiOptions): Promise<GrpcApi> {
   ).percolate.v1.Rem.service
   const server = new Server({ 'grpc.max_receive_message_length': bodyBytesMax, 'grpc.max_send_message_length': -1 })
   server.addService(rem, remMethods(options, operations))
+  if (options.peers) {
+    const peer = (
+      loadPackageDefinition(loadPeerProto()) as unknown as {
+        percolate: { v1: { Peer: { service: ServiceDefinition } } }
+      }
+    ).percolate.v1.Peer.service
+    server.addService(peer, peerMethods(options.peers))
+  }
   const health = new HealthImplementation({ '': 'NOT_SERVING', [SERVICE]: 'NOT_SERVING' })
   health.addToServer(server)
   new ReflectionService(definition).addToServer(server)

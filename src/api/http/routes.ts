@@ -49,10 +49,13 @@ export function addRoutes(app: FastifyInstance, operations: Operations): void {
   )
   app.post(
     '/resources/search',
-    route('resources', 'Search with a body: for long queries and query embeddings', {
-      body: ref('SearchInput'),
-      response: { 200: ref('Resources'), ...problems },
-    }),
+    {
+      ...route('resources', 'Search with a body: for long queries and query embeddings', {
+        body: ref('SearchInput'),
+        response: { 200: ref('Resources'), ...problems },
+      }),
+      config: { isRead: true },
+    },
     async request => resources.search(request.call, request.body as schemas.SearchInput),
   )
   app.post(
@@ -203,7 +206,7 @@ export function addChatRoute(app: FastifyInstance, path: string, operations: Ope
       ...problems,
     },
   }
-  app.post(path, { schema, config: { operation: 'POST /api/v1/chat' } }, async (request, reply) => {
+  app.post(path, { schema, config: { operation: 'POST /api/v1/chat', isRead: true } }, async (request, reply) => {
     const input = request.body as schemas.ChatInput
     return sendChat(reply, await operations.chat.chat(request.call, input), input.stream ?? false)
   })

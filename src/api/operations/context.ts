@@ -3,9 +3,13 @@ import type { TenantId } from '../../base/ids.ts'
 import type { Logger } from '../../base/logger.ts'
 import type { Time } from '../../base/time.ts'
 import { type Clock, parseClock } from '../../clock/hlc.ts'
+import { joinVectors, type VersionVector } from '../../clock/vector.ts'
 import type { Embedder } from '../../embedding/port.ts'
+import { type Durability, durabilities, type Replica } from '../../replication/replica.ts'
 import type { TenantPool } from '../../tenant/pool.ts'
 import type { Tenant } from '../../tenant/tenant.ts'
+import type { WriteOptions } from '../../tenant/writer.ts'
+import { type Bookmark, encodeBookmark, joinBookmarks } from '../bookmark.ts'
 
 /** What every operation gets from the protocol in front of it. */
 export interface Call {
@@ -16,6 +20,22 @@ export interface Call {
   readonly hasEnded: boolean
   /** The clock to write with instead of now; see `X-Percolate-As-Of`. */
   readonly asOf?: Clock | undefined
+  readonly consistency?: Consistency | undefined
+  /** What a write came to; set by it, sent by the protocol. */
+  outcome?: WriteOutcome | undefined
+}
+
+/** What a request asks of the cluster. */
+export interface Consistency {
+  readonly durability: Durability | undefined
+  readonly bookmark: Bookmark | undefined
+  /** `If-Match`, or the home's own word on a read. */
+  readonly needsHome: boolean
+}
+
+export interface WriteOutcome {
+  readonly reached: Durability
+  readonly bookmark: string
 }
 
 export interface OperationsContext {
@@ -25,6 +45,10 @@ export interface OperationsContext {
   readonly embedder: Embedder
   /** Called after a write that left resources without embeddings. */
   readonly onPending: (tenant: TenantId) => void
+  /** The node's part in a cluster; a node without a stream has none. */
+  readonly replica: Replica | undefined
+  readonly durability: Durability
+  readonly durabilityTimeoutMs: number
 }
 
 /** Reads of a tenant that was never written are empty; nothing is made on disk for them. */
@@ -39,13 +63,81 @@ export async function read<T>(
   return result === undefined ? empty() : result.value
 }
 
+/** What the writer of a call's commands is told beside them. */
+export type Commit = (options?: Omit<WriteOptions, 'asOf' | 'onCommitted'>) => WriteOptions
+
 export async function write<T>(
   context: OperationsContext,
   call: Call,
-  work: (tenant: Tenant) => Promise<T>,
+  work: (tenant: Tenant, commit: Commit) => Promise<T>,
 ): Promise<T> {
   throwIfCancelled(call)
-  return context.pool.use(call.tenant, work, { create: true })
+  const writing = new Writing(context, call)
+  return writing.finish(
+    await context.pool.use(call.tenant, tenant => work(tenant, writing.begin(tenant)), { create: true }),
+  )
+}
+
+/** A write in a tenant that was never written finds nothing, and makes nothing. */
+export async function writeExisting<T>(
+  context: OperationsContext,
+  call: Call,
+  missing: PercolateError,
+  work: (tenant: Tenant, commit: Commit) => Promise<T>,
+): Promise<T> {
+  throwIfCancelled(call)
+  const writing = new Writing(context, call)
+  const result = await context.pool.use(call.tenant, async tenant => ({
+    value: await work(tenant, writing.begin(tenant)),
+  }))
+  if (result === undefined) throw missing
+  return writing.finish(result.value)
+}
+
+/** One write of a call: where it got to, whether its condition was decided by the home, how durable it is. */
+class Writing {
+  readonly #context: OperationsContext
+  readonly #call: Call
+  readonly #epoch: number | undefined
+  #position: VersionVector | undefined
+  #incarnation = ''
+
+  constructor(context: OperationsContext, call: Call) {
+    this.#context = context
+    this.#call = call
+    this.#epoch = call.consistency?.needsHome ? context.replica?.homes.assertHome(call.tenant) : undefined
+  }
+
+  begin(tenant: Tenant): Commit {
+    this.#incarnation = tenant.identity.incarnation
+    const onCommitted = (position: VersionVector) => {
+      this.#position = this.#position ? joinVectors(this.#position, position) : position
+    }
+    return (options = {}) => ({ ...options, asOf: this.#call.asOf, onCommitted })
+  }
+
+  async finish<T>(result: T): Promise<T> {
+    if (!this.#position) return result
+    const { replica, durability: standard, durabilityTimeoutMs } = this.#context
+    const { tenant, consistency } = this.#call
+    const wanted = consistency?.durability ?? standard
+    const position = this.#position
+    const reached = replica ? await replica.reach(tenant, position, wanted, durabilityTimeoutMs) : 'local'
+    const bookmark = joinBookmarks(consistency?.bookmark, { incarnation: this.#incarnation, vector: position })
+    this.#call.outcome = { reached, bookmark: encodeBookmark(bookmark) }
+    // The same lease, from before the condition was looked at until now: nobody else decided meanwhile.
+    if (this.#epoch !== undefined && replica?.homes.assertHome(tenant) !== this.#epoch)
+      throw new PercolateError(
+        'HOME_UNAVAILABLE',
+        'The home of the tenant changed while the condition was decided; read, and decide anew.',
+      )
+    if (durabilities.indexOf(reached) >= durabilities.indexOf(wanted)) return result
+    throw new PercolateError(
+      'DURABILITY_NOT_REACHED',
+      `The write stands and is durable at level "${reached}"; "${wanted}" was not reached in time. Repeating it is harmless.`,
+      { extra: { durability: reached, bookmark: this.#call.outcome.bookmark } },
+    )
+  }
 }
 
 export function throwIfCancelled(call: Call): void {
@@ -72,6 +164,25 @@ export function parseAsOf(text: string, nowMs: number): Clock {
       field,
     })
   return clock
+}
+
+export function parseDurability(text: string): Durability {
+  if ((durabilities as readonly string[]).includes(text)) return text as Durability
+  throw new PercolateError('INVALID_ARGUMENT', `X-Percolate-Durability must be one of ${durabilities.join(', ')}.`, {
+    field: 'X-Percolate-Durability',
+  })
+}
+
+/** Whether the home must answer. */
+export function parseConsistency(text: string): boolean {
+  if (text === 'home' || text === 'any') return text === 'home'
+  throw new PercolateError(
+    'INVALID_ARGUMENT',
+    'X-Percolate-Consistency must be "home", or "any", which is the default.',
+    {
+      field: 'X-Percolate-Consistency',
+    },
+  )
 }
 
 export const notFound = (what: string, id: string): PercolateError =>

@@ -8,8 +8,8 @@ import { edgesFrom, traverse } from '../../search/traverse.ts'
 import { decodeCursor, encodeCursor } from '../cursor.ts'
 import type { EntitiesQuery, EntityInput, EntityOutput, TraverseQuery } from '../schemas.ts'
 import { checkName, checkObject } from './check-fields.ts'
-import { type Call, isoTime, notFound, type OperationsContext, read, write } from './context.ts'
-import { checkIfMatch, etagOf, existingTenant } from './resources.ts'
+import { type Call, isoTime, notFound, type OperationsContext, read, write, writeExisting } from './context.ts'
+import { checkIfMatch, etagOf } from './resources.ts'
 
 /** Edges that one answer about an entity lists; traversal reaches the others. */
 const EDGES_SHOWN_MAX = 1000
@@ -25,7 +25,7 @@ export class EntityOperations {
   async put(call: Call, inputs: readonly EntityInput[], ifMatch?: string): Promise<{ ids: string[] }> {
     const commands = inputs.map((input, n) => toCommand(input, inputs.length === 1 ? '' : `entities[${n}].`))
     const edges = commands.reduce((sum, command) => sum + (command.edges?.length ?? 0), 0)
-    return write(this.#context, call, tenant =>
+    return write(this.#context, call, (tenant, commit) =>
       tenant.write(
         async context => {
           if (ifMatch !== undefined) {
@@ -39,7 +39,7 @@ export class EntityOperations {
             result: { ids: commands.map(({ id }) => id) },
           }
         },
-        { asOf: call.asOf, weight: commands.length + edges, touches: commands.flatMap(touchedBy) },
+        commit({ weight: commands.length + edges, touches: commands.flatMap(touchedBy) }),
       ),
     )
   }
@@ -62,16 +62,13 @@ export class EntityOperations {
   }
 
   async delete(call: Call, id: string, ifMatch?: string): Promise<void> {
-    await existingTenant(this.#context, call, notFound('entity', id), tenant =>
-      tenant.write(
-        async context => {
-          const record = await context.read({ kind: 'entity', key: [id] })
-          if (!entityView(id, record)) throw notFound('entity', id)
-          checkIfMatch(record!, ifMatch)
-          return { ops: [planDelete('entity', id, context.clock)], result: undefined }
-        },
-        { asOf: call.asOf },
-      ),
+    await writeExisting(this.#context, call, notFound('entity', id), (tenant, commit) =>
+      tenant.write(async context => {
+        const record = await context.read({ kind: 'entity', key: [id] })
+        if (!entityView(id, record)) throw notFound('entity', id)
+        checkIfMatch(record!, ifMatch)
+        return { ops: [planDelete('entity', id, context.clock)], result: undefined }
+      }, commit()),
     )
   }
 

@@ -8,8 +8,8 @@ import type { Tenant } from '../../tenant/tenant.ts'
 import { decodeCursor, encodeCursor } from '../cursor.ts'
 import type { MomentInput, MomentOutput, MomentsQuery } from '../schemas.ts'
 import { checkName, checkObject, checkText, parseTime } from './check-fields.ts'
-import { type Call, isoTime, notFound, type OperationsContext, read, write } from './context.ts'
-import { checkIfMatch, etagOf, existingTenant } from './resources.ts'
+import { type Call, isoTime, notFound, type OperationsContext, read, write, writeExisting } from './context.ts'
+import { checkIfMatch, etagOf } from './resources.ts'
 
 export class MomentOperations {
   readonly #context: OperationsContext
@@ -21,13 +21,13 @@ export class MomentOperations {
   async append(call: Call, inputs: readonly MomentInput[]): Promise<{ ids: string[] }> {
     const nowMs = call.asOf?.wall ?? this.#context.time.now()
     const commands = inputs.map((input, n) => toCommand(input, inputs.length === 1 ? '' : `moments[${n}].`, nowMs))
-    return write(this.#context, call, tenant =>
+    return write(this.#context, call, (tenant, commit) =>
       tenant.write(
         context => {
           const ops = commands.map(command => planMoment(command, context.clock))
           return { ops, result: { ids: ops.map(op => op.key[0]!) } }
         },
-        { asOf: call.asOf, weight: commands.length },
+        commit({ weight: commands.length }),
       ),
     )
   }
@@ -49,16 +49,13 @@ export class MomentOperations {
   }
 
   async delete(call: Call, id: string, ifMatch?: string): Promise<void> {
-    await existingTenant(this.#context, call, notFound('moment', id), tenant =>
-      tenant.write(
-        async context => {
-          const record = await context.read({ kind: 'moment', key: [id] })
-          if (!momentView(id, record)) throw notFound('moment', id)
-          checkIfMatch(record!, ifMatch)
-          return { ops: [planDelete('moment', id, context.clock)], result: undefined }
-        },
-        { asOf: call.asOf },
-      ),
+    await writeExisting(this.#context, call, notFound('moment', id), (tenant, commit) =>
+      tenant.write(async context => {
+        const record = await context.read({ kind: 'moment', key: [id] })
+        if (!momentView(id, record)) throw notFound('moment', id)
+        checkIfMatch(record!, ifMatch)
+        return { ops: [planDelete('moment', id, context.clock)], result: undefined }
+      }, commit()),
     )
   }
 

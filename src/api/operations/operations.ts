@@ -1,8 +1,10 @@
 import type { ChatModel } from '../../chat/model.ts'
+import { ChangeOperations } from './changes.ts'
 import { ChatOperations } from './chat.ts'
 import type { OperationsContext } from './context.ts'
 import { EntityOperations } from './entities.ts'
 import { MomentOperations } from './moments.ts'
+import { ReplicationOperations } from './replication.ts'
 import { ResourceOperations } from './resources.ts'
 
 /** Everything that a tenant can ask for; HTTP and gRPC are two ways in to the same operations. */
@@ -11,11 +13,15 @@ export class Operations {
   readonly entities: EntityOperations
   readonly moments: MomentOperations
   readonly chat: ChatOperations
+  readonly changes: ChangeOperations
+  readonly replication: ReplicationOperations
 
   constructor(context: OperationsContext, chatModel: ChatModel | undefined) {
     this.resources = new ResourceOperations(context)
     this.entities = new EntityOperations(context)
     this.moments = new MomentOperations(context)
     this.chat = new ChatOperations(context, chatModel)
+    this.changes = new ChangeOperations(context)
+    this.replication = new ReplicationOperations(context)
   }
 }

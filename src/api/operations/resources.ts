@@ -24,7 +24,7 @@ import type { Tenant } from '../../tenant/tenant.ts'
 import { decodeCursor, encodeCursor } from '../cursor.ts'
 import type { EmbeddingsInput, ResourceInput, ResourceOutput, ResourcesQuery, SearchInput } from '../schemas.ts'
 import { checkEmbedding, checkName, checkObject, checkText } from './check-fields.ts'
-import { type Call, isoTime, notFound, type OperationsContext, read, write } from './context.ts'
+import { type Call, isoTime, notFound, type OperationsContext, read, write, writeExisting } from './context.ts'
 
 /** After the provider failed, writes store without asking it again for this long; an `embed` job catches up. */
 const PROVIDER_PAUSE_MS = 10_000
@@ -48,7 +48,7 @@ export class ResourceOperations {
     const commands = inputs.map((input, n) =>
       toCommand(input, inputs.length === 1 ? '' : `resources[${n}].`, this.#context.embedder.model),
     )
-    return write(this.#context, call, async tenant => {
+    return write(this.#context, call, async (tenant, commit) => {
       const embedded = await this.#embed(call, tenant, commands)
       const result = await tenant.write(
         context => {
@@ -63,11 +63,10 @@ export class ResourceOperations {
           const ops = embedded.map(command => planResource(command, context.clock))
           return { ops, result: ops.map(op => op.key[0]!) }
         },
-        {
-          asOf: call.asOf,
+        commit({
           weight: embedded.length,
           touches: embedded.map(command => ({ kind: 'resource', key: [resourceId(command)] })),
-        },
+        }),
       )
       const pending = embedded.filter(command => !command.embedding).length
       if (pending > 0) this.#context.onPending(call.tenant)
@@ -82,7 +81,7 @@ export class ResourceOperations {
       model: embedding_model ?? this.#context.embedder.model,
       vector: checkEmbedding(embedding, `embeddings[${n}].embedding`),
     }))
-    return write(this.#context, call, tenant =>
+    return write(this.#context, call, (tenant, commit) =>
       tenant.write(
         async context => {
           const ops = []
@@ -93,7 +92,7 @@ export class ResourceOperations {
           }
           return { ops, result: { ids: ops.map(op => op.key[0]!) } }
         },
-        { weight: vectors.length },
+        { ...commit({ weight: vectors.length }), asOf: undefined },
       ),
     )
   }
@@ -131,16 +130,13 @@ export class ResourceOperations {
   }
 
   async delete(call: Call, id: string, ifMatch?: string): Promise<void> {
-    await existingTenant(this.#context, call, notFound('resource', id), tenant =>
-      tenant.write(
-        async context => {
-          const record = await context.read({ kind: 'resource', key: [id] })
-          if (!resourceView(id, record)) throw notFound('resource', id)
-          checkIfMatch(record!, ifMatch)
-          return { ops: [planDelete('resource', id, context.clock)], result: undefined }
-        },
-        { asOf: call.asOf },
-      ),
+    await writeExisting(this.#context, call, notFound('resource', id), (tenant, commit) =>
+      tenant.write(async context => {
+        const record = await context.read({ kind: 'resource', key: [id] })
+        if (!resourceView(id, record)) throw notFound('resource', id)
+        checkIfMatch(record!, ifMatch)
+        return { ops: [planDelete('resource', id, context.clock)], result: undefined }
+      }, commit()),
     )
   }
 
@@ -412,16 +408,4 @@ export function checkIfMatch(record: LwwRecord, ifMatch: string | undefined): vo
     `The record has changed: its ETag is ${etag}. Read it again and decide anew.`,
     { field: 'If-Match' },
   )
-}
-
-/** A delete in a tenant that was never written finds nothing, and makes nothing. */
-export async function existingTenant<T>(
-  context: OperationsContext,
-  call: Call,
-  missing: PercolateError,
-  work: (tenant: Tenant) => Promise<T>,
-): Promise<T> {
-  const result = await context.pool.use(call.tenant, async tenant => ({ value: await work(tenant) }))
-  if (result === undefined) throw missing
-  return result.value
 }

@@ -54,6 +54,11 @@ class LogStream {
     this.lastSequence = Math.max(0, this.lastSequence - count)
   }
 
+  /** What a server does whose window was too short, or lost. */
+  forgetIds(): void {
+    this.#ids.clear()
+  }
+
   wake(): void {
     for (const watcher of this.watchers) watcher()
   }

@@ -1,0 +1,39 @@
+import { PercolateError } from '../base/errors.ts'
+import { joinVectors, type VersionVector, vectorFromObject, vectorToObject } from '../clock/vector.ts'
+import { packValue, unpackValue } from '../storage/codec.ts'
+
+/** A position in a tenant's history: what its holder has when it covers the vector. Opaque to clients. */
+export interface Bookmark {
+  readonly incarnation: string
+  readonly vector: VersionVector
+}
+
+const BOOKMARK_CHARS_MAX = 8192
+
+export const encodeBookmark = ({ incarnation, vector }: Bookmark): string =>
+  packValue([1, incarnation, vectorToObject(vector)]).toString('base64url')
+
+/** `field` names where it came from, for the error. */
+export function parseBookmark(text: string, field: string): Bookmark {
+  try {
+    if (text.length > BOOKMARK_CHARS_MAX || !/^[A-Za-z0-9_-]+$/.test(text)) throw new Error('not base64url')
+    const [version, incarnation, vector] = unpackValue(Buffer.from(text, 'base64url')) as [number, string, unknown]
+    const parsed = vectorFromObject(vector)
+    if (version === 1 && typeof incarnation === 'string' && parsed) return { incarnation, vector: parsed }
+  } catch {
+    // One message for every way of being wrong.
+  }
+  throw new PercolateError(
+    'INVALID_BOOKMARK',
+    `${field} must be one that a write or a feed of this API gave, as it was given.`,
+    {
+      field,
+    },
+  )
+}
+
+/** Both positions, for a client that carries one bookmark along. */
+export const joinBookmarks = (a: Bookmark | undefined, b: Bookmark): Bookmark =>
+  a === undefined || a.incarnation !== b.incarnation
+    ? b
+    : { incarnation: b.incarnation, vector: joinVectors(a.vector, b.vector) }

@@ -1,0 +1,75 @@
+import { PercolateError } from '../base/errors.ts'
+import type { TenantId } from '../base/ids.ts'
+import type { PeerAuth } from '../replication/auth.ts'
+import { activeHolders, type Member } from '../replication/placement.ts'
+import type { Replica } from '../replication/replica.ts'
+import type { Route } from '../replication/router.ts'
+import type { Consistency } from './operations/context.ts'
+
+export interface GateOptions {
+  readonly replica: Replica
+  readonly auth: PeerAuth
+  readonly bookmarkWaitMs: number
+}
+
+export interface GateRequest {
+  readonly tenant: TenantId
+  readonly isWrite: boolean
+  readonly consistency: Consistency
+  /** The value of {@link PEER_HEADER}, when the request came with one: another node forwarded it. */
+  readonly peerToken: string | undefined
+}
+
+export type Passage = Route & {
+  /** The node that forwarded the request here. */
+  readonly forwardedBy: string | undefined
+}
+
+/** The gate in front of every operation of a tenant, the same for HTTP and gRPC: answer here, or forward. */
+export class Gate {
+  readonly auth: PeerAuth
+  readonly #options: GateOptions
+
+  constructor(options: GateOptions) {
+    this.#options = options
+    this.auth = options.auth
+  }
+
+  get node(): string {
+    return this.#options.replica.service.node
+  }
+
+  async pass({ tenant, isWrite, consistency, peerToken }: GateRequest): Promise<Passage> {
+    const { replica, auth, bookmarkWaitMs } = this.#options
+    const forwardedBy = peerToken === undefined ? undefined : auth.verify(peerToken, tenant)
+    const { needsHome, bookmark } = consistency
+    const route = await replica.router.route({ tenant, isWrite, needsHome, forwardedBy })
+    if (route.kind === 'forward' || isWrite || !bookmark) return { ...route, forwardedBy }
+    const placement = replica.directory.placement(tenant)
+    if (placement && placement.incarnation !== bookmark.incarnation)
+      throw new PercolateError(
+        'INVALID_BOOKMARK',
+        'X-Percolate-Bookmark is of another tenant, or of one that was erased since.',
+        {
+          field: 'X-Percolate-Bookmark',
+        },
+      )
+    if (await replica.covers(tenant, bookmark.vector, bookmarkWaitMs)) return { ...route, forwardedBy }
+    const others = placement
+      ? activeHolders(placement).filter(({ node }) => node !== this.node && replica.directory.isLive(node))
+      : []
+    const written = [...bookmark.vector.keys()]
+    const targets = others
+      .flatMap(({ node }) => replica.directory.member(node) ?? [])
+      .sort((a, b) => rank(b, written, placement?.home) - rank(a, written, placement?.home))
+    if (forwardedBy === undefined && targets.length > 0) return { kind: 'forward', targets, forwardedBy }
+    throw new PercolateError(
+      'BOOKMARK_NOT_REACHED',
+      'No holder that could be asked has applied the bookmark yet; retry in a moment.',
+    )
+  }
+}
+
+/** Who wrote what the bookmark names has it for sure; then the home. */
+const rank = (member: Member, origins: readonly string[], home: string | undefined): number =>
+  (origins.some(origin => origin.startsWith(`${member.node}.`)) ? 2 : 0) + (member.node === home ? 1 : 0)

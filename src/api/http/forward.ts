@@ -1,0 +1,169 @@
+import { Agent, type ClientRequest, request as httpRequest, type IncomingMessage } from 'node:http'
+import type { FastifyReply, FastifyRequest } from 'fastify'
+import { PercolateError } from '../../base/errors.ts'
+import type { TenantId } from '../../base/ids.ts'
+import { PEER_HEADER, type PeerAuth } from '../../replication/auth.ts'
+import type { Member } from '../../replication/placement.ts'
+
+/** Connections to one other node. */
+const SOCKETS_MAX = 512
+/** How long another node may take to say that it takes a request. */
+const CONFIRM_MS_MAX = 5000
+
+const HOP_BY_HOP = new Set([
+  'connection',
+  'keep-alive',
+  'proxy-authenticate',
+  'proxy-authorization',
+  'te',
+  'trailer',
+  'transfer-encoding',
+  'upgrade',
+  'expect',
+  'host',
+  PEER_HEADER,
+])
+
+/**
+ * Sends requests on to the nodes that hold the tenant. A body leaves this node only after the other has confirmed that it serves the tenant (`Expect: 100-continue`), so that one that refuses,
+ * or is gone, costs nothing: the next is asked.
+ */
+export class HttpForwarder {
+  readonly #auth: PeerAuth
+  readonly #agent = new Agent({ keepAlive: true, maxSockets: SOCKETS_MAX, maxFreeSockets: 64, timeout: 0 })
+
+  constructor(auth: PeerAuth) {
+    this.#auth = auth
+  }
+
+  close(): void {
+    this.#agent.destroy()
+  }
+
+  async forward(
+    request: FastifyRequest,
+    reply: FastifyReply,
+    tenant: TenantId,
+    entryNode: string,
+    targets: readonly Member[],
+  ): Promise<void> {
+    let last: unknown
+    for (const target of targets) {
+      try {
+        const answer = await this.#ask(request, reply, tenant, target)
+        await this.#answer(reply, answer, entryNode)
+        return
+      } catch (error) {
+        last = error
+        if (!(error instanceof Refused)) throw error
+      }
+    }
+    throw new PercolateError(
+      'TENANT_UNAVAILABLE',
+      'No node that holds the tenant takes the request now; retry in a moment.',
+      { retryAfterS: 1, cause: last },
+    )
+  }
+
+  /** The answer of one node; {@link Refused} when it took nothing, so that another can be asked. */
+  #ask(request: FastifyRequest, reply: FastifyReply, tenant: TenantId, target: Member): Promise<IncomingMessage> {
+    const { method, url, headers } = request.raw
+    const hasBody =
+      headers['content-length'] !== undefined
+        ? headers['content-length'] !== '0'
+        : headers['transfer-encoding'] !== undefined
+    const at = target.http.lastIndexOf(':')
+    return new Promise((resolve, reject) => {
+      let isSent = !hasBody
+      const outgoing: ClientRequest = httpRequest({
+        agent: this.#agent,
+        host: target.http.slice(0, at).replace(/^\[|\]$/g, ''),
+        port: Number(target.http.slice(at + 1)),
+        method,
+        path: url,
+        headers: {
+          ...Object.fromEntries(Object.entries(headers).filter(([name]) => !HOP_BY_HOP.has(name))),
+          'x-request-id': request.id,
+          [PEER_HEADER]: this.#auth.token(target.node, tenant),
+          ...(hasBody ? { expect: '100-continue' } : {}),
+        },
+      })
+      const confirm = setTimeout(() => outgoing.destroy(new Error('not confirmed')), CONFIRM_MS_MAX)
+      const isRead = method === 'GET' || method === 'HEAD'
+      const gone = () => outgoing.destroy(new Error('the client went away'))
+      reply.raw.once('close', gone)
+      outgoing.once('continue', () => {
+        isSent = true
+        clearTimeout(confirm)
+        request.raw.pipe(outgoing)
+      })
+      if (!hasBody) {
+        outgoing.end()
+        // What reads may take longer; a lost connection shows by itself.
+        outgoing.once('socket', socket => {
+          if (!socket.connecting) clearTimeout(confirm)
+          else socket.once('connect', () => clearTimeout(confirm))
+        })
+      } else outgoing.flushHeaders()
+      outgoing.once('response', answer => {
+        clearTimeout(confirm)
+        if (answer.statusCode === 421) {
+          answer.resume()
+          reply.raw.off('close', gone)
+          if (hasBody && isSent)
+            return reject(
+              new PercolateError('NODE_UNAVAILABLE', `Node ${target.node} took the request and then refused it.`),
+            )
+          outgoing.destroy()
+          return reject(new Refused(`node ${target.node} does not serve the tenant`))
+        }
+        // An answer before the body was asked for: the rest of it is not wanted.
+        if (!isSent) request.raw.resume()
+        answer.once('close', () => reply.raw.off('close', gone))
+        resolve(answer)
+      })
+      outgoing.once('error', error => {
+        clearTimeout(confirm)
+        reply.raw.off('close', gone)
+        if (reply.raw.destroyed) return reject(new PercolateError('CANCELLED', 'The client went away.'))
+        const code = (error as NodeJS.ErrnoException).code
+        // Nothing was done: no connection, or no body left this node. A read may be asked twice.
+        if (code === 'ECONNREFUSED' || (hasBody && !isSent) || isRead) reject(new Refused(String(error)))
+        else
+          reject(
+            new PercolateError(
+              'NODE_UNAVAILABLE',
+              `Node ${target.node} went away in the middle of the request; what it did is not known.`,
+              {
+                cause: error,
+              },
+            ),
+          )
+      })
+    })
+  }
+
+  #answer(reply: FastifyReply, answer: IncomingMessage, entryNode: string): Promise<void> {
+    reply.hijack()
+    const { raw } = reply
+    const headers: Record<string, string | string[]> = {}
+    for (const [name, value] of Object.entries(answer.headers))
+      if (value !== undefined && !HOP_BY_HOP.has(name)) headers[name] = value
+    headers['x-percolate-entry-node'] = entryNode
+    raw.writeHead(answer.statusCode ?? 502, headers)
+    return new Promise(resolve => {
+      answer.setTimeout(0)
+      // A stream of events is sent on as it comes.
+      raw.flushHeaders()
+      answer.pipe(raw)
+      answer.once('error', () => raw.destroy())
+      raw.once('close', () => {
+        answer.destroy()
+        resolve()
+      })
+    })
+  }
+}
+
+/** The node took nothing of the request. */
+class Refused extends Error {}

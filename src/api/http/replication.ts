@@ -1,0 +1,82 @@
+import type { FastifyInstance } from 'fastify'
+import { PEER_HEADER } from '../../replication/auth.ts'
+import type { Gate } from '../gate.ts'
+import type { Operations } from '../operations/operations.ts'
+import type * as schemas from '../schemas.ts'
+import { sendEvents } from './events.ts'
+
+const ref = (name: string) => ({ $ref: `${name}#` })
+const problems = { '4XX': ref('Problem'), '5XX': ref('Problem') }
+const tenantHeader = { type: 'object', properties: { 'x-tenant-id': { type: 'string', description: 'The tenant.' } } }
+const anything = { type: 'object', additionalProperties: true }
+
+/** Routes about a tenant's copies and changes. */
+export function addReplicationRoutes(
+  app: FastifyInstance,
+  { changes, replication }: Operations,
+  gate: Gate | undefined,
+): void {
+  const route = (summary: string, rest: object = {}) => ({
+    schema: {
+      tags: ['replication'],
+      summary,
+      headers: tenantHeader,
+      response: { 200: anything, ...problems },
+      ...rest,
+    },
+  })
+  app.get(
+    '/changes',
+    route('Follow what changes, as server-sent events; `Last-Event-ID` resumes', {
+      querystring: ref('ChangesQuery'),
+      response: { 200: { type: 'string', description: 'text/event-stream' }, ...problems },
+    }),
+    async (request, reply) => {
+      const query = request.query as schemas.ChangesQuery
+      const last = request.headers['last-event-id']
+      const cursor = last === undefined || last === '' ? query.cursor : String(last)
+      const events = changes.follow(request.call, cursor, query.heartbeat_ms ?? 15_000)
+      await sendEvents(reply, events)
+      return reply
+    },
+  )
+  app.get(
+    '/replication',
+    {
+      ...route("The tenant's holders, how far each is, and whether a bookmark is on them", {
+        querystring: ref('ReplicationQuery'),
+      }),
+      config: { isLocal: true },
+    },
+    async request => replication.describe(request.call, (request.query as schemas.ReplicationQuery).bookmark),
+  )
+  app.get(
+    '/replication/check',
+    { ...route('Compare the holders with one another; names the first differences'), config: { isLocal: true } },
+    async request => replication.check(request.call),
+  )
+  app.get(
+    '/replication/late',
+    { ...route('Writes that came from below the floor, and were set aside'), config: { isLocal: true } },
+    async request => replication.late(request.call),
+  )
+  app.post(
+    '/replication/late',
+    route('Apply a late write as of now, or discard it', { body: ref('LateInput') }),
+    async request => {
+      const { origin, sequence, action } = request.body as schemas.LateInput
+      return replication.resolveLate(request.call, origin, sequence, action)
+    },
+  )
+  app.post(
+    '/sync',
+    {
+      ...route('Replication entries from another node of the cluster', { body: ref('SyncInput') }),
+      config: { isLocal: true },
+    },
+    async request => {
+      gate?.auth.verify(request.headers[PEER_HEADER], request.call.tenant)
+      return replication.sync(request.call, (request.body as schemas.SyncInput).entries)
+    },
+  )
+}

@@ -1,0 +1,215 @@
+import { PercolateError } from '../../base/errors.ts'
+import { formatClock } from '../../clock/hlc.ts'
+import { dominates, lagOf, vectorToObject } from '../../clock/vector.ts'
+import type { Op } from '../../rem/record.ts'
+import { compareDigests } from '../../replication/anti-entropy.ts'
+import type { CopyStatus, Digests } from '../../replication/peer.ts'
+import type { Replica } from '../../replication/replica.ts'
+import { decodeEntry } from '../../storage/codec.ts'
+import { parseRecordKey } from '../../storage/keys.ts'
+import { encodeBookmark, parseBookmark } from '../bookmark.ts'
+import { type Call, isoTime, notFound, type OperationsContext, write } from './context.ts'
+
+/** Differences that one comparison names. */
+const DIFFERENCES_MAX = 10
+
+/** What a tenant can learn of its copies, and what an operator can do about what was set aside. */
+export class ReplicationOperations {
+  readonly #context: OperationsContext
+
+  constructor(context: OperationsContext) {
+    this.#context = context
+  }
+
+  /** Who holds the tenant, how far each has come, and whether a given bookmark is on them. */
+  async describe(call: Call, bookmarkText: string | undefined) {
+    const replica = this.#replica()
+    const bookmark = bookmarkText === undefined ? undefined : parseBookmark(bookmarkText, 'bookmark')
+    const placement = replica.directory.placement(call.tenant) ?? (await replica.directory.fetch(call.tenant))
+    if (!placement) throw notFound('copy', call.tenant)
+    const statuses = await this.#statuses(call, replica)
+    const ahead = new Map<string, number>()
+    for (const status of statuses.values())
+      for (const [origin, sequence] of status?.vector ?? [])
+        ahead.set(origin, Math.max(ahead.get(origin) ?? 0, sequence))
+    const holders = placement.holders.map(({ node, state }) => {
+      const status = statuses.get(node)
+      const member = replica.directory.member(node)
+      return {
+        node,
+        zone: member?.zone ?? null,
+        state,
+        live: replica.directory.isLive(node),
+        copy: status?.state ?? 'unreachable',
+        vector: status ? vectorToObject(status.vector) : null,
+        lag: status ? lagOf(status.vector, ahead) : null,
+        outbox: status?.outboxEntries ?? null,
+        stream_sequence: status?.streamSequence ?? null,
+        floor: status?.floor ? isoTime(status.floor.clock.wall) : null,
+        late: status?.late ?? null,
+        ...(bookmark ? { has_bookmark: status ? dominates(status.vector, bookmark.vector) : null } : {}),
+      }
+    })
+    return {
+      tenant: call.tenant,
+      incarnation: placement.incarnation,
+      home: placement.home ?? null,
+      epoch: placement.epoch,
+      holders,
+      bookmark: encodeBookmark({ incarnation: placement.incarnation, vector: ahead }),
+      ...(bookmark
+        ? {
+            replicated:
+              bookmark.incarnation === placement.incarnation &&
+              holders.filter(holder => holder.has_bookmark === true).length >= 2,
+          }
+        : {}),
+    }
+  }
+
+  /** Compares the holders with one another; names the first differences. */
+  async check(call: Call) {
+    const replica = this.#replica()
+    const placement = replica.directory.placement(call.tenant) ?? (await replica.directory.fetch(call.tenant))
+    if (!placement) throw notFound('copy', call.tenant)
+    const { tenant } = call
+    const { incarnation } = placement
+    const digests = new Map<string, Digests | undefined>()
+    for (const { node, state } of placement.holders)
+      if (state !== 'joining')
+        digests.set(
+          node,
+          await this.#handlers(replica, node)
+            .digests(tenant, incarnation)
+            .catch(() => undefined),
+        )
+    const [first, ...others] = [...digests].filter((pair): pair is [string, Digests] => pair[1] !== undefined)
+    const comparisons = []
+    for (const [node, theirs] of first ? others : []) {
+      const { verdict, buckets } = compareDigests(first![1], theirs)
+      const differences = []
+      for (const bucket of buckets) {
+        if (differences.length >= DIFFERENCES_MAX) break
+        const [here, there] = await Promise.all([
+          this.#handlers(replica, first![0]).bucket(tenant, incarnation, bucket),
+          this.#handlers(replica, node).bucket(tenant, incarnation, bucket),
+        ])
+        const known = new Map(here.map(({ key, digest }) => [key.toString('latin1'), digest]))
+        for (const { key, digest } of there) {
+          const mine = known.get(key.toString('latin1'))
+          known.delete(key.toString('latin1'))
+          if (!mine?.equals(digest)) differences.push({ ...refOf(key), only: mine ? null : node })
+        }
+        for (const key of known.keys()) differences.push({ ...refOf(Buffer.from(key, 'latin1')), only: first![0] })
+      }
+      comparisons.push({ nodes: [first![0], node], verdict, differences: differences.slice(0, DIFFERENCES_MAX) })
+    }
+    const unreachable = [...digests].filter(([, digest]) => digest === undefined).map(([node]) => node)
+    const isEqual = comparisons.every(({ verdict }) => verdict === 'equal') && unreachable.length === 0
+    return { tenant, incarnation, equal: isEqual, unreachable, comparisons }
+  }
+
+  /** Writes that came from below the floor, on any holder: from a disk that was away for longer than deletes are remembered. */
+  async late(call: Call) {
+    const found = await this.#lateOf(call)
+    return {
+      results: [...found.values()].map(({ nodes, entry }) => ({
+        origin: entry.origin,
+        sequence: entry.sequence,
+        nodes,
+        ops: entry.ops.map(op => ({
+          kind: op.kind,
+          key: [...op.key],
+          action: op.action,
+          clock: formatClock(op.clock),
+          fields: Object.fromEntries(
+            Object.entries(op.fields).map(([name, value]) => [name, value instanceof Uint8Array ? '(bytes)' : value]),
+          ),
+        })),
+      })),
+    }
+  }
+
+  /** Applies a late write as of now, or discards it; then no holder keeps it. */
+  async resolveLate(call: Call, origin: string, sequence: number, action: 'apply' | 'discard') {
+    const replica = this.#replica()
+    const found = (await this.#lateOf(call)).get(`${origin} ${sequence}`)
+    if (!found) throw notFound('late write', `${origin}/${sequence}`)
+    if (action === 'apply') {
+      await write(this.#context, call, (tenant, commit) =>
+        tenant.write(
+          ({ clock }) => {
+            const ops: Op[] = found.entry.ops.map(op => ({ ...op, clock }))
+            return { ops, result: undefined }
+          },
+          commit({ weight: found.entry.ops.length }),
+        ),
+      )
+    }
+    for (const node of found.nodes) await this.#handlers(replica, node).dismissLate(call.tenant, origin, sequence)
+    return { origin, sequence, [action === 'apply' ? 'applied' : 'discarded']: true }
+  }
+
+  /** Entries from a peer; merged by the same rules as the stream's. */
+  async sync(call: Call, entries: readonly string[]) {
+    const vector = await this.#replica().service.push(
+      call.tenant,
+      entries.map((text, n) => {
+        if (!/^[A-Za-z0-9+/_-]*={0,2}$/.test(text))
+          throw new PercolateError('INVALID_ARGUMENT', `entries[${n}] must be base64.`, { field: `entries[${n}]` })
+        return Buffer.from(text, 'base64')
+      }),
+    )
+    return { vector: vectorToObject(vector) }
+  }
+
+  async #lateOf(call: Call) {
+    const replica = this.#replica()
+    const placement = replica.directory.placement(call.tenant) ?? (await replica.directory.fetch(call.tenant))
+    const found = new Map<string, { nodes: string[]; entry: ReturnType<typeof decodeEntry> }>()
+    for (const { node } of placement?.holders ?? []) {
+      const entries = await this.#handlers(replica, node)
+        .late(call.tenant)
+        .catch(() => [])
+      for (const bytes of entries) {
+        const entry = decodeEntry(bytes)
+        const name = `${entry.origin} ${entry.sequence}`
+        const known = found.get(name)
+        if (known) known.nodes.push(node)
+        else found.set(name, { nodes: [node], entry })
+      }
+    }
+    return found
+  }
+
+  async #statuses(call: Call, replica: Replica): Promise<Map<string, CopyStatus | undefined>> {
+    const { holders } = replica.directory.placement(call.tenant)!
+    const statuses = await Promise.all(
+      holders.map(async ({ node }) => {
+        const status = await this.#handlers(replica, node)
+          .status(call.tenant)
+          .catch(() => undefined)
+        return [node, status] as const
+      }),
+    )
+    return new Map(statuses)
+  }
+
+  #handlers(replica: Replica, node: string) {
+    return node === replica.service.node ? replica.service : replica.peers.to(node)
+  }
+
+  #replica(): Replica {
+    const { replica } = this.#context
+    if (replica) return replica
+    throw new PercolateError(
+      'ROUTE_NOT_FOUND',
+      'This node runs without NATS (PERCOLATE_NATS_URL), and so replicates nothing.',
+    )
+  }
+}
+
+function refOf(key: Buffer): { kind: string; key: string[] } {
+  const { kind, key: parts } = parseRecordKey(key)
+  return { kind, key: [...parts] }
+}

@@ -1,0 +1,48 @@
+import type { Metrics } from './base/metrics.ts'
+import type { Controller } from './replication/controller.ts'
+import type { Directory } from './replication/directory.ts'
+
+interface Parts {
+  readonly controller: Controller
+  readonly directory: Directory
+}
+
+/** The controller's metrics; `parts` is undefined where only their names are wanted. */
+export function addControllerMetrics(metrics: Metrics, parts: Parts | undefined): void {
+  const gauge = (name: string, help: string, read: (parts: Parts) => number) =>
+    metrics.gauge(`percolate_controller_${name}`, help, () => (parts ? read(parts) : 0))
+  gauge('leading', '1 while this controller leads', ({ controller }) => (controller.isLeading ? 1 : 0))
+  gauge(
+    'members',
+    'Live nodes of the cluster',
+    ({ directory }) => directory.members().filter(({ isLive }) => isLive).length,
+  )
+  gauge('placements', 'Tenants in the cluster directory', ({ directory }) => directory.placements().length)
+  gauge('copies_added_total', 'Copies ordered since the start', ({ controller }) => controller.counts.added)
+  gauge('copies_dropped_total', 'Copies ordered to go since the start', ({ controller }) => controller.counts.dropped)
+  gauge(
+    'holders_forgotten_total',
+    'Holders struck off because they were away too long',
+    ({ controller }) => controller.counts.forgotten,
+  )
+  gauge(
+    'homes_moved_total',
+    'Homes given to another node because theirs was gone',
+    ({ controller }) => controller.counts.homes,
+  )
+  gauge('streams_reaped_total', 'Idle sync streams deleted', ({ controller }) => controller.counts.reaped)
+  gauge(
+    'tenants_restored_total',
+    'Tenants put back into the directory from their snapshots',
+    ({ controller }) => controller.counts.restored,
+  )
+  gauge('tenants_underreplicated', 'Tenants with fewer live complete copies than two, or than there are nodes', ({ directory }) => {
+    const live = new Set(directory.members().flatMap(({ member, isLive }) => (isLive ? [member.node] : [])))
+    return directory
+      .placements()
+      .filter(
+        ({ holders }) =>
+          holders.filter(({ node, state }) => state === 'active' && live.has(node)).length < Math.min(2, live.size),
+      ).length
+  })
+}

@@ -1,0 +1,114 @@
+import type { TenantId } from '../base/ids.ts'
+import { compareClocks } from '../clock/hlc.ts'
+import { dominates, sameVector } from '../clock/vector.ts'
+import { latestClock } from '../rem/floor.ts'
+import type { Op, Value } from '../rem/record.ts'
+import { encodeEntry } from '../storage/codec.ts'
+import { keys, parseRecordKey } from '../storage/keys.ts'
+import type { TenantPool } from '../tenant/pool.ts'
+import type { Tenant } from '../tenant/tenant.ts'
+import { withCopy } from './copies.ts'
+import { BUCKETS, type Digests, type PeerHandlers } from './peer.ts'
+import { digestBucket, digestTenant, mergeTransferred } from './transfer.ts'
+
+/** Records that one repair fetches at once. */
+const REPAIR_RECORDS = 200
+
+export interface Comparison {
+  /** `behind`: one of the two has entries that the other lacks, so that a difference says nothing. */
+  readonly verdict: 'equal' | 'different' | 'behind'
+  readonly buckets: readonly number[]
+}
+
+/** Compares two copies by the digests of their ranges. */
+export function compareDigests(mine: Digests, theirs: Digests): Comparison {
+  const sameFloor =
+    mine.floor === theirs.floor ||
+    (mine.floor !== undefined &&
+      theirs.floor !== undefined &&
+      compareClocks(mine.floor.clock, theirs.floor.clock) === 0)
+  const comparable = sameVector(mine.vector, theirs.vector) && sameFloor && mine.collected && theirs.collected
+  if (!comparable) return { verdict: 'behind', buckets: [] }
+  const buckets: number[] = []
+  for (let bucket = 0; bucket < BUCKETS; bucket++) {
+    const at = bucket * 8
+    if (!mine.buckets.subarray(at, at + 8).equals(theirs.buckets.subarray(at, at + 8))) buckets.push(bucket)
+  }
+  return { verdict: buckets.length === 0 ? 'equal' : 'different', buckets }
+}
+
+export interface Repair {
+  readonly verdict: Comparison['verdict']
+  /** Records that were taken over from the other copy. */
+  readonly merged: number
+  /** Records that the other copy has collected as garbage, set aside here. */
+  readonly setAside: number
+}
+
+/**
+ * Compares this copy with a peer's and takes over what differs. Both sides do so, each for itself. What the peer lacks and lies at or below the floor was deleted
+ * and collected there: here it is taken out too, into the quarantine.
+ */
+export async function repairFrom(
+  pool: TenantPool,
+  tenant: TenantId,
+  incarnation: string,
+  peer: PeerHandlers,
+): Promise<Repair> {
+  const mine = await withCopy(pool, tenant, incarnation, open => digestTenant(open, open.isCollected))
+  const theirs = await peer.digests(tenant, incarnation)
+  const { verdict, buckets } = compareDigests(mine, theirs)
+  let merged = 0
+  let setAside = 0
+  for (const bucket of buckets) {
+    const [here, there] = await Promise.all([
+      withCopy(pool, tenant, incarnation, open => digestBucket(open, bucket)),
+      peer.bucket(tenant, incarnation, bucket),
+    ])
+    const known = new Map(here.map(({ key, digest }) => [key.toString('latin1'), digest]))
+    const wanted = there.filter(({ key, digest }) => !known.get(key.toString('latin1'))?.equals(digest))
+    for (let at = 0; at < wanted.length; at += REPAIR_RECORDS) {
+      const records = await peer.records(
+        tenant,
+        incarnation,
+        wanted.slice(at, at + REPAIR_RECORDS).map(({ key }) => key),
+      )
+      merged += await withCopy(pool, tenant, incarnation, open => mergeTransferred(open, records))
+    }
+    const theirKeys = new Set(there.map(({ key }) => key.toString('latin1')))
+    const onlyHere = here.filter(({ key }) => !theirKeys.has(key.toString('latin1'))).map(({ key }) => key)
+    if (onlyHere.length > 0 && theirs.floor)
+      setAside += await withCopy(pool, tenant, incarnation, open => setAsideSettled(open, onlyHere, theirs))
+  }
+  return { verdict, merged, setAside }
+}
+
+/** Takes records out that a copy with the same vector and floor has collected. */
+async function setAsideSettled(tenant: Tenant, candidates: readonly Buffer[], theirs: Digests): Promise<number> {
+  const { floor } = tenant
+  if (!floor || !dominates(theirs.vector, floor.vector)) return 0
+  return tenant.change(async staging => {
+    let count = 0
+    for (const key of candidates) {
+      const ref = parseRecordKey(key)
+      const record = await staging.read(ref)
+      const latest = record && latestClock(record)
+      if (!record || !latest || compareClocks(latest, floor.clock) > 0) continue
+      const ops: Op[] = [...record.fields].map(([name, { clock, value }]) => ({
+        ...ref,
+        action: 'set',
+        clock,
+        fields: { [name]: value } as Record<string, Value>,
+      }))
+      if (record.put) ops.push({ ...ref, action: 'put', clock: record.put, fields: {} })
+      if (ops.length > 0) {
+        const { incarnation } = tenant.identity
+        const sequence = tenant.state.changes * 1000 + ++count
+        const entry = encodeEntry({ tenant: tenant.id, incarnation, origin: 'repair', sequence, ops })
+        staging.put(keys.quarantine('repair', sequence), entry)
+      } else count++
+      await staging.remove(ref)
+    }
+    return count
+  }, candidates.length)
+}

@@ -1,0 +1,243 @@
+import { PercolateError } from '../base/errors.ts'
+import type { TenantId } from '../base/ids.ts'
+import type { Logger } from '../base/logger.ts'
+import type { Time } from '../base/time.ts'
+import { decodeEntry, type Entry } from '../storage/codec.ts'
+import { KeyReader, keys, prefixes, prefixRange, space } from '../storage/keys.ts'
+import type { Tenant } from '../tenant/tenant.ts'
+
+export interface ApplierOptions {
+  readonly time: Time
+  readonly logger: Logger
+  /** How far ahead of this node's wall clock an entry may be before it is parked. */
+  readonly clockSkewMsMax: number
+  readonly onParked: (tenant: TenantId) => void
+}
+
+/** Encoded bytes of an entry that is looked at, at most. */
+export const ENTRY_BYTES_ACCEPTED_MAX = 8 * 1024 * 1024
+/** Entries that wait in memory for one that is missing before them, a tenant. */
+const WAITING_ENTRIES_MAX = 1024
+const WAITING_BYTES_MAX = 32 * 1024 * 1024
+/** Entries from the future that are kept, a tenant. */
+const PARKED_ENTRIES_MAX = 10_000
+/** Kinds of refusal that are logged once each. */
+const LOGGED_MAX = 1000
+
+export type Offered =
+  /** Applied now, or known already. */
+  | 'applied'
+  /** Kept in memory until what is missing before it has come; the cursor must not pass it. */
+  | 'waiting'
+  /** Kept on disk until its clock is due. */
+  | 'parked'
+  /** Not an entry of this tenant, or not one at all; passed over. */
+  | 'refused'
+  /** There is no room to keep it: the reader must come back to it. */
+  | 'full'
+
+interface Waiting {
+  readonly byOrigin: Map<string, Map<number, Entry>>
+  entries: number
+  bytes: number
+}
+
+export interface ApplierCounts {
+  applied: number
+  known: number
+  refused: number
+  parked: number
+  holes: number
+  rolledBack: number
+}
+
+/**
+ * Takes entries of other origins into a copy, each exactly once in effect: the version vector says what was applied, and is written in the same batch. Entries of one
+ * origin are applied in the order of their sequences, whatever the order they come in.
+ */
+export class Applier {
+  readonly counts: ApplierCounts = { applied: 0, known: 0, refused: 0, parked: 0, holes: 0, rolledBack: 0 }
+  readonly #options: ApplierOptions
+  readonly #waiting = new Map<TenantId, Waiting>()
+  readonly #logged = new Set<string>()
+
+  constructor(options: ApplierOptions) {
+    this.#options = options
+  }
+
+  /** Whether entries wait for one that is missing. */
+  hasHole(tenant: TenantId): boolean {
+    return this.#waiting.has(tenant)
+  }
+
+  /** Forgets what waits in memory: the copy is closed, or has been brought up to date otherwise. */
+  forget(tenant: TenantId): void {
+    this.#waiting.delete(tenant)
+  }
+
+  /** Takes the bytes of an entry. */
+  async offer(tenant: Tenant, bytes: Buffer): Promise<Offered> {
+    const entry = this.#read(tenant, bytes)
+    return entry ? this.#take(tenant, entry, bytes) : 'refused'
+  }
+
+  /** Applies what was parked and is due, in order. */
+  async applyDue(tenant: Tenant): Promise<number> {
+    let applied = 0
+    for await (const chunk of tenant.chunks(prefixRange(prefixes.space(space.parked)))) {
+      for (const [key, value] of chunk) {
+        const entry = decodeEntry(value)
+        if (this.#isAhead(entry)) continue
+        const result = await tenant.apply(entry)
+        if (result === 'applied') applied++
+        if (result === 'known') await tenant.change(async staging => staging.del(key))
+      }
+    }
+    return applied
+  }
+
+  /** After the vector moved otherwise (a transfer): what waited and fits now is applied, the rest of it is known. */
+  async settle(tenant: Tenant): Promise<void> {
+    const waiting = this.#waiting.get(tenant.id)
+    if (!waiting) return
+    for (const origin of [...waiting.byOrigin.keys()]) await this.#applyWaiting(tenant, origin)
+  }
+
+  /** Gives up what is missing from the origins that `isGone` names, and applies what waits behind it. Returns what was given up. */
+  async skipHoles(
+    tenant: Tenant,
+    isGone: (origin: string) => boolean,
+  ): Promise<{ origin: string; from: number; to: number }[]> {
+    const skipped: { origin: string; from: number; to: number }[] = []
+    for (const [origin, entries] of this.#waiting.get(tenant.id)?.byOrigin ?? []) {
+      if (!isGone(origin)) continue
+      const last = tenant.vector.get(origin) ?? 0
+      const next = Math.min(...entries.keys())
+      if (next <= last + 1) continue
+      skipped.push({ origin, from: last + 1, to: next - 1 })
+      await tenant.change(async staging => staging.joinVector(new Map([[origin, next - 1]])))
+    }
+    await this.settle(tenant)
+    return skipped
+  }
+
+  #read(tenant: Tenant, bytes: Buffer): Entry | undefined {
+    try {
+      if (bytes.length > ENTRY_BYTES_ACCEPTED_MAX)
+        throw new PercolateError('ENTRY_REFUSED', `An entry has ${bytes.length} bytes.`)
+      const entry = decodeEntry(bytes)
+      if (entry.tenant !== tenant.id) throw new PercolateError('ENTRY_REFUSED', 'An entry is of another tenant.')
+      if (entry.incarnation !== tenant.identity.incarnation)
+        throw new PercolateError('ENTRY_REFUSED', 'An entry is of another incarnation of the tenant.')
+      return entry
+    } catch (error) {
+      this.refuse(tenant.id, error)
+      return undefined
+    }
+  }
+
+  /** Counts a refusal, and logs it the first time that it happens to this tenant in this way. */
+  refuse(tenant: TenantId, error: unknown): void {
+    this.counts.refused++
+    const reason = error instanceof PercolateError ? error.message : 'it does not decode'
+    const name = `${tenant} ${reason}`
+    if (this.#logged.has(name) || this.#logged.size >= LOGGED_MAX) return
+    this.#logged.add(name)
+    this.#options.logger.warn({ tenant, reason }, 'refused a replication entry; it is passed over')
+  }
+
+  async #take(tenant: Tenant, entry: Entry, bytes: Buffer): Promise<Offered> {
+    const { origin, sequence } = entry
+    if (origin === tenant.origin && sequence > tenant.state.sequence) {
+      // This copy's own entries are known elsewhere that it lacks: its disk went back in time. It must not give out their sequences again.
+      await tenant.changeOrigin()
+      this.counts.rolledBack++
+      this.#options.logger.warn(
+        { tenant: tenant.id, origin: tenant.origin },
+        'this disk went back in time: the copy writes under a new origin',
+      )
+    }
+    if (this.#isAhead(entry) && sequence > (tenant.vector.get(origin) ?? 0)) return this.#park(tenant, entry, bytes)
+    const result = await tenant.apply(entry)
+    if (result === 'hole') {
+      if (await this.#isParkedBefore(tenant, entry)) return this.#park(tenant, entry, bytes)
+      return this.#wait(tenant.id, entry, bytes)
+    }
+    this.counts[result]++
+    await this.#applyWaiting(tenant, origin)
+    return 'applied'
+  }
+
+  #isAhead(entry: Entry): boolean {
+    const latestMs = this.#options.time.now() + this.#options.clockSkewMsMax
+    return entry.ops.some(({ clock }) => clock.wall > latestMs)
+  }
+
+  async #isParkedBefore(tenant: Tenant, { origin, sequence }: Entry): Promise<boolean> {
+    return (await tenant.get(keys.parked(origin, sequence - 1))) !== undefined
+  }
+
+  /** On disk, so that it outlives its stream; those behind it from the same origin wait there too, since each needs the one before. */
+  async #park(tenant: Tenant, { origin, sequence }: Entry, bytes: Buffer): Promise<Offered> {
+    if ((await this.countParked(tenant)) >= PARKED_ENTRIES_MAX) return 'full'
+    await tenant.change(async staging => staging.put(keys.parked(origin, sequence), bytes))
+    this.counts.parked++
+    this.#options.onParked(tenant.id)
+    return 'parked'
+  }
+
+  async countParked(tenant: Tenant): Promise<number> {
+    let count = 0
+    for await (const chunk of tenant.chunks({ ...prefixRange(prefixes.space(space.parked)), values: false }))
+      count += chunk.length
+    return count
+  }
+
+  #wait(id: TenantId, entry: Entry, bytes: Buffer): Offered {
+    let waiting = this.#waiting.get(id)
+    if (!waiting) {
+      waiting = { byOrigin: new Map(), entries: 0, bytes: 0 }
+      this.#waiting.set(id, waiting)
+      this.counts.holes++
+    }
+    if (waiting.entries >= WAITING_ENTRIES_MAX || waiting.bytes + bytes.length > WAITING_BYTES_MAX) return 'full'
+    const entries = waiting.byOrigin.get(entry.origin) ?? new Map<number, Entry>()
+    if (!entries.has(entry.sequence)) {
+      waiting.entries++
+      waiting.bytes += bytes.length
+    }
+    waiting.byOrigin.set(entry.origin, entries.set(entry.sequence, entry))
+    return 'waiting'
+  }
+
+  async #applyWaiting(tenant: Tenant, origin: string): Promise<void> {
+    const waiting = this.#waiting.get(tenant.id)
+    const entries = waiting?.byOrigin.get(origin)
+    if (!waiting || !entries) return
+    for (;;) {
+      const last = tenant.vector.get(origin) ?? 0
+      for (const sequence of [...entries.keys()])
+        if (sequence <= last) {
+          entries.delete(sequence)
+          waiting.entries--
+        }
+      const next = entries.get(last + 1)
+      if (!next) break
+      if ((await tenant.apply(next)) === 'hole') break
+      this.counts.applied++
+    }
+    if (entries.size === 0) waiting.byOrigin.delete(origin)
+    if (waiting.byOrigin.size === 0) this.#waiting.delete(tenant.id)
+  }
+}
+
+/** What is parked in a copy, by origin. */
+export async function parkedEntries(tenant: Tenant): Promise<{ origin: string; sequence: number; bytes: number }[]> {
+  const parked: { origin: string; sequence: number; bytes: number }[] = []
+  for await (const chunk of tenant.chunks(prefixRange(prefixes.space(space.parked))))
+    for (const [key, value] of chunk) {
+      const reader = new KeyReader(key)
+      parked.push({ origin: reader.text(), sequence: reader.u64(), bytes: value.length })
+    }
+  return parked
+}

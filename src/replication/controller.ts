@@ -1,0 +1,343 @@
+import type { TenantId } from '../base/ids.ts'
+import type { Logger } from '../base/logger.ts'
+import type { Time } from '../base/time.ts'
+import { joinVectors, meetVectors, type VersionVector, vectorToObject } from '../clock/vector.ts'
+import type { StreamPort } from '../stream/port.ts'
+import { subjects } from '../stream/subjects.ts'
+import type { Directory } from './directory.ts'
+import type { PeerPort } from './peer.ts'
+import { activeHolders, choosePlaces, chooseSurplus, type Member, type Placement } from './placement.ts'
+import type { SnapshotStore } from './snapshots.ts'
+
+export interface ControllerOptions {
+  /** Names this process among the controllers. */
+  readonly name: string
+  readonly time: Time
+  readonly logger: Logger
+  readonly directory: Directory
+  readonly stream: StreamPort
+  readonly peers: PeerPort
+  readonly snapshots: SnapshotStore | undefined
+  readonly replicas: number
+  readonly leaseMs: number
+  readonly roundMs: number
+  /** A holder that is away for this long gets a replacement. */
+  readonly replaceAfterMs: number
+  /** A holder that is away for this long is no holder any more; when it returns, it has to catch up first. */
+  readonly forgetAfterMs: number
+  /** A sync stream without messages for this long is reaped, when that is safe. */
+  readonly streamIdleMs: number
+}
+
+interface Lease {
+  readonly holder: string
+  /** Grows with every change of holder: a controller that was stopped and goes on finds its decisions refused. */
+  readonly token: number
+  readonly beat: number
+}
+
+export interface ControllerCounts {
+  added: number
+  dropped: number
+  forgotten: number
+  homes: number
+  reaped: number
+  restored: number
+}
+
+/** Changes to the directory in one round; the rest waits for the next. */
+const CHANGES_MAX = 100
+/** Streams looked at in one round. */
+const STREAMS_MAX = 50
+
+/**
+ * Keeps the cluster as it should be: enough copies of each tenant, spread over zones; a home for each; no streams that nobody needs. Of several controllers one leads, by
+ * a lease in the cluster's bucket. It gives orders through the directory only, each a compare-and-set under its fencing token; nodes carry them out and
+ * check for themselves.
+ */
+export class Controller {
+  readonly counts: ControllerCounts = { added: 0, dropped: 0, forgotten: 0, homes: 0, reaped: 0, restored: 0 }
+  readonly #options: ControllerOptions
+  readonly #stop = new AbortController()
+  readonly #name: string
+  #lease: Lease | undefined
+  #leadingUntilMs = Number.NEGATIVE_INFINITY
+  #seen: { revision: number; atMs: number } | undefined
+  #beat = 0
+  #leadsSinceMs = Number.POSITIVE_INFINITY
+  #streamsAfter = ''
+  #hasListedSnapshots = false
+  #running: Promise<void> | undefined
+
+  constructor(options: ControllerOptions) {
+    this.#options = options
+    this.#name = `${options.name}.${options.time.random(4).toString('hex')}`
+  }
+
+  start(): void {
+    this.#running = this.#run()
+  }
+
+  async stop(): Promise<void> {
+    this.#stop.abort()
+    await this.#running
+  }
+
+  get isLeading(): boolean {
+    return this.#options.time.monotonic() < this.#leadingUntilMs
+  }
+
+  get token(): number {
+    return this.#lease?.token ?? 0
+  }
+
+  async #run(): Promise<void> {
+    const { time, roundMs, logger } = this.#options
+    const { signal } = this.#stop
+    let failures = 0
+    while (!signal.aborted) {
+      try {
+        await this.#lead()
+        if (this.isLeading) await this.#round()
+        failures = 0
+      } catch (error) {
+        if (failures++ % 20 === 0 && !signal.aborted)
+          logger.warn({ reason: String(error) }, 'a round of the controller failed')
+      }
+      await time.sleep(roundMs, { signal, ref: false }).catch(() => {})
+    }
+    this.#leadingUntilMs = Number.NEGATIVE_INFINITY
+  }
+
+  /** Renews the lease, or takes it when its holder has been silent for longer than it lasts. */
+  async #lead(): Promise<void> {
+    const { directory, time, leaseMs, logger } = this.#options
+    const bucket = await directory.bucket()
+    const askedAtMs = time.monotonic()
+    const record = await bucket.get(subjects.controllerKey)
+    const standing = record && (JSON.parse(record.value.toString()) as Lease)
+    const isMine = standing?.holder === this.#name
+    if (record && !isMine) {
+      if (this.#seen?.revision !== record.revision) this.#seen = { revision: record.revision, atMs: askedAtMs }
+      if (askedAtMs - this.#seen.atMs < leaseMs) {
+        this.#leadingUntilMs = Number.NEGATIVE_INFINITY
+        return
+      }
+    }
+    const token = isMine ? standing!.token : (standing?.token ?? 0) + 1
+    const lease: Lease = { holder: this.#name, token, beat: ++this.#beat }
+    const revision = await bucket.update(
+      subjects.controllerKey,
+      Buffer.from(JSON.stringify(lease)),
+      record?.revision ?? 0,
+    )
+    if (revision === undefined) return
+    if (!isMine) {
+      this.#leadsSinceMs = askedAtMs
+      logger.info({ token }, 'this controller leads')
+    }
+    this.#lease = lease
+    this.#leadingUntilMs = askedAtMs + leaseMs * 0.8
+  }
+
+  async #round(): Promise<void> {
+    const { directory } = this.#options
+    if (!directory.isWatching) return
+    await this.#restoreFromSnapshots()
+    let changes = 0
+    for (const placement of directory.placements()) {
+      if (changes >= CHANGES_MAX || !this.isLeading || this.#stop.signal.aborted) return
+      if (await this.#reconcile(placement)) changes++
+    }
+    await this.#reap()
+  }
+
+  /** One change to a placement at most; whether there was one. */
+  async #reconcile(placement: Placement): Promise<boolean> {
+    const change = this.#wanted(placement)
+    if (!change) return false
+    const before = placement.version
+    const standing = await this.#options.directory.update(placement.tenant, current => {
+      // Somebody else changed it, or a later controller decided: the next round looks anew.
+      if (current.version !== before || !this.isLeading) return undefined
+      return change.next
+    })
+    const done = standing !== undefined && standing.version > before
+    if (done) {
+      this.counts[change.kind]++
+      this.#options.logger.info({ tenant: placement.tenant, change: change.text }, 'placement changed')
+    }
+    return done
+  }
+
+  #wanted(placement: Placement): { next: Placement; kind: keyof ControllerCounts; text: string } | undefined {
+    const { directory, replicas, replaceAfterMs, forgetAfterMs, leaseMs, time } = this.#options
+    const { tenant, holders } = placement
+    // A controller that has just begun does not know yet how long others have been silent.
+    const knownForMs = time.monotonic() - this.#leadsSinceMs
+    const awayMs = (node: string) =>
+      directory.member(node) && directory.isLive(node) ? 0 : Math.min(knownForMs, directory.silentMs(node))
+    const isReady = ({ member, isLive }: { member: Member; isLive: boolean }) =>
+      isLive && member.state === 'ready' && member.tier === placement.tier
+    const ready = directory
+      .members()
+      .filter(isReady)
+      .map(({ member }) => member)
+    const isUp = (node: string) => ready.some(member => member.node === node)
+
+    const active = activeHolders(placement)
+    const liveActive = active.filter(({ node }) => isUp(node))
+    const homeAwayMs = placement.home === undefined ? Number.POSITIVE_INFINITY : awayMs(placement.home)
+    const homeLeft = placement.home !== undefined && directory.member(placement.home) === undefined
+    if (
+      liveActive.length > 0 &&
+      (placement.home === undefined || homeAwayMs > leaseMs || (homeLeft && knownForMs > leaseMs))
+    ) {
+      const home = choosePlaces(
+        tenant,
+        ready.filter(({ node }) => liveActive.some(holder => holder.node === node)),
+        1,
+      )[0]!
+      return {
+        next: { ...placement, home, epoch: placement.epoch + 1 },
+        kind: 'homes',
+        text: `home ${placement.home ?? 'none'} → ${home}`,
+      }
+    }
+
+    const target = Math.min(replicas, ready.length)
+    const counted = holders.filter(({ node, state }) => state !== 'dropping' && awayMs(node) < replaceAfterMs)
+    if (counted.length < target && ready.length > 0) {
+      const kept = holders.map(({ node }) => node)
+      const free = ready.filter(({ node }) => !kept.includes(node))
+      const zonesTaken = counted.flatMap(({ node }) => directory.member(node) ?? [])
+      const chosen = choosePlaces(
+        tenant,
+        [...zonesTaken, ...free],
+        zonesTaken.length + 1,
+        zonesTaken.map(m => m.node),
+      ).find(node => !kept.includes(node))
+      if (chosen)
+        return {
+          next: { ...placement, holders: [...holders, { node: chosen, state: 'joining' }] },
+          kind: 'added',
+          text: `copy on ${chosen}`,
+        }
+    }
+
+    const gone = holders.find(({ node }) => awayMs(node) > forgetAfterMs)
+    if (gone && liveActive.length >= Math.max(1, Math.min(target, replicas)) && gone.node !== placement.home)
+      return {
+        next: { ...placement, holders: holders.filter(holder => holder !== gone) },
+        kind: 'forgotten',
+        text: `${gone.node} is away too long to be a holder`,
+      }
+
+    const isMoving = holders.some(({ state }) => state !== 'active')
+    if (!isMoving && liveActive.length === active.length && liveActive.length > replicas && ready.length >= replicas) {
+      const surplus = chooseSurplus(tenant, placement, node => directory.member(node)?.zone)
+      if (surplus)
+        return {
+          next: {
+            ...placement,
+            holders: holders.map(holder => (holder.node === surplus ? { ...holder, state: 'dropping' } : holder)),
+          },
+          kind: 'dropped',
+          text: `copy on ${surplus} is one too many`,
+        }
+    }
+    return undefined
+  }
+
+  /** With the directory and every disk gone, the snapshots tell which tenants there are. */
+  async #restoreFromSnapshots(): Promise<void> {
+    const { snapshots, directory, replicas, time, logger } = this.#options
+    if (this.#hasListedSnapshots || !snapshots || !directory.isComplete) return
+    const ready = directory.members().filter(({ member, isLive }) => isLive && member.state === 'ready')
+    if (ready.length === 0) return
+    for (const { tenant, incarnation } of await snapshots.tenants()) {
+      const id = tenant as TenantId
+      if (directory.placement(id) || (await directory.fetch(id))) continue
+      const tier = ready[0]!.member.tier
+      const nodes = choosePlaces(
+        id,
+        ready.map(({ member }) => member),
+        replicas,
+      )
+      await directory.create({
+        tenant: id,
+        incarnation,
+        tier,
+        holders: nodes.map(node => ({ node, state: 'joining' })),
+        home: undefined,
+        epoch: 1,
+        version: 1,
+        changedAtMs: time.now(),
+      })
+      this.counts.restored++
+      logger.warn({ tenant }, 'a tenant that only its snapshot knows was put back into the directory')
+    }
+    this.#hasListedSnapshots = true
+  }
+
+  /**
+   * Deletes sync streams that are idle. Looked at first: every holder has read it to its end. Then it is sealed, which no publisher gets past; looked at again; only then
+   * deleted. Publishers that come meanwhile keep their entries and make a new one.
+   */
+  async #reap(): Promise<void> {
+    const { stream, directory, time, streamIdleMs } = this.#options
+    if (poolMode(directory.cluster?.syncStreams)) return
+    const names = (await stream.streamNames(subjects.syncStreamPrefix)).sort()
+    const left = names.filter(name => name > this.#streamsAfter).slice(0, STREAMS_MAX)
+    this.#streamsAfter = left.length < STREAMS_MAX ? '' : left.at(-1)!
+    for (const name of left) {
+      if (!this.isLeading || this.#stop.signal.aborted) return
+      const info = await stream.streamInfo(name)
+      if (!info) continue
+      const isIdle = time.now() - info.lastAtMs > streamIdleMs
+      if (!info.sealed && !isIdle) continue
+      const tenant = name.slice(subjects.syncStreamPrefix.length) as TenantId
+      if (!info.sealed) {
+        if (!(await this.#coverage(tenant, info.incarnation, info.lastSequence))) continue
+        await stream.sealStream(name)
+      }
+      const sealed = await stream.streamInfo(name)
+      if (!sealed?.sealed) continue
+      const covered = await this.#coverage(tenant, sealed.incarnation, sealed.lastSequence)
+      if (!covered) continue
+      // Written before the stream goes: who comes back later and finds nothing to read can tell whether it missed something.
+      const standing = await directory.update(tenant, current => ({
+        ...current,
+        covered: vectorToObject(joinVectors(new Map(Object.entries(current.covered ?? {})), covered)),
+      }))
+      if (!standing) continue
+      await stream.deleteStream(name)
+      this.counts.reaped++
+    }
+  }
+
+  /**
+   * Every live holder has read the stream to its end, and they are at least two, or all there are. One that is away is brought up to date by another holder
+   * when it returns, as after any hole.
+   */
+  async #coverage(tenant: TenantId, incarnation: string, sequence: number): Promise<VersionVector | undefined> {
+    const { directory, peers } = this.#options
+    const placement = directory.placement(tenant)
+    if (!placement || placement.holders.length === 0) return undefined
+    let readers = 0
+    let covered: VersionVector | undefined
+    for (const { node } of placement.holders) {
+      if (!directory.isLive(node)) continue
+      const vector = await peers
+        .to(node)
+        .hasRead(tenant, incarnation, sequence)
+        .catch(() => undefined)
+      if (!vector) return undefined
+      covered = covered ? meetVectors(covered, vector) : vector
+      readers++
+    }
+    return readers >= Math.min(2, placement.holders.length) ? covered : undefined
+  }
+}
+
+const poolMode = (mode: string | undefined): boolean => mode === undefined || mode !== 'per-tenant'

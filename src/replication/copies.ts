@@ -1,0 +1,657 @@
+import { PercolateError } from '../base/errors.ts'
+import type { TenantId } from '../base/ids.ts'
+import type { Logger } from '../base/logger.ts'
+import { Semaphore } from '../base/semaphore.ts'
+import type { Time } from '../base/time.ts'
+import { compareClocks } from '../clock/hlc.ts'
+import { dominates, type VersionVector } from '../clock/vector.ts'
+import type { TenantPool } from '../tenant/pool.ts'
+import type { Tenant } from '../tenant/tenant.ts'
+import type { Applier } from './applier.ts'
+import type { Directory } from './directory.ts'
+import type { Follower } from './follower.ts'
+import { lateEntries } from './late.ts'
+import type { CopyState, CopyStatus, PeerPort, TransferPart } from './peer.ts'
+import { activeHolders, holderOf, type Placement } from './placement.ts'
+import type { Hint } from './publisher.ts'
+import { importTransfer, readProgress } from './transfer.ts'
+
+/** The tenants' databases on this node's disk. */
+export interface CopyStore {
+  tenants(): Promise<TenantId[]>
+  has(tenant: TenantId): Promise<boolean>
+  /** Empties the closed database of a tenant for a copy that is made anew. */
+  wipe(tenant: TenantId): Promise<void>
+  remove(tenant: TenantId): Promise<void>
+}
+
+export interface CopiesOptions {
+  readonly node: string
+  readonly time: Time
+  readonly logger: Logger
+  readonly pool: TenantPool
+  readonly store: CopyStore
+  readonly directory: Directory
+  readonly follower: Follower
+  readonly applier: Applier
+  readonly peers: PeerPort
+  readonly replicas: number
+  /** Parts of the tenant's newest snapshot outside of any node, or undefined when there is none. */
+  readonly snapshot: (tenant: TenantId, incarnation: string) => Promise<AsyncIterable<TransferPart> | undefined>
+  /** The copy is trusted from now on: its outbox may be published, its requests answered. */
+  readonly onCurrent: (tenant: TenantId) => void
+  readonly retryMs: number
+  /** Tells the others of entries that one of them lacks. */
+  readonly announce: (hint: Hint) => void
+}
+
+interface Copy {
+  state: CopyState
+  /** What is being done about it now. */
+  task: Promise<void> | undefined
+  /** Why it is not current, for who asks. */
+  reason: string
+}
+
+export interface CopiesCounts {
+  joined: number
+  reconciled: number
+  wiped: number
+  dropped: number
+  rolledBack: number
+  givenUp: number
+}
+
+/** Copies that are being made or checked at once. */
+const TASKS_MAX = 4
+/** How long a hole may wait for entries that are on their way. */
+const HOLE_GRACE_MS = 300
+
+/**
+ * This node's copies, and what becomes of them. A copy answers only while it is *current*; it gets there by *joining* (made from another copy or a snapshot)
+ * or *verifying* (it was on disk: it reads the stream to its end and compares with the other holders). The directory's word is enough to make a copy, never to
+ * delete one: that takes an order to drop it, an empty outbox, and other holders that have all it has.
+ */
+export class Copies {
+  readonly counts: CopiesCounts = { joined: 0, reconciled: 0, wiped: 0, dropped: 0, rolledBack: 0, givenUp: 0 }
+  readonly #options: CopiesOptions
+  readonly #copies = new Map<TenantId, Copy>()
+  readonly #tasks = new Semaphore({ permits: TASKS_MAX, waitersMax: 1_000_000, name: 'copies' })
+  readonly #stop = new AbortController()
+  readonly #holes = new Set<TenantId>()
+  readonly #creating = new Set<TenantId>()
+
+  constructor(options: CopiesOptions) {
+    this.#options = options
+  }
+
+  /** Finds what is on disk, and sees to it in the background. */
+  async start(): Promise<void> {
+    const { directory, store } = this.#options
+    for (const tenant of await store.tenants()) this.#set(tenant, 'verifying', 'it was on disk when the node started')
+    directory.onPlacement(placement => this.#onPlacement(placement))
+    for (const tenant of this.#copies.keys()) this.#work(tenant)
+    for (const placement of directory.placements()) this.#onPlacement(placement)
+  }
+
+  async stop(): Promise<void> {
+    this.#stop.abort()
+    await Promise.allSettled([...this.#copies.values()].map(({ task }) => task))
+  }
+
+  state(tenant: TenantId): CopyState {
+    return this.#copies.get(tenant)?.state ?? 'absent'
+  }
+
+  reason(tenant: TenantId): string {
+    return this.#copies.get(tenant)?.reason ?? 'this node has no copy'
+  }
+
+  isCurrent(tenant: TenantId): boolean {
+    return this.state(tenant) === 'current'
+  }
+
+  /** Whether there is a copy that entries of others go into. */
+  holds(tenant: TenantId): boolean {
+    return this.state(tenant) !== 'absent'
+  }
+
+  tenants(): TenantId[] {
+    return [...this.#copies.keys()]
+  }
+
+  count(state: CopyState): number {
+    let count = 0
+    for (const copy of this.#copies.values()) if (copy.state === state) count++
+    return count
+  }
+
+  /** Whether every copy that was on disk at the start has been looked at. */
+  get isSettled(): boolean {
+    return this.count('verifying') === 0
+  }
+
+  /** This node is about to enter the tenant into the directory: the record, when it is seen, is no order to make a copy. */
+  async creating<T>(tenant: TenantId, work: () => Promise<T>): Promise<T> {
+    this.#creating.add(tenant)
+    try {
+      return await work()
+    } finally {
+      this.#creating.delete(tenant)
+      const placement = this.#options.directory.placement(tenant)
+      if (placement) queueMicrotask(() => this.#onPlacement(placement))
+    }
+  }
+
+  /** A tenant that this node has just entered into the directory: its copy is new, empty and complete. */
+  created(tenant: TenantId): void {
+    this.#set(tenant, 'current', '')
+    this.#options.onCurrent(tenant)
+  }
+
+  /** Waits for a copy that is being made or checked, at most `timeoutMs`; whether it answers then. */
+  async whenCurrent(tenant: TenantId, timeoutMs: number): Promise<boolean> {
+    const { time } = this.#options
+    const until = time.monotonic() + timeoutMs
+    while (!this.isCurrent(tenant) && this.state(tenant) !== 'absent' && time.monotonic() < until)
+      await time.sleep(10, { ref: false })
+    return this.isCurrent(tenant)
+  }
+
+  /** Entries are missing that the stream may not have; looks after a moment, and brings the copy up to date from other holders. */
+  onHole(tenant: TenantId): void {
+    if (this.#holes.has(tenant) || this.#stop.signal.aborted || this.state(tenant) !== 'current') return
+    this.#holes.add(tenant)
+    void this.#fillHole(tenant).finally(() => this.#holes.delete(tenant))
+  }
+
+  /** Merges all that another holder has; true when this copy then has what it had. */
+  async reconcile(tenant: TenantId, from: string): Promise<boolean> {
+    const { pool, peers, applier } = this.#options
+    const done = await pool.use(tenant, async open => {
+      await importTransfer(open, peers.to(from).transfer(tenant, open.identity.incarnation, undefined), {
+        resumable: false,
+      })
+      await applier.settle(open)
+      this.counts.reconciled++
+      return true
+    })
+    return done ?? false
+  }
+
+  #set(tenant: TenantId, state: CopyState, reason: string): void {
+    const copy = this.#copies.get(tenant)
+    if (state === 'absent') this.#copies.delete(tenant)
+    else if (copy) Object.assign(copy, { state, reason })
+    else this.#copies.set(tenant, { state, task: undefined, reason })
+  }
+
+  #onPlacement(placement: Placement): void {
+    const { tenant } = placement
+    if (this.#creating.has(tenant)) return
+    const mine = holderOf(placement, this.#options.node)
+    const state = this.state(tenant)
+    if (mine && mine.state !== 'dropping' && state === 'absent') {
+      this.#set(tenant, 'joining', 'the copy is being made')
+      this.#work(tenant)
+    } else if (mine?.state === 'dropping' && state === 'current') {
+      this.#set(tenant, 'dropping', 'the copy was ordered to go')
+      this.#work(tenant)
+    } else if (mine && mine.state !== 'dropping' && state === 'dropping') {
+      this.#set(tenant, 'verifying', 'the order to go was taken back')
+      this.#work(tenant)
+    } else if (!mine && state === 'current') {
+      // The record forgot this copy (a restored directory): it says so, and is not deleted.
+      this.#set(tenant, 'verifying', 'the directory does not list this copy')
+      this.#work(tenant)
+    } else if (!mine && state === 'joining') {
+      this.#work(tenant)
+    } else if (mine?.state === 'dropping' && state === 'absent') {
+      // The record is older than the drop (a restored directory): it is done.
+      void this.#unlist(tenant)
+    }
+  }
+
+  async #unlist(tenant: TenantId): Promise<void> {
+    const { node, directory, logger } = this.#options
+    await directory
+      .update(tenant, current =>
+        holderOf(current, node)?.state === 'dropping' && this.state(tenant) === 'absent'
+          ? { ...current, holders: current.holders.filter(holder => holder.node !== node) }
+          : undefined,
+      )
+      .catch(error => logger.debug({ tenant, reason: String(error) }, 'a dropped copy is still listed'))
+  }
+
+  /** The copy is gone; the directory may want one again by now. */
+  #gone(tenant: TenantId): void {
+    this.#copies.delete(tenant)
+    const placement = this.#options.directory.placement(tenant)
+    if (placement) queueMicrotask(() => this.#onPlacement(placement))
+  }
+
+  #work(tenant: TenantId): void {
+    const copy = this.#copies.get(tenant)
+    if (!copy || copy.task) return
+    copy.task = this.#workOn(tenant, copy).finally(() => {
+      copy.task = undefined
+      if (this.#stop.signal.aborted || this.#copies.get(tenant) !== copy || copy.state === 'current') return
+      // The state changed while the last attempt was ending.
+      this.#work(tenant)
+    })
+  }
+
+  async #workOn(tenant: TenantId, copy: Copy): Promise<void> {
+    const { time, logger, retryMs } = this.#options
+    const { signal } = this.#stop
+    for (let attempt = 0; !signal.aborted && this.#copies.get(tenant) === copy; attempt++) {
+      let isDone = false
+      try {
+        const release = await this.#tasks.acquire(signal)
+        try {
+          isDone = await this.#step(tenant, copy)
+        } finally {
+          release()
+        }
+      } catch (error) {
+        copy.reason = error instanceof PercolateError ? error.message : 'an internal error, see the log'
+        if (attempt % 20 === 0)
+          logger.info({ tenant, state: copy.state, reason: String(error) }, 'a copy is not current yet')
+      }
+      if (isDone) return
+      await time.sleep(retryMs, { signal, ref: false }).catch(() => {})
+    }
+  }
+
+  /** One attempt; true when there is nothing left to do. */
+  async #step(tenant: TenantId, copy: Copy): Promise<boolean> {
+    switch (copy.state) {
+      case 'joining':
+        return this.#join(tenant, copy)
+      case 'verifying':
+        return this.#verify(tenant, copy)
+      case 'dropping':
+        return this.#drop(tenant, copy)
+      default:
+        return true
+    }
+  }
+
+  async #join(tenant: TenantId, copy: Copy): Promise<boolean> {
+    const { node, pool, store, directory, follower, applier, peers, logger } = this.#options
+    const placement = directory.placement(tenant)
+    if (!placement || !holderOf(placement, node)) {
+      // Not wanted any more. A copy that was never complete has nothing of its own.
+      await follower.unfollow(tenant)
+      await pool.exclusive(tenant, async () => {
+        if (await store.has(tenant)) await store.remove(tenant)
+      })
+      this.#gone(tenant)
+      return true
+    }
+    const sources = this.#sources(placement)
+    const source = await this.#firstCurrent(tenant, placement, sources)
+    const outside = source ? undefined : await this.#options.snapshot(tenant, placement.incarnation)
+    if (!source && !outside)
+      throw new PercolateError('TENANT_UNAVAILABLE', 'No other copy can be reached to make this one from.')
+    await pool.use(
+      tenant,
+      async open => {
+        if (!open.isJoining) return
+        const progress = source ? await readProgress(open) : undefined
+        const parts = source ? peers.to(source).transfer(tenant, placement.incarnation, progress?.after) : outside!
+        const { records } = await importTransfer(open, parts, { resumable: true })
+        await applier.settle(open)
+        logger.info({ tenant, records, from: source ?? 'a stored snapshot' }, 'made a copy')
+      },
+      { create: true },
+    )
+    const isSound = await pool.use(tenant, async open => !open.floor || open.covers(open.floor.vector))
+    if (isSound === false) {
+      // Parts from before and after a floor do not make one copy.
+      await this.#wipe(tenant, copy)
+      return false
+    }
+    await follower.catchUp(tenant)
+    if (source) {
+      // What was on its way while the copy was made, and in no stream that was read.
+      const status = await peers.to(source).status(tenant)
+      if (status && !(await this.#covers(tenant, status.vector))) await this.reconcile(tenant, source)
+    }
+    const standing = await directory.update(tenant, current =>
+      holderOf(current, node)?.state === 'joining' ? withHolder(current, node, 'active') : undefined,
+    )
+    if (!standing || !holderOf(standing, node)) return false
+    if (holderOf(standing, node)!.state === 'dropping') {
+      this.#set(tenant, 'dropping', 'the copy was ordered to go')
+      return false
+    }
+    this.counts.joined++
+    this.#becomeCurrent(tenant, copy)
+    return true
+  }
+
+  async #verify(tenant: TenantId, copy: Copy): Promise<boolean> {
+    const { node, pool, directory, follower, logger } = this.#options
+    const local = await pool.use(tenant, async open => ({
+      incarnation: open.identity.incarnation,
+      isJoining: open.isJoining,
+    }))
+    if (!local) {
+      this.#copies.delete(tenant)
+      return true
+    }
+    let placement = directory.placement(tenant)
+    if (!placement) {
+      if (!directory.isWatching) throw new PercolateError('PLACEMENT_UNKNOWN', 'The cluster directory is away.')
+      if (local.isJoining) return this.#forget(tenant)
+      placement = await directory.create({
+        tenant,
+        incarnation: local.incarnation,
+        tier: directory.member(node)?.tier ?? '',
+        holders: [{ node, state: 'active' }],
+        home: undefined,
+        epoch: 1,
+        version: 1,
+        changedAtMs: this.#options.time.now(),
+      })
+    }
+    if (placement.incarnation !== local.incarnation)
+      throw new PercolateError(
+        'TENANT_UNAVAILABLE',
+        `The copy is of the incarnation ${local.incarnation}, the cluster's is ${placement.incarnation}; it is kept, and not used.`,
+      )
+    if (local.isJoining) {
+      if (!holderOf(placement, node)) return this.#forget(tenant)
+      this.#set(tenant, 'joining', 'the copy is being made')
+      return false
+    }
+    const peers = this.#sources(placement)
+    const before = await this.#statuses(tenant, peers, placement)
+    if (await this.#isBelowFloor(tenant, before)) {
+      logger.warn(
+        { tenant },
+        'this copy was away for longer than deletes are remembered: it is made anew, and what it never published is set aside',
+      )
+      await this.#wipe(tenant, copy)
+      return false
+    }
+    await this.#checkRollback(tenant, before)
+    let hasRead = true
+    let isWhole = false
+    try {
+      isWhole = await follower.catchUp(tenant)
+    } catch (error) {
+      hasRead = false
+      const others = activeHolders(placement).filter(holder => holder.node !== node)
+      const answered = new Set(before.map(status => status.node))
+      // Without the stream, the other holders must vouch for this copy; a copy that is alone vouches for itself.
+      if (!others.every(holder => answered.has(holder.node))) throw error
+    }
+    const after = await this.#statuses(tenant, peers, placement)
+    for (const status of after) await this.#takeFrom(tenant, status)
+    await this.#checkRollback(tenant, after)
+    const isKnown = new Set(after.map(status => status.node))
+    const isVouchedFor = activeHolders(placement).every(holder => holder.node === node || isKnown.has(holder.node))
+    // Nobody could say whether this disk went back in time: it writes under a new origin, which costs little.
+    if (!isVouchedFor) await pool.use(tenant, open => open.changeOrigin())
+    if (placement.covered && !(await this.#covers(tenant, new Map(Object.entries(placement.covered)))))
+      throw new PercolateError(
+        'TENANT_UNAVAILABLE',
+        'Writes from streams that are gone are missing, and no other holder can be reached for them.',
+      )
+    if (
+      hasRead &&
+      !isWhole &&
+      this.#options.applier.hasHole(tenant) &&
+      !(await this.#giveUpHole(tenant, placement, after))
+    )
+      throw new PercolateError(
+        'TENANT_UNAVAILABLE',
+        'Entries are missing, and no other holder can be reached for them.',
+      )
+    if (!holderOf(placement, node)) {
+      const listed = await directory.update(tenant, current =>
+        holderOf(current, node) ? undefined : withHolder(current, node, 'active'),
+      )
+      if (!listed) return false
+    }
+    if (holderOf(directory.placement(tenant), node)?.state === 'joining')
+      await directory.update(tenant, current =>
+        holderOf(current, node)?.state === 'joining' ? withHolder(current, node, 'active') : undefined,
+      )
+    if (holderOf(directory.placement(tenant), node)?.state === 'dropping') {
+      this.#set(tenant, 'dropping', 'the copy was ordered to go')
+      this.#options.onCurrent(tenant)
+      return false
+    }
+    this.#becomeCurrent(tenant, copy)
+    return true
+  }
+
+  #becomeCurrent(tenant: TenantId, copy: Copy): void {
+    if (this.#copies.get(tenant) !== copy) return
+    this.#set(tenant, 'current', '')
+    this.#options.onCurrent(tenant)
+    this.#options.follower.follow(tenant)
+    // What came in while the state was another.
+    if (this.#options.applier.hasHole(tenant)) this.onHole(tenant)
+    const placement = this.#options.directory.placement(tenant)
+    if (placement) queueMicrotask(() => this.#onPlacement(placement))
+  }
+
+  async #forget(tenant: TenantId): Promise<boolean> {
+    await this.#options.follower.unfollow(tenant)
+    await this.#options.pool.exclusive(tenant, () => this.#options.store.remove(tenant))
+    this.#gone(tenant)
+    return true
+  }
+
+  async #wipe(tenant: TenantId, copy: Copy): Promise<void> {
+    const { pool, store, follower, applier } = this.#options
+    await follower.unfollow(tenant)
+    applier.forget(tenant)
+    await pool.exclusive(tenant, () => store.wipe(tenant))
+    this.counts.wiped++
+    Object.assign(copy, { state: 'joining', reason: 'the copy is being made anew' })
+    const { directory, node } = this.#options
+    await directory.update(tenant, current => withHolder(current, node, 'joining'))
+  }
+
+  /** The floor of another holder has settled what this copy never saw. */
+  /** Hints again at what another copy lacks of what this one has: it may have missed it, and nothing more may come. */
+  async nudge(tenant: TenantId, status: CopyStatus): Promise<void> {
+    await this.#options.pool.use(tenant, async open => {
+      for (const [origin, sequence] of open.vector)
+        if ((status.vector.get(origin) ?? 0) < sequence)
+          this.#options.announce({ tenant, incarnation: open.identity.incarnation, origin, sequence })
+    })
+  }
+
+  async isBelow(tenant: TenantId, status: CopyStatus): Promise<boolean> {
+    return this.#isBelowFloor(tenant, [status])
+  }
+
+  async #isBelowFloor(tenant: TenantId, statuses: readonly CopyStatus[]): Promise<boolean> {
+    const below = await this.#options.pool.use(tenant, async open =>
+      statuses.some(
+        ({ floor }) =>
+          floor !== undefined &&
+          (open.floor === undefined || compareClocks(open.floor.clock, floor.clock) < 0) &&
+          !open.covers(floor.vector),
+      ),
+    )
+    return below ?? false
+  }
+
+  async #checkRollback(tenant: TenantId, statuses: readonly CopyStatus[]): Promise<void> {
+    await this.#options.pool.use(tenant, async open => {
+      if (!statuses.some(({ vector }) => (vector.get(open.origin) ?? 0) > open.state.sequence)) return
+      await open.changeOrigin()
+      this.counts.rolledBack++
+      this.#options.logger.warn(
+        { tenant, origin: open.origin },
+        'this disk went back in time: the copy writes under a new origin',
+      )
+    })
+  }
+
+  /** What another copy has that this one lacks, unless that copy is below this one's floor, and will be made anew itself. */
+  async #takeFrom(tenant: TenantId, status: CopyStatus): Promise<void> {
+    if (this.state(tenant) === 'current' && (await this.#isBelowFloor(tenant, [status]))) return this.demote(tenant)
+    await this.#checkRollback(tenant, [status])
+    if (await this.#covers(tenant, status.vector)) return
+    const isBelow = await this.#options.pool.use(
+      tenant,
+      async open => open.floor !== undefined && !dominates(status.vector, open.floor.vector),
+    )
+    if (!isBelow) await this.reconcile(tenant, status.node)
+  }
+
+  /** Another holder has forgotten deletes that this copy never saw: it is checked anew, and then made anew. */
+  demote(tenant: TenantId): void {
+    if (this.state(tenant) !== 'current') return
+    this.#set(tenant, 'verifying', 'another holder is ahead by more than can be merged')
+    this.#work(tenant)
+  }
+
+  async #covers(tenant: TenantId, vector: VersionVector): Promise<boolean> {
+    return (await this.#options.pool.use(tenant, async open => open.covers(vector))) ?? false
+  }
+
+  /** The other nodes that may have a complete copy, those that are live first. */
+  #sources(placement: Placement): string[] {
+    const { node, directory } = this.#options
+    return placement.holders
+      .filter(holder => holder.node !== node && holder.state !== 'joining' && directory.isLive(holder.node))
+      .map(holder => holder.node)
+  }
+
+  async #statuses(tenant: TenantId, nodes: readonly string[], placement: Placement): Promise<CopyStatus[]> {
+    const statuses = await Promise.all(
+      nodes.map(node =>
+        this.#options.peers
+          .to(node)
+          .status(tenant)
+          .catch(() => undefined),
+      ),
+    )
+    return statuses.filter(
+      (status): status is CopyStatus =>
+        status !== undefined && status.incarnation === placement.incarnation && status.state !== 'joining',
+    )
+  }
+
+  async #firstCurrent(tenant: TenantId, placement: Placement, nodes: readonly string[]): Promise<string | undefined> {
+    const statuses = await this.#statuses(tenant, nodes, placement)
+    return (statuses.find(({ state }) => state === 'current') ?? statuses.find(({ state }) => state === 'dropping'))
+      ?.node
+  }
+
+  async #fillHole(tenant: TenantId): Promise<void> {
+    const { time, applier, follower, directory, logger, retryMs } = this.#options
+    const { signal } = this.#stop
+    for (let attempt = 0; !signal.aborted && this.state(tenant) === 'current'; attempt++) {
+      await time.sleep(attempt === 0 ? HOLE_GRACE_MS : retryMs, { signal, ref: false }).catch(() => {})
+      if (signal.aborted) return
+      const placement = directory.placement(tenant)
+      if (!placement) continue
+      try {
+        if (attempt > 0) await follower.catchUp(tenant)
+        const statuses = await this.#statuses(tenant, this.#sources(placement), placement)
+        for (const status of statuses) await this.#takeFrom(tenant, status)
+        if (!applier.hasHole(tenant) || (await this.#giveUpHole(tenant, placement, statuses))) return
+      } catch (error) {
+        if (attempt % 20 === 0) logger.warn({ tenant, reason: String(error) }, 'a hole could not be filled yet')
+      }
+    }
+  }
+
+  /**
+   * Entries that nobody has any more: their origin is no holder now, and every holder answered that it lacks them too (they were lost with a disk, or with the unsynced
+   * end of a stream). What comes behind them is then applied, and the loss is counted and logged.
+   */
+  async #giveUpHole(tenant: TenantId, placement: Placement, statuses: readonly CopyStatus[]): Promise<boolean> {
+    const { node, applier, pool, logger } = this.#options
+    const others = placement.holders.filter(holder => holder.node !== node && holder.state !== 'joining')
+    if (!others.every(holder => statuses.some(status => status.node === holder.node))) return false
+    const givenUp = await pool.use(tenant, async open => {
+      const listed = placement.holders.map(holder => holder.node)
+      return applier.skipHoles(open, origin => !listed.some(holder => origin.startsWith(`${holder}.`)))
+    })
+    if (givenUp === undefined || givenUp.length === 0) return !applier.hasHole(tenant)
+    this.counts.givenUp += givenUp.length
+    logger.error({ tenant, lost: givenUp }, 'entries are lost: their origin is gone and no holder has them')
+    return !applier.hasHole(tenant)
+  }
+
+  async #drop(tenant: TenantId, copy: Copy): Promise<boolean> {
+    const { node, pool, store, directory, follower, replicas, logger, peers } = this.#options
+    const placement = await directory.fetch(tenant)
+    const mine = holderOf(placement, node)
+    if (!placement || !mine || mine.state !== 'dropping') {
+      this.#set(tenant, 'verifying', 'the order to go was taken back')
+      return false
+    }
+    const own = await pool.use(tenant, async open => ({ vector: open.vector, outbox: open.outbox.entries }))
+    if (own && own.outbox > 0)
+      throw new PercolateError('TENANT_UNAVAILABLE', 'The copy has writes that are not published.')
+    const others = activeHolders(placement).filter(holder => holder.node !== node)
+    const statuses = await this.#statuses(
+      tenant,
+      others.map(holder => holder.node),
+      placement,
+    )
+    const covering = statuses.filter(
+      status => status.state === 'current' && dominates(status.vector, own?.vector ?? new Map()),
+    )
+    const wanted = Math.max(1, Math.min(replicas, others.length))
+    if (covering.length < wanted) for (const status of statuses) await this.nudge(tenant, status)
+    if (covering.length < wanted)
+      throw new PercolateError(
+        'TENANT_UNAVAILABLE',
+        `Only ${covering.length} of ${wanted} other copies have all that this one has.`,
+      )
+    // What was set aside here has no other place.
+    const late = (await pool.use(tenant, lateEntries)) ?? []
+    if (late.length > 0) await peers.to(covering[0]!.node).keepLate(tenant, late)
+    let isStanding = false
+    await directory.update(tenant, current => {
+      isStanding = holderOf(current, node)?.state === 'dropping'
+      return isStanding ? { ...current, holders: current.holders.filter(holder => holder.node !== node) } : undefined
+    })
+    if (!isStanding) return false
+    await follower.unfollow(tenant)
+    await pool.exclusive(tenant, () => store.remove(tenant))
+    if (this.#copies.get(tenant) === copy) this.#gone(tenant)
+    this.counts.dropped++
+    logger.info({ tenant }, 'dropped a copy as ordered')
+    return true
+  }
+}
+
+/** The placement with this node in that state. */
+export const withHolder = (
+  placement: Placement,
+  node: string,
+  state: 'joining' | 'active' | 'dropping',
+): Placement => ({
+  ...placement,
+  holders: [...placement.holders.filter(holder => holder.node !== node), { node, state }],
+})
+
+/** Runs `work` on a copy, or says that there is none. */
+export async function withCopy<T>(
+  pool: TenantPool,
+  tenant: TenantId,
+  incarnation: string | undefined,
+  work: (open: Tenant) => Promise<T>,
+): Promise<T> {
+  const result = await pool.use(tenant, async open => {
+    if (incarnation !== undefined && open.identity.incarnation !== incarnation)
+      throw new PercolateError('TENANT_UNAVAILABLE', 'This node has another incarnation of the tenant.')
+    return { value: await work(open) }
+  })
+  if (!result) throw new PercolateError('TENANT_UNAVAILABLE', 'This node has no copy of the tenant.')
+  return result.value
+}

@@ -1,0 +1,404 @@
+import { PercolateError } from '../base/errors.ts'
+import type { TenantId } from '../base/ids.ts'
+import type { Logger } from '../base/logger.ts'
+import type { Time } from '../base/time.ts'
+import type { KvBucket, KvUpdate, StreamPort } from '../stream/port.ts'
+import { subjects } from '../stream/subjects.ts'
+import {
+  decodeMember,
+  decodePlacement,
+  encodeMember,
+  encodePlacement,
+  type Member,
+  type Placement,
+} from './placement.ts'
+
+/** What a node keeps of the directory on its own disk, so that it knows its tenants while NATS is away. */
+export interface DirectoryStore {
+  load(): Promise<{ readonly placements: readonly Placement[]; readonly members: readonly Member[] }>
+  savePlacement(placement: Placement): Promise<void>
+  saveMember(member: Member): Promise<void>
+}
+
+export interface DirectoryOptions {
+  readonly stream: StreamPort
+  readonly time: Time
+  readonly logger: Logger
+  readonly replicas: number
+  readonly leaseMs: number
+  readonly heartbeatMs: number
+  readonly store: DirectoryStore
+  /** Wanted at the first start of the cluster; after that the bucket says. */
+  readonly syncStreams: string
+  /** Neither makes the cluster's record nor puts anything back: a controller knows only what it reads. */
+  readonly isObserver?: boolean
+}
+
+/** The cluster's own record: made once, made again when the bucket was lost. */
+interface ClusterRecord {
+  readonly id: string
+  /** Grows when the directory is rebuilt; nodes then report their copies anew. */
+  readonly generation: number
+  readonly syncStreams: string
+  readonly madeAtMs: number
+}
+
+interface SeenMember {
+  readonly member: Member
+  /** By our monotonic clock, when the record last changed under our eyes. */
+  readonly seenAtMs: number
+}
+
+const UPDATE_ATTEMPTS_MAX = 10
+const LOOK_MS = 2000
+
+/**
+ * Members and placements, as the cluster's bucket has them: watched, cached in memory and on disk. The bucket is soft: a node that finds it empty or older than
+ * its cache puts back what it knows, and nothing is deleted on its word.
+ */
+export class Directory {
+  readonly #options: DirectoryOptions
+  readonly #members = new Map<string, SeenMember>()
+  readonly #placements = new Map<TenantId, Placement>()
+  readonly #revisions = new Map<string, number>()
+  readonly #listeners: ((placement: Placement) => void)[] = []
+  readonly #stop = new AbortController()
+  #watch = new AbortController()
+  #bucket: KvBucket | undefined
+  #cluster: ClusterRecord | undefined
+  #clusterSeenAtMs = Number.NEGATIVE_INFINITY
+  #graceMs = 0
+  #isWatching = false
+  #running: Promise<unknown>[] = []
+  /** Placements put back because the bucket had none, or an older one. */
+  restored = 0
+
+  constructor(options: DirectoryOptions) {
+    this.#options = options
+  }
+
+  /** Loads what the disk has, then follows the bucket in the background. */
+  async start(): Promise<void> {
+    const { placements, members } = await this.#options.store.load()
+    for (const placement of placements) this.#placements.set(placement.tenant, placement)
+    for (const member of members) this.#members.set(member.node, { member, seenAtMs: Number.NEGATIVE_INFINITY })
+    this.#running = [this.#follow(), this.#lookOut()]
+  }
+
+  async stop(): Promise<void> {
+    this.#stop.abort()
+    this.#watch.abort()
+    await Promise.allSettled(this.#running)
+  }
+
+  onPlacement(listener: (placement: Placement) => void): void {
+    this.#listeners.push(listener)
+  }
+
+  get cluster(): ClusterRecord | undefined {
+    return this.#cluster
+  }
+
+  /** Whether the cache follows the bucket now. */
+  get isWatching(): boolean {
+    return this.#isWatching
+  }
+
+  /**
+   * Whether a tenant that is not found here does not exist: the cache follows the bucket, and after a rebuild every live node has reported.
+   */
+  get isComplete(): boolean {
+    if (!this.#isWatching || !this.#cluster) return false
+    const { generation } = this.#cluster
+    const settledAtMs = this.#clusterSeenAtMs + this.#graceMs
+    return (
+      this.#options.time.monotonic() >= settledAtMs &&
+      this.members().every(({ member, isLive }) => !isLive || member.reported >= generation)
+    )
+  }
+
+  members(): { readonly member: Member; readonly isLive: boolean }[] {
+    return [...this.#members.values()].map(({ member }) => ({ member, isLive: this.isLive(member.node) }))
+  }
+
+  member(node: string): Member | undefined {
+    return this.#members.get(node)?.member
+  }
+
+  /** Its record changed within the lease. Who can't see the bucket can't tell, and takes those it knew for alive. */
+  isLive(node: string): boolean {
+    const seen = this.#members.get(node)
+    if (!seen) return false
+    if (!this.#isWatching) return true
+    return this.silentMs(node) < this.#options.leaseMs
+  }
+
+  /** How long a member has not been heard of, milliseconds; its own lease is over when this exceeds the lease. */
+  silentMs(node: string): number {
+    const seen = this.#members.get(node)
+    return seen ? this.#options.time.monotonic() - seen.seenAtMs : Number.POSITIVE_INFINITY
+  }
+
+  placements(): Placement[] {
+    return [...this.#placements.values()]
+  }
+
+  placement(tenant: TenantId): Placement | undefined {
+    return this.#placements.get(tenant)
+  }
+
+  /** Reads the placement from the bucket itself. STREAM_UNAVAILABLE when it can't be. */
+  async fetch(tenant: TenantId): Promise<Placement | undefined> {
+    const record = await (await this.#open()).get(subjects.tenantKey(tenant))
+    if (!record) return undefined
+    const placement = decodePlacement(record.value)
+    this.#take(placement)
+    return placement
+  }
+
+  /** Makes the placement unless there is one; returns the one that stands. */
+  async create(placement: Placement): Promise<Placement> {
+    const bucket = await this.#open()
+    for (let attempt = 0; attempt < UPDATE_ATTEMPTS_MAX; attempt++) {
+      const made = await bucket.update(subjects.tenantKey(placement.tenant), encodePlacement(placement), 0)
+      if (made !== undefined) {
+        this.#take(placement)
+        return placement
+      }
+      const standing = await this.fetch(placement.tenant)
+      if (standing) return standing
+    }
+    throw conflict(placement.tenant)
+  }
+
+  /** Compare and set: `change` sees the record as the bucket has it, and returns undefined to leave it. Returns what stands. */
+  async update(
+    tenant: TenantId,
+    change: (placement: Placement) => Placement | undefined,
+  ): Promise<Placement | undefined> {
+    const bucket = await this.#open()
+    const key = subjects.tenantKey(tenant)
+    for (let attempt = 0; attempt < UPDATE_ATTEMPTS_MAX; attempt++) {
+      const record = await bucket.get(key)
+      if (!record) return undefined
+      const before = decodePlacement(record.value)
+      const wanted = change(before)
+      if (!wanted) {
+        this.#take(before)
+        return before
+      }
+      const next = { ...wanted, version: before.version + 1, changedAtMs: this.#options.time.now() }
+      if ((await bucket.update(key, encodePlacement(next), record.revision)) !== undefined) {
+        this.#take(next)
+        return next
+      }
+    }
+    throw conflict(tenant)
+  }
+
+  /** Writes this node's record if it is still the one written before (`revision`; 0: none). Undefined when somebody else wrote it. */
+  async writeMember(member: Member, revision: number): Promise<number | undefined> {
+    const bucket = await this.#open()
+    return bucket.update(subjects.memberKey(member.node), encodeMember(member), revision)
+  }
+
+  async readMember(node: string): Promise<{ member: Member; revision: number; writtenAtMs: number } | undefined> {
+    const record = await (await this.#open()).get(subjects.memberKey(node))
+    return record && { member: decodeMember(record.value), revision: record.revision, writtenAtMs: record.writtenAtMs }
+  }
+
+  async deleteMember(node: string): Promise<void> {
+    await (await this.#open()).delete(subjects.memberKey(node))
+  }
+
+  async bucket(): Promise<KvBucket> {
+    return this.#open()
+  }
+
+  async #open(): Promise<KvBucket> {
+    this.#bucket ??= await this.#options.stream.bucket(subjects.clusterBucket, {
+      maxAgeMs: 0,
+      replicas: this.#options.replicas,
+    })
+    return this.#bucket
+  }
+
+  async #follow(): Promise<void> {
+    const { time, logger } = this.#options
+    const { signal } = this.#stop
+    while (!signal.aborted) {
+      try {
+        this.#bucket = undefined
+        this.#watch = new AbortController()
+        const bucket = await this.#open()
+        await this.#ensureCluster(bucket)
+        const seen = new Set<string>()
+        let isInitial = true
+        for await (const update of bucket.watch(this.#watch.signal)) {
+          if (update === undefined) {
+            isInitial = false
+            this.#isWatching = true
+            await this.#putBack(bucket, seen)
+          } else {
+            if (isInitial) seen.add(update.key)
+            await this.#apply(bucket, update)
+          }
+        }
+      } catch (error) {
+        if (!signal.aborted) logger.debug({ err: String(error) }, 'the cluster directory cannot be followed; trying on')
+      }
+      this.#isWatching = false
+      if (!signal.aborted) await time.sleep(500, { signal, ref: false }).catch(() => {})
+    }
+  }
+
+  /** A watch does not tell that its bucket was lost or put back: this looks. */
+  async #lookOut(): Promise<void> {
+    const { time, logger } = this.#options
+    const { signal } = this.#stop
+    while (!signal.aborted) {
+      await time.sleep(LOOK_MS, { signal, ref: false }).catch(() => {})
+      if (signal.aborted || !this.#isWatching) continue
+      try {
+        const bucket = await this.#open()
+        const found = await bucket.get(subjects.clusterKey)
+        if (found) {
+          const record = JSON.parse(found.value.toString()) as ClusterRecord
+          if (record.id === this.#cluster?.id && record.generation >= this.#cluster.generation) continue
+        }
+        logger.warn('the cluster directory is gone; putting back what this node knows')
+        this.#watch.abort()
+      } catch (error) {
+        logger.debug({ err: String(error) }, 'the cluster directory cannot be looked at')
+      }
+    }
+  }
+
+  async #ensureCluster(bucket: KvBucket): Promise<void> {
+    const { time, syncStreams } = this.#options
+    const found = await bucket.get(subjects.clusterKey)
+    if (found) return this.#correctCluster(bucket, JSON.parse(found.value.toString()) as ClusterRecord, found.revision)
+    if (this.#options.isObserver) return
+    const known = this.#cluster
+    this.#revisions.clear()
+    // A fresh disk can't tell a new cluster from one that lost its directory; streams of before can.
+    const isRebuild =
+      known !== undefined ||
+      this.#placements.size > 0 ||
+      (await this.#options.stream.streamNames(subjects.syncStreamPrefix)).length > 0
+    const record: ClusterRecord = {
+      id: known?.id ?? time.random(8).toString('hex'),
+      generation: isRebuild ? (known?.generation ?? 1) + 1 : 1,
+      syncStreams: known?.syncStreams ?? syncStreams,
+      madeAtMs: time.now(),
+    }
+    await bucket.update(subjects.clusterKey, Buffer.from(JSON.stringify(record)), 0)
+    const standing = await bucket.get(subjects.clusterKey)
+    if (standing) this.#takeCluster(JSON.parse(standing.value.toString()) as ClusterRecord)
+  }
+
+  /** A node that knew another cluster record finds a new one: somebody with a fresh disk was first after a loss. It is made a rebuild, so that all report. */
+  async #correctCluster(bucket: KvBucket, record: ClusterRecord, revision: number): Promise<void> {
+    const known = this.#cluster
+    if (!known || known.id === record.id || record.generation > known.generation) return this.#takeCluster(record)
+    const corrected: ClusterRecord = {
+      ...record,
+      id: known.id,
+      generation: known.generation + 1,
+      syncStreams: known.syncStreams,
+    }
+    if ((await bucket.update(subjects.clusterKey, Buffer.from(JSON.stringify(corrected)), revision)) === undefined)
+      return
+    this.#takeCluster(corrected)
+  }
+
+  #takeCluster(record: ClusterRecord): void {
+    if (this.#cluster && this.#cluster.generation === record.generation && this.#cluster.id === record.id) return
+    this.#cluster = record
+    const { time, leaseMs, heartbeatMs } = this.#options
+    this.#clusterSeenAtMs = time.monotonic()
+    // A cluster that is new may be one that lost its directory: whoever knows better says so within two heartbeats.
+    const isOld = record.generation === 1 && time.now() - record.madeAtMs > 2 * leaseMs
+    this.#graceMs = isOld ? 0 : record.generation === 1 ? 2 * heartbeatMs : leaseMs
+  }
+
+  /** Placements that this node knows and the bucket does not: the bucket was lost. */
+  async #putBack(bucket: KvBucket, seen: ReadonlySet<string>): Promise<void> {
+    if (this.#options.isObserver) return
+    for (const placement of this.#placements.values()) {
+      const key = subjects.tenantKey(placement.tenant)
+      if (seen.has(key)) continue
+      // A home of before may not know that it is none any more; a later epoch makes it ask.
+      const restored: Placement = {
+        ...placement,
+        home: undefined,
+        epoch: placement.epoch + 1,
+        version: placement.version + 1,
+      }
+      if ((await bucket.update(key, encodePlacement(restored), 0)) === undefined) continue
+      this.restored++
+      this.#take(restored)
+    }
+  }
+
+  async #apply(bucket: KvBucket, { key, value, revision }: KvUpdate): Promise<void> {
+    // A watch that starts over repeats what is known.
+    if ((this.#revisions.get(key) ?? 0) === revision) return
+    this.#revisions.set(key, revision)
+    if (key.startsWith('node.')) {
+      if (!value) this.#members.delete(key.slice('node.'.length))
+      else {
+        const member = decodeMember(value)
+        const known = this.#members.get(member.node)?.member
+        this.#members.set(member.node, { member, seenAtMs: this.#options.time.monotonic() })
+        if (known?.session !== member.session || known.state !== member.state)
+          await this.#options.store.saveMember(member)
+      }
+    } else if (key === subjects.clusterKey && value) {
+      await this.#correctCluster(bucket, JSON.parse(value.toString()) as ClusterRecord, revision)
+    } else if (key.startsWith('tenant.') && value) {
+      const placement = decodePlacement(value)
+      const known = this.#placements.get(placement.tenant)
+      if (known && known.version > placement.version) await this.#rollForward(bucket, key, revision, known, placement)
+      else this.#take(placement)
+    }
+  }
+
+  /** The bucket has an older record than this node saw: it was put back from a backup. Nobody is dropped on its word, and the home is chosen anew. */
+  async #rollForward(
+    bucket: KvBucket,
+    key: string,
+    revision: number,
+    known: Placement,
+    older: Placement,
+  ): Promise<void> {
+    if (known.incarnation < older.incarnation) return this.#take(older)
+    // An update of our own, still under way when the watch told of the one before it.
+    const standing = await bucket.get(key)
+    if (standing && decodePlacement(standing.value).version >= known.version) return
+    const holders = new Map([...older.holders, ...known.holders].map(holder => [holder.node, holder]))
+    const merged: Placement = {
+      ...known,
+      holders: [...holders.values()],
+      home: undefined,
+      epoch: Math.max(known.epoch, older.epoch) + 1,
+      version: known.version + 1,
+    }
+    if ((await bucket.update(key, encodePlacement(merged), standing?.revision ?? revision)) === undefined) return
+    this.restored++
+    this.#take(merged)
+  }
+
+  #take(placement: Placement): void {
+    const known = this.#placements.get(placement.tenant)
+    if (known && known.version >= placement.version && known.incarnation >= placement.incarnation) return
+    this.#placements.set(placement.tenant, placement)
+    void this.#options.store.savePlacement(placement).catch(error => {
+      this.#options.logger.warn({ err: String(error) }, 'a placement could not be kept on disk')
+    })
+    for (const listener of this.#listeners) listener(placement)
+  }
+}
+
+const conflict = (tenant: TenantId) =>
+  new PercolateError('CONFLICT', `The placement of ${tenant} changes faster than it can be updated; retry in a moment.`)

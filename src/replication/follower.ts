@@ -1,0 +1,294 @@
+import type { TenantId } from '../base/ids.ts'
+import type { Logger } from '../base/logger.ts'
+import type { Time } from '../base/time.ts'
+import type { StoredMessage, StreamPort } from '../stream/port.ts'
+import { subjects } from '../stream/subjects.ts'
+import type { TenantPool } from '../tenant/pool.ts'
+import type { StreamCursor } from '../tenant/state.ts'
+import type { Tenant } from '../tenant/tenant.ts'
+import type { Applier } from './applier.ts'
+import { decodeHint } from './publisher.ts'
+import type { SyncStreams } from './streams.ts'
+
+export interface FollowerOptions {
+  readonly stream: StreamPort
+  readonly pool: TenantPool
+  readonly time: Time
+  readonly logger: Logger
+  readonly applier: Applier
+  readonly streams: () => SyncStreams | undefined
+  /** Whether this node has a copy that takes entries. */
+  readonly holds: (tenant: TenantId) => boolean
+  /** Entries are missing that the stream does not have: the copy has to be brought up to date from another. */
+  readonly onHole: (tenant: TenantId) => void
+  /** A consumer without messages for this long is given up until a hint comes. */
+  readonly idleMs: number
+  /** How long what a hint tells of may take to arrive before the stream is read anew. */
+  readonly hintGraceMs: number
+  /** Positions in pool streams, kept by the node. */
+  readonly cursors: {
+    load(stream: string): Promise<StreamCursor | undefined>
+    save(stream: string, cursor: StreamCursor): Promise<void>
+  }
+}
+
+/** Messages that are being applied at once, a stream. */
+const IN_FLIGHT_MAX = 256
+/** Messages after which the position is written down. */
+const CURSOR_EVERY = 1000
+const RETRY_MS_MAX = 5000
+/** Streams whose position is remembered after they are no longer read. */
+const POSITIONS_MAX = 10_000
+/** How long a catch-up waits for the end of the stream that it saw. */
+const CATCH_UP_MS_MAX = 30_000
+
+interface Reading {
+  readonly stop: AbortController
+  readonly done: Promise<void>
+  /** What has been read and applied of the stream that is being read. */
+  position: StreamCursor | undefined
+  lastAtMs: number
+}
+
+/**
+ * Reads sync streams into the copies of this node with ordered consumers, which cost the servers little and need no acknowledgements: the version vector is what
+ * counts. Per tenant a consumer lives while its tenant is active; publishers' hints bring it back. Pooled streams are read by one consumer each.
+ */
+export class Follower {
+  readonly #options: FollowerOptions
+  readonly #readings = new Map<string, Reading>()
+  /** The last position in each stream, also of those that are not being read now. */
+  readonly #positions = new Map<string, StreamCursor>()
+  readonly #stop = new AbortController()
+  #endListening = () => {}
+  readonly #watched = new Set<string>()
+
+  constructor(options: FollowerOptions) {
+    this.#options = options
+  }
+
+  start(): void {
+    this.#endListening = this.#options.stream.listen(subjects.hint, data => this.#onHint(data))
+  }
+
+  /** Consumers that are open. */
+  get consumers(): number {
+    return this.#readings.size
+  }
+
+  async stop(): Promise<void> {
+    this.#endListening()
+    this.#stop.abort()
+    for (const { stop } of this.#readings.values()) stop.abort()
+    await Promise.allSettled([...this.#readings.values()].map(({ done }) => done))
+  }
+
+  /** Starts to read what the tenant's stream has and gets. */
+  follow(tenant: TenantId): void {
+    const streams = this.#options.streams()
+    if (!streams || this.#stop.signal.aborted) return
+    this.#read(streams, tenant)
+  }
+
+  /** Ends reading for a tenant whose copy goes. A pool stream is read on. */
+  async unfollow(tenant: TenantId): Promise<void> {
+    const streams = this.#options.streams()
+    if (!streams || streams.pools !== undefined) return
+    const reading = this.#readings.get(streams.streamOf(tenant))
+    reading?.stop.abort()
+    await reading?.done
+  }
+
+  /**
+   * Reads to what is now the end of the tenant's stream. True when it got there without a hole; a stream that does not exist has no end. Throws STREAM_UNAVAILABLE
+   * when the stream can't be asked.
+   */
+  async catchUp(tenant: TenantId): Promise<boolean> {
+    const { stream, time, streams: streamsOf, applier } = this.#options
+    const streams = streamsOf()
+    if (!streams) return false
+    const name = streams.streamOf(tenant)
+    const info = await stream.streamInfo(name)
+    if (!info || info.lastSequence === 0) return true
+    const reading = this.#read(streams, tenant)
+    const until = time.monotonic() + CATCH_UP_MS_MAX
+    while (!this.#stop.signal.aborted && time.monotonic() < until) {
+      const { position } = reading
+      if (position?.stream === info.incarnation && position.sequence >= info.lastSequence) break
+      if (position && position.stream !== info.incarnation) break
+      if (!this.#readings.has(name)) return this.catchUp(tenant)
+      await time.sleep(2, { signal: this.#stop.signal, ref: false }).catch(() => {})
+    }
+    return !applier.hasHole(tenant)
+  }
+
+  /** Whether all up to `sequence` of that stream has been applied, as far as this reader knows. */
+  hasRead(tenant: TenantId, stream: string, sequence: number): boolean {
+    const streams = this.#options.streams()
+    const position = streams && this.#positions.get(streams.streamOf(tenant))
+    return position?.stream === stream && position.sequence >= sequence && !this.#options.applier.hasHole(tenant)
+  }
+
+  #read(streams: SyncStreams, tenant: TenantId): Reading {
+    const name = streams.streamOf(tenant)
+    const known = this.#readings.get(name)
+    if (known) {
+      known.lastAtMs = this.#options.time.monotonic()
+      return known
+    }
+    const stop = new AbortController()
+    const reading: Reading = {
+      stop,
+      position: undefined,
+      lastAtMs: this.#options.time.monotonic(),
+      done: Promise.resolve()
+        .then(() => this.#run(streams, name, streams.pools === undefined ? tenant : undefined, reading))
+        .catch(error => this.#options.logger.warn({ stream: name, err: String(error) }, 'reading a sync stream failed'))
+        .finally(() => {
+          if (this.#readings.get(name) === reading) this.#readings.delete(name)
+        }),
+    }
+    this.#readings.set(name, reading)
+    return reading
+  }
+
+  /** Reads until it is stopped, or the stream is gone, or nothing has come for long; what breaks is begun again from the last position. */
+  async #run(streams: SyncStreams, name: string, tenant: TenantId | undefined, reading: Reading): Promise<void> {
+    const { stream, time, idleMs } = this.#options
+    const { signal } = reading.stop
+    const idle = this.#stopWhenIdle(reading, tenant === undefined ? Number.POSITIVE_INFINITY : idleMs)
+    for (let attempt = 0; !signal.aborted; ) {
+      try {
+        const info = await stream.streamInfo(name)
+        if (!info) break
+        const kept = reading.position ?? (await this.#loadCursor(name, tenant))
+        // Another stream of that name, or one that lost its end: what it has is read from the start.
+        const isSame = kept?.stream === info.incarnation && kept.sequence <= info.lastSequence
+        const after = isSame ? kept.sequence : info.firstSequence - 1
+        reading.position = { stream: info.incarnation, sequence: after }
+        this.#note(name, reading.position)
+        await this.#consume(streams, name, tenant, reading, info.incarnation)
+        attempt = 0
+      } catch {
+        if (signal.aborted) break
+        await time.sleep(Math.min(RETRY_MS_MAX, 50 * 2 ** attempt++), { signal, ref: false }).catch(() => {})
+      }
+    }
+    reading.stop.abort()
+    await idle
+    if (reading.position) await this.#saveCursor(name, tenant, reading.position).catch(() => {})
+  }
+
+  #note(name: string, position: StreamCursor): void {
+    this.#positions.delete(name)
+    this.#positions.set(name, position)
+    if (this.#positions.size > POSITIONS_MAX) this.#positions.delete(this.#positions.keys().next().value!)
+  }
+
+  async #stopWhenIdle(reading: Reading, idleMs: number): Promise<void> {
+    const { time } = this.#options
+    const { signal } = reading.stop
+    if (!Number.isFinite(idleMs)) return
+    while (!signal.aborted) {
+      const leftMs = reading.lastAtMs + idleMs - time.monotonic()
+      if (leftMs <= 0) return reading.stop.abort()
+      await time.sleep(leftMs, { signal, ref: false }).catch(() => {})
+    }
+  }
+
+  async #consume(
+    streams: SyncStreams,
+    name: string,
+    tenant: TenantId | undefined,
+    reading: Reading,
+    incarnation: string,
+  ): Promise<void> {
+    const { stream, time } = this.#options
+    const { signal } = reading.stop
+    const inFlight = new Map<number, Promise<boolean>>()
+    let sinceSaved = 0
+    /** All up to `sequence` are done with when the smallest in flight is above it. */
+    const settled = async (sequence: number, work: Promise<boolean>) => {
+      const ok = await work
+      // What failed stays in flight, so that the position does not pass it.
+      if (!ok) throw new Error('an entry could not be kept')
+      inFlight.delete(sequence)
+      const lowest = Math.min(...inFlight.keys(), Number.POSITIVE_INFINITY)
+      const position = Number.isFinite(lowest) ? lowest - 1 : sequence
+      if (position > reading.position!.sequence) {
+        reading.position = { stream: incarnation, sequence: position }
+        this.#note(name, reading.position)
+      }
+    }
+    let failure: unknown
+    for await (const message of stream.consume(name, { fromSequence: reading.position!.sequence + 1, signal })) {
+      reading.lastAtMs = time.monotonic()
+      if (failure) throw failure
+      const id = tenant ?? (streams.tenantOf(message.subject) as TenantId | undefined)
+      const work = id && this.#options.holds(id) ? this.#offer(id, message) : Promise.resolve(true)
+      inFlight.set(message.sequence, work)
+      const done = settled(message.sequence, work).catch(error => {
+        failure = error
+      })
+      if (inFlight.size >= IN_FLIGHT_MAX) await done
+      if (++sinceSaved >= CURSOR_EVERY) {
+        sinceSaved = 0
+        await this.#saveCursor(name, tenant, reading.position!)
+      }
+    }
+    await Promise.allSettled(inFlight.values())
+    if (failure) throw failure
+  }
+
+  /** False when the entry could not be kept, and must be read again. */
+  async #offer(id: TenantId, message: StoredMessage): Promise<boolean> {
+    try {
+      const offered = await this.#options.pool.use(id, tenant => this.#options.applier.offer(tenant, message.data))
+      if (offered === 'waiting' || offered === 'full') this.#options.onHole(id)
+      return true
+    } catch (error) {
+      this.#options.logger.warn({ tenant: id, err: String(error) }, 'an entry could not be applied; trying again')
+      return false
+    }
+  }
+
+  async #loadCursor(name: string, tenant: TenantId | undefined): Promise<StreamCursor | undefined> {
+    if (tenant === undefined) return this.#options.cursors.load(name)
+    return this.#options.pool.use(tenant, async open => open.cursor)
+  }
+
+  async #saveCursor(name: string, tenant: TenantId | undefined, cursor: StreamCursor): Promise<void> {
+    // What waits in memory for an earlier one would be lost behind the cursor.
+    if (tenant !== undefined && this.#options.applier.hasHole(tenant)) return
+    if (tenant === undefined) await this.#options.cursors.save(name, cursor)
+    else await this.#options.pool.use(tenant, open => open.setCursor(cursor))
+  }
+
+  #onHint(data: Buffer): void {
+    const hint = decodeHint(data)
+    if (!hint || this.#stop.signal.aborted) return
+    const tenant = hint.tenant as TenantId
+    if (!this.#options.holds(tenant)) return
+    this.follow(tenant)
+    const name = `${hint.tenant} ${hint.origin}`
+    if (this.#watched.has(name)) return
+    this.#watched.add(name)
+    void this.#watchHint(tenant, hint.origin, hint.sequence).finally(() => this.#watched.delete(name))
+  }
+
+  /** What a hint tells of must arrive; if it does not, the stream is read anew, and then the copy is brought up to date otherwise. */
+  async #watchHint(tenant: TenantId, origin: string, sequence: number): Promise<void> {
+    const { time, hintGraceMs, pool } = this.#options
+    const { signal } = this.#stop
+    const has = (open: Tenant) => (open.vector.get(origin) ?? 0) >= sequence
+    await time.sleep(hintGraceMs, { signal, ref: false }).catch(() => {})
+    if (signal.aborted) return
+    const arrived = await pool
+      .use(tenant, open => open.waitUntil(() => has(open), hintGraceMs * 4, signal))
+      .catch(() => true)
+    if (arrived !== false || signal.aborted || !this.#options.holds(tenant)) return
+    await this.unfollow(tenant)
+    this.follow(tenant)
+    this.#options.onHole(tenant)
+  }
+}

@@ -1,0 +1,179 @@
+import { PercolateError } from '../base/errors.ts'
+import type { TenantId } from '../base/ids.ts'
+import type { Logger } from '../base/logger.ts'
+import type { Time } from '../base/time.ts'
+import type { TenantPool } from '../tenant/pool.ts'
+import type { Copies } from './copies.ts'
+import type { Directory } from './directory.ts'
+import type { Follower } from './follower.ts'
+import type { Membership } from './membership.ts'
+import type { PeerPort } from './peer.ts'
+import { activeHolders, holderOf } from './placement.ts'
+
+export interface HomesOptions {
+  readonly node: string
+  readonly time: Time
+  readonly logger: Logger
+  readonly directory: Directory
+  readonly membership: Membership
+  readonly copies: Copies
+  readonly follower: Follower
+  readonly pool: TenantPool
+  readonly peers: PeerPort
+  readonly leaseMs: number
+  readonly handoverTimeoutMs: number
+}
+
+/**
+ * Which tenants this node is the home of. A home decides on conditional writes, alone, while its node's lease lives. It is *held*, *handing over* (conditional writes
+ * wait for the outcome as 503) or somebody else's. A home whose node is silent for longer than a lease is taken by a holder, with a higher epoch, after it has
+ * read the stream to its end.
+ */
+export class Homes {
+  readonly #options: HomesOptions
+  /** Tenants whose home is being handed over by this node. */
+  readonly #leaving = new Set<TenantId>()
+  /** The epoch for which this node has caught up. */
+  readonly #readyEpochs = new Map<TenantId, number>()
+  handovers = 0
+  takeovers = 0
+
+  constructor(options: HomesOptions) {
+    this.#options = options
+  }
+
+  isHome(tenant: TenantId): boolean {
+    return this.#options.directory.placement(tenant)?.home === this.#options.node
+  }
+
+  /** Whether this node may decide on conditional writes of the tenant at this moment. */
+  holdsLease(tenant: TenantId): boolean {
+    const placement = this.#options.directory.placement(tenant)
+    return (
+      placement?.home === this.#options.node &&
+      this.#options.membership.hasLease &&
+      !this.#leaving.has(tenant) &&
+      this.#readyEpochs.get(tenant) === placement.epoch &&
+      this.#options.copies.isCurrent(tenant)
+    )
+  }
+
+  /** The epoch of the lease; throws HOME_UNAVAILABLE unless {@link holdsLease}. Asked before a condition is evaluated, and again before the answer. */
+  assertHome(tenant: TenantId): number {
+    if (!this.holdsLease(tenant))
+      throw new PercolateError(
+        'HOME_UNAVAILABLE',
+        'This node is not, or no longer surely, the home of the tenant; the write may stand, its condition is not vouched for.',
+      )
+    return this.#readyEpochs.get(tenant)!
+  }
+
+  /** The node to ask for what only the home can do, or undefined when nobody can be it now. May take the home over. */
+  async find(tenant: TenantId): Promise<string | undefined> {
+    const { directory, node } = this.#options
+    const placement = directory.placement(tenant)
+    if (!placement) return undefined
+    if (placement.home === node) return (await this.#prepare(tenant)) ? node : undefined
+    if (placement.home !== undefined && !this.#isGone(placement.home)) return placement.home
+    return (await this.take(tenant)) ? node : directory.placement(tenant)?.home
+  }
+
+  /** This node has just made the placement with itself as home. */
+  created(tenant: TenantId, epoch: number): void {
+    this.#readyEpochs.set(tenant, epoch)
+  }
+
+  /** Takes the home when nobody live has it, after reading the stream to its end. */
+  async take(tenant: TenantId): Promise<boolean> {
+    const { directory, copies, follower, membership, node, logger } = this.#options
+    if (!copies.isCurrent(tenant) || !membership.hasLease) return false
+    try {
+      await follower.catchUp(tenant)
+      const standing = await directory.update(tenant, current => {
+        if (current.home !== undefined && current.home !== node && !this.#isGone(current.home)) return undefined
+        if (holderOf(current, node)?.state !== 'active') return undefined
+        return { ...current, home: node, epoch: current.epoch + 1 }
+      })
+      if (standing?.home !== node) return false
+      this.#readyEpochs.set(tenant, standing.epoch)
+      this.takeovers++
+      logger.info({ tenant, epoch: standing.epoch }, 'took a home over')
+      return true
+    } catch (error) {
+      logger.debug({ tenant, reason: String(error) }, 'a home could not be taken')
+      return false
+    }
+  }
+
+  /** A planned handover, driven by the home that is: it stops deciding, lets the successor reach its vector, then writes the directory. */
+  async handOver(tenant: TenantId, successor: string): Promise<boolean> {
+    const { directory, pool, peers, node, handoverTimeoutMs, logger } = this.#options
+    const placement = directory.placement(tenant)
+    if (placement?.home !== node || this.#leaving.has(tenant)) return false
+    if (holderOf(placement, successor)?.state !== 'active' || !directory.isLive(successor)) return false
+    this.#leaving.add(tenant)
+    try {
+      const position = await pool.use(tenant, async open => ({
+        incarnation: open.identity.incarnation,
+        vector: await open.change(async staging => staging.vector),
+      }))
+      if (!position) return false
+      const reached = await peers
+        .to(successor)
+        .awaitVector(tenant, position.incarnation, position.vector, handoverTimeoutMs)
+      if (!reached) return false
+      const standing = await directory.update(tenant, current =>
+        current.home === node && holderOf(current, successor)?.state === 'active'
+          ? { ...current, home: successor, epoch: current.epoch + 1 }
+          : undefined,
+      )
+      if (standing?.home !== successor) return false
+      this.handovers++
+      return true
+    } catch (error) {
+      logger.debug({ tenant, successor, reason: String(error) }, 'a handover did not come about')
+      return false
+    } finally {
+      this.#leaving.delete(tenant)
+    }
+  }
+
+  /** Hands over every home to another live holder: the node is leaving. */
+  async handOverAll(): Promise<number> {
+    const { directory, node } = this.#options
+    let left = 0
+    for (const placement of directory.placements()) {
+      if (placement.home !== node) continue
+      const heirs = activeHolders(placement).filter(holder => holder.node !== node && directory.isLive(holder.node))
+      let done = false
+      for (const heir of heirs) {
+        done = await this.handOver(placement.tenant, heir.node)
+        if (done) break
+      }
+      if (!done) left++
+    }
+    return left
+  }
+
+  /** A home given to this node by another: it decides when it has read what there is. */
+  async #prepare(tenant: TenantId): Promise<boolean> {
+    const { directory, follower, copies } = this.#options
+    const placement = directory.placement(tenant)
+    if (!placement || !copies.isCurrent(tenant)) return false
+    if (this.#readyEpochs.get(tenant) === placement.epoch) return true
+    try {
+      if (!(await follower.catchUp(tenant))) return false
+      this.#readyEpochs.set(tenant, placement.epoch)
+      return true
+    } catch {
+      return false
+    }
+  }
+
+  /** Its lease is over by every clock, or it left. */
+  #isGone(home: string): boolean {
+    const { directory, leaseMs } = this.#options
+    if (!directory.isWatching) return false
+    return directory.member(home) === undefined || directory.silentMs(home) > leaseMs
+  }
+}

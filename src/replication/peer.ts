@@ -1,0 +1,93 @@
+import type { TenantId } from '../base/ids.ts'
+import type { Clock } from '../clock/hlc.ts'
+import type { VersionVector } from '../clock/vector.ts'
+import type { GcFloor } from '../rem/floor.ts'
+
+/**
+ * A node's copy of a tenant. *absent*; *joining*: it is being made from another copy or a snapshot; *verifying*: it was here before the process started,
+ * and is not trusted until it has caught up; *current*: it answers; *dropping*: it was ordered to go and checks that it may.
+ */
+export type CopyState = 'absent' | 'joining' | 'verifying' | 'current' | 'dropping'
+
+export interface CopyStatus {
+  readonly node: string
+  readonly state: CopyState
+  readonly incarnation: string
+  readonly origin: string
+  readonly vector: VersionVector
+  readonly floor: GcFloor | undefined
+  /** Whether garbage below the floor has been collected here. */
+  readonly collected: boolean
+  readonly outboxEntries: number
+  readonly streamSequence: number | undefined
+  /** Entries that were set aside because they came from below the floor. */
+  readonly late: number
+}
+
+/** A record with what it needs beside it, as copies exchange it. */
+export interface TransferRecord {
+  /** Its key in the record space. */
+  readonly key: Buffer
+  readonly record: Buffer
+  readonly vectors: readonly { readonly model: string; readonly vector: Buffer }[]
+}
+
+/** What a transfer begins with. */
+export interface TransferHead {
+  readonly tenant: string
+  readonly incarnation: string
+  /** Everything up to here is in the records that follow (or that came before, when it is resumed). */
+  readonly vector: VersionVector
+  readonly floor: GcFloor | undefined
+  readonly source: string
+}
+
+export type TransferPart =
+  | { readonly head: TransferHead }
+  | { readonly records: readonly TransferRecord[] }
+  /** The number of records that came before. */
+  | { readonly end: { readonly records: number } }
+
+export interface Digests {
+  readonly vector: VersionVector
+  readonly floor: GcFloor | undefined
+  readonly collected: boolean
+  /** 8 bytes for each of the {@link BUCKETS} ranges of hashed keys. */
+  readonly buckets: Buffer
+}
+
+/** What nodes ask of one another about a tenant. Every method throws NODE_UNAVAILABLE when the peer can't be reached in time. */
+export interface PeerHandlers {
+  /** Undefined: it has no copy. */
+  status(tenant: TenantId): Promise<CopyStatus | undefined>
+  /** Whether its copy has everything up to `vector`, now or within `timeoutMs`. */
+  awaitVector(tenant: TenantId, incarnation: string, vector: VersionVector, timeoutMs: number): Promise<boolean>
+  /** Its records in the order of their keys, from behind `from` on. */
+  transfer(tenant: TenantId, incarnation: string, from: Buffer | undefined): AsyncIterable<TransferPart>
+  digests(tenant: TenantId, incarnation: string): Promise<Digests>
+  /** Keys with digests of the records in one bucket. */
+  bucket(tenant: TenantId, incarnation: string, bucket: number): Promise<{ key: Buffer; digest: Buffer }[]>
+  records(tenant: TenantId, incarnation: string, keys: readonly Buffer[]): Promise<TransferRecord[]>
+  /** Promises to write nothing at or below `clock`; its vector, with all that it wrote before. */
+  promiseFloor(tenant: TenantId, incarnation: string, clock: Clock): Promise<VersionVector>
+  /** Its vector, when its copy has applied all of the stream up to `sequence`, after reading on if it had not; else undefined. */
+  hasRead(tenant: TenantId, stream: string, sequence: number): Promise<VersionVector | undefined>
+  /** Asks the home to hand over to `successor`; false when it will not. */
+  requestHome(tenant: TenantId, successor: string): Promise<boolean>
+  /** Entries that could not go through the stream; the vector after. */
+  push(tenant: TenantId, entries: readonly Buffer[]): Promise<VersionVector>
+  /** Entries that were set aside because they came from below the floor. */
+  late(tenant: TenantId): Promise<Buffer[]>
+  /** Sets entries aside that another copy had, which goes. */
+  keepLate(tenant: TenantId, entries: readonly Buffer[]): Promise<void>
+  /** Forgets one: an operator has applied or discarded it. */
+  dismissLate(tenant: TenantId, origin: string, sequence: number): Promise<void>
+}
+
+/** The way to the handlers of another node. */
+export interface PeerPort {
+  to(node: string): PeerHandlers
+}
+
+/** Ranges of hashed keys that anti-entropy compares. */
+export const BUCKETS = 256

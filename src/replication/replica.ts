@@ -1,0 +1,454 @@
+import { PercolateError } from '../base/errors.ts'
+import type { TenantId } from '../base/ids.ts'
+import type { Logger } from '../base/logger.ts'
+import type { Time } from '../base/time.ts'
+import type { VersionVector } from '../clock/vector.ts'
+import { prefixes, prefixRange, space } from '../storage/keys.ts'
+import { collect } from '../storage/kv.ts'
+import type { StreamPort } from '../stream/port.ts'
+import { subjects } from '../stream/subjects.ts'
+import type { TenantPool } from '../tenant/pool.ts'
+import type { StagedBatch } from '../tenant/staging.ts'
+import type { StreamCursor } from '../tenant/state.ts'
+import type { Tenant } from '../tenant/tenant.ts'
+import { Applier } from './applier.ts'
+import { Copies, type CopyStore } from './copies.ts'
+import { Directory, type DirectoryStore } from './directory.ts'
+import { Follower } from './follower.ts'
+import { Homes } from './homes.ts'
+import { Maintenance } from './maintenance.ts'
+import { Membership } from './membership.ts'
+import type { PeerPort } from './peer.ts'
+import { activeHolders, type Member } from './placement.ts'
+import { encodeHint, Publisher } from './publisher.ts'
+import { Router } from './router.ts'
+import { PeerService } from './service.ts'
+import type { SnapshotStore } from './snapshots.ts'
+import { SyncStreams } from './streams.ts'
+
+/** What an operator can set; every one has a default in the settings table. */
+export interface ReplicaSettings {
+  readonly replicas: number
+  readonly syncStreams: string
+  readonly syncReplicas: number
+  readonly syncMaxAgeMs: number
+  readonly heartbeatMs: number
+  readonly leaseMs: number
+  readonly clockSkewMsMax: number
+  readonly consumerIdleMs: number
+  readonly hintGraceMs: number
+  readonly tombstoneMs: number
+  readonly gcIntervalMs: number
+  readonly antiEntropyMs: number
+  readonly snapshotIntervalMs: number
+  readonly maintenanceMs: number
+  readonly moveAfterRequests: number
+  readonly moveWindowMs: number
+  readonly moveRestMs: number
+  readonly handoverTimeoutMs: number
+  readonly copyRetryMs: number
+}
+
+/** What the node keeps beside its tenants. */
+export interface NodeStore extends DirectoryStore {
+  loadCursor(stream: string): Promise<StreamCursor | undefined>
+  saveCursor(stream: string, cursor: StreamCursor): Promise<void>
+}
+
+export interface ReplicaOptions {
+  readonly identity: Pick<Member, 'node' | 'disk' | 'zone' | 'tier' | 'version'>
+  /** Where other nodes reach this one; known when the servers listen. */
+  readonly addresses: () => Pick<Member, 'http' | 'grpc'>
+  readonly settings: ReplicaSettings
+  readonly time: Time
+  readonly logger: Logger
+  readonly stream: StreamPort
+  readonly pool: TenantPool
+  readonly copies: CopyStore
+  readonly store: NodeStore
+  readonly peers: PeerPort
+  readonly snapshots: SnapshotStore | undefined
+}
+
+export const durabilities = ['local', 'stream', 'replicated'] as const
+export type Durability = (typeof durabilities)[number]
+
+/** Entries in one push to a peer. */
+const PUSH_ENTRIES = 64
+
+/** A node's part in the cluster: everything that replicates, put together. The simulator runs the same. */
+export class Replica {
+  readonly directory: Directory
+  readonly membership: Membership
+  readonly publisher: Publisher
+  readonly applier: Applier
+  readonly follower: Follower
+  readonly copies: Copies
+  readonly homes: Homes
+  readonly router: Router
+  readonly service: PeerService
+  readonly maintenance: Maintenance
+  readonly peers: PeerPort
+  readonly #options: ReplicaOptions
+  #streams: SyncStreams | undefined
+  #state: Member['state'] = 'starting'
+  #hasUnpublished = false
+
+  constructor(options: ReplicaOptions) {
+    this.#options = options
+    this.peers = options.peers
+    const { identity, settings, time, logger, stream, pool, peers, store, snapshots } = options
+    const { node } = identity
+    const streams = () => this.#syncStreams()
+    this.directory = new Directory({
+      stream,
+      time,
+      logger,
+      replicas: settings.syncReplicas,
+      leaseMs: settings.leaseMs,
+      heartbeatMs: settings.heartbeatMs,
+      store,
+      syncStreams: settings.syncStreams,
+    })
+    this.membership = new Membership({
+      directory: this.directory,
+      time,
+      logger,
+      heartbeatMs: settings.heartbeatMs,
+      leaseMs: settings.leaseMs,
+      clockSkewMsMax: settings.clockSkewMsMax,
+      identity: {
+        ...identity,
+        get http() {
+          return options.addresses().http
+        },
+        get grpc() {
+          return options.addresses().grpc
+        },
+      },
+      describe: () => ({
+        state: this.#state,
+        unpublished: this.#hasUnpublished,
+        tenants: this.copies.tenants().length,
+        reported: this.copies.isSettled ? (this.directory.cluster?.generation ?? 0) : 0,
+      }),
+    })
+    this.applier = new Applier({
+      time,
+      logger,
+      clockSkewMsMax: settings.clockSkewMsMax,
+      onParked: tenant => this.maintenance.parked(tenant),
+    })
+    this.follower = new Follower({
+      stream,
+      pool,
+      time,
+      logger,
+      applier: this.applier,
+      streams,
+      holds: tenant => this.copies.holds(tenant),
+      onHole: tenant => this.copies.onHole(tenant),
+      idleMs: settings.consumerIdleMs,
+      hintGraceMs: settings.hintGraceMs,
+      cursors: { load: name => store.loadCursor(name), save: (name, cursor) => store.saveCursor(name, cursor) },
+    })
+    this.publisher = new Publisher({
+      stream,
+      pool,
+      time,
+      logger,
+      streams,
+      mayPublish: tenant => this.copies.isCurrent(tenant) || this.copies.state(tenant) === 'dropping',
+    })
+    this.copies = new Copies({
+      node,
+      time,
+      logger,
+      pool,
+      store: options.copies,
+      directory: this.directory,
+      follower: this.follower,
+      applier: this.applier,
+      peers,
+      replicas: settings.replicas,
+      snapshot: async (tenant, incarnation) => snapshots?.parts(tenant, incarnation),
+      onCurrent: tenant => {
+        this.publisher.notify(tenant)
+        this.maintenance.parked(tenant)
+        this.maintenance.changed(tenant, true)
+      },
+      retryMs: settings.copyRetryMs,
+      announce: hint => stream.announce(subjects.hint, encodeHint(hint)),
+    })
+    this.homes = new Homes({
+      node,
+      time,
+      logger,
+      directory: this.directory,
+      membership: this.membership,
+      copies: this.copies,
+      follower: this.follower,
+      pool,
+      peers,
+      leaseMs: settings.leaseMs,
+      handoverTimeoutMs: settings.handoverTimeoutMs,
+    })
+    this.router = new Router({
+      node,
+      tier: identity.tier,
+      time,
+      logger,
+      directory: this.directory,
+      membership: this.membership,
+      copies: this.copies,
+      homes: this.homes,
+      peers,
+      replicas: settings.replicas,
+      moveAfterRequests: settings.moveAfterRequests,
+      moveWindowMs: settings.moveWindowMs,
+      moveRestMs: settings.moveRestMs,
+    })
+    this.service = new PeerService({
+      node,
+      pool,
+      copies: this.copies,
+      applier: this.applier,
+      homes: this.homes,
+      follower: this.follower,
+    })
+    this.maintenance = new Maintenance({
+      node,
+      time,
+      logger,
+      pool,
+      directory: this.directory,
+      copies: this.copies,
+      homes: this.homes,
+      applier: this.applier,
+      peers,
+      snapshots,
+      checkMs: settings.maintenanceMs,
+      tombstoneMs: settings.tombstoneMs,
+      gcIntervalMs: settings.gcIntervalMs,
+      antiEntropyMs: settings.antiEntropyMs,
+      snapshotIntervalMs: settings.snapshotIntervalMs,
+    })
+  }
+
+  get state(): Member['state'] {
+    return this.#state
+  }
+
+  /** Joins the cluster. The node takes requests when this resolves; copies that are not current yet are answered for by others. */
+  async start(): Promise<void> {
+    await this.directory.start()
+    await this.membership.start()
+    this.follower.start()
+    await this.copies.start()
+    this.#followPools()
+    this.maintenance.start()
+    this.#state = 'ready'
+    await this.membership.beat().catch(() => {})
+    // A first request need not be refused only because the directory is young.
+    const { time, settings } = this.#options
+    const until = time.monotonic() + settings.leaseMs
+    while (this.directory.isWatching && !this.directory.isComplete && time.monotonic() < until) await time.sleep(20)
+  }
+
+  /** For the pool: how the database of a tenant is to be made when there is none. */
+  openOptions(tenant: TenantId): { incarnation: string | undefined; copy: boolean } {
+    return {
+      incarnation: this.directory.placement(tenant)?.incarnation,
+      copy: this.copies.state(tenant) === 'joining',
+    }
+  }
+
+  /** Throws unless this node may make a database for the tenant: nobody else's data is answered for by an empty one. */
+  assertMayCreate(tenant: TenantId): void {
+    const state = this.copies.state(tenant)
+    if (state === 'current' || state === 'joining') return
+    throw new PercolateError('TENANT_UNAVAILABLE', 'This node holds no copy of the tenant now.')
+  }
+
+  /** Throws CLOCK_SKEWED when a write would carry a clock that others take for the future. */
+  admitWrite(tenant: Tenant): void {
+    this.membership.admitWrite()
+    if (tenant.clockAheadMs > this.#options.settings.clockSkewMsMax)
+      throw new PercolateError(
+        'CLOCK_SKEWED',
+        `The tenant's clock here is ${Math.round(tenant.clockAheadMs / 1000)} s ahead, because this node's wall clock was; writes are refused until time has caught up.`,
+        { retryAfterS: 5 },
+      )
+  }
+
+  /** Called after every commit of a tenant. */
+  committed(tenant: Tenant, batch: StagedBatch): void {
+    if (batch.outbox.entries > 0) this.publisher.notify(tenant.id)
+    this.maintenance.changed(tenant.id, tenant.floor !== undefined && !tenant.isCollected)
+  }
+
+  /** Waits until an own write has the wanted durability, at most `timeoutMs`; the level that it has then. */
+  async reach(tenant: TenantId, position: VersionVector, wanted: Durability, timeoutMs: number): Promise<Durability> {
+    if (wanted === 'local') return 'local'
+    const { pool, time } = this.#options
+    const until = time.monotonic() + timeoutMs
+    const published = await pool.use(tenant, open =>
+      open.waitUntil(() => open.isPublished(position.get(open.origin) ?? 0), timeoutMs),
+    )
+    if (wanted === 'stream') return published ? 'stream' : 'local'
+    const applied = await this.#appliedElsewhere(tenant, position, Math.max(0, until - time.monotonic()))
+    return applied ? 'replicated' : published ? 'stream' : 'local'
+  }
+
+  async #appliedElsewhere(tenant: TenantId, position: VersionVector, timeoutMs: number): Promise<boolean> {
+    const { peers, identity, time } = this.#options
+    const until = time.monotonic() + timeoutMs
+    for (;;) {
+      const placement = this.directory.placement(tenant)
+      const others = placement
+        ? activeHolders(placement).filter(holder => holder.node !== identity.node && this.directory.isLive(holder.node))
+        : []
+      const leftMs = until - time.monotonic()
+      if (placement && others.length > 0) {
+        const asked = others.map(async ({ node }) => {
+          if (!(await peers.to(node).awaitVector(tenant, placement.incarnation, position, leftMs)))
+            throw new Error('not in time')
+        })
+        if (
+          await Promise.any(asked).then(
+            () => true,
+            () => false,
+          )
+        )
+          return true
+      }
+      if (time.monotonic() + 50 >= until) return false
+      await time.sleep(50, { ref: false })
+    }
+  }
+
+  /** Waits until this copy has everything up to `vector`; false when it has not in time. */
+  async covers(tenant: TenantId, vector: VersionVector, timeoutMs: number): Promise<boolean> {
+    const covered = await this.#options.pool.use(tenant, open => open.waitUntil(() => open.covers(vector), timeoutMs))
+    return covered ?? false
+  }
+
+  /** Announces that this node is going, so that routers and forwarders turn to others. It goes on answering. */
+  async beginDrain(): Promise<void> {
+    this.#state = 'draining'
+    await this.membership.beat().catch(() => {})
+  }
+
+  /**
+   * Leaves the cluster after the last request: outboxes are published, or pushed to other holders when there is no stream; homes are handed over; tenants are
+   * snapshotted when there is a store for it. Returns what could not be done.
+   */
+  async drain(timeoutMs: number): Promise<{ unpublished: number; homesKept: number; notSaved: number }> {
+    const { time, logger } = this.#options
+    const until = time.monotonic() + timeoutMs
+    while (this.publisher.isBusy && this.publisher.failures === 0 && time.monotonic() < until) await time.sleep(10)
+    const homesKept = await this.homes.handOverAll().catch(() => 0)
+    const notSaved = await this.#saveAll(until)
+    let unpublished = 0
+    for (const tenant of this.copies.tenants()) unpublished += await this.#pushOutbox(tenant)
+    this.#hasUnpublished = unpublished > 0
+    await this.maintenance.stop()
+    await this.copies.stop()
+    await this.follower.stop()
+    await this.publisher.stop(0)
+    if (this.#hasUnpublished) {
+      logger.error(
+        { entries: unpublished },
+        'this disk holds writes that nobody else has: keep it until the node was back',
+      )
+      await this.membership.beat().catch(() => {})
+      await this.membership.stop()
+    } else {
+      await this.membership.leave().catch(error => {
+        logger.warn({ reason: String(error) }, 'could not sign off from the cluster; its lease ends by itself')
+      })
+    }
+    await this.directory.stop()
+    return { unpublished, homesKept, notSaved }
+  }
+
+  /** Ends at once, as far as this process is concerned; for tests of crashes and for the simulator. */
+  async abandon(): Promise<void> {
+    await Promise.allSettled([
+      this.maintenance.stop(),
+      this.copies.stop(),
+      this.follower.stop(),
+      this.publisher.stop(0),
+      this.membership.stop(),
+    ])
+    await this.directory.stop()
+  }
+
+  /** Snapshots of what this node was home of: it may be the last to leave. */
+  async #saveAll(until: number): Promise<number> {
+    const { identity, time, snapshots, logger } = this.#options
+    if (!snapshots) return 0
+    let notSaved = 0
+    for (const placement of this.directory.placements()) {
+      const isMine = placement.holders.some(holder => holder.node === identity.node && holder.state !== 'joining')
+      const others = activeHolders(placement).filter(
+        holder => holder.node !== identity.node && this.directory.isLive(holder.node),
+      )
+      if (!isMine || others.some(({ node }) => this.directory.member(node)?.state === 'ready')) continue
+      try {
+        if (time.monotonic() > until) throw new Error('the time for draining is over')
+        await this.maintenance.snapshot(placement.tenant)
+      } catch (error) {
+        notSaved++
+        logger.warn(
+          { tenant: placement.tenant, reason: String(error) },
+          'a snapshot could not be stored while draining',
+        )
+      }
+    }
+    return notSaved
+  }
+
+  /** What is left in a tenant's outbox goes to another holder directly; the number of entries that nobody took. */
+  async #pushOutbox(tenant: TenantId): Promise<number> {
+    const { pool, peers, identity } = this.#options
+    const left = await pool.use(tenant, async open => {
+      if (open.outbox.entries === 0) return 0
+      const placement = this.directory.placement(tenant)
+      const others = placement ? activeHolders(placement).filter(({ node }) => node !== identity.node) : []
+      const entries = await collect(open, prefixRange(prefixes.space(space.outbox)))
+      for (const { node } of others) {
+        try {
+          let vector: VersionVector = new Map()
+          for (let at = 0; at < entries.length; at += PUSH_ENTRIES)
+            vector = await peers.to(node).push(
+              tenant,
+              entries.slice(at, at + PUSH_ENTRIES).map(([, value]) => value),
+            )
+          if ((vector.get(open.origin) ?? 0) < open.state.sequence) continue
+          // They stay in the outbox: other holders still have to get them by the stream when this node is back.
+          return 0
+        } catch {
+          // The next holder may take them.
+        }
+      }
+      return entries.length
+    })
+    return left ?? 0
+  }
+
+  #syncStreams(): SyncStreams | undefined {
+    const mode = this.directory.cluster?.syncStreams
+    if (mode === undefined) return this.#streams
+    const { syncReplicas, syncMaxAgeMs } = this.#options.settings
+    this.#streams ??= new SyncStreams(mode, { replicas: syncReplicas, maxAgeMs: syncMaxAgeMs })
+    return this.#streams
+  }
+
+  /** Pool streams are read from the start on, by one consumer each. */
+  #followPools(): void {
+    const streams = this.#syncStreams()
+    if (streams?.pools === undefined) return
+    for (const tenant of this.copies.tenants()) this.follower.follow(tenant)
+  }
+}

@@ -1,0 +1,233 @@
+import { PercolateError } from '../base/errors.ts'
+import type { TenantId } from '../base/ids.ts'
+import type { Logger } from '../base/logger.ts'
+import type { Time } from '../base/time.ts'
+import { newIncarnation } from '../tenant/state.ts'
+import type { Copies } from './copies.ts'
+import type { Directory } from './directory.ts'
+import type { Homes } from './homes.ts'
+import type { Membership } from './membership.ts'
+import type { PeerPort } from './peer.ts'
+import { activeHolders, choosePlaces, holderOf, type Member, type Placement } from './placement.ts'
+
+export interface RouterOptions {
+  readonly node: string
+  readonly tier: string
+  readonly time: Time
+  readonly logger: Logger
+  readonly directory: Directory
+  readonly membership: Membership
+  readonly copies: Copies
+  readonly homes: Homes
+  readonly peers: PeerPort
+  readonly replicas: number
+  /** Requests within the window after which a tenant's home should be where its traffic enters. */
+  readonly moveAfterRequests: number
+  readonly moveWindowMs: number
+  /** A home that has moved stays at least this long. */
+  readonly moveRestMs: number
+}
+
+export interface RouteRequest {
+  readonly tenant: TenantId
+  /** A write makes the tenant when there is none. */
+  readonly isWrite: boolean
+  /** Only the home can do it: `If-Match`, `X-Percolate-Consistency: home`. */
+  readonly needsHome: boolean
+  /** The node that forwarded the request, when one did: it goes no further. */
+  readonly forwardedBy: string | undefined
+}
+
+export type Route =
+  | { readonly kind: 'local' }
+  /** In the order of preference; the next one is asked when one refuses before anything was sent. */
+  | { readonly kind: 'forward'; readonly targets: readonly Member[] }
+
+/** Tenants whose traffic is remembered. */
+const TRAFFIC_TENANTS_MAX = 10_000
+/** How long a request waits for a copy that is about to be current, before it is forwarded or refused. */
+const WAIT_MS = 1500
+
+/**
+ * Decides who answers a request. The mesh's choice of the entry node is a hint: a node with a current copy answers, another one forwards, once. "There is no such
+ * tenant" is said only on the directory's word.
+ */
+export class Router {
+  readonly #options: RouterOptions
+  readonly #traffic = new Map<TenantId, { sinceMs: number; count: number; movedAtMs: number; isMoving: boolean }>()
+  forwarded = 0
+
+  constructor(options: RouterOptions) {
+    this.#options = options
+  }
+
+  async route(request: RouteRequest): Promise<Route> {
+    const { tenant, needsHome } = request
+    const { directory, copies, membership, node } = this.#options
+    if (membership.isFenced)
+      throw new PercolateError('NODE_ID_IN_USE', 'Another process took over the id of this node; it answers nothing.')
+    let placement = directory.placement(tenant)
+    if (!placement || copies.state(tenant) === 'absent')
+      placement = (await this.#lookUp(tenant, placement)) ?? placement
+    if (!placement) return this.#unknown(request)
+    if (copies.isCurrent(tenant) && !needsHome) {
+      this.#note(tenant, placement, request)
+      return { kind: 'local' }
+    }
+    if (needsHome) {
+      const home = await this.#options.homes.find(tenant)
+      if (home === node) return { kind: 'local' }
+      if (home === undefined || request.forwardedBy !== undefined) throw noHome()
+      const member = directory.member(home)
+      if (!member) throw noHome()
+      return this.#forward([member])
+    }
+    return this.#elsewhere(request, placement)
+  }
+
+  /** Asks the bucket when the cache may be behind it. */
+  async #lookUp(tenant: TenantId, cached: Placement | undefined): Promise<Placement | undefined> {
+    const { directory } = this.#options
+    if (cached && directory.isWatching) return cached
+    try {
+      return await directory.fetch(tenant)
+    } catch (error) {
+      if (cached) return cached
+      throw new PercolateError(
+        'PLACEMENT_UNKNOWN',
+        'Whether the tenant exists cannot be known now: the cluster directory is away.',
+        { cause: error },
+      )
+    }
+  }
+
+  async #unknown(request: RouteRequest): Promise<Route> {
+    const { directory } = this.#options
+    if (!directory.isComplete)
+      throw new PercolateError('PLACEMENT_UNKNOWN', 'The cluster directory is being rebuilt; retry in a moment.')
+    // Nothing is made for a read; the answer is empty.
+    if (!request.isWrite) return { kind: 'local' }
+    const placement = await this.#create(request.tenant)
+    if (this.#options.copies.isCurrent(request.tenant)) return { kind: 'local' }
+    return this.#elsewhere(request, placement)
+  }
+
+  /** Enters a new tenant into the directory, with this node as its home if it is of the tier; others join as holders. */
+  async #create(tenant: TenantId): Promise<Placement> {
+    const { directory, node, tier, replicas, time, copies, homes } = this.#options
+    const candidates = directory
+      .members()
+      .filter(({ member, isLive }) => isLive && member.state === 'ready' && member.tier === tier)
+      .map(({ member }) => member)
+    const places = choosePlaces(tenant, candidates, Math.max(1, replicas), [node])
+    const others = places.filter(place => place !== node).map(place => ({ node: place, state: 'joining' as const }))
+    const wanted: Placement = {
+      tenant,
+      incarnation: newIncarnation(time),
+      tier,
+      holders: [{ node, state: 'active' }, ...others],
+      home: node,
+      epoch: 1,
+      version: 1,
+      changedAtMs: time.now(),
+    }
+    return copies.creating(tenant, async () => {
+      const standing = await directory.create(wanted)
+      if (standing.incarnation === wanted.incarnation && !copies.isCurrent(tenant)) {
+        homes.created(tenant, standing.epoch)
+        copies.created(tenant)
+      }
+      return standing
+    })
+  }
+
+  async #elsewhere(request: RouteRequest, placement: Placement): Promise<Route> {
+    const { copies, directory, node } = this.#options
+    const { tenant } = request
+    const live = activeHolders(placement).filter(holder => holder.node !== node && directory.isLive(holder.node))
+    if (request.forwardedBy !== undefined || live.length === 0) {
+      if (await copies.whenCurrent(tenant, WAIT_MS)) return { kind: 'local' }
+      if (request.forwardedBy !== undefined)
+        throw new PercolateError('MISDIRECTED', 'This node does not serve the tenant now; another holder does.')
+      throw new PercolateError(
+        'TENANT_UNAVAILABLE',
+        `No node that holds the tenant can answer now (${copies.reason(tenant).replace(/\.$/, '')}).`,
+        { retryAfterS: 2 },
+      )
+    }
+    this.#note(tenant, placement, request)
+    const targets = live
+      .map(holder => directory.member(holder.node))
+      .filter((member): member is Member => member !== undefined)
+      .sort((a, b) => rank(b, placement) - rank(a, placement))
+    return this.#forward(targets)
+  }
+
+  #forward(targets: readonly Member[]): Route {
+    this.forwarded++
+    return { kind: 'forward', targets }
+  }
+
+  /**
+   * Sustained traffic brings a tenant's home, and a copy before that, to the node where it enters. At most one copy more than wanted is made, and a home that moved
+   * rests, so that a scan over tenants or a balancer that spreads forwards instead of copying.
+   */
+  #note(tenant: TenantId, placement: Placement, request: RouteRequest): void {
+    const { node, time, moveAfterRequests, moveWindowMs, moveRestMs, logger } = this.#options
+    if (request.forwardedBy !== undefined || placement.home === node) return
+    const now = time.monotonic()
+    let traffic = this.#traffic.get(tenant)
+    if (!traffic || now - traffic.sinceMs > moveWindowMs) {
+      // Half of the last window counts on, so that steady traffic is steady across their borders.
+      const carried = traffic && now - traffic.sinceMs < 2 * moveWindowMs ? traffic.count / 2 : 0
+      traffic = {
+        sinceMs: now,
+        count: carried,
+        movedAtMs: traffic?.movedAtMs ?? -moveRestMs,
+        isMoving: traffic?.isMoving ?? false,
+      }
+      this.#traffic.delete(tenant)
+      this.#traffic.set(tenant, traffic)
+      if (this.#traffic.size > TRAFFIC_TENANTS_MAX) this.#traffic.delete(this.#traffic.keys().next().value!)
+    }
+    traffic.count++
+    if (traffic.count < moveAfterRequests || traffic.isMoving || now - traffic.movedAtMs < moveRestMs) return
+    const moving = traffic
+    moving.isMoving = true
+    this.#move(tenant, placement)
+      .catch(error => logger.debug({ tenant, reason: String(error) }, 'a tenant could not be brought here'))
+      .finally(() => {
+        moving.isMoving = false
+        moving.movedAtMs = time.monotonic()
+        moving.count = 0
+      })
+  }
+
+  async #move(tenant: TenantId, placement: Placement): Promise<void> {
+    const { node, tier, replicas, directory, copies, homes, peers, logger } = this.#options
+    if (placement.tier !== tier || directory.member(node)?.state !== 'ready') return
+    if (!holderOf(placement, node)) {
+      const standing = await directory.update(tenant, current =>
+        holderOf(current, node) || current.holders.length > replicas
+          ? undefined
+          : { ...current, holders: [...current.holders, { node, state: 'joining' }] },
+      )
+      if (!holderOf(standing, node)) return
+      if (!(await copies.whenCurrent(tenant, this.#options.moveRestMs))) return
+    }
+    const home = directory.placement(tenant)?.home
+    if (!copies.isCurrent(tenant) || home === node) return
+    const moved =
+      home !== undefined && directory.isLive(home)
+        ? await peers.to(home).requestHome(tenant, node)
+        : await homes.take(tenant)
+    if (moved) logger.info({ tenant, from: home }, 'the home of a tenant moved to where its requests enter')
+  }
+}
+
+/** The home first, a draining node last. */
+const rank = (member: Member, placement: Placement): number =>
+  (member.node === placement.home ? 2 : 0) + (member.state === 'ready' ? 1 : -2)
+
+const noHome = () =>
+  new PercolateError('HOME_UNAVAILABLE', "The tenant's home cannot be reached now; plain writes and reads go on.")

@@ -1,0 +1,159 @@
+import { PercolateError } from '../base/errors.ts'
+import type { TenantId } from '../base/ids.ts'
+import type { Clock } from '../clock/hlc.ts'
+import type { VersionVector } from '../clock/vector.ts'
+import { decodeEntry } from '../storage/codec.ts'
+import { keys } from '../storage/keys.ts'
+import type { TenantPool } from '../tenant/pool.ts'
+import type { Applier } from './applier.ts'
+import { type Copies, withCopy } from './copies.ts'
+import type { Follower } from './follower.ts'
+import type { Homes } from './homes.ts'
+import { lateEntries } from './late.ts'
+import type { CopyStatus, Digests, PeerHandlers, TransferPart, TransferRecord } from './peer.ts'
+import { digestBucket, digestTenant, exportRecords, exportTenant } from './transfer.ts'
+
+/** Longest wait that a peer may ask for. */
+const AWAIT_MS_MAX = 60_000
+/** Copies that are sent at once. */
+const TRANSFERS_MAX = 4
+
+export interface PeerServiceOptions {
+  readonly node: string
+  readonly pool: TenantPool
+  readonly copies: Copies
+  readonly applier: Applier
+  readonly homes: Homes
+  readonly follower: Follower
+}
+
+/** What this node does when other nodes of the cluster ask. */
+export class PeerService implements PeerHandlers {
+  readonly node: string
+  readonly #options: PeerServiceOptions
+  #transfers = 0
+
+  constructor(options: PeerServiceOptions) {
+    this.#options = options
+    this.node = options.node
+  }
+
+  async status(tenant: TenantId): Promise<CopyStatus | undefined> {
+    const { node, pool, copies } = this.#options
+    const state = copies.state(tenant)
+    if (state === 'absent') return undefined
+    return pool.use(tenant, async open => ({
+      node,
+      state,
+      incarnation: open.identity.incarnation,
+      origin: open.origin,
+      vector: new Map(open.vector),
+      floor: open.floor,
+      collected: open.isCollected,
+      outboxEntries: open.outbox.entries,
+      streamSequence: open.cursor?.sequence,
+      late: (await lateEntries(open)).length,
+    }))
+  }
+
+  awaitVector(tenant: TenantId, incarnation: string, vector: VersionVector, timeoutMs: number): Promise<boolean> {
+    return withCopy(this.#options.pool, tenant, incarnation, open =>
+      open.waitUntil(() => open.covers(vector), Math.min(timeoutMs, AWAIT_MS_MAX)),
+    )
+  }
+
+  async *transfer(tenant: TenantId, incarnation: string, from: Buffer | undefined): AsyncGenerator<TransferPart> {
+    const { pool, copies, node } = this.#options
+    if (copies.state(tenant) === 'absent' || copies.state(tenant) === 'joining')
+      throw new PercolateError('TENANT_UNAVAILABLE', 'This node has no complete copy of the tenant.')
+    if (this.#transfers >= TRANSFERS_MAX)
+      throw new PercolateError('TOO_BUSY', `${TRANSFERS_MAX} copies are being sent; retry in a moment.`)
+    this.#transfers++
+    try {
+      yield* pool.stream(tenant, open => {
+        if (open.identity.incarnation !== incarnation)
+          throw new PercolateError('TENANT_UNAVAILABLE', 'This node has another incarnation of the tenant.')
+        return exportTenant(open, node, from)
+      })
+    } finally {
+      this.#transfers--
+    }
+  }
+
+  digests(tenant: TenantId, incarnation: string): Promise<Digests> {
+    return withCopy(this.#options.pool, tenant, incarnation, open => digestTenant(open, open.isCollected))
+  }
+
+  bucket(tenant: TenantId, incarnation: string, bucket: number): Promise<{ key: Buffer; digest: Buffer }[]> {
+    return withCopy(this.#options.pool, tenant, incarnation, open => digestBucket(open, bucket))
+  }
+
+  records(tenant: TenantId, incarnation: string, keys: readonly Buffer[]): Promise<TransferRecord[]> {
+    return withCopy(this.#options.pool, tenant, incarnation, open => exportRecords(open, keys))
+  }
+
+  promiseFloor(tenant: TenantId, incarnation: string, clock: Clock): Promise<VersionVector> {
+    if (!this.#options.copies.isCurrent(tenant))
+      throw new PercolateError('TENANT_UNAVAILABLE', 'This copy is not current, and promises nothing.')
+    return withCopy(this.#options.pool, tenant, incarnation, open => open.promiseFloor(clock))
+  }
+
+  async hasRead(tenant: TenantId, stream: string, sequence: number): Promise<VersionVector | undefined> {
+    const { copies, follower, pool } = this.#options
+    if (!copies.isCurrent(tenant)) return undefined
+    if (sequence > 0 && !follower.hasRead(tenant, stream, sequence)) {
+      if (!(await follower.catchUp(tenant)) || !follower.hasRead(tenant, stream, sequence)) return undefined
+    }
+    return pool.use(tenant, async open => new Map(open.vector))
+  }
+
+  requestHome(tenant: TenantId, successor: string): Promise<boolean> {
+    return this.#options.homes.handOver(tenant, successor)
+  }
+
+  late(tenant: TenantId): Promise<Buffer[]> {
+    return withCopy(this.#options.pool, tenant, undefined, lateEntries)
+  }
+
+  async keepLate(tenant: TenantId, entries: readonly Buffer[]): Promise<void> {
+    await withCopy(this.#options.pool, tenant, undefined, open =>
+      open.change(async staging => {
+        for (const bytes of entries) {
+          const { origin, sequence } = decodeEntry(bytes)
+          staging.put(keys.quarantine(origin, sequence), bytes)
+        }
+      }),
+    )
+  }
+
+  async dismissLate(tenant: TenantId, origin: string, sequence: number): Promise<void> {
+    await withCopy(this.#options.pool, tenant, undefined, open =>
+      open.change(async staging => staging.del(keys.quarantine(origin, sequence))),
+    )
+  }
+
+  /** Entries that could not go through the stream; merged by the same rules as the stream's. All are looked at before any is applied. */
+  async push(tenant: TenantId, entries: readonly Buffer[]): Promise<VersionVector> {
+    const { pool, applier, copies } = this.#options
+    if (copies.state(tenant) === 'absent')
+      throw new PercolateError('TENANT_UNAVAILABLE', 'This node has no copy of the tenant.')
+    return withCopy(pool, tenant, undefined, async open => {
+      for (const [n, bytes] of entries.entries()) {
+        try {
+          const entry = decodeEntry(bytes)
+          if (entry.tenant !== tenant) throw new Error('it is of another tenant')
+          if (entry.incarnation !== open.identity.incarnation) throw new Error('it is of another incarnation')
+        } catch (error) {
+          applier.refuse(tenant, error)
+          const why = error instanceof Error ? error.message.replace(/\.$/, '') : 'it does not decode'
+          throw new PercolateError('ENTRY_REFUSED', `entries[${n}] is refused, and none is applied: ${why}.`, {
+            field: `entries[${n}]`,
+            cause: error,
+          })
+        }
+      }
+      for (const bytes of entries) await applier.offer(open, bytes)
+      return new Map(open.vector)
+    })
+  }
+}

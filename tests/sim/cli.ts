@@ -1,0 +1,59 @@
+import { crashPoints } from './cluster.ts'
+import { faultKinds, simulate } from './run.ts'
+
+/**
+ * Runs the simulator: `node dist/tests/sim/cli.js --seed 1 --runs 100 [--seconds 60] [--trace] [--json]`. Prints what happened and how often, and every failing seed with what
+ * failed; ends with 1 when one did, or when a kind of fault never occurred in a long enough series.
+ */
+const flag = (name: string): string | undefined => {
+  const at = process.argv.indexOf(`--${name}`)
+  return at < 0 ? undefined : (process.argv[at + 1] ?? '')
+}
+const firstSeed = Number(flag('seed') ?? 1)
+const runs = Number(flag('runs') ?? 100)
+const untilMs = performance.now() + Number(flag('seconds') ?? 1e9) * 1000
+const isJson = process.argv.includes('--json')
+const stopAtFirst = process.argv.includes('--first')
+const totals = new Map<string, number>()
+const failures: { seed: number; violations: string[] }[] = []
+let done = 0
+let operations = 0
+let acknowledged = 0
+let faults = 0
+let simulatedMs = 0
+for (let seed = firstSeed; seed < firstSeed + runs && performance.now() < untilMs; seed++) {
+  const result = await simulate({ seed, trace: process.argv.includes('--trace') })
+  done++
+  operations += result.operations
+  acknowledged += result.acknowledged
+  faults += result.faults
+  simulatedMs += result.simulatedMs
+  for (const [name, count] of result.counts) totals.set(name, (totals.get(name) ?? 0) + count)
+  if (result.trace.length > 0) console.log(result.trace.join('\n'))
+  if (result.violations.length === 0) continue
+  failures.push({ seed, violations: result.violations })
+  if (!isJson) console.error(`seed ${seed} failed:\n  ${result.violations.slice(0, 8).join('\n  ')}`)
+  if (stopAtFirst) break
+}
+const expected = [...faultKinds.map(kind => `fault: ${kind}`), ...crashPoints.map(point => `crash ${point}`)]
+const missing = done >= 300 ? expected.filter(name => !totals.has(name)) : []
+const counts = Object.fromEntries([...totals].sort(([a], [b]) => (a < b ? -1 : 1)))
+const summary = {
+  runs: done,
+  operations,
+  acknowledged,
+  faults,
+  simulatedHours: simulatedMs / 3.6e6,
+  counts,
+  missing,
+  failures,
+}
+if (isJson) console.log(JSON.stringify(summary))
+else {
+  console.log(
+    `${done} runs from seed ${firstSeed}: ${operations} operations, ${acknowledged} acknowledged writes, ${faults} faults, ${summary.simulatedHours.toFixed(1)} simulated hours, ${failures.length} failures`,
+  )
+  for (const [name, count] of Object.entries(counts)) console.log(`  ${name}: ${count}`)
+  if (missing.length > 0) console.error(`never happened: ${missing.join(', ')}`)
+}
+process.exit(failures.length > 0 || missing.length > 0 ? 1 : 0)

@@ -1,0 +1,583 @@
+import { PercolateError } from '../../src/base/errors.ts'
+import { parseTenantId, type TenantId } from '../../src/base/ids.ts'
+import type { Logger } from '../../src/base/logger.ts'
+import type { Time } from '../../src/base/time.ts'
+import type { Clock } from '../../src/clock/hlc.ts'
+import type { VersionVector } from '../../src/clock/vector.ts'
+import type { LwwRecord, Op, RecordRef } from '../../src/rem/record.ts'
+import { Controller } from '../../src/replication/controller.ts'
+import type { PeerHandlers, PeerPort } from '../../src/replication/peer.ts'
+import type { Member, Placement } from '../../src/replication/placement.ts'
+import { type Durability, Replica, type ReplicaSettings } from '../../src/replication/replica.ts'
+import { MemoryStream } from '../../src/stream/memory/adapter.ts'
+import { MemoryLog } from '../../src/stream/memory/log.ts'
+import { TenantPool } from '../../src/tenant/pool.ts'
+import type { StreamCursor } from '../../src/tenant/state.ts'
+import { wipeCopy } from '../../src/tenant/state.ts'
+import { Tenant } from '../../src/tenant/tenant.ts'
+import { never, SimDatabase, SimDisk, SimKv } from './disk.ts'
+import type { World } from './world.ts'
+
+export const crashPoints = ['before-commit', 'after-commit', 'before-publish', 'before-puback', 'after-puback'] as const
+export type CrashPoint = (typeof crashPoints)[number]
+
+export const TIMES: ReplicaSettings = {
+  replicas: 2,
+  syncStreams: 'per-tenant',
+  syncReplicas: 1,
+  syncMaxAgeMs: 600_000,
+  heartbeatMs: 500,
+  leaseMs: 2000,
+  clockSkewMsMax: 5000,
+  consumerIdleMs: 5000,
+  hintGraceMs: 200,
+  tombstoneMs: 8000,
+  gcIntervalMs: 3000,
+  antiEntropyMs: 4000,
+  snapshotIntervalMs: 1e9,
+  maintenanceMs: 500,
+  moveAfterRequests: 12,
+  moveWindowMs: 5000,
+  moveRestMs: 10_000,
+  handoverTimeoutMs: 1000,
+  copyRetryMs: 300,
+}
+
+/** Log lines go into the trace of a run, when there is one. */
+const loggerOf = (cluster: SimCluster, name: string): Logger =>
+  Object.fromEntries(
+    ['fatal', 'error', 'warn', 'info', 'debug', 'trace'].map(level => [
+      level,
+      (details: unknown, text?: string) => {
+        if (cluster.trace) cluster.note(`${name} ${level}: ${text ?? ''} ${JSON.stringify(details)}`)
+      },
+    ]),
+  ) as unknown as Logger
+
+export interface SimRequest {
+  readonly tenant: TenantId
+  readonly write?: (record: LwwRecord | undefined, clock: Clock) => readonly Op[]
+  readonly ref: RecordRef
+  /** Only if the record's latest clock is this one; decided by the home. */
+  readonly ifVersion?: string
+  readonly durability?: Durability
+  readonly bookmark?: VersionVector
+}
+
+export interface SimAnswer {
+  readonly record: LwwRecord | undefined
+  readonly exists: boolean
+  readonly clock: Clock | undefined
+  readonly position: VersionVector
+  readonly reached: Durability
+  readonly node: string
+  readonly disk: string
+}
+
+/** A simulated cluster: the real replication code, on simulated time, disks, network and servers. */
+export class SimCluster {
+  readonly world: World
+  readonly servers = { skewMs: 0, isDead: false }
+  readonly log: MemoryLog
+  readonly nodes: SimNode[]
+  readonly counts = new Map<string, number>()
+  readonly settings: ReplicaSettings
+  natsDown = false
+  dropRate = 0
+  slowRate = 0
+  readonly cuts = new Set<string>()
+  controller: SimController
+  trace: string[] | undefined
+
+  constructor(world: World, nodeCount: number, settings: ReplicaSettings = TIMES) {
+    this.world = world
+    this.settings = settings
+    this.log = new MemoryLog(world.timeOf(this.servers))
+    this.nodes = Array.from({ length: nodeCount }, (_, n) => new SimNode(this, `n${n + 1}`, `z${(n % 3) + 1}`))
+    this.controller = new SimController(this)
+  }
+
+  count(what: string): void {
+    this.counts.set(what, (this.counts.get(what) ?? 0) + 1)
+  }
+
+  note(text: string): void {
+    this.trace?.push(`${(this.world.nowMs / 1000).toFixed(3)} ${text}`)
+  }
+
+  node(id: string): SimNode | undefined {
+    return this.nodes.find(node => node.id === id)
+  }
+
+  isCut(a: string, b: string): boolean {
+    return this.cuts.has(`${a}|${b}`) || this.cuts.has(`${b}|${a}`)
+  }
+
+  delayMs(): number {
+    const { random } = this.world
+    if (this.slowRate > 0 && random.chance(this.slowRate)) {
+      this.count('delay')
+      return random.int(50, 800)
+    }
+    return 0.1 + random.next() * 2
+  }
+
+  /** A call over the simulated network: may be slow, lost on the way there or back, or cut off. */
+  async call<T>(from: SimProcess, to: SimNode, work: (process: SimProcess) => Promise<T>): Promise<T> {
+    const { time } = from
+    const unreachable = (why: string) => new PercolateError('NODE_UNAVAILABLE', `${to.id} ${why}`)
+    await time.sleep(this.delayMs())
+    const target = to.process
+    if (this.isCut(from.node.id, to.id) || this.world.random.chance(this.dropRate)) {
+      this.count(this.isCut(from.node.id, to.id) ? 'partitioned call' : 'drop')
+      await time.sleep(500)
+      throw unreachable('cannot be reached')
+    }
+    if (!target) throw unreachable('is down')
+    let outcome: { value: T } | { error: unknown } | undefined
+    const done = work(target).then(
+      value => {
+        outcome = { value }
+      },
+      error => {
+        outcome = { error }
+      },
+    )
+    await Promise.race([done, this.#untilDead(from, target), time.sleep(20_000)])
+    if (!outcome) throw unreachable('did not answer')
+    await time.sleep(this.delayMs())
+    if (this.isCut(from.node.id, to.id) || this.world.random.chance(this.dropRate)) {
+      this.count('lost answer')
+      await time.sleep(500)
+      throw unreachable('did not answer')
+    }
+    if ('error' in outcome) throw outcome.error
+    return outcome.value
+  }
+
+  async #untilDead(from: SimProcess, target: SimProcess): Promise<void> {
+    while (!target.isDead) await from.time.sleep(250)
+  }
+}
+
+/** One life of a node's process. */
+export class SimProcess {
+  readonly node: SimNode
+  readonly time: Time
+  readonly replica: Replica
+  readonly pool: TenantPool
+  isDead = false
+  /** Set to be killed at the next time that it gets there. */
+  armed: CrashPoint | undefined
+
+  constructor(node: SimNode) {
+    this.node = node
+    const self = this
+    const clock = {
+      get skewMs() {
+        return node.skewMs
+      },
+      get isDead() {
+        return self.isDead
+      },
+    }
+    this.time = node.cluster.world.timeOf(clock as { skewMs: number; isDead: boolean })
+    const { cluster, disk } = node
+    const { time } = this
+    const logger = loggerOf(cluster, node.id)
+    const stream = new MemoryStream(cluster.log, {
+      request: what => this.#request(what),
+      answer: what => this.#answer(what),
+      push: what => this.#push(what),
+    })
+    this.pool = new TenantPool({
+      time,
+      logger,
+      openMax: 100,
+      memoryBytesMax: 1e12,
+      tenantBytes: 1,
+      idleMs: 60_000,
+      waitMsMax: 5000,
+      exists: async id => disk.databases.has(id),
+      open: async id => {
+        if (!disk.databases.has(id)) this.replica.assertMayCreate(id)
+        const tenant: Tenant = await Tenant.open(id, this.#kv(id), {
+          time,
+          origin: `${node.id}.${disk.id}`,
+          outboxEnabled: true,
+          outboxBytesMax: 1e9,
+          recordCacheBytes: 1e6,
+          changesMax: 50,
+          admitWrite: changed => this.replica.admitWrite(changed),
+          ...this.replica.openOptions(id),
+          onCommit: (changed, batch) => this.replica.committed(changed, batch),
+        })
+        return tenant
+      },
+    })
+    this.replica = new Replica({
+      identity: { node: node.id, disk: disk.id, zone: node.zone, tier: 'small', version: 'sim' },
+      addresses: () => ({ http: node.id, grpc: node.id }),
+      settings: cluster.settings,
+      time,
+      logger,
+      stream,
+      pool: this.pool,
+      copies: {
+        tenants: async () => [...disk.databases.keys()].sort().map(parseTenantId),
+        has: async id => disk.databases.has(id),
+        wipe: async id => {
+          cluster.count('copy wiped')
+          await wipeCopy(this.#kv(id), time)
+        },
+        remove: async id => {
+          await this.#wait('before-commit')
+          disk.databases.delete(id)
+        },
+      },
+      store: {
+        load: async () => ({
+          placements: notesOf<Placement>(disk, 'placement'),
+          members: notesOf<Member>(disk, 'member'),
+        }),
+        savePlacement: async placement => {
+          if (!this.isDead) disk.notes.set(`placement.${placement.tenant}`, JSON.stringify(placement))
+        },
+        saveMember: async member => {
+          if (!this.isDead) disk.notes.set(`member.${member.node}`, JSON.stringify(member))
+        },
+        loadCursor: async name => {
+          const text = disk.notes.get(`cursor.${name}`)
+          return text === undefined ? undefined : (JSON.parse(text) as StreamCursor)
+        },
+        saveCursor: async (name, cursor) => {
+          if (!this.isDead) disk.notes.set(`cursor.${name}`, JSON.stringify(cursor))
+        },
+      },
+      peers: this.#peers(),
+      snapshots: undefined,
+    })
+  }
+
+  kill(): void {
+    if (this.isDead) return
+    this.isDead = true
+    this.node.disk.crash()
+    if (this.node.process === this) this.node.process = undefined
+  }
+
+  async handle(request: SimRequest, forwardedBy: string | undefined): Promise<SimAnswer> {
+    const { tenant, ref } = request
+    const route = await this.replica.router.route({
+      tenant,
+      isWrite: request.write !== undefined,
+      needsHome: request.ifVersion !== undefined,
+      forwardedBy,
+    })
+    if (route.kind === 'forward') return this.#forward(request, route.targets)
+    return request.write ? this.#write(request) : this.#read(tenant, ref, request.bookmark)
+  }
+
+  async #forward(request: SimRequest, targets: readonly Member[]): Promise<SimAnswer> {
+    const { cluster, id } = this.node
+    let last: unknown
+    for (const { node } of targets) {
+      const target = cluster.node(node)
+      if (!target) continue
+      try {
+        cluster.count('forwarded')
+        return await cluster.call(this, target, process => process.handle(request, id))
+      } catch (error) {
+        last = error
+        const code = error instanceof PercolateError ? error.code : undefined
+        if (code !== 'MISDIRECTED' && code !== 'TENANT_UNAVAILABLE' && code !== 'NODE_UNAVAILABLE') throw error
+        // What may have been done is not done again on another node: its answer may only be lost.
+        if (code === 'NODE_UNAVAILABLE' && request.write) throw error
+      }
+    }
+    throw last
+  }
+
+  async #read(tenant: TenantId, ref: RecordRef, bookmark: VersionVector | undefined): Promise<SimAnswer> {
+    if (bookmark && !(await this.replica.covers(tenant, bookmark, 1000)))
+      throw new PercolateError('BOOKMARK_NOT_REACHED', 'not reached')
+    const record = await this.pool.use(tenant, open => open.record(ref))
+    return this.#answerOf(record, undefined, new Map(), 'local')
+  }
+
+  async #write(request: SimRequest): Promise<SimAnswer> {
+    const { tenant, ref, ifVersion } = request
+    const { homes } = this.replica
+    let position: VersionVector = new Map()
+    let written: Clock | undefined
+    await this.pool.use(
+      tenant,
+      open =>
+        open.write(
+          async context => {
+            const record = await context.read(ref)
+            if (ifVersion !== undefined) {
+              homes.assertHome(tenant)
+              if (versionOf(record) !== ifVersion) throw new PercolateError('PRECONDITION_FAILED', 'changed')
+            }
+            written = context.clock
+            return { ops: request.write!(record, context.clock), result: undefined }
+          },
+          {
+            onCommitted: reached => {
+              position = reached
+            },
+          },
+        ),
+      { create: true },
+    )
+    if (ifVersion !== undefined) homes.assertHome(tenant)
+    const wanted = request.durability ?? 'local'
+    const reached = await this.replica.reach(tenant, position, wanted, 3000)
+    return this.#answerOf(undefined, written, position, reached)
+  }
+
+  #answerOf(
+    record: LwwRecord | undefined,
+    clock: Clock | undefined,
+    position: VersionVector,
+    reached: Durability,
+  ): SimAnswer {
+    const { id, disk } = this.node
+    return { record, exists: record !== undefined, clock, position, reached, node: id, disk: disk.id }
+  }
+
+  #kv(id: TenantId): SimKv {
+    const { databases } = this.node.disk
+    let database = databases.get(id)
+    if (!database) {
+      database = new SimDatabase()
+      databases.set(id, database)
+    }
+    return new SimKv(database, { isDead: () => this.isDead, wait: point => this.#wait(point) })
+  }
+
+  async #wait(point: CrashPoint | 'read'): Promise<void> {
+    if (point !== 'read' && this.reach(point)) return never()
+    await this.time.sleep(point === 'before-commit' ? 0.2 + this.node.cluster.world.random.next() : 0.05)
+    if (this.isDead) return never()
+  }
+
+  /** Dies here if it is armed for this point. */
+  reach(point: CrashPoint): boolean {
+    if (this.isDead) return true
+    if (this.armed !== point) return false
+    this.node.cluster.count(`crash ${point}`)
+    this.node.cluster.note(`${this.node.id} dies ${point}`)
+    this.kill()
+    return true
+  }
+
+  async #request(what: string): Promise<void> {
+    if (this.isDead) return never()
+    const { cluster } = this.node
+    if (what === 'publish' && this.reach('before-publish')) return never()
+    await this.time.sleep(cluster.delayMs())
+    if (this.isDead) return never()
+    const isAway = cluster.natsDown || this.node.natsCut
+    if (!isAway && !cluster.world.random.chance(cluster.dropRate)) return
+    cluster.count(cluster.natsDown ? 'NATS away' : this.node.natsCut ? 'node cut from NATS' : 'drop')
+    await this.time.sleep(400)
+    throw new PercolateError('STREAM_UNAVAILABLE', 'the servers cannot be reached')
+  }
+
+  async #answer(what: string): Promise<void> {
+    if (this.isDead) return never()
+    const { cluster } = this.node
+    if (what === 'publish') {
+      if (this.reach('before-puback')) return never()
+      if (this.armed === 'after-puback') cluster.world.at(0.01, () => void this.reach('after-puback'))
+    }
+    await this.time.sleep(cluster.delayMs())
+    if (this.isDead) return never()
+    if (!cluster.world.random.chance(cluster.dropRate)) return
+    cluster.count('lost PubAck')
+    await this.time.sleep(400)
+    throw new PercolateError('STREAM_UNAVAILABLE', 'no answer')
+  }
+
+  #push(what: string): number | undefined {
+    const { cluster } = this.node
+    if (this.isDead || cluster.natsDown || this.node.natsCut) return undefined
+    if (what === 'announce' && cluster.world.random.chance(Math.max(0.05, cluster.dropRate))) {
+      cluster.count('lost hint')
+      return undefined
+    }
+    return cluster.delayMs()
+  }
+
+  #peers(): PeerPort {
+    const { cluster } = this.node
+    return {
+      to: id => {
+        const target = cluster.node(id)
+        const call = <T>(work: (process: SimProcess) => Promise<T>): Promise<T> =>
+          target
+            ? cluster.call(this, target, work)
+            : Promise.reject(new PercolateError('NODE_UNAVAILABLE', `${id} is not known`))
+        const handlers: PeerHandlers = {
+          status: tenant => call(process => process.replica.service.status(tenant)),
+          awaitVector: (...args) => call(process => process.replica.service.awaitVector(...args)),
+          transfer: (...args) => streamParts(call, process => process.replica.service.transfer(...args)),
+          digests: (...args) => call(process => process.replica.service.digests(...args)),
+          bucket: (...args) => call(process => process.replica.service.bucket(...args)),
+          records: (...args) => call(process => process.replica.service.records(...args)),
+          promiseFloor: (...args) => call(process => process.replica.service.promiseFloor(...args)),
+          hasRead: (...args) => call(process => process.replica.service.hasRead(...args)),
+          requestHome: (...args) => call(process => process.replica.service.requestHome(...args)),
+          push: (...args) => call(process => process.replica.service.push(...args)),
+          late: (...args) => call(process => process.replica.service.late(...args)),
+          keepLate: (...args) => call(process => process.replica.service.keepLate(...args)),
+          dismissLate: (...args) => call(process => process.replica.service.dismissLate(...args)),
+        }
+        return handlers
+      },
+    }
+  }
+}
+
+/** A transfer, part by part over the network; each part may be the last that arrives. */
+async function* streamParts<T>(
+  call: <R>(work: (process: SimProcess) => Promise<R>) => Promise<R>,
+  open: (process: SimProcess) => AsyncIterable<T>,
+): AsyncGenerator<T> {
+  let iterator: AsyncIterator<T> | undefined
+  let source: SimProcess | undefined
+  try {
+    for (;;) {
+      const next = await call(async process => {
+        if (source && source !== process) throw new PercolateError('NODE_UNAVAILABLE', 'the source was restarted')
+        source = process
+        iterator ??= open(process)[Symbol.asyncIterator]()
+        return iterator.next()
+      })
+      if (next.done) return
+      yield next.value
+    }
+  } finally {
+    if (source && !source.isDead) void iterator?.return?.()
+  }
+}
+
+export class SimNode {
+  readonly cluster: SimCluster
+  readonly id: string
+  readonly zone: string
+  disk: SimDisk
+  process: SimProcess | undefined
+  skewMs = 0
+  natsCut = false
+  #disks = 0
+
+  constructor(cluster: SimCluster, id: string, zone: string) {
+    this.cluster = cluster
+    this.id = id
+    this.zone = zone
+    this.disk = new SimDisk(`d${++this.#disks}`)
+  }
+
+  start(): void {
+    if (this.process) return
+    const process = new SimProcess(this)
+    this.process = process
+    void process.replica.start().catch(error => {
+      this.cluster.note(`${this.id} failed to start: ${String(error)}`)
+      process.kill()
+      // A supervisor starts it again.
+      this.cluster.world.at(1000, () => this.start())
+    })
+  }
+
+  loseDisk(): void {
+    this.disk = new SimDisk(`d${++this.#disks}`)
+  }
+}
+
+/** The controller, on a process of its own that is never killed: nodes must be safe whatever it does. */
+class SimController {
+  readonly controller: Controller
+
+  constructor(cluster: SimCluster) {
+    const process = { skewMs: 0, isDead: false }
+    const time = cluster.world.timeOf(process)
+    const link = {
+      request: async () => {
+        await time.sleep(cluster.delayMs())
+        if (!cluster.natsDown) return
+        await time.sleep(400)
+        throw new PercolateError('STREAM_UNAVAILABLE', 'the servers cannot be reached')
+      },
+      answer: () => time.sleep(cluster.delayMs()),
+      push: () => (cluster.natsDown ? undefined : cluster.delayMs()),
+    }
+    const stream = new MemoryStream(cluster.log, link)
+    const observer = new Replica({
+      identity: { node: 'controller', disk: 'none', zone: 'none', tier: 'controller', version: 'sim' },
+      addresses: () => ({ http: '', grpc: '' }),
+      settings: cluster.settings,
+      time,
+      logger: loggerOf(cluster, 'controller'),
+      stream,
+      pool: undefined as never,
+      copies: { tenants: async () => [], has: async () => false, wipe: async () => {}, remove: async () => {} },
+      store: {
+        load: async () => ({ placements: [], members: [] }),
+        savePlacement: async () => {},
+        saveMember: async () => {},
+        loadCursor: async () => undefined,
+        saveCursor: async () => {},
+      },
+      peers: { to: () => undefined as never },
+      snapshots: undefined,
+    })
+    void observer.directory.start()
+    const caller = { node: { id: 'controller' }, time } as unknown as SimProcess
+    this.controller = new Controller({
+      name: 'sim',
+      time,
+      logger: loggerOf(cluster, 'controller'),
+      directory: observer.directory,
+      stream,
+      peers: {
+        to: id =>
+          ({
+            hasRead: (...args: Parameters<PeerHandlers['hasRead']>) => {
+              const target = cluster.node(id)
+              if (!target) throw new PercolateError('NODE_UNAVAILABLE', `${id} is not known`)
+              return cluster.call(caller, target, running => running.replica.service.hasRead(...args))
+            },
+          }) as PeerHandlers,
+      },
+      snapshots: undefined,
+      replicas: cluster.settings.replicas,
+      leaseMs: 2000,
+      roundMs: 500,
+      replaceAfterMs: 6000,
+      forgetAfterMs: 15_000,
+      streamIdleMs: 6000,
+    })
+    this.controller.start()
+  }
+}
+
+const notesOf = <T>(disk: SimDisk, kind: string): T[] =>
+  [...disk.notes].flatMap(([key, text]) => (key.startsWith(`${kind}.`) ? [JSON.parse(text) as T] : []))
+
+/** Names a record's state by its latest clock. */
+export function versionOf(record: LwwRecord | undefined): string {
+  if (!record) return 'none'
+  const clocks = [record.put, record.del, ...[...record.fields.values()].map(({ clock }) => clock)]
+  return clocks
+    .flatMap(clock =>
+      clock
+        ? [`${String(clock.wall).padStart(15, '0')}.${String(clock.counter).padStart(6, '0')}.${clock.origin}`]
+        : [],
+    )
+    .sort()
+    .at(-1)!
+}

@@ -1,0 +1,153 @@
+import { PercolateError } from '../../src/base/errors.ts'
+import type { Kv, KvEntry, KvOperation, KvRange } from '../../src/storage/kv.ts'
+
+/** One database on a simulated disk. What was written without sync is lost by a crash of the machine, back to the last synced write. */
+export class SimDatabase {
+  #keys: string[] = []
+  #values = new Map<string, Buffer>()
+  /** What undoes the writes since the last synced one, newest last. */
+  #undo: { key: string; before: Buffer | undefined }[] = []
+
+  get(key: string): Buffer | undefined {
+    return this.#values.get(key)
+  }
+
+  get size(): number {
+    return this.#keys.length
+  }
+
+  write(operations: readonly KvOperation[], sync: boolean): void {
+    for (const operation of operations) {
+      const key = operation.key.toString('latin1')
+      this.#undo.push({ key, before: this.#values.get(key) })
+      this.#set(key, operation.type === 'put' ? Buffer.from(operation.value) : undefined)
+    }
+    if (sync) this.#undo = []
+  }
+
+  crash(): void {
+    for (const { key, before } of this.#undo.reverse()) this.#set(key, before)
+    this.#undo = []
+  }
+
+  range({ gte, lt, reverse, limit, values }: KvRange): KvEntry[] {
+    let keys = this.#keys.slice(this.#find(gte.toString('latin1')), this.#find(lt.toString('latin1')))
+    if (reverse) keys = keys.reverse()
+    if (limit !== undefined) keys = keys.slice(0, limit)
+    return keys.map(key => [
+      Buffer.from(key, 'latin1'),
+      values === false ? Buffer.alloc(0) : Buffer.from(this.#values.get(key)!),
+    ])
+  }
+
+  clone(): SimDatabase {
+    const copy = new SimDatabase()
+    copy.#keys = [...this.#keys]
+    copy.#values = new Map(this.#values)
+    return copy
+  }
+
+  #set(key: string, value: Buffer | undefined): void {
+    const had = this.#values.has(key)
+    if (value === undefined) {
+      if (!had) return
+      this.#values.delete(key)
+      this.#keys.splice(this.#find(key), 1)
+    } else {
+      this.#values.set(key, value)
+      if (!had) this.#keys.splice(this.#find(key), 0, key)
+    }
+  }
+
+  #find(key: string): number {
+    let low = 0
+    let high = this.#keys.length
+    while (low < high) {
+      const middle = (low + high) >> 1
+      if (this.#keys[middle]! < key) low = middle + 1
+      else high = middle
+    }
+    return low
+  }
+}
+
+export interface SimKvHooks {
+  readonly isDead: () => boolean
+  /** A moment that the disk takes; the simulated process may be killed in it. */
+  readonly wait: (point: 'before-commit' | 'after-commit' | 'read') => Promise<void>
+}
+
+/** A process's handle on a database: what a dead process asks is never answered. */
+export class SimKv implements Kv {
+  readonly #database: SimDatabase
+  readonly #hooks: SimKvHooks
+  #closed = false
+
+  constructor(database: SimDatabase, hooks: SimKvHooks) {
+    this.#database = database
+    this.#hooks = hooks
+  }
+
+  async get(key: Buffer): Promise<Buffer | undefined> {
+    this.#check()
+    const value = this.#database.get(key.toString('latin1'))
+    return value && Buffer.from(value)
+  }
+
+  async getMany(keys: readonly Buffer[]): Promise<(Buffer | undefined)[]> {
+    this.#check()
+    return keys.map(key => {
+      const value = this.#database.get(key.toString('latin1'))
+      return value && Buffer.from(value)
+    })
+  }
+
+  async *chunks(range: KvRange): AsyncIterable<KvEntry[]> {
+    this.#check()
+    const entries = this.#database.range(range)
+    for (let at = 0; at < entries.length; at += 64) {
+      yield entries.slice(at, at + 64)
+      if (at + 64 < entries.length) await this.#hooks.wait('read')
+    }
+  }
+
+  async write(operations: readonly KvOperation[], options: { sync: boolean }): Promise<void> {
+    this.#check()
+    await this.#hooks.wait('before-commit')
+    if (this.#hooks.isDead()) return never()
+    this.#database.write(operations, options.sync)
+    await this.#hooks.wait('after-commit')
+  }
+
+  async close(): Promise<void> {
+    this.#closed = true
+  }
+
+  #check(): void {
+    if (this.#closed) throw new PercolateError('STORAGE_FAILED', 'The database is closed.')
+  }
+}
+
+export const never = (): Promise<never> => new Promise(() => {})
+
+/** A node's disk: its databases, and what the node itself keeps. */
+export class SimDisk {
+  id: string
+  databases = new Map<string, SimDatabase>()
+  notes = new Map<string, string>()
+
+  constructor(id: string) {
+    this.id = id
+  }
+
+  crash(): void {
+    for (const database of this.databases.values()) database.crash()
+  }
+
+  clone(): SimDisk {
+    const copy = new SimDisk(this.id)
+    for (const [tenant, database] of this.databases) copy.databases.set(tenant, database.clone())
+    copy.notes = new Map(this.notes)
+    return copy
+  }
+}

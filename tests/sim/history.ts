@@ -1,0 +1,169 @@
+import { type Clock, compareClocks, formatClock } from '../../src/clock/hlc.ts'
+import { type VersionVector, vectorToObject } from '../../src/clock/vector.ts'
+import type { LwwRecord } from '../../src/rem/record.ts'
+import type { Durability } from '../../src/replication/replica.ts'
+
+/** What clients were told, for the checkers. */
+export interface Acked {
+  readonly tenant: string
+  /** Kind and key of the record. */
+  readonly record: string
+  readonly field: string | undefined
+  readonly action: 'put' | 'del'
+  readonly clock: Clock
+  readonly reached: Durability
+  readonly disk: string
+  readonly atMs: number
+  readonly position: VersionVector
+  /** For conditional writes: the version that the condition named. */
+  readonly ifVersion: string | undefined
+}
+
+export interface Attempted {
+  readonly tenant: string
+  readonly record: string
+  readonly action: 'put' | 'del'
+  readonly clock: Clock
+}
+
+export interface History {
+  readonly acked: Acked[]
+  /** Also those whose answer never came: they may have happened. */
+  readonly attempted: Attempted[]
+  /** Disks that were lost or put back, and when the state that was lost had begun to differ. */
+  readonly lostDisks: Map<string, number>
+  readonly violations: string[]
+}
+
+export const newHistory = (): History => ({ acked: [], attempted: [], lostDisks: new Map(), violations: [] })
+
+/** One copy at the end. */
+export interface FinalCopy {
+  readonly node: string
+  readonly tenant: string
+  readonly records: ReadonlyMap<string, LwwRecord>
+  /** Encoded bytes by name, for comparing copies. */
+  readonly bytes: ReadonlyMap<string, string>
+  readonly vector: VersionVector
+  readonly outboxEntries: number
+  readonly problems: readonly string[]
+  /** Clocks of writes that were set aside. */
+  readonly setAside: ReadonlySet<string>
+}
+
+/** What must hold of any history and the copies that it left; each sentence that does not. */
+export function check(history: History, copies: readonly FinalCopy[]): string[] {
+  const violations = [...history.violations]
+  const byTenant = new Map<string, FinalCopy[]>()
+  for (const copy of copies) byTenant.set(copy.tenant, [...(byTenant.get(copy.tenant) ?? []), copy])
+  for (const [tenant, held] of byTenant) {
+    violations.push(...differences(tenant, held))
+    for (const copy of held) {
+      if (copy.outboxEntries > 0)
+        violations.push(`${copy.node} still has ${copy.outboxEntries} entries of ${tenant} to publish`)
+      for (const problem of copy.problems) violations.push(`${copy.node}, ${tenant}: ${problem}`)
+      for (const [name, record] of copy.records)
+        for (const [field, { value }] of record.fields)
+          if (typeof value === 'string' && value.includes('tenant:') && !value.includes(`tenant:${tenant};`))
+            violations.push(`${copy.node} shows ${tenant} another tenant's ${name} ${field}`)
+    }
+  }
+  for (const acked of history.acked) {
+    const held = byTenant.get(acked.tenant)
+    if (!held || held.length === 0) {
+      violations.push(`${acked.tenant} has no copy left, and ${acked.record} was acknowledged`)
+      continue
+    }
+    const lost = lossOf(acked, held[0]!, history)
+    if (lost) violations.push(lost)
+  }
+  violations.push(...lostUpdates(history))
+  return [...new Set(violations)]
+}
+
+function differences(tenant: string, held: readonly FinalCopy[]): string[] {
+  const [first, ...others] = held
+  if (!first) return []
+  const found: string[] = []
+  for (const other of others) {
+    for (const name of new Set([...first.bytes.keys(), ...other.bytes.keys()])) {
+      if (first.bytes.get(name) === other.bytes.get(name)) continue
+      found.push(
+        `${tenant}: ${name} differs between ${first.node} and ${other.node}: ${show(first.records.get(name))} / ${show(other.records.get(name))}`,
+      )
+      break
+    }
+    const [a, b] = [JSON.stringify(vectorToObject(first.vector)), JSON.stringify(vectorToObject(other.vector))]
+    if (a !== b) found.push(`${tenant}: the vectors of ${first.node} and ${other.node} differ: ${a} / ${b}`)
+  }
+  return found
+}
+
+const show = (record: LwwRecord | undefined): string =>
+  record
+    ? JSON.stringify({
+        put: record.put && formatClock(record.put),
+        del: record.del && formatClock(record.del),
+        fields: [...record.fields].map(([name, { clock }]) => `${name}@${formatClock(clock)}`),
+      })
+    : 'absent'
+
+/** An acknowledged write is there, or something later is in its place. */
+function lossOf(acked: Acked, copy: FinalCopy, history: History): string | undefined {
+  const { record: name, clock, field } = acked
+  if (copy.setAside.has(formatClock(clock))) return undefined
+  const record = copy.records.get(name)
+  const isVisible = record?.put !== undefined && (!record.del || compareClocks(record.put, record.del) > 0)
+  if (acked.action === 'del') {
+    // Deleted stays deleted: only a later existence may show.
+    if (isVisible && compareClocks(record!.put!, clock) <= 0)
+      return `${acked.tenant}: ${name} is back from before its acknowledged delete at ${formatClock(clock)}: ${show(record)}`
+    const isRemembered = record?.del !== undefined && compareClocks(record.del, clock) >= 0
+    const isLater = isVisible && compareClocks(record!.put!, clock) > 0
+    if (isRemembered || isLater || !record) return undefined
+    return isCovered(acked, history)
+      ? `${acked.tenant}: the delete of ${name} at ${formatClock(clock)} is lost: ${show(record)}`
+      : undefined
+  }
+  if (!isCovered(acked, history)) return undefined
+  const isDeleted = (record?.del !== undefined && compareClocks(record.del, clock) >= 0) || laterDelete(acked, history)
+  if (isDeleted) return undefined
+  const latest = field === undefined ? record?.put : record?.fields.get(field)?.clock
+  if (latest !== undefined && compareClocks(latest, clock) >= 0) return undefined
+  return `${acked.tenant}: ${name} ${field ?? ''} written at ${formatClock(clock)} (${acked.reached}, disk ${acked.disk}) is lost: ${show(record)}`
+}
+
+/** `local` promises as much as the disk that took it. */
+function isCovered(acked: Acked, history: History): boolean {
+  if (acked.reached !== 'local') return true
+  const lostAtMs = history.lostDisks.get(acked.disk)
+  return lostAtMs === undefined || acked.atMs < lostAtMs
+}
+
+/** A delete that a floor has collected since, also one whose answer never came. */
+const laterDelete = (acked: Acked, history: History): boolean =>
+  history.attempted.some(
+    other =>
+      other.action === 'del' &&
+      other.tenant === acked.tenant &&
+      other.record === acked.record &&
+      compareClocks(other.clock, acked.clock) > 0,
+  )
+
+/** Two conditional writes that both succeeded on the same version: one of them was lost by the other's client. */
+function lostUpdates(history: History): string[] {
+  const seen = new Map<string, Acked>()
+  const found: string[] = []
+  for (const acked of history.acked) {
+    // What only one disk has is not known to the next home when that one is gone.
+    if (acked.ifVersion === undefined || acked.reached === 'local') continue
+    const name = `${acked.tenant} ${acked.record} ${acked.ifVersion}`
+    const other = seen.get(name)
+    if (other)
+      found.push(
+        `two conditional writes of ${name} were acknowledged: ${formatClock(other.clock)}, ${formatClock(acked.clock)}`,
+      )
+    seen.set(name, acked)
+  }
+  return found
+}

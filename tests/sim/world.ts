@@ -1,0 +1,157 @@
+import { setImmediate as immediate } from 'node:timers/promises'
+import type { Time } from '../../src/base/time.ts'
+
+/** A small seeded generator (mulberry32): equal seeds give equal runs. */
+export class Random {
+  #state: number
+
+  constructor(seed: number) {
+    this.#state = seed >>> 0
+  }
+
+  next(): number {
+    this.#state = (this.#state + 0x6d2b79f5) >>> 0
+    let t = this.#state
+    t = Math.imul(t ^ (t >>> 15), t | 1)
+    t ^= t + Math.imul(t ^ (t >>> 7), t | 61)
+    return ((t ^ (t >>> 14)) >>> 0) / 4294967296
+  }
+
+  int(min: number, max: number): number {
+    return min + Math.floor(this.next() * (max - min + 1))
+  }
+
+  chance(probability: number): boolean {
+    return this.next() < probability
+  }
+
+  pick<T>(items: readonly T[]): T {
+    return items[Math.floor(this.next() * items.length)]!
+  }
+
+  bytes(count: number): Buffer {
+    return Buffer.from(Array.from({ length: count }, () => this.int(0, 255)))
+  }
+}
+
+interface Timer {
+  readonly atMs: number
+  readonly order: number
+  readonly fire: () => void
+  cancelled: boolean
+}
+
+const START_MS = 1_700_000_000_000
+
+/** Simulated time: a heap of timers. Between two of them everything that can run without waiting does. */
+export class World {
+  readonly random: Random
+  nowMs = 0
+  #order = 0
+  readonly #heap: Timer[] = []
+  events = 0
+
+  constructor(seed: number) {
+    this.random = new Random(seed)
+  }
+
+  at(delayMs: number, fire: () => void): Timer {
+    const timer = { atMs: this.nowMs + Math.max(0, delayMs), order: this.#order++, fire, cancelled: false }
+    this.#push(timer)
+    return timer
+  }
+
+  /** The time of one process, or of the servers: its clock may be wrong, and stops for good when the process is dead. */
+  timeOf(process: { skewMs: number; isDead: boolean }): Time {
+    return {
+      now: () => START_MS + Math.floor(this.nowMs) + process.skewMs,
+      monotonic: () => this.nowMs,
+      sleep: (ms, options = {}) =>
+        new Promise<void>((resolve, reject) => {
+          const { signal } = options
+          const fail = () => reject(signal?.reason instanceof Error ? signal.reason : new Error('aborted'))
+          if (signal?.aborted) return fail()
+          const timer = this.at(ms, () => {
+            signal?.removeEventListener('abort', onAbort)
+            if (!process.isDead) resolve()
+          })
+          const onAbort = () => {
+            timer.cancelled = true
+            if (!process.isDead) fail()
+          }
+          signal?.addEventListener('abort', onAbort, { once: true })
+        }),
+      random: bytes => this.random.bytes(bytes),
+    }
+  }
+
+  /** Lets `ms` pass. */
+  async run(ms: number): Promise<void> {
+    const until = this.nowMs + ms
+    for (;;) {
+      await immediate()
+      const next = this.#heap[0]
+      if (!next || next.atMs > until) break
+      this.#pop()
+      if (next.cancelled) continue
+      this.nowMs = next.atMs
+      this.events++
+      next.fire()
+    }
+    this.nowMs = until
+  }
+
+  /** Runs until `done` holds, at most `ms`; whether it does. */
+  async runUntil(done: () => boolean, ms: number): Promise<boolean> {
+    const until = this.nowMs + ms
+    while (this.nowMs < until) {
+      if (done()) return true
+      await this.run(Math.min(20, until - this.nowMs))
+    }
+    return done()
+  }
+
+  async settle<T>(work: Promise<T>, ms: number): Promise<{ value: T } | { error: unknown } | undefined> {
+    let outcome: { value: T } | { error: unknown } | undefined
+    work.then(
+      value => {
+        outcome = { value }
+      },
+      error => {
+        outcome = { error }
+      },
+    )
+    await this.runUntil(() => outcome !== undefined, ms)
+    return outcome
+  }
+
+  #push(timer: Timer): void {
+    const heap = this.#heap
+    let at = heap.push(timer) - 1
+    while (at > 0) {
+      const parent = (at - 1) >> 1
+      if (!isBefore(timer, heap[parent]!)) break
+      heap[at] = heap[parent]!
+      at = parent
+    }
+    heap[at] = timer
+  }
+
+  #pop(): void {
+    const heap = this.#heap
+    const last = heap.pop()!
+    if (heap.length === 0) return
+    let at = 0
+    for (;;) {
+      const left = 2 * at + 1
+      if (left >= heap.length) break
+      const child = left + 1 < heap.length && isBefore(heap[left + 1]!, heap[left]!) ? left + 1 : left
+      if (!isBefore(heap[child]!, last)) break
+      heap[at] = heap[child]!
+      at = child
+    }
+    heap[at] = last
+  }
+}
+
+const isBefore = (a: Timer, b: Timer): boolean => a.atMs < b.atMs || (a.atMs === b.atMs && a.order < b.order)
