@@ -36,13 +36,17 @@ export function addControllerMetrics(metrics: Metrics, parts: Parts | undefined)
     'Tenants put back into the directory from their snapshots',
     ({ controller }) => controller.counts.restored,
   )
-  gauge('tenants_underreplicated', 'Tenants with fewer live complete copies than two, or than there are nodes', ({ directory }) => {
-    const live = new Set(directory.members().flatMap(({ member, isLive }) => (isLive ? [member.node] : [])))
-    return directory
-      .placements()
-      .filter(
-        ({ holders }) =>
-          holders.filter(({ node, state }) => state === 'active' && live.has(node)).length < Math.min(2, live.size),
-      ).length
-  })
+  gauge(
+    'tenants_underreplicated',
+    'Tenants with fewer live complete copies than two, or than there are nodes',
+    ({ directory }) => {
+      const live = new Set(directory.members().flatMap(({ member, isLive }) => (isLive ? [member.node] : [])))
+      return directory
+        .placements()
+        .filter(
+          ({ holders }) =>
+            holders.filter(({ node, state }) => state === 'active' && live.has(node)).length < Math.min(2, live.size),
+        ).length
+    },
+  )
 }

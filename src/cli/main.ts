@@ -1,5 +1,6 @@
 import { Command } from 'commander'
 import { VERSION } from '../base/version.ts'
+import { addClusterCommands } from './cluster.ts'
 import { addDataCommands } from './data.ts'
 import { addIngestCommand } from './ingest.ts'
 import { addOperateCommands } from './operate.ts'
@@ -17,6 +18,7 @@ const program = new Command('percolate')
   )
 
 addServeCommands(program)
+addClusterCommands(program)
 addIngestCommand(program)
 addDataCommands(program)
 addOperateCommands(program)

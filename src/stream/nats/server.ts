@@ -1,4 +1,4 @@
-import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
+import { type ChildProcess, execFileSync } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
 import { existsSync, readFileSync } from 'node:fs'
 import { mkdir, readFile, rm, writeFile } from 'node:fs/promises'
@@ -6,6 +6,7 @@ import { delimiter, join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { PercolateError } from '../../base/errors.ts'
 import type { Logger } from '../../base/logger.ts'
+import { superviseChild } from '../../base/supervise.ts'
 
 export interface EmbeddedNatsOptions {
   readonly folder: string
@@ -67,11 +68,8 @@ export async function startEmbeddedNats(options: EmbeddedNatsOptions): Promise<E
   const configPath = join(options.folder, 'nats-server.conf')
   await writeFile(configPath, serverConfig(options, token, portsFolder, version), { mode: 0o600 })
   const log: string[] = []
-  const child = spawn('/bin/sh', ['-c', SUPERVISOR, 'percolate-nats', program, '-c', configPath], {
-    detached: true,
-    stdio: ['pipe', 'ignore', 'pipe'],
-  })
-  child.stderr.setEncoding('utf8').on('data', (text: string) => {
+  const child = superviseChild([program, '-c', configPath], { name: 'percolate-nats' })
+  child.stderr!.setEncoding('utf8').on('data', (text: string) => {
     log.push(...text.split('\n').filter(line => /\[(ERR|FTL|WRN)\]|nats-server:/.test(line)))
     log.splice(0, log.length - 20)
   })
@@ -87,20 +85,13 @@ export async function startEmbeddedNats(options: EmbeddedNatsOptions): Promise<E
     pid,
     stop: async () => {
       stopping = true
-      child.stdin.end()
+      child.stdin!.end()
       await Promise.race([exited, sleep(STOP_MS_MAX, undefined, { ref: false })])
       if (child.exitCode === null && child.signalCode === null) kill(pid, 'SIGKILL')
       await rm(join(options.folder, 'nats-server.pid'), { force: true })
     },
   }
 }
-
-/**
- * `$@` is the program. Beside it a watcher reads our end of the pipe, and stops the program when that closes; the shell waits for the
- * program and ends with it.
- */
-const SUPERVISOR =
-  'trap "" INT HUP; exec 3<&0; "$@" </dev/null 3<&- & pid=$!; (read -r _ <&3; kill -TERM $pid 2>/dev/null) & watch=$!; exec 3<&-; wait $pid; code=$?; kill $watch 2>/dev/null; exit $code'
 
 function serverConfig(options: EmbeddedNatsOptions, token: string, portsFolder: string, version: string): string {
   const [major = 0, minor = 0] = version.split('.').map(Number)

@@ -1,0 +1,282 @@
+import { randomBytes } from 'node:crypto'
+import { existsSync } from 'node:fs'
+import { mkdir, readFile, rename, writeFile } from 'node:fs/promises'
+import { connect } from 'node:net'
+import { delimiter, join } from 'node:path'
+import { PercolateError } from '../base/errors.ts'
+import { PACKAGE_FOLDER } from '../base/version.ts'
+import { haproxyConfig, type NatsServerPlan, natsConfig } from './configs.ts'
+import { freePorts, Program } from './processes.ts'
+
+export interface ClusterOptions {
+  readonly dataDir: string
+  readonly nodes: number
+  readonly nats: number
+  readonly zones: number
+  readonly workers: number
+  readonly replicas: number
+  readonly syncStreams: string
+  /** Further places that the router knows, for nodes that join later. */
+  readonly spareNodes?: number
+  /** Settings of every role, as environment variables. */
+  readonly env?: Readonly<Record<string, string>>
+  readonly natsProgram: string
+  readonly haproxyProgram: string
+  readonly onExit: (name: string, reason: string) => void
+  readonly onProgress?: (text: string) => void
+}
+
+interface Secrets {
+  readonly nats: string
+  readonly cluster: string
+  readonly accessKey: string
+  readonly secretKey: string
+}
+
+export interface ClusterAddresses {
+  readonly api: string
+  readonly grpc: string
+  readonly gateway: string
+  readonly router: string
+  readonly nats: string
+  readonly s3: string
+  readonly nodes: { readonly name: string; readonly zone: string; readonly url: string; readonly grpc: string }[]
+}
+
+/** Finds a program on PATH and in the usual places, or where `npm run setup` put it. */
+export function findProgram(name: string, searchPath: string, hint: string): string {
+  const cached = join(PACKAGE_FOLDER, '.cache', name)
+  const found = [...searchPath.split(delimiter), '/usr/sbin', '/usr/local/sbin', cached]
+    .filter(Boolean)
+    .map(folder => join(folder, name))
+    .find(path => existsSync(path))
+  if (found) return found
+  throw new PercolateError('CONFIG_INVALID', `${name} is not on this machine. ${hint}`)
+}
+
+/**
+ * A whole cluster of real processes on this machine: nats-servers, nodes in zones, a controller, a worker, a gateway, an S3 endpoint, and HAProxy as the router. None of them outlives
+ * this one. Ports and secrets are kept in the data directory, so that a second start finds the same cluster.
+ */
+export class LocalCluster {
+  readonly options: ClusterOptions
+  readonly programs = new Map<string, Program>()
+  readonly addresses: ClusterAddresses
+  readonly secrets: Secrets
+  readonly #ports: readonly number[]
+
+  private constructor(options: ClusterOptions, secrets: Secrets, ports: readonly number[]) {
+    this.options = options
+    this.secrets = secrets
+    this.#ports = ports
+    const [api, grpc, stats, gateway, s3] = ports as [number, number, number, number, number]
+    this.addresses = {
+      api: `http://127.0.0.1:${api}`,
+      grpc: `127.0.0.1:${grpc}`,
+      router: `http://127.0.0.1:${stats}`,
+      gateway: `http://127.0.0.1:${gateway}`,
+      s3: `http://127.0.0.1:${s3}`,
+      nats: this.#natsPlans.map(({ port }) => `127.0.0.1:${port}`).join(','),
+      nodes: this.#places.map(({ name, zone, http, grpc: port }) => ({
+        name,
+        zone,
+        url: `http://127.0.0.1:${http}`,
+        grpc: `127.0.0.1:${port}`,
+      })),
+    }
+  }
+
+  static async prepare(options: ClusterOptions): Promise<LocalCluster> {
+    await mkdir(join(options.dataDir, 'logs'), { recursive: true, mode: 0o700 })
+    const path = join(options.dataDir, 'cluster.json')
+    const wanted = 7 + 2 * options.nats + 2 * (options.nodes + (options.spareNodes ?? 0)) + options.workers
+    let kept: { secrets: Secrets; ports: number[] } | undefined
+    if (existsSync(path)) kept = JSON.parse(await readFile(path, 'utf8')) as { secrets: Secrets; ports: number[] }
+    const ports = kept && kept.ports.length >= wanted ? kept.ports : await freePorts(wanted)
+    const secrets = kept?.secrets ?? {
+      nats: randomBytes(24).toString('hex'),
+      cluster: randomBytes(24).toString('hex'),
+      accessKey: `percolate${randomBytes(6).toString('hex')}`,
+      secretKey: randomBytes(30).toString('base64url'),
+    }
+    await writeFile(`${path}.new`, JSON.stringify({ secrets, ports }, undefined, 2), { mode: 0o600 })
+    await rename(`${path}.new`, path)
+    const cluster = new LocalCluster(options, secrets, ports)
+    await cluster.#plan()
+    return cluster
+  }
+
+  /** Starts everything in the order in which it is needed; each part is ready when the next one starts. */
+  async start(): Promise<void> {
+    const say = this.options.onProgress ?? (() => {})
+    const stage = async (text: string, names: readonly string[]) => {
+      say(text)
+      for (const name of names) this.program(name).launch()
+      await Promise.all(names.map(name => this.program(name).whenReady()))
+    }
+    const names = [...this.programs.keys()]
+    const nodes = this.addresses.nodes.slice(0, this.options.nodes).map(({ name }) => name)
+    await stage(`${this.options.nats} nats-server, object store`, [
+      ...names.filter(name => name.startsWith('nats-')),
+      's3',
+    ])
+    await stage(`${nodes.length} nodes in ${this.options.zones} zones, controller`, [...nodes, 'controller'])
+    await stage('router, gateway, worker', ['router', 'gateway', ...names.filter(name => name.startsWith('worker-'))])
+    await stage('the router finds the nodes', ['router'])
+  }
+
+  program(name: string): Program {
+    const program = this.programs.get(name)
+    if (!program) throw new PercolateError('INVALID_ARGUMENT', `The cluster has no process ${name}.`)
+    return program
+  }
+
+  /** Names of the nodes that run. */
+  runningNodes(): string[] {
+    return this.addresses.nodes.map(({ name }) => name).filter(name => this.program(name).isRunning)
+  }
+
+  /** Stops what takes requests first, then what it needs. */
+  async stop(): Promise<void> {
+    const groups = [/^(gateway|worker-)/, /^node-/, /^(router|controller)/, /^(nats-|s3)/]
+    for (const group of groups)
+      await Promise.all([...this.programs].filter(([name]) => group.test(name)).map(([, program]) => program.stop()))
+  }
+
+  get natsUrl(): string {
+    return this.#natsPlans.map(({ port }) => `nats://${this.secrets.nats}@127.0.0.1:${port}`).join(',')
+  }
+
+  get #natsPlans(): NatsServerPlan[] {
+    return Array.from({ length: this.options.nats }, (_, n) => {
+      const folder = join(this.options.dataDir, `nats-${n + 1}`)
+      return {
+        name: `nats-${n + 1}`,
+        port: this.#ports[7 + 2 * n]!,
+        clusterPort: this.#ports[8 + 2 * n]!,
+        store: join(folder, 'store'),
+        pidPath: join(folder, 'nats-server.pid'),
+      }
+    })
+  }
+
+  get #places() {
+    const { nodes, nats, zones, spareNodes = 0 } = this.options
+    const first = 7 + 2 * nats
+    return Array.from({ length: nodes + spareNodes }, (_, n) => ({
+      name: `node-${n + 1}`,
+      zone: `zone-${(n % zones) + 1}`,
+      http: this.#ports[first + 2 * n]!,
+      grpc: this.#ports[first + 2 * n + 1]!,
+    }))
+  }
+
+  async #plan(): Promise<void> {
+    const { dataDir, natsProgram, haproxyProgram, workers, nodes, nats, spareNodes = 0 } = this.options
+    const [api, grpc, stats, gateway, s3, controller] = this.#ports as [number, number, number, number, number, number]
+    const plans = this.#natsPlans
+    for (const plan of plans) {
+      const folder = join(dataDir, plan.name)
+      await mkdir(folder, { recursive: true, mode: 0o700 })
+      const path = join(folder, 'nats-server.conf')
+      await writeFile(path, natsConfig(plan, plans, this.secrets.nats), { mode: 0o600 })
+      this.#add(plan.name, [natsProgram, '-c', path], {}, () => canConnect(plan.port))
+    }
+    const routerPath = join(dataDir, 'haproxy.cfg')
+    await writeFile(
+      routerPath,
+      haproxyConfig({ httpPort: api, grpcPort: grpc, statsPort: stats, nodes: this.#places }),
+      { mode: 0o600 },
+    )
+    const libraries = join(PACKAGE_FOLDER, '.cache', 'haproxy', 'lib')
+    this.#add(
+      'router',
+      [haproxyProgram, '-db', '-f', routerPath],
+      existsSync(libraries) ? { LD_LIBRARY_PATH: libraries } : {},
+      async () => (await isOk(`http://127.0.0.1:${stats}/health`)) && (await isOk(`http://127.0.0.1:${api}/ready`)),
+    )
+    const shared = {
+      PERCOLATE_HOST: '127.0.0.1',
+      PERCOLATE_NATS_URL: this.natsUrl,
+      PERCOLATE_CLUSTER_SECRET: this.secrets.cluster,
+      PERCOLATE_S3_ENDPOINT: this.addresses.s3,
+      PERCOLATE_S3_ACCESS_KEY: this.secrets.accessKey,
+      PERCOLATE_S3_SECRET_KEY: this.secrets.secretKey,
+      PERCOLATE_REPLICAS: String(this.options.replicas),
+      PERCOLATE_SYNC_REPLICAS: String(Math.min(3, nats)),
+      PERCOLATE_JOB_REPLICAS: String(Math.min(3, nats)),
+      PERCOLATE_SYNC_STREAMS: this.options.syncStreams,
+      ...this.options.env,
+    }
+    const role = (name: string, args: readonly string[], env: Record<string, string>, port: number) =>
+      this.#add(
+        name,
+        [process.execPath, join(PACKAGE_FOLDER, 'bin', 'percolate.mjs'), ...args],
+        { ...shared, ...env },
+        () => isOk(`http://127.0.0.1:${port}/ready`),
+      )
+    this.#add(
+      's3',
+      [process.execPath, join(PACKAGE_FOLDER, 'bin', 'percolate.mjs'), 's3'],
+      { ...shared, PERCOLATE_DATA_DIR: join(dataDir, 's3'), PERCOLATE_S3_PORT: String(s3) },
+      () => canConnect(s3),
+    )
+    for (const { name, zone, http, grpc: port } of this.#places)
+      role(
+        name,
+        ['node'],
+        {
+          PERCOLATE_DATA_DIR: join(dataDir, name),
+          PERCOLATE_NODE_ID: name,
+          PERCOLATE_ZONE: zone,
+          PERCOLATE_HTTP_PORT: String(http),
+          PERCOLATE_GRPC_PORT: String(port),
+        },
+        http,
+      )
+    role('controller', ['controller'], { PERCOLATE_CONTROLLER_PORT: String(controller) }, controller)
+    role('gateway', ['gateway'], { PERCOLATE_GATEWAY_PORT: String(gateway) }, gateway)
+    const first = 7 + 2 * nats + 2 * (nodes + spareNodes)
+    for (let n = 0; n < workers; n++) {
+      const port = this.#ports[first + n]!
+      role(
+        `worker-${n + 1}`,
+        ['worker'],
+        { PERCOLATE_WORKER_PORT: String(port), PERCOLATE_NODE_URL: this.addresses.api },
+        port,
+      )
+    }
+  }
+
+  #add(name: string, command: string[], env: Record<string, string>, ready: () => Promise<boolean>): void {
+    const program = new Program({
+      name,
+      command,
+      env,
+      logPath: join(this.options.dataDir, 'logs', `${name}.log`),
+      ready,
+    })
+    program.onExit = (...args) => this.options.onExit(...args)
+    this.programs.set(name, program)
+  }
+}
+
+async function isOk(url: string): Promise<boolean> {
+  const answer = await fetch(url, { signal: AbortSignal.timeout(1000) })
+  await answer.arrayBuffer()
+  return answer.ok
+}
+
+function canConnect(port: number): Promise<boolean> {
+  return new Promise(resolve => {
+    const socket = connect({ port, host: '127.0.0.1', timeout: 500 })
+    const end = (ok: boolean) => {
+      socket.destroy()
+      resolve(ok)
+    }
+    socket
+      .once('connect', () => end(true))
+      .once('error', () => end(false))
+      .once('timeout', () => end(false))
+  })
+}

@@ -1,0 +1,89 @@
+/** Configuration files of the programs that a local cluster consists of beside our own. */
+
+export interface NatsServerPlan {
+  readonly name: string
+  readonly port: number
+  readonly clusterPort: number
+  readonly store: string
+  readonly pidPath: string
+}
+
+const PAYLOAD_BYTES_MAX = 8 * 1024 * 1024
+
+export function natsConfig(server: NatsServerPlan, all: readonly NatsServerPlan[], token: string): string {
+  const quoted = (text: string) => JSON.stringify(text)
+  const routes = all.map(({ clusterPort }) => `"nats://percolate:${token}@127.0.0.1:${clusterPort}"`).join(', ')
+  const cluster =
+    all.length === 1
+      ? []
+      : [
+          `cluster { name: "percolate", host: "127.0.0.1", port: ${server.clusterPort}, authorization { user: percolate, password: ${quoted(token)} }, routes: [${routes}] }`,
+        ]
+  return [
+    'host: "127.0.0.1"',
+    `port: ${server.port}`,
+    `server_name: ${quoted(server.name)}`,
+    `pid_file: ${quoted(server.pidPath)}`,
+    `authorization { token: ${quoted(token)} }`,
+    `max_payload: ${PAYLOAD_BYTES_MAX}`,
+    `jetstream { store_dir: ${quoted(server.store)} }`,
+    ...cluster,
+    '',
+  ].join('\n')
+}
+
+export interface RouterPlan {
+  readonly httpPort: number
+  readonly grpcPort: number
+  readonly statsPort: number
+  /** Places for nodes, also for those that do not run now: one that is not ready gets nothing. */
+  readonly nodes: readonly { readonly name: string; readonly http: number; readonly grpc: number }[]
+}
+
+/**
+ * HAProxy in Envoy's place: HTTP and gRPC of a tenant go to the same node by a consistent hash of its id. It tries another node only when a connection can't be made at all; anything else
+ * could repeat a write.
+ */
+export function haproxyConfig({ httpPort, grpcPort, statsPort, nodes }: RouterPlan): string {
+  const check = (http: number) => `check port ${http} inter 250ms fall 2 rise 1 on-marked-down shutdown-sessions`
+  const servers = (port: 'http' | 'grpc') =>
+    nodes
+      .map(
+        (node, n) =>
+          `  server ${node.name} 127.0.0.1:${node[port]} id ${n + 1} ${port === 'grpc' ? 'proto h2 ' : ''}${check(node.http)}`,
+      )
+      .join('\n')
+  const backend = (name: string, port: 'http' | 'grpc') => `backend ${name}
+  balance hdr(x-tenant-id)
+  hash-type consistent sdbm avalanche
+  option httpchk GET /ready
+  http-check expect status 200
+  option redispatch 1
+  retries 5
+  retry-on conn-failure
+${servers(port)}
+`
+  return `global
+  log stderr format raw local0 warning
+  maxconn 4096
+defaults
+  mode http
+  timeout connect 1s
+  timeout client 10m
+  timeout server 10m
+  timeout check 1s
+  timeout http-keep-alive 60s
+  option http-keep-alive
+frontend http
+  bind 127.0.0.1:${httpPort}
+  default_backend nodes
+frontend grpc
+  bind 127.0.0.1:${grpcPort} proto h2
+  default_backend nodes_grpc
+frontend stats
+  bind 127.0.0.1:${statsPort}
+  http-request return status 200 content-type text/plain string "ok" if { path /health }
+  stats enable
+  stats uri /
+${backend('nodes', 'http')}${backend('nodes_grpc', 'grpc')}`
+}
