@@ -2,19 +2,11 @@
 // from the project's releases with its published checksums, else says in one line what to do.
 import { execFileSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
-import {
-  chmodSync,
-  copyFileSync,
-  existsSync,
-  mkdirSync,
-  mkdtempSync,
-  readdirSync,
-  rmSync,
-  writeFileSync,
-} from 'node:fs'
+import { chmodSync, copyFileSync, existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { delimiter, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { has, unpackPackages } from './packages.mjs'
 
 const RELEASE = '2.10.27'
 export const natsCache = fileURLToPath(new URL('../.cache/nats-server/', import.meta.url))
@@ -38,42 +30,11 @@ export async function ensureNats(say) {
   process.exit(1)
 }
 
-function has(program) {
-  try {
-    execFileSync('which', [program], { stdio: 'ignore' })
-    return true
-  } catch {
-    return false
-  }
-}
-
 function fromPackages(work, say) {
   if (!has('apt-get') || !has('dpkg')) return false
   say('nats-server is not installed; fetching the package from the system’s repositories (no root needed)')
-  const run = options => execFileSync('apt-get', [...options, 'download', 'nats-server'], { cwd: work, stdio: 'pipe' })
   try {
-    // Lists of our own, so that a fresh machine without any, and a user without rights, can fetch it too.
-    const own = [
-      '-o',
-      `Dir::State=${join(work, 'state')}`,
-      '-o',
-      `Dir::Cache=${join(work, 'cache')}`,
-      '-o',
-      'APT::Sandbox::User=',
-      '-o',
-      'Debug::NoLocking=1',
-    ]
-    try {
-      run(['-o', 'APT::Sandbox::User='])
-    } catch {
-      for (const folder of ['state/lists/partial', 'cache/archives/partial'])
-        mkdirSync(join(work, folder), { recursive: true })
-      execFileSync('apt-get', [...own, '-o', 'Dir::State::status=/var/lib/dpkg/status', 'update'], { stdio: 'pipe' })
-      run([...own, '-o', 'Dir::State::status=/var/lib/dpkg/status'])
-    }
-    const deb = readdirSync(work).find(name => name.endsWith('.deb'))
-    execFileSync('dpkg', ['-x', deb, 'unpacked'], { cwd: work, stdio: 'pipe' })
-    install(join(work, 'unpacked/usr/sbin/nats-server'))
+    install(join(unpackPackages(work, ['nats-server']), 'usr/sbin/nats-server'))
     return true
   } catch {
     return false

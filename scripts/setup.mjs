@@ -3,17 +3,20 @@ import { execFileSync } from 'node:child_process'
 import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { ensureHaproxy } from './haproxy.mjs'
 import { ensureNats } from './nats.mjs'
 import { prepareRocksdb } from './rocksdb.mjs'
 
 export const root = fileURLToPath(new URL('..', import.meta.url))
 const say = text => console.log(`· ${text}`)
 
-export async function setup() {
+/** `forClusters`: also what a local cluster, and so the tests, need. */
+export async function setup({ forClusters = false } = {}) {
   checkNode()
   installPackages()
   prepareRocksdb(root, say)
   await ensureNats(say)
+  if (forClusters) ensureHaproxy(say)
   build()
 }
 
@@ -76,7 +79,7 @@ function newest(path) {
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) {
   try {
-    await setup()
+    await setup({ forClusters: true })
   } catch (error) {
     console.error(`percolate: ${error.message}`)
     process.exit(1)

@@ -13,6 +13,10 @@ export interface Time {
   random(bytes: number): Buffer
 }
 
+/** The same time with another wall clock: for trying out what a wrong one does. */
+export const offsetTime = (time: Time, offsetMs: number): Time =>
+  offsetMs === 0 ? time : { ...time, now: () => time.now() + offsetMs }
+
 export const systemTime: Time = {
   now: () => Date.now(),
   monotonic: () => performance.now(),

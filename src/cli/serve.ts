@@ -2,7 +2,7 @@ import type { Command } from 'commander'
 import { startGateway } from '../../gateway/gateway.ts'
 import { startWorker } from '../../workers/worker.ts'
 import type { Logger } from '../base/logger.ts'
-import { systemTime } from '../base/time.ts'
+import { offsetTime, systemTime } from '../base/time.ts'
 import type { Config } from '../config/settings.ts'
 import { startController } from '../controller.ts'
 import { startNode } from '../node.ts'
@@ -102,7 +102,13 @@ async function node(options: Record<string, unknown>): Promise<void> {
       'PERCOLATE_NATS_URL is not set: changes are not published, and nothing embeds what the provider could not',
     )
   const objects = objectsOf(config)
-  const running = await startNode({ config, logger, time: systemTime, stream, objects })
+  const running = await startNode({
+    config,
+    logger,
+    time: offsetTime(systemTime, config.clockOffsetMs),
+    stream,
+    objects,
+  })
   logger.info(
     { node: running.node, http: running.httpPort, grpc: running.grpcPort, dataDir: config.dataDir },
     'node is ready',

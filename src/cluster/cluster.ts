@@ -16,6 +16,8 @@ export interface ClusterOptions {
   readonly workers: number
   readonly replicas: number
   readonly syncStreams: string
+  /** The URL that one node reaches NATS by, when it is not the usual one. */
+  readonly natsUrlOf?: (node: string, usual: string) => string
   /** Further places that the router knows, for nodes that join later. */
   readonly spareNodes?: number
   /** Settings of every role, as environment variables. */
@@ -229,6 +231,7 @@ export class LocalCluster {
           PERCOLATE_DATA_DIR: join(dataDir, name),
           PERCOLATE_NODE_ID: name,
           PERCOLATE_ZONE: zone,
+          PERCOLATE_NATS_URL: this.options.natsUrlOf?.(name, this.natsUrl) ?? this.natsUrl,
           PERCOLATE_HTTP_PORT: String(http),
           PERCOLATE_GRPC_PORT: String(port),
         },

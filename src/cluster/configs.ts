@@ -17,7 +17,7 @@ export function natsConfig(server: NatsServerPlan, all: readonly NatsServerPlan[
     all.length === 1
       ? []
       : [
-          `cluster { name: "percolate", host: "127.0.0.1", port: ${server.clusterPort}, authorization { user: percolate, password: ${quoted(token)} }, routes: [${routes}] }`,
+          `cluster { name: "percolate", host: "127.0.0.1", port: ${server.clusterPort}, authorization { user: percolate, password: ${quoted(token)} }, routes: [${routes}], no_advertise: true }`,
         ]
   return [
     'host: "127.0.0.1"',

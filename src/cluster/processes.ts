@@ -43,13 +43,14 @@ export class Program {
     return this.#child !== undefined
   }
 
-  launch(): void {
+  /** `env` goes over the specification's, for this start only. */
+  launch(env: Readonly<Record<string, string>> = {}): void {
     if (this.#child) return
-    const { name, command, env, logPath } = this.spec
+    const { name, command, env: usual, logPath } = this.spec
     this.#isWanted = true
     const child = superviseChild(command, {
       name: `percolate-${name}`,
-      env: { ...process.env, ...env },
+      env: { ...process.env, ...usual, ...env },
       stdout: 'pipe',
     })
     this.#child = child

@@ -409,6 +409,16 @@ export const settings = {
     roles: CONTROLLER,
     doc: 'A sync stream without messages for this long is reaped, when every holder has what it had.',
   },
+  clockOffsetMs: {
+    env: 'PERCOLATE_CLOCK_OFFSET_MS',
+    type: 'integer',
+    default: 0,
+    min: -86_400_000,
+    max: 86_400_000,
+    unit: 'milliseconds',
+    roles: ['node'],
+    doc: 'Added to the wall clock, to try out what a wrong clock does. Leave it at 0.',
+  },
   natsUrl: {
     env: 'PERCOLATE_NATS_URL',
     type: 'text',

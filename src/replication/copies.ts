@@ -204,6 +204,10 @@ export class Copies {
       // The record forgot this copy (a restored directory): it says so, and is not deleted.
       this.#set(tenant, 'verifying', 'the directory does not list this copy')
       this.#work(tenant)
+    } else if (mine?.state === 'joining' && state === 'current') {
+      // It was complete all along; the record has to say so.
+      this.#set(tenant, 'verifying', 'the directory takes the copy for a new one')
+      this.#work(tenant)
     } else if (!mine && state === 'joining') {
       this.#work(tenant)
     } else if (mine?.state === 'dropping' && state === 'absent') {

@@ -32,7 +32,7 @@ export class Membership {
   #running: Promise<void> | undefined
   #skewMs = 0
   #isFenced = false
-  #rival: { session: string; revision: number; sinceMs: number } | undefined
+  #rival: { session: string; beat: number; sinceMs: number } | undefined
 
   constructor(options: MembershipOptions) {
     this.#options = options
@@ -121,15 +121,16 @@ export class Membership {
   }
 
   /** Whether a record of another session under our id has stood still for a lease; one that moves fences this process. */
-  #isStale(standing: { member: Member; revision: number }): boolean {
+  #isStale(standing: { member: Member }): boolean {
     const { time, leaseMs } = this.#options
     const now = time.monotonic()
     const rival = this.#rival
     if (rival?.session !== standing.member.session) {
-      this.#rival = { session: standing.member.session, revision: standing.revision, sinceMs: now }
+      this.#rival = { session: standing.member.session, beat: standing.member.beat, sinceMs: now }
       return false
     }
-    if (rival.revision !== standing.revision) {
+    // A record that was put back from a backup may come again, but it does not go on.
+    if (standing.member.beat > rival.beat) {
       this.#isFenced = true
       return false
     }
@@ -142,7 +143,7 @@ export class Membership {
     if (before && before.member.disk !== identity.disk) {
       await time.sleep(leaseMs, { signal: this.#stop.signal })
       const since = await directory.readMember(identity.node)
-      if (since && since.revision !== before.revision) {
+      if (since && since.member.session === before.member.session && since.member.beat > before.member.beat) {
         throw new PercolateError(
           'NODE_ID_IN_USE',
           `Another process of the cluster runs as node "${identity.node}", on another disk; give one of them another PERCOLATE_NODE_ID.`,

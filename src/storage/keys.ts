@@ -30,6 +30,7 @@ export const space = {
   parked: 0x52,
   quarantine: 0x53,
   change: 0x54,
+  skipped: 0x55,
 } as const
 
 export const kindByte: Record<RecordKind, number> = {
@@ -124,6 +125,7 @@ export const keys = {
   versionVector: (origin: string) => key(space.versionVector, textPart(origin)),
   parked: (origin: string, sequence: number) => key(space.parked, textPart(origin), u64(sequence)),
   quarantine: (origin: string, sequence: number) => key(space.quarantine, textPart(origin), u64(sequence)),
+  skipped: (origin: string, sequence: number) => key(space.skipped, textPart(origin), u64(sequence)),
   change: (n: number) => key(space.change, u64(n)),
 } as const
 

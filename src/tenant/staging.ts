@@ -156,6 +156,12 @@ export class Staging {
     this.#logChange(entry.origin, entry.sequence, entry.ops)
     this.#setVector(joinVectors(this.#vector, new Map([[entry.origin, entry.sequence]])))
     this.#overlay.del(keys.parked(entry.origin, entry.sequence))
+    this.#overlay.del(keys.skipped(entry.origin, entry.sequence))
+  }
+
+  /** Whether an entry was given up for lost, and comes now. */
+  async wasSkipped({ origin, sequence }: Entry): Promise<boolean> {
+    return (await this.#overlay.get(keys.skipped(origin, sequence))) !== undefined
   }
 
   /** Merges a record as another copy has it. */

@@ -242,7 +242,7 @@ export class Tenant {
       async (staging): Promise<Applied> => {
         const last = staging.vector.get(entry.origin) ?? 0
         if (entry.sequence > last + 1) return 'hole'
-        if (entry.sequence <= last) return 'known'
+        if (entry.sequence <= last && !(await staging.wasSkipped(entry))) return 'known'
         await staging.applyEntry(entry, options)
         return 'applied'
       },

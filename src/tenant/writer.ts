@@ -48,11 +48,13 @@ export interface WriteOptions {
   /** Records that the command will read or change, as far as the caller knows: they are read together for the whole group. */
   readonly touches?: readonly RecordRef[]
   /** Called when the batch is fsynced, before the answer: the position of what this command wrote, or of what it found already there. */
-  readonly onCommitted?: (position: VersionVector) => void
+  readonly onCommitted?: (position: VersionVector, clock: Clock) => void
 }
 
 /** What came from another copy, staged into a batch by itself or with others; it must leave the staging as it was when it throws. */
 export type Work<T> = (staging: Staging) => Promise<T>
+
+const NO_CLOCK: Clock = { wall: 0, counter: 0, origin: 'none' }
 
 interface Pending {
   readonly plan?: Planner<unknown>
@@ -133,7 +135,7 @@ export class TenantWriter {
   }
 
   async #commit(group: readonly Pending[]): Promise<void> {
-    const planned: { pending: Pending; result: unknown; position?: VersionVector }[] = []
+    const planned: { pending: Pending; result: unknown; position?: VersionVector; clock?: Clock }[] = []
     try {
       const staging = new Staging({ ...this.#tenant, outbox: this.#tenant.outboxEnabled })
       await staging.prefetch(group.flatMap(({ options }) => options.touches ?? []))
@@ -148,7 +150,7 @@ export class TenantWriter {
         await staging.apply(plan.ops, plan.clock)
         const own = staging.vector.get(this.#tenant.origin) ?? 0
         const position = staging.vector === before ? staging.vector : new Map([[this.#tenant.origin, own]])
-        planned.push({ pending, result: plan.result, position })
+        planned.push({ pending, result: plan.result, position, clock: plan.clock })
       }
       if (planned.length === 0) return
       const batch = await staging.finish()
@@ -159,8 +161,8 @@ export class TenantWriter {
       this.#tenant.floor = batch.floor
       if (batch.observed) this.#tenant.clock.observe(batch.observed)
       this.#announce(batch)
-      for (const { pending, result, position } of planned) {
-        pending.options.onCommitted?.(position ?? batch.vector)
+      for (const { pending, result, position, clock } of planned) {
+        pending.options.onCommitted?.(position ?? batch.vector, pending.options.asOf ?? clock ?? NO_CLOCK)
         pending.resolve(result)
       }
     } catch (error) {

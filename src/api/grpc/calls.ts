@@ -123,6 +123,7 @@ function trailerOf({ outcome }: Call): Metadata {
   if (outcome) {
     trailer.set('x-percolate-durability', outcome.reached)
     trailer.set('x-percolate-bookmark', outcome.bookmark)
+    trailer.set('x-percolate-clock', outcome.clock)
   }
   return trailer
 }

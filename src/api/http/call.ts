@@ -125,7 +125,10 @@ export function addTenantHook(scope: FastifyInstance, options: TenantHookOptions
   scope.addHook('onSend', async (request, reply) => {
     const { outcome } = request.call ?? {}
     if (!outcome) return
-    void reply.header('x-percolate-durability', outcome.reached).header('x-percolate-bookmark', outcome.bookmark)
+    void reply
+      .header('x-percolate-durability', outcome.reached)
+      .header('x-percolate-bookmark', outcome.bookmark)
+      .header('x-percolate-clock', outcome.clock)
   })
 }
 

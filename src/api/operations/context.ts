@@ -2,7 +2,7 @@ import { PercolateError } from '../../base/errors.ts'
 import type { TenantId } from '../../base/ids.ts'
 import type { Logger } from '../../base/logger.ts'
 import type { Time } from '../../base/time.ts'
-import { type Clock, parseClock } from '../../clock/hlc.ts'
+import { type Clock, formatClock, laterClock, parseClock } from '../../clock/hlc.ts'
 import { joinVectors, type VersionVector } from '../../clock/vector.ts'
 import type { Embedder } from '../../embedding/port.ts'
 import { type Durability, durabilities, type Replica } from '../../replication/replica.ts'
@@ -36,6 +36,8 @@ export interface Consistency {
 export interface WriteOutcome {
   readonly reached: Durability
   readonly bookmark: string
+  /** The latest clock that the write carries. */
+  readonly clock: string
 }
 
 export interface OperationsContext {
@@ -101,6 +103,7 @@ class Writing {
   readonly #epoch: number | undefined
   #position: VersionVector | undefined
   #incarnation = ''
+  #clock: Clock | undefined
 
   constructor(context: OperationsContext, call: Call) {
     this.#context = context
@@ -110,7 +113,8 @@ class Writing {
 
   begin(tenant: Tenant): Commit {
     this.#incarnation = tenant.identity.incarnation
-    const onCommitted = (position: VersionVector) => {
+    const onCommitted = (position: VersionVector, clock: Clock) => {
+      this.#clock = laterClock(this.#clock, clock)
       this.#position = this.#position ? joinVectors(this.#position, position) : position
     }
     return (options = {}) => ({ ...options, asOf: this.#call.asOf, onCommitted })
@@ -124,7 +128,8 @@ class Writing {
     const position = this.#position
     const reached = replica ? await replica.reach(tenant, position, wanted, durabilityTimeoutMs) : 'local'
     const bookmark = joinBookmarks(consistency?.bookmark, { incarnation: this.#incarnation, vector: position })
-    this.#call.outcome = { reached, bookmark: encodeBookmark(bookmark) }
+    const clock = this.#clock ? formatClock(this.#clock) : ''
+    this.#call.outcome = { reached, bookmark: encodeBookmark(bookmark), clock }
     // The same lease, from before the condition was looked at until now: nobody else decided meanwhile.
     if (this.#epoch !== undefined && replica?.homes.assertHome(tenant) !== this.#epoch)
       throw new PercolateError(

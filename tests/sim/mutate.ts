@@ -1,0 +1,80 @@
+import { spawn } from 'node:child_process'
+import { cpSync, mkdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { PACKAGE_FOLDER } from '../../src/base/version.ts'
+import { type Mutation, mutations } from './mutations.ts'
+
+export interface Verdict {
+  readonly name: string
+  readonly caught: boolean
+  /** Runs until the first failure, or all of them. */
+  readonly runs: number
+  readonly violation: string
+}
+
+/** Plants one bug in a copy of the compiled code and runs the simulator until a checker objects, at most for `seconds`. */
+export async function tryMutation(mutation: Mutation, seconds: number): Promise<Verdict> {
+  const folder = join(PACKAGE_FOLDER, '.cache', 'mutants', mutation.name.replaceAll(' ', '-'))
+  rmSync(folder, { recursive: true, force: true })
+  mkdirSync(folder, { recursive: true })
+  cpSync(join(PACKAGE_FOLDER, 'dist', 'src'), join(folder, 'dist', 'src'), { recursive: true })
+  cpSync(join(PACKAGE_FOLDER, 'dist', 'tests', 'sim'), join(folder, 'dist', 'tests', 'sim'), { recursive: true })
+  cpSync(join(PACKAGE_FOLDER, 'package.json'), join(folder, 'package.json'))
+  symlinkSync(join(PACKAGE_FOLDER, 'node_modules'), join(folder, 'node_modules'))
+  for (const { file, from, to } of mutation.edits) {
+    const path = join(folder, 'dist', file)
+    const code = readFileSync(path, 'utf8')
+    const parts = code.split(from)
+    if (parts.length !== 2)
+      throw new Error(
+        `mutation "${mutation.name}": ${JSON.stringify(from)} occurs ${parts.length - 1} times in ${file}`,
+      )
+    writeFileSync(path, parts.join(to))
+  }
+  const cli = join(folder, 'dist', 'tests', 'sim', 'cli.js')
+  const args = [cli, '--seed', '1', '--runs', '100000', '--seconds', String(seconds), '--first', '--json']
+  const child = spawn(process.execPath, args, { stdio: ['ignore', 'pipe', 'pipe'] })
+  let output = ''
+  let errors = ''
+  child.stdout.setEncoding('utf8').on('data', (text: string) => {
+    output += text
+  })
+  child.stderr.setEncoding('utf8').on('data', (text: string) => {
+    errors = (errors + text).slice(-2000)
+  })
+  const timer = setTimeout(() => child.kill('SIGKILL'), (seconds + 60) * 1000)
+  await new Promise(resolve => child.once('close', resolve))
+  clearTimeout(timer)
+  rmSync(folder, { recursive: true, force: true })
+  if (output === '')
+    return { name: mutation.name, caught: true, runs: 0, violation: `it does not even run: ${errors.slice(0, 300)}` }
+  const { runs, failures } = JSON.parse(output) as { runs: number; failures: { violations: string[] }[] }
+  return {
+    name: mutation.name,
+    caught: failures.length > 0,
+    runs,
+    violation: failures[0]?.violations[0]?.slice(0, 200) ?? '',
+  }
+}
+
+/** All of them, two at a time. */
+export async function tryMutations(seconds: number, onVerdict: (verdict: Verdict) => void): Promise<Verdict[]> {
+  const waiting = [...mutations]
+  const verdicts: Verdict[] = []
+  const lane = async () => {
+    for (let next = waiting.shift(); next; next = waiting.shift()) {
+      const verdict = await tryMutation(next, seconds)
+      verdicts.push(verdict)
+      onVerdict(verdict)
+    }
+  }
+  await Promise.all([lane(), lane()])
+  return verdicts
+}
+
+if (process.argv[1]?.endsWith('mutate.js')) {
+  const verdicts = await tryMutations(Number(process.argv[2] ?? 60), ({ name, caught, runs, violation }) =>
+    console.log(`${caught ? 'caught' : 'NOT CAUGHT'}  ${name}  after ${runs} runs  ${violation}`),
+  )
+  process.exit(verdicts.every(({ caught }) => caught) ? 0 : 1)
+}

@@ -1,0 +1,167 @@
+/**
+ * Bugs planted on purpose, each in the compiled code of one file, to show that the simulator's checkers catch them. `from` must occur exactly once.
+ */
+export interface Mutation {
+  readonly name: string
+  readonly why: string
+  readonly edits: readonly { readonly file: string; readonly from: string; readonly to: string }[]
+}
+
+const edit = (file: string, from: string, to: string) => ({ file: `src/${file}.js`, from, to })
+
+export const mutations: readonly Mutation[] = [
+  {
+    name: 'dual write',
+    why: 'the outbox entry is written before the records instead of with them',
+    edits: [
+      edit(
+        'tenant/writer',
+        'await this.#tenant.kv.write(batch.operations, { sync: true });',
+        'for (const isOutbox of [true, false]) await this.#tenant.kv.write(batch.operations.filter(o => (o.key[0] === 0x50) === isOutbox), { sync: true });',
+      ),
+    ],
+  },
+  {
+    name: 'unsynced acknowledgement',
+    why: 'a write is acknowledged before it is fsynced',
+    edits: [
+      edit(
+        'tenant/writer',
+        'kv.write(batch.operations, { sync: true })',
+        'kv.write(batch.operations, { sync: false })',
+      ),
+    ],
+  },
+  {
+    name: 'reused message id',
+    why: 'the message id does not name the origin, so that the stream takes one entry for a repetition of another',
+    // biome-ignore-start lint/suspicious/noTemplateCurlyInString: code that is looked for in code
+    edits: [edit('replication/publisher', '`${incarnation}.${origin}.${sequence}`', '`${incarnation}.${sequence}`')],
+    // biome-ignore-end lint/suspicious/noTemplateCurlyInString: see above
+  },
+  {
+    name: 'early outbox delete',
+    why: 'entries are deleted whether or not the stream has acknowledged them',
+    edits: [edit('replication/publisher', 'failed < 0 ? entries : entries.slice(0, failed)', 'entries')],
+  },
+  {
+    name: 'swallowed gap',
+    why: 'an entry is applied although the one before it is missing',
+    edits: [edit('tenant/tenant', 'entry.sequence > last + 1', 'entry.sequence > last + 1e9')],
+  },
+  {
+    name: 'skipped entry',
+    why: 'now and then an entry moves the vector and changes nothing',
+    edits: [
+      edit(
+        'tenant/staging',
+        'for (const op of entry.ops) {',
+        'for (const op of entry.sequence % 5 === 0 ? [] : entry.ops) {',
+      ),
+    ],
+  },
+  {
+    name: 'resurrecting merge',
+    why: 'a put forgets the delete that was there before',
+    edits: [
+      edit(
+        'rem/merge',
+        'const del = laterClock(a.del, b.del);',
+        'const del = b.put ? b.del : laterClock(a.del, b.del);',
+      ),
+    ],
+  },
+  {
+    name: 'last arrival wins',
+    why: 'of two values of a register the one that arrives later wins, not the one that was written later',
+    edits: [edit('rem/merge', 'return order > 0 ? a : b;', 'return b;')],
+  },
+  {
+    name: 'reaping too soon',
+    why: 'an idle stream is deleted without looking whether its holders have read it',
+    edits: [
+      edit(
+        'replication/controller',
+        'if (!(await this.#coverage(tenant, info.incarnation, info.lastSequence)))',
+        'if (false)',
+      ),
+      edit(
+        'replication/controller',
+        'const covered = await this.#coverage(tenant, sealed.incarnation, sealed.lastSequence);',
+        'const covered = new Map();',
+      ),
+      edit('replication/controller', 'time.now() - info.lastAtMs > streamIdleMs', 'time.now() - info.lastAtMs > 100'),
+    ],
+  },
+  {
+    name: 'stale home',
+    why: 'a node decides on conditional writes because it was the home once',
+    edits: [
+      edit('replication/homes', 'this.#options.membership.hasLease &&', ''),
+      edit('replication/homes', 'this.#readyEpochs.get(tenant) === placement.epoch &&', ''),
+    ],
+  },
+  {
+    name: 'home that has not caught up',
+    why: 'a node takes a home over without reading the stream to its end',
+    edits: [
+      edit('replication/homes', 'if (!(await follower.catchUp(tenant)))', 'if (false)'),
+      edit('replication/homes', 'await follower.catchUp(tenant);\n            const standing', 'const standing'),
+    ],
+  },
+  {
+    name: 'bookmark ignored',
+    why: 'a read with a bookmark does not wait for it',
+    edits: [edit('replication/replica', 'return covered ?? false;', 'return true;')],
+  },
+  {
+    name: 'durability not waited for',
+    why: 'a write says that it is in the stream before the stream has said so',
+    edits: [edit('replication/replica', "return published ? 'stream' : 'local';", "return 'stream';")],
+  },
+  {
+    name: 'late write merged',
+    why: 'what comes from below the floor is merged, by copies and in copies that were away',
+    edits: [
+      edit('tenant/staging', 'return (this.#floor !== undefined &&', 'return (false && this.#floor !== undefined &&'),
+      edit('replication/copies', 'if (await this.#isBelowFloor(tenant, before)) {', 'if (false) {'),
+      edit('replication/copies', 'if (!isBelow)', 'if (true)'),
+      edit('replication/transfer', 'if (floor && !dominates(part.head.vector, floor.vector))', 'if (false)'),
+    ],
+  },
+  {
+    name: 'sequence given out twice',
+    why: 'a disk that went back in time goes on under its old origin',
+    edits: [edit('tenant/tenant', 'async changeOrigin() {', 'async changeOrigin() { return;')],
+  },
+  {
+    name: 'dropped without a look',
+    why: 'a copy is deleted as ordered, whether or not the others have what it has',
+    edits: [
+      edit('replication/copies', 'if (own && own.outbox > 0)', 'if (false)'),
+      edit(
+        'replication/copies',
+        'const wanted = Math.max(1, Math.min(replicas, others.length));',
+        'const wanted = 0; covering.push({ node });',
+      ),
+    ],
+  },
+  {
+    name: 'hole never filled',
+    why: 'bringing a copy up to date from another one does nothing',
+    edits: [
+      edit('replication/copies', 'async reconcile(tenant, from) {', 'async reconcile(tenant, from) { return true;'),
+    ],
+  },
+  {
+    name: 'vector from half a transfer',
+    why: 'a joining copy takes over the vector before the records are there',
+    edits: [
+      edit(
+        'replication/transfer',
+        'const certain = vector;',
+        'const certain = vector; await tenant.finishJoin(async staging => staging.joinVector(certain)).catch(() => {});',
+      ),
+    ],
+  },
+]
