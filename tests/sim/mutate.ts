@@ -58,8 +58,12 @@ export async function tryMutation(mutation: Mutation, seconds: number): Promise<
 }
 
 /** All of them, two at a time. */
-export async function tryMutations(seconds: number, onVerdict: (verdict: Verdict) => void): Promise<Verdict[]> {
-  const waiting = [...mutations]
+export async function tryMutations(
+  seconds: number,
+  onVerdict: (verdict: Verdict) => void,
+  only?: string,
+): Promise<Verdict[]> {
+  const waiting = mutations.filter(({ name }) => only === undefined || name === only)
   const verdicts: Verdict[] = []
   const lane = async () => {
     for (let next = waiting.shift(); next; next = waiting.shift()) {
@@ -73,8 +77,11 @@ export async function tryMutations(seconds: number, onVerdict: (verdict: Verdict
 }
 
 if (process.argv[1]?.endsWith('mutate.js')) {
-  const verdicts = await tryMutations(Number(process.argv[2] ?? 60), ({ name, caught, runs, violation }) =>
-    console.log(`${caught ? 'caught' : 'NOT CAUGHT'}  ${name}  after ${runs} runs  ${violation}`),
+  const verdicts = await tryMutations(
+    Number(process.argv[2] ?? 60),
+    ({ name, caught, runs, violation }) =>
+      console.log(`${caught ? 'caught' : 'NOT CAUGHT'}  ${name}  after ${runs} runs  ${violation}`),
+    process.argv[3],
   )
   process.exit(verdicts.every(({ caught }) => caught) ? 0 : 1)
 }

@@ -12,12 +12,12 @@ const edit = (file: string, from: string, to: string) => ({ file: `src/${file}.j
 export const mutations: readonly Mutation[] = [
   {
     name: 'dual write',
-    why: 'the outbox entry is written before the records instead of with them',
+    why: 'the version vector is written before the records instead of with them',
     edits: [
       edit(
         'tenant/writer',
         'await this.#tenant.kv.write(batch.operations, { sync: true });',
-        'for (const isOutbox of [true, false]) await this.#tenant.kv.write(batch.operations.filter(o => (o.key[0] === 0x50) === isOutbox), { sync: true });',
+        'for (const isVector of [true, false]) await this.#tenant.kv.write(batch.operations.filter(o => (o.key[0] === 0x51) === isVector), { sync: true });',
       ),
     ],
   },
@@ -127,6 +127,13 @@ export const mutations: readonly Mutation[] = [
       edit('replication/copies', 'if (await this.#isBelowFloor(tenant, before)) {', 'if (false) {'),
       edit('replication/copies', 'if (!isBelow)', 'if (true)'),
       edit('replication/transfer', 'if (floor && !dominates(part.head.vector, floor.vector))', 'if (false)'),
+      edit('replication/transfer', 'if (theirs &&', 'if (false && theirs &&'),
+      edit(
+        'replication/copies',
+        "if (this.state(tenant) === 'current' && (await this.#isBelowFloor(tenant, [status])))",
+        'if (false)',
+      ),
+      edit('replication/maintenance', 'if (await copies.isBelow(tenant, status))', 'if (false)'),
     ],
   },
   {

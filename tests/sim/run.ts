@@ -225,7 +225,12 @@ class Run {
         return
       }
       case 'away beyond tombstones':
-        node.process?.kill()
+        // What it writes last stays with it.
+        node.natsCut = true
+        world.at(random.int(500, 2500), () => {
+          node.process?.kill()
+          node.natsCut = false
+        })
         heal(random.int(25_000, 40_000), () => node.start())
         return
       case 'drain': {

@@ -42,7 +42,7 @@ export interface TestNode extends RunningNode {
 export type Answer = { status: number; body: any; headers: Headers }
 
 export async function startTestNode(
-  options: { env?: Record<string, string>; stream?: NatsStream; folder?: string } = {},
+  options: { env?: Record<string, string>; stream?: NatsStream; folder?: string; objects?: S3ObjectStore } = {},
 ): Promise<TestNode> {
   const folder = options.folder ?? (await tempFolder())
   const node = await startNode({
@@ -50,6 +50,7 @@ export async function startTestNode(
     logger,
     time: systemTime,
     stream: options.stream,
+    objects: options.objects,
   })
   const url = `http://127.0.0.1:${node.httpPort}`
   return { ...node, url, folder, request: (method, path, rest = {}) => request(url + path, method, rest) }
