@@ -165,7 +165,8 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
       scheduler = embeds
       parts.add('embed scheduler', () => embeds.stop())
       embeds.start()
-      probes.add('stream', () => stream.ping())
+      // Without it reads go on, and writes until the outbox is full: no reason to turn everybody away.
+      probes.add('stream', () => stream.ping(), { required: false })
     }
 
     const chatModel =
@@ -338,8 +339,15 @@ function addClusterProbes(probes: Probes, replica: Replica, config: Config, stre
   probes.add('cluster', () => {
     if (replica.membership.isFenced)
       throw new PercolateError('NODE_ID_IN_USE', 'another process runs under this node id')
-    if (!replica.directory.isWatching) throw new PercolateError('PLACEMENT_UNKNOWN', 'the cluster directory is away')
+    if (replica.state === 'starting') throw new PercolateError('PLACEMENT_UNKNOWN', 'not a member of the cluster yet')
   })
+  probes.add(
+    'directory',
+    () => {
+      if (!replica.directory.isWatching) throw new PercolateError('PLACEMENT_UNKNOWN', 'the cluster directory is away')
+    },
+    { required: false },
+  )
   if (config.mode !== 'production') return
   probes.add('stream-replicas', async () => {
     const info = await stream.streamInfo(`KV_${subjects.clusterBucket}`)

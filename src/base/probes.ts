@@ -13,19 +13,22 @@ export type Probe = () => Promise<void> | void
 /** The registry of named readiness probes behind `/ready` and the gRPC health service. */
 export class Probes {
   readonly #probes = new Map<string, Probe>()
+  readonly #optional = new Set<string>()
   readonly #timeoutMs: number
 
   constructor(timeoutMs: number) {
     this.#timeoutMs = timeoutMs
   }
 
-  add(name: string, probe: Probe): void {
+  /** A probe that is not required is shown, and does not make the process not ready: it can do part of its work. */
+  add(name: string, probe: Probe, options: { required?: boolean } = {}): void {
     this.#probes.set(name, probe)
+    if (options.required === false) this.#optional.add(name)
   }
 
   async check(): Promise<{ ready: boolean; probes: ProbeResult[] }> {
     const probes = await Promise.all([...this.#probes].map(([name, probe]) => this.#run(name, probe)))
-    return { ready: probes.every(probe => probe.ok), probes }
+    return { ready: probes.every(probe => probe.ok || this.#optional.has(probe.name)), probes }
   }
 
   async #run(name: string, probe: Probe): Promise<ProbeResult> {

@@ -45,7 +45,7 @@ export interface RouterPlan {
  * could repeat a write.
  */
 export function haproxyConfig({ httpPort, grpcPort, statsPort, nodes }: RouterPlan): string {
-  const check = (http: number) => `check port ${http} inter 250ms fall 2 rise 1 on-marked-down shutdown-sessions`
+  const check = (http: number) => `check port ${http} inter 250ms fall 2 rise 1`
   const servers = (port: 'http' | 'grpc') =>
     nodes
       .map(

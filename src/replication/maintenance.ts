@@ -162,8 +162,11 @@ export class Maintenance {
       await this.#guarded(tenant, 'moving the floor', () => this.#moveFloor(tenant))
     }
     if (now >= due.compareAtMs) {
-      due.compareAtMs = Number.POSITIVE_INFINITY
-      await this.#guarded(tenant, 'comparing with another holder', () => this.#compare(tenant))
+      // What could not be compared now, or was behind, is compared again.
+      due.compareAtMs = now + this.#options.antiEntropyMs
+      await this.#guarded(tenant, 'comparing with another holder', async () => {
+        if (await this.#compare(tenant)) due.compareAtMs = Number.POSITIVE_INFINITY
+      })
     }
     if (now >= due.snapshotAtMs) {
       due.snapshotAtMs = Number.POSITIVE_INFINITY
@@ -236,35 +239,34 @@ export class Maintenance {
     if (isDone !== false) this.#floors.delete(tenant)
   }
 
-  async #compare(tenant: TenantId): Promise<void> {
+  /** Whether every other holder was found equal, or was repaired. */
+  async #compare(tenant: TenantId): Promise<boolean> {
     const { node, directory, copies } = this.#options
     const placement = directory.placement(tenant)
-    const others = placement?.holders.filter(
-      holder => holder.node !== node && holder.state !== 'joining' && directory.isLive(holder.node),
-    )
+    const others = placement?.holders.filter(holder => holder.node !== node && holder.state !== 'joining')
+    let isDone = true
     for (const other of others ?? []) {
-      if (!copies.isCurrent(tenant)) return
-      await this.#compareWith(tenant, placement!, other.node)
+      if (!copies.isCurrent(tenant)) return false
+      isDone = directory.isLive(other.node) && (await this.#compareWith(tenant, placement!, other.node)) && isDone
     }
+    return isDone
   }
 
-  async #compareWith(tenant: TenantId, { incarnation }: Placement, other: string): Promise<void> {
-    const { pool, peers, copies, logger, time } = this.#options
+  async #compareWith(tenant: TenantId, { incarnation }: Placement, other: string): Promise<boolean> {
+    const { pool, peers, copies, logger } = this.#options
     const peer = peers.to(other)
     const status = await peer.status(tenant)
-    if (!status || status.incarnation !== incarnation) return
-    if (await copies.isBelow(tenant, status)) return copies.demote(tenant)
+    if (!status || status.incarnation !== incarnation) return false
+    if (await copies.isBelow(tenant, status)) {
+      copies.demote(tenant)
+      return false
+    }
     const covers = await pool.use(tenant, async open => open.covers(status.vector))
     if (covers === false) copies.onHole(tenant)
     await copies.nudge(tenant, status)
     const { verdict, merged, setAside } = await repairFrom(pool, tenant, incarnation, peer)
     this.counts.compared++
-    if (verdict === 'behind') {
-      // Changes are on their way: the comparison is made when they have arrived.
-      const due = this.#due.get(tenant)
-      if (due) due.compareAtMs = time.monotonic() + this.#options.antiEntropyMs
-    }
-    if (verdict !== 'different') return
+    if (verdict !== 'different') return verdict === 'equal'
     this.counts.different++
     this.counts.repaired += merged
     this.counts.setAside += setAside
@@ -273,5 +275,6 @@ export class Maintenance {
         { tenant, with: other, merged, setAside },
         'two copies that should have been equal differed; repaired',
       )
+    return true
   }
 }

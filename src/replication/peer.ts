@@ -39,6 +39,8 @@ export interface TransferHead {
   /** Everything up to here is in the records that follow (or that came before, when it is resumed). */
   readonly vector: VersionVector
   readonly floor: GcFloor | undefined
+  /** Entries that the vector counts and that were given up for lost: should one turn up, it has to be applied. */
+  readonly skipped: readonly (readonly [origin: string, sequence: number])[]
   readonly source: string
 }
 

@@ -93,6 +93,8 @@ export class Replica {
   #streams: SyncStreams | undefined
   #state: Member['state'] = 'starting'
   #hasUnpublished = false
+  #joining: Promise<void> | undefined
+  #isLeaving = false
 
   constructor(options: ReplicaOptions) {
     this.#options = options
@@ -245,14 +247,20 @@ export class Replica {
     await this.membership.start()
     this.follower.start()
     await this.copies.start()
-    this.#followPools()
     this.maintenance.start()
+    this.#joining = this.#join()
+    // A first request need not be refused only because the directory is young; NATS may be away for long.
+    await Promise.race([this.#joining, this.#options.time.sleep(this.#options.settings.leaseMs, { ref: false })])
+  }
+
+  /** Ready, for members and for routers, from when the directory has been read. */
+  async #join(): Promise<void> {
+    const { time } = this.#options
+    while (!this.directory.isComplete && !this.#isLeaving) await time.sleep(20, { ref: false })
+    if (this.#isLeaving) return
     this.#state = 'ready'
+    this.#followPools()
     await this.membership.beat().catch(() => {})
-    // A first request need not be refused only because the directory is young.
-    const { time, settings } = this.#options
-    const until = time.monotonic() + settings.leaseMs
-    while (this.directory.isWatching && !this.directory.isComplete && time.monotonic() < until) await time.sleep(20)
   }
 
   /** For the pool: how the database of a tenant is to be made when there is none. */
@@ -335,6 +343,7 @@ export class Replica {
 
   /** Announces that this node is going, so that routers and forwarders turn to others. It goes on answering. */
   async beginDrain(): Promise<void> {
+    this.#isLeaving = true
     this.#state = 'draining'
     await this.membership.beat().catch(() => {})
   }
@@ -345,6 +354,8 @@ export class Replica {
    */
   async drain(timeoutMs: number): Promise<{ unpublished: number; homesKept: number; notSaved: number }> {
     const { time, logger } = this.#options
+    this.#isLeaving = true
+    await this.#joining
     const until = time.monotonic() + timeoutMs
     while (this.publisher.isBusy && this.publisher.failures === 0 && time.monotonic() < until) await time.sleep(10)
     const homesKept = await this.homes.handOverAll().catch(() => 0)
@@ -374,6 +385,7 @@ export class Replica {
 
   /** Ends at once, as far as this process is concerned; for tests of crashes and for the simulator. */
   async abandon(): Promise<void> {
+    this.#isLeaving = true
     await Promise.allSettled([
       this.maintenance.stop(),
       this.copies.stop(),

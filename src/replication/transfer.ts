@@ -6,10 +6,10 @@ import type { GcFloor } from '../rem/floor.ts'
 import { EMBEDDING_FIELD_PREFIX, type LwwRecord } from '../rem/record.ts'
 import { edgeSurvives, edgeView } from '../rem/views.ts'
 import { decodeRecord, encodeRecord, packValue, unpackValue } from '../storage/codec.ts'
-import { keyAfter, keys, kindByte, parseRecordKey, prefixes, prefixRange, space } from '../storage/keys.ts'
+import { KeyReader, keyAfter, keys, kindByte, parseRecordKey, prefixes, prefixRange, space } from '../storage/keys.ts'
 import type { Staging } from '../tenant/staging.ts'
 import type { Tenant } from '../tenant/tenant.ts'
-import { BUCKETS, type Digests, type TransferPart, type TransferRecord } from './peer.ts'
+import { BUCKETS, type Digests, type TransferHead, type TransferPart, type TransferRecord } from './peer.ts'
 
 /** Records and bytes of one part of a transfer, at most (one record may be larger). */
 const PART_RECORDS = 256
@@ -25,7 +25,10 @@ export async function* exportTenant(
   from: Buffer | undefined,
 ): AsyncGenerator<TransferPart> {
   const { incarnation } = tenant.identity
-  yield { head: { tenant: tenant.id, incarnation, vector: new Map(tenant.vector), floor: tenant.floor, source } }
+  const skipped = await readSkipped(tenant)
+  yield {
+    head: { tenant: tenant.id, incarnation, vector: new Map(tenant.vector), floor: tenant.floor, skipped, source },
+  }
   const range = prefixRange(prefixes.space(space.record))
   let records: TransferRecord[] = []
   let bytes = 0
@@ -84,6 +87,21 @@ async function exportRecord(tenant: Tenant, key: Buffer, value: Buffer): Promise
   return { key, record: complete ? value : encodeRecord({ ...record, fields }), vectors }
 }
 
+/** Given-up entries that travel with a copy, at most. */
+const SKIPPED_MAX = 10_000
+const NOTHING = Buffer.alloc(0)
+
+async function readSkipped(tenant: Tenant): Promise<[string, number][]> {
+  const skipped: [string, number][] = []
+  const range = { ...prefixRange(prefixes.space(space.skipped)), limit: SKIPPED_MAX, values: false }
+  for await (const chunk of tenant.chunks(range))
+    for (const [key] of chunk) {
+      const reader = new KeyReader(key)
+      skipped.push([reader.text(), reader.u64()])
+    }
+  return skipped
+}
+
 const digestOf = (bytes: Buffer): Buffer => createHash('sha256').update(bytes).digest().subarray(0, 8)
 
 /** What a joining copy remembers between parts, so that it can go on after a restart, also from another source. */
@@ -110,6 +128,7 @@ export async function importTransfer(
 ): Promise<{ records: number; changed: number; vector: VersionVector }> {
   const before = options.resumable ? await readProgress(tenant) : undefined
   let vector: VersionVector | undefined
+  let skipped: TransferHead['skipped'] = []
   let records = 0
   let changed = 0
   for await (const part of parts) {
@@ -124,6 +143,7 @@ export async function importTransfer(
       // What that copy has not seen may be deleted and forgotten here: it has to be made anew, not merged.
       if (floor && !dominates(part.head.vector, floor.vector)) throw invalid('its copy is below the floor of this one')
       // Of what came before the restart only the earlier vector is certain, of the rest only the new one.
+      skipped = part.head.skipped
       vector = before ? meetVectors(before.vector, part.head.vector) : part.head.vector
     } else if (!vector) {
       throw invalid('it does not begin with its head')
@@ -144,6 +164,8 @@ export async function importTransfer(
       if (part.end.records !== records) throw invalid(`it has ${records} records of ${part.end.records}`)
       const complete = vector
       const finish = async (staging: Staging) => {
+        for (const [origin, sequence] of skipped)
+          if ((staging.vector.get(origin) ?? 0) < sequence) staging.put(keys.skipped(origin, sequence), NOTHING)
         staging.joinVector(complete)
         staging.del(keys.meta('transfer'))
       }
@@ -245,6 +267,7 @@ export function encodePart(part: TransferPart): Buffer {
           vectorToObject(part.head.vector),
           part.head.source,
           packFloor(part.head.floor),
+          part.head.skipped,
         ]
       : 'records' in part
         ? [1, part.records.map(({ key, record, vectors }) => [key, record, vectors.map(v => [v.model, v.vector])])]
@@ -267,9 +290,23 @@ export function decodePart(bytes: Buffer): TransferPart {
     )
   const [kind, ...fields] = unpackValue(body.subarray(1)) as [number, ...unknown[]]
   if (kind === 0) {
-    const [tenant, incarnation, vector, source, floor] = fields as [string, string, unknown, string, PackedFloor | null]
+    const [tenant, incarnation, vector, source, floor, skipped] = fields as [
+      string,
+      string,
+      unknown,
+      string,
+      PackedFloor | null,
+      [string, number][],
+    ]
     return {
-      head: { tenant, incarnation, vector: vectorFromObject(vector) ?? new Map(), source, floor: unpackFloor(floor) },
+      head: {
+        tenant,
+        incarnation,
+        vector: vectorFromObject(vector) ?? new Map(),
+        source,
+        floor: unpackFloor(floor),
+        skipped: skipped ?? [],
+      },
     }
   }
   if (kind === 2) return { end: { records: fields[0] as number } }
