@@ -1,6 +1,7 @@
 import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 import type { Command } from 'commander'
+import { PercolateClient } from '../../client/client.ts'
 import { parseTenantId } from '../base/ids.ts'
 import { systemTime } from '../base/time.ts'
 import type { publicJob } from '../jobs/model.ts'
@@ -30,8 +31,17 @@ export function addOperateCommands(program: Command): void {
     .command('check [tenants...]')
     .description('verify tenants on disk: records, postings, vectors, edges, outbox (Percolate must not be running)')
     .option('--data-dir <path>', 'data directory (default: PERCOLATE_DATA_DIR or ./data)')
+    .option('--cluster <tenant>', 'compare the holders of a tenant in a running cluster instead')
+    .option(
+      '--url <url>',
+      'any node of the cluster, or its router',
+      process.env.PERCOLATE_URL ?? 'http://127.0.0.1:8080',
+    )
     .option('--json', 'print JSON, for programs')
-    .addHelpText('after', '\nExample:\n  percolate check acme --data-dir ./data')
+    .addHelpText(
+      'after',
+      '\nExamples:\n  percolate check acme --data-dir ./data\n  percolate check --cluster acme --url http://127.0.0.1:8080',
+    )
     .action(guarded(check))
 }
 
@@ -94,8 +104,49 @@ function showJob(job: Job, flags: ClientFlags): void {
   else say(`${job.job_id} is ${job.status}.`)
 }
 
-async function check(tenants: string[], flags: { dataDir?: string; json?: boolean }): Promise<void> {
-  const config = configOf('up', flags)
+interface CheckFlags {
+  readonly dataDir?: string
+  readonly cluster?: string
+  readonly url: string
+  readonly json?: boolean
+}
+
+interface ClusterCheck {
+  readonly tenant: string
+  readonly equal: boolean
+  readonly unreachable: string[]
+  readonly comparisons: {
+    nodes: [string, string]
+    verdict: string
+    differences: { kind: string; key: string[]; only: string | null }[]
+  }[]
+}
+
+/** Holders against one another; the first differences by name. */
+async function checkCluster(tenant: string, flags: CheckFlags): Promise<void> {
+  const client = new PercolateClient({ url: flags.url, tenant, attemptsMax: 2 })
+  const result = await client.request<ClusterCheck>('GET', '/api/v1/replication/check')
+  if (flags.json) printJson(result)
+  else {
+    if (result.comparisons.length === 0) say(`${tenant} has one complete copy; there is nothing to compare.`)
+    else
+      printTable(
+        ['tenant', 'holders', 'verdict', 'first difference'],
+        result.comparisons.map(({ nodes, verdict, differences: [first] }) => [
+          tenant,
+          nodes.join(', '),
+          verdict === 'behind' ? 'changes are on their way; try again in a moment' : verdict,
+          first ? `${first.kind} ${first.key.join(' ')}${first.only ? ` (only on ${first.only})` : ''}` : '',
+        ]),
+      )
+    for (const node of result.unreachable) say(`${node} could not be asked.`)
+  }
+  if (!result.equal) process.exitCode = 1
+}
+
+async function check(tenants: string[], flags: CheckFlags): Promise<void> {
+  if (flags.cluster !== undefined) return checkCluster(parseTenantId(flags.cluster), flags)
+  const config = configOf('up', { ...flags })
   if (!existsSync(join(config.dataDir, 'node'))) fail(`${config.dataDir} is not a Percolate data directory.`)
   const dataDir = await DataDir.open(config.dataDir, undefined)
   const reports = []

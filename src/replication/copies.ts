@@ -5,6 +5,7 @@ import { Semaphore } from '../base/semaphore.ts'
 import type { Time } from '../base/time.ts'
 import { compareClocks } from '../clock/hlc.ts'
 import { dominates, type VersionVector } from '../clock/vector.ts'
+import { keys } from '../storage/keys.ts'
 import type { TenantPool } from '../tenant/pool.ts'
 import type { Tenant } from '../tenant/tenant.ts'
 import type { Applier } from './applier.ts'
@@ -14,7 +15,7 @@ import { lateEntries } from './late.ts'
 import type { CopyState, CopyStatus, PeerPort, TransferPart } from './peer.ts'
 import { activeHolders, holderOf, type Placement } from './placement.ts'
 import type { Hint } from './publisher.ts'
-import { importTransfer, readProgress } from './transfer.ts'
+import { importTransfer, readProgress, readSkipped } from './transfer.ts'
 
 /** The tenants' databases on this node's disk. */
 export interface CopyStore {
@@ -177,6 +178,23 @@ export class Copies {
       return true
     })
     return done ?? false
+  }
+
+  /** Takes over from another copy what was given up for lost here, when that copy has all of it. */
+  async takeSkipped(tenant: TenantId, from: string): Promise<boolean> {
+    const { pool, peers } = this.#options
+    const skipped = (await pool.use(tenant, readSkipped)) ?? []
+    if (skipped.length === 0) return true
+    const status = await peers.to(from).status(tenant)
+    if (!status || status.skipped > 0) return false
+    if (!skipped.every(([origin, sequence]) => (status.vector.get(origin) ?? 0) >= sequence)) return false
+    if (!(await this.reconcile(tenant, from))) return false
+    await pool.use(tenant, open =>
+      open.change(async staging => {
+        for (const [origin, sequence] of skipped) staging.del(keys.skipped(origin, sequence))
+      }),
+    )
+    return true
   }
 
   #set(tenant: TenantId, state: CopyState, reason: string): void {
@@ -394,6 +412,12 @@ export class Copies {
     }
     const after = await this.#statuses(tenant, peers, placement)
     for (const status of after) await this.#takeFrom(tenant, status)
+    const lost = (await pool.use(tenant, readSkipped)) ?? []
+    for (const status of after) {
+      // What others gave up for lost may be here, and the other way round.
+      if (status.skipped > 0 && lost.length === 0) await this.#options.peers.to(status.node).offer(tenant, node)
+      if (lost.length > 0 && status.skipped === 0) await this.takeSkipped(tenant, status.node)
+    }
     await this.#checkRollback(tenant, after)
     const isKnown = new Set(after.map(status => status.node))
     const isVouchedFor = activeHolders(placement).every(holder => holder.node === node || isKnown.has(holder.node))

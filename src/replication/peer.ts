@@ -22,6 +22,8 @@ export interface CopyStatus {
   readonly streamSequence: number | undefined
   /** Entries that were set aside because they came from below the floor. */
   readonly late: number
+  /** Entries that its vector counts and that were given up for lost. */
+  readonly skipped: number
 }
 
 /** A record with what it needs beside it, as copies exchange it. */
@@ -76,6 +78,8 @@ export interface PeerHandlers {
   hasRead(tenant: TenantId, stream: string, sequence: number): Promise<VersionVector | undefined>
   /** Asks the home to hand over to `successor`; false when it will not. */
   requestHome(tenant: TenantId, successor: string): Promise<boolean>
+  /** `from` has a copy with entries that were given up for lost here: they are taken over from it. */
+  offer(tenant: TenantId, from: string): Promise<boolean>
   /** Entries that could not go through the stream; the vector after. */
   push(tenant: TenantId, entries: readonly Buffer[]): Promise<VersionVector>
   /** Entries that were set aside because they came from below the floor. */

@@ -11,7 +11,7 @@ import type { Follower } from './follower.ts'
 import type { Homes } from './homes.ts'
 import { lateEntries } from './late.ts'
 import type { CopyStatus, Digests, PeerHandlers, TransferPart, TransferRecord } from './peer.ts'
-import { digestBucket, digestTenant, exportRecords, exportTenant } from './transfer.ts'
+import { digestBucket, digestTenant, exportRecords, exportTenant, readSkipped } from './transfer.ts'
 
 /** Longest wait that a peer may ask for. */
 const AWAIT_MS_MAX = 60_000
@@ -53,6 +53,7 @@ export class PeerService implements PeerHandlers {
       outboxEntries: open.outbox.entries,
       streamSequence: open.cursor?.sequence,
       late: (await lateEntries(open)).length,
+      skipped: (await readSkipped(open)).length,
     }))
   }
 
@@ -109,6 +110,10 @@ export class PeerService implements PeerHandlers {
 
   requestHome(tenant: TenantId, successor: string): Promise<boolean> {
     return this.#options.homes.handOver(tenant, successor)
+  }
+
+  offer(tenant: TenantId, from: string): Promise<boolean> {
+    return this.#options.copies.takeSkipped(tenant, from)
   }
 
   late(tenant: TenantId): Promise<Buffer[]> {

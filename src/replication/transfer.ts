@@ -91,7 +91,7 @@ async function exportRecord(tenant: Tenant, key: Buffer, value: Buffer): Promise
 const SKIPPED_MAX = 10_000
 const NOTHING = Buffer.alloc(0)
 
-async function readSkipped(tenant: Tenant): Promise<[string, number][]> {
+export async function readSkipped(tenant: Tenant): Promise<[string, number][]> {
   const skipped: [string, number][] = []
   const range = { ...prefixRange(prefixes.space(space.skipped)), limit: SKIPPED_MAX, values: false }
   for await (const chunk of tenant.chunks(range))

@@ -431,6 +431,7 @@ export class SimProcess {
           hasRead: (...args) => call(process => process.replica.service.hasRead(...args)),
           requestHome: (...args) => call(process => process.replica.service.requestHome(...args)),
           push: (...args) => call(process => process.replica.service.push(...args)),
+          offer: (...args) => call(process => process.replica.service.offer(...args)),
           late: (...args) => call(process => process.replica.service.late(...args)),
           keepLate: (...args) => call(process => process.replica.service.keepLate(...args)),
           dismissLate: (...args) => call(process => process.replica.service.dismissLate(...args)),

@@ -83,6 +83,8 @@ export class GrpcPeers implements PeerPort {
       },
       requestHome: async (tenant, successor) =>
         (await call('RequestHome', tenant, { successor }, 4 * this.#options.timeoutMs)).reached === true,
+      offer: async (tenant, from) =>
+        (await call('Offer', tenant, { successor: from }, 10 * this.#options.timeoutMs)).reached === true,
       push: async (tenant, entries) => vectorOf(await call('Push', tenant, { entries })),
       late: async tenant =>
         (((await call('Late', tenant, {})).entries as Uint8Array[] | undefined) ?? []).map(entry => Buffer.from(entry)),

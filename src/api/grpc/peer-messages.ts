@@ -34,6 +34,7 @@ export const statusMessage = (status: CopyStatus | undefined): Message =>
         outbox_entries: status.outboxEntries,
         ...(status.streamSequence === undefined ? {} : { stream_sequence: status.streamSequence }),
         late: status.late,
+        skipped: status.skipped,
       }
     : {}
 
@@ -50,5 +51,6 @@ export function statusOf(message: Message): CopyStatus | undefined {
     outboxEntries: Number(message.outbox_entries ?? 0),
     streamSequence: message.stream_sequence === undefined ? undefined : Number(message.stream_sequence),
     late: Number(message.late ?? 0),
+    skipped: Number(message.skipped ?? 0),
   }
 }

@@ -100,6 +100,9 @@ export function peerMethods({ handlers, auth, logger }: PeerServerOptions) {
     RequestHome: unary(async (tenant, request) => ({
       reached: await handlers.requestHome(tenant, String(request.successor ?? '')),
     })),
+    Offer: unary(async (tenant, request) => ({
+      reached: await handlers.offer(tenant, String(request.successor ?? '')),
+    })),
     Push: unary(async (tenant, request) => vectorMessage(await handlers.push(tenant, buffers(request.entries)))),
     Late: unary(async tenant => ({ entries: await handlers.late(tenant) })),
     KeepLate: unary(async (tenant, request) => {

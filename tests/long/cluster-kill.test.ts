@@ -1,0 +1,29 @@
+import { expect, it } from 'vitest'
+import { runFaults } from '../../test-topology/fault-run.ts'
+import { remove, tempFolder } from '../support/running.ts'
+
+const FAULTS = 100
+
+it('a hundred faults on a real cluster lose no acknowledged write', async () => {
+  const folder = await tempFolder()
+  const report = await runFaults({
+    dataDir: folder,
+    faults: FAULTS,
+    kinds: [
+      'kill node',
+      'kill nats-server',
+      'kill node',
+      'stop node',
+      'kill node',
+      'partition node from NATS',
+      'kill nats-server',
+      'stop nats-server',
+      'restart node with a clock 3 s off',
+      'restart node with a clock 5 min off',
+    ],
+    seed: 7,
+  })
+  console.log(JSON.stringify(report))
+  expect(report.violations).toEqual([])
+  await remove(folder)
+})
