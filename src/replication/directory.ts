@@ -68,6 +68,7 @@ export class Directory {
   #cluster: ClusterRecord | undefined
   #clusterSeenAtMs = Number.NEGATIVE_INFINITY
   #graceMs = 0
+  #completeGeneration = 0
   #isWatching = false
   #running: Promise<unknown>[] = []
   /** Placements put back because the bucket had none, or an older one. */
@@ -110,11 +111,14 @@ export class Directory {
   get isComplete(): boolean {
     if (!this.#isWatching || !this.#cluster) return false
     const { generation } = this.#cluster
-    const settledAtMs = this.#clusterSeenAtMs + this.#graceMs
-    return (
-      this.#options.time.monotonic() >= settledAtMs &&
-      this.members().every(({ member, isLive }) => !isLive || member.reported >= generation)
-    )
+    if (this.#completeGeneration === generation) return true
+    const isComplete =
+      this.#options.time.monotonic() >= this.#clusterSeenAtMs + this.#graceMs &&
+      // Nobody has anything to report to a directory that was never lost.
+      (generation === 1 || this.members().every(({ member, isLive }) => !isLive || member.reported >= generation))
+    // Who joins later reports too, but what is known by then is not forgotten for that.
+    if (isComplete) this.#completeGeneration = generation
+    return isComplete
   }
 
   members(): { readonly member: Member; readonly isLive: boolean }[] {

@@ -324,7 +324,7 @@ describe('the change feed', () => {
 
 describe('when nodes come and go', () => {
   it('a new home is found when one stops; it returns, catches up and holds again', async () => {
-    await put('n3', 'moves', 'e', { a: 1 }, replicated)
+    expect((await put('n3', 'moves', 'e', { a: 1 }, replicated)).status).toBe(200)
     const [home, second] = await cluster.holders('moves')
     await cluster.stopNode(home!)
     const tag = await eventually('the other holder is the home', async () => {
@@ -343,7 +343,7 @@ describe('when nodes come and go', () => {
   })
 
   it('a lost directory is put back by the nodes, and nothing is deleted', async () => {
-    await put('n1', 'kept', 'e', { a: 1 }, replicated)
+    expect((await put('n1', 'kept', 'e', { a: 1 }, replicated)).status).toBe(200)
     await cluster.holders('kept')
     const stream = connectNats(cluster.nats.url)
     await stream.deleteStream(`KV_${subjects.clusterBucket}`)

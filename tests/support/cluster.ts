@@ -125,15 +125,19 @@ export class TestCluster {
 
   /** The nodes that hold a tenant completely, the home first. */
   async holders(tenant: string, count = 2): Promise<string[]> {
+    let last: unknown
     return eventually(`${tenant} has ${count} holders`, async () => {
       const any = [...this.nodes.values()][0]!
       const { body } = await any.request('GET', '/api/v1/replication', { tenant })
+      last = body
       const current = (body.holders ?? []).filter(
         (holder: { copy: string; state: string }) => holder.copy === 'current' && holder.state === 'active',
       )
       if (current.length !== count || body.home === null) return undefined
       const names = current.map((holder: { node: string }) => holder.node) as string[]
       return names.sort((a, b) => Number(b === body.home) - Number(a === body.home))
+    }).catch((error: Error) => {
+      throw new Error(`${error.message}: ${JSON.stringify(last)}`)
     })
   }
 
