@@ -311,15 +311,28 @@ export class Copies {
       this.#gone(tenant)
       return true
     }
+    if (holderOf(placement, node)?.state === 'active') {
+      // The record still speaks of a disk that is gone: others must not wait for what was on it.
+      await directory.update(tenant, current =>
+        holderOf(current, node)?.state === 'active'
+          ? { ...withHolder(current, node, 'joining'), ...(current.home === node ? { home: undefined } : {}) }
+          : undefined,
+      )
+    }
     const sources = this.#sources(placement)
     const source = await this.#firstCurrent(tenant, placement, sources)
     const outside = source ? undefined : await this.#options.snapshot(tenant, placement.incarnation)
-    if (!source && !outside)
+    if (!source && !outside && !(await this.#isAllInStream(tenant, placement)))
       throw new PercolateError('TENANT_UNAVAILABLE', 'No other copy can be reached to make this one from.')
     await pool.use(
       tenant,
       async open => {
         if (!open.isJoining) return
+        if (!source && !outside) {
+          // There never was more than what the stream has: it is read below.
+          await open.finishJoin(async () => {})
+          return
+        }
         const progress = source ? await readProgress(open) : undefined
         const parts = source ? peers.to(source).transfer(tenant, placement.incarnation, progress?.after) : outside!
         const { records } = await importTransfer(open, parts, { resumable: true })
@@ -334,7 +347,12 @@ export class Copies {
       await this.#wipe(tenant, copy)
       return false
     }
-    await follower.catchUp(tenant)
+    const isWhole = await follower.catchUp(tenant)
+    if (!source && !outside && !isWhole)
+      throw new PercolateError(
+        'TENANT_UNAVAILABLE',
+        'The stream has entries missing, and no other copy can be reached.',
+      )
     if (source) {
       // What was on its way while the copy was made, and in no stream that was read.
       const status = await peers.to(source).status(tenant)
@@ -455,6 +473,17 @@ export class Copies {
     }
     this.#becomeCurrent(tenant, copy)
     return true
+  }
+
+  /**
+   * Nobody else ever had a complete copy, and no stream of the tenant was reaped or has lost its beginning: this is a tenant whose maker never heard that it was made, or that lost its
+   * disk before there was a second copy. What was published is all there is.
+   */
+  async #isAllInStream(tenant: TenantId, placement: Placement): Promise<boolean> {
+    const { node, follower } = this.#options
+    if (placement.covered !== undefined) return false
+    if (activeHolders(placement).some(holder => holder.node !== node)) return false
+    return follower.isWhole(tenant)
   }
 
   #becomeCurrent(tenant: TenantId, copy: Copy): void {
@@ -600,13 +629,25 @@ export class Copies {
    * end of a stream). What comes behind them is then applied, and the loss is counted and logged.
    */
   async #giveUpHole(tenant: TenantId, placement: Placement, statuses: readonly CopyStatus[]): Promise<boolean> {
-    const { node, applier, pool, logger } = this.#options
-    const others = placement.holders.filter(holder => holder.node !== node && holder.state !== 'joining')
-    if (!others.every(holder => statuses.some(status => status.node === holder.node))) return false
-    const givenUp = await pool.use(tenant, async open => {
-      const listed = placement.holders.map(holder => holder.node)
-      return applier.skipHoles(open, origin => !listed.some(holder => origin.startsWith(`${holder}.`)))
-    })
+    const { node, applier, pool, logger, peers } = this.#options
+    const others = placement.holders.filter(holder => holder.node !== node)
+    const answers = await Promise.all(
+      others.map(holder =>
+        peers
+          .to(holder.node)
+          .status(tenant)
+          .then(
+            status => status ?? null,
+            () => undefined,
+          ),
+      ),
+    )
+    // Who does not answer may have them; who has a complete copy was asked for them already.
+    if (answers.includes(undefined)) return false
+    if (answers.some(status => status?.state === 'current' && !statuses.some(known => known.node === status.node)))
+      return false
+    const origins = new Set(answers.map(status => status?.origin))
+    const givenUp = await pool.use(tenant, open => applier.skipHoles(open, origin => !origins.has(origin)))
     if (givenUp === undefined || givenUp.length === 0) return !applier.hasHole(tenant)
     this.counts.givenUp += givenUp.length
     logger.error({ tenant, lost: givenUp }, 'entries are lost: their origin is gone and no holder has them')

@@ -122,6 +122,14 @@ export class Follower {
     return !applier.hasHole(tenant)
   }
 
+  /** Whether the tenant's stream has everything from its first entry on, or never had one. */
+  async isWhole(tenant: TenantId): Promise<boolean> {
+    const streams = this.#options.streams()
+    if (!streams) return false
+    const info = await this.#options.stream.streamInfo(streams.streamOf(tenant))
+    return info === undefined || info.firstSequence === 1
+  }
+
   /** Whether all up to `sequence` of that stream has been applied, as far as this reader knows. */
   hasRead(tenant: TenantId, stream: string, sequence: number): boolean {
     const streams = this.#options.streams()

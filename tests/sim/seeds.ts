@@ -16,4 +16,6 @@ export const FAILED_ONCE: readonly number[] = [
   343, 347, 402,
   // The publisher lost a notice that came while it was ending.
   125, 151,
+  // The maker of a tenant never heard that it was made; entries of a lost disk were waited for without end.
+  1_000_141, 1_000_107,
 ]
