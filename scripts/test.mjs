@@ -14,7 +14,7 @@ const rest = args.filter(arg => arg !== '--long')
 const vitest = 'node_modules/vitest/vitest.mjs'
 if (!long && rest.length === 0) run({}, 'scripts/verify.mjs')
 if (long) {
-  run({ PERCOLATE_SIM_SECONDS: '900' }, vitest, 'run', '--project', 'sim', ...rest)
+  run({ PERCOLATE_SIM_SECONDS: '900', PERCOLATE_SIM_RUNS: '1000000' }, vitest, 'run', '--project', 'sim', ...rest)
   run({}, vitest, 'run', '--project', 'long', ...rest)
 } else {
   run({}, vitest, 'run', '--project', 'unit', '--project', 'integration', ...rest)

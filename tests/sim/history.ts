@@ -116,14 +116,13 @@ function lossOf(acked: Acked, copy: FinalCopy, history: History): string | undef
   const isVisible = record?.put !== undefined && (!record.del || compareClocks(record.put, record.del) > 0)
   if (acked.action === 'del') {
     // Deleted stays deleted: only a later existence may show.
-    if (isVisible && compareClocks(record!.put!, clock) <= 0)
+    if (isVisible && compareClocks(record!.put!, clock) <= 0 && isCovered(acked, history))
       return `${acked.tenant}: ${name} is back from before its acknowledged delete at ${formatClock(clock)}: ${show(record)}`
+    if (!isCovered(acked, history)) return undefined
     const isRemembered = record?.del !== undefined && compareClocks(record.del, clock) >= 0
     const isLater = isVisible && compareClocks(record!.put!, clock) > 0
     if (isRemembered || isLater || !record) return undefined
-    return isCovered(acked, history)
-      ? `${acked.tenant}: the delete of ${name} at ${formatClock(clock)} is lost: ${show(record)}`
-      : undefined
+    return `${acked.tenant}: the delete of ${name} at ${formatClock(clock)} is lost: ${show(record)}`
   }
   if (!isCovered(acked, history)) return undefined
   const isDeleted = (record?.del !== undefined && compareClocks(record.del, clock) >= 0) || laterDelete(acked, history)

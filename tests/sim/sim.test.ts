@@ -6,8 +6,9 @@ import { check, type FinalCopy, type History, newHistory } from './history.ts'
 import { simulate } from './run.ts'
 import { FAILED_ONCE } from './seeds.ts'
 
-/** Wall-clock seconds for the series, and its two processes; `PERCOLATE_SIM_SECONDS` in the long run. */
-const SECONDS = Number(process.env.PERCOLATE_SIM_SECONDS ?? 120)
+/** Wall-clock seconds for the series in its two processes, and how many runs each does at most; the long run sets both. */
+const SECONDS = Number(process.env.PERCOLATE_SIM_SECONDS ?? 180)
+const RUNS = Number(process.env.PERCOLATE_SIM_RUNS ?? 1000)
 
 interface Summary {
   runs: number
@@ -21,7 +22,7 @@ interface Summary {
 
 async function series(seed: number, seconds: number): Promise<Summary> {
   const cli = join(PACKAGE_FOLDER, 'dist', 'tests', 'sim', 'cli.js')
-  const args = [cli, '--seed', String(seed), '--runs', '10000000', '--seconds', String(seconds), '--json']
+  const args = [cli, '--seed', String(seed), '--runs', String(RUNS), '--seconds', String(seconds), '--json']
   const child = spawn(process.execPath, args, { stdio: ['ignore', 'pipe', 'inherit'] })
   let output = ''
   child.stdout.setEncoding('utf8').on('data', (text: string) => {
