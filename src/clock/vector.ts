@@ -1,8 +1,6 @@
 /** A version vector: for each origin (`node.disk`) the last of its sequences that was applied, all before it included (Parker et al., 1983). */
 export type VersionVector = ReadonlyMap<string, number>
 
-export const EMPTY_VECTOR: VersionVector = new Map()
-
 /** Whether `a` has everything that `b` has. */
 export function dominates(a: VersionVector, b: VersionVector): boolean {
   for (const [origin, sequence] of b) if ((a.get(origin) ?? 0) < sequence) return false

@@ -3,7 +3,7 @@ import type { TenantId } from '../base/ids.ts'
 import type { Logger } from '../base/logger.ts'
 import type { Time } from '../base/time.ts'
 import { decodeEntry, type Entry } from '../storage/codec.ts'
-import { KeyReader, keys, prefixes, prefixRange, space } from '../storage/keys.ts'
+import { keys, prefixes, prefixRange, space } from '../storage/keys.ts'
 import type { Tenant } from '../tenant/tenant.ts'
 
 export interface ApplierOptions {
@@ -236,15 +236,4 @@ export class Applier {
     if (entries.size === 0) waiting.byOrigin.delete(origin)
     if (waiting.byOrigin.size === 0) this.#waiting.delete(tenant.id)
   }
-}
-
-/** What is parked in a copy, by origin. */
-export async function parkedEntries(tenant: Tenant): Promise<{ origin: string; sequence: number; bytes: number }[]> {
-  const parked: { origin: string; sequence: number; bytes: number }[] = []
-  for await (const chunk of tenant.chunks(prefixRange(prefixes.space(space.parked))))
-    for (const [key, value] of chunk) {
-      const reader = new KeyReader(key)
-      parked.push({ origin: reader.text(), sequence: reader.u64(), bytes: value.length })
-    }
-  return parked
 }

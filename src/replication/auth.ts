@@ -18,10 +18,6 @@ export class PeerAuth {
     this.#node = node
   }
 
-  get isEnabled(): boolean {
-    return this.#secret !== undefined
-  }
-
   token(to: string, tenant: string): string {
     const name = `${to} ${tenant}`
     let token = this.#made.get(name)

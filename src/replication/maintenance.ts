@@ -110,14 +110,6 @@ export class Maintenance {
     return this.#parked.has(tenant)
   }
 
-  /** Runs the whole of it once for a tenant, due or not. */
-  async now(tenant: TenantId): Promise<void> {
-    await this.#applyParked(tenant)
-    await this.#moveFloor(tenant)
-    await this.#collect(tenant)
-    await this.#compare(tenant)
-  }
-
   /** Stores a snapshot if anything changed since the last one. */
   async snapshot(tenant: TenantId): Promise<SnapshotInfo | undefined> {
     const { pool, snapshots, node, logger } = this.#options

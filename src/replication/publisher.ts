@@ -99,11 +99,6 @@ export class Publisher {
     void this.#run(id, state)
   }
 
-  /** Forgets that a stream exists, because somebody deleted it. */
-  forgetStream(name: string): void {
-    this.#streams.delete(name)
-  }
-
   /** What is being done about a tenant's entries, for an operator. */
   describe(id: TenantId): string {
     const state = this.#tenants.get(id)

@@ -383,19 +383,6 @@ export class Replica {
     return { unpublished, homesKept, notSaved }
   }
 
-  /** Ends at once, as far as this process is concerned; for tests of crashes and for the simulator. */
-  async abandon(): Promise<void> {
-    this.#isLeaving = true
-    await Promise.allSettled([
-      this.maintenance.stop(),
-      this.copies.stop(),
-      this.follower.stop(),
-      this.publisher.stop(0),
-      this.membership.stop(),
-    ])
-    await this.directory.stop()
-  }
-
   /** Snapshots of what this node was home of: it may be the last to leave. */
   async #saveAll(until: number): Promise<number> {
     const { identity, time, snapshots, logger } = this.#options

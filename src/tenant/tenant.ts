@@ -192,10 +192,6 @@ export class Tenant {
     return this.#cursor
   }
 
-  get queued(): number {
-    return this.#writer.queued
-  }
-
   get embedding(): EmbeddingSpec | undefined {
     return this.#state.embedding
   }

@@ -9,6 +9,8 @@ import type { Member } from '../../replication/placement.ts'
 const SOCKETS_MAX = 512
 /** How long another node may take to say that it takes a request. */
 const CONFIRM_MS_MAX = 5000
+/** And until its answer begins; longer than any operation that a node bounds itself. */
+const ANSWER_MS_MAX = 120_000
 
 const HOP_BY_HOP = new Set([
   'connection',
@@ -89,6 +91,8 @@ export class HttpForwarder {
         },
       })
       const confirm = setTimeout(() => outgoing.destroy(new Error('not confirmed')), CONFIRM_MS_MAX)
+      const answerTimer = setTimeout(() => outgoing.destroy(new Error('no answer in time')), ANSWER_MS_MAX)
+      outgoing.once('close', () => clearTimeout(answerTimer))
       const isRead = method === 'GET' || method === 'HEAD'
       const gone = () => outgoing.destroy(new Error('the client went away'))
       reply.raw.once('close', gone)
@@ -107,6 +111,7 @@ export class HttpForwarder {
       } else outgoing.flushHeaders()
       outgoing.once('response', answer => {
         clearTimeout(confirm)
+        clearTimeout(answerTimer)
         if (answer.statusCode === 421) {
           answer.resume()
           reply.raw.off('close', gone)
