@@ -126,6 +126,7 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
             disk.admit()
             replica?.admitWrite(changed)
           },
+          admitCopy: () => disk.admitCopy(),
           ...replica?.openOptions(id),
           onCommit: (changed, batch) => replica?.committed(changed, batch),
         }).catch(async error => {
@@ -248,8 +249,8 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
     if (replica) {
       const running = replica
       const host = advertised(config)
-      addresses.http = `${host}:${httpPort}`
-      addresses.grpc = `${host}:${grpcApi.port}`
+      addresses.http = `${host}:${config.advertiseHttpPort ?? httpPort}`
+      addresses.grpc = `${host}:${config.advertiseGrpcPort ?? grpcApi.port}`
       addClusterProbes(probes, running, config, options.stream!)
       await running.start()
       parts.add(

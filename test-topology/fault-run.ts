@@ -1,4 +1,7 @@
+import { spawnSync } from 'node:child_process'
+import { mkdir, rm, statfs, writeFile } from 'node:fs/promises'
 import { Agent, request as httpRequest } from 'node:http'
+import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { findProgram, LocalCluster } from '../src/cluster/cluster.ts'
 import { type ClusterHistory, checkHistory, type FinalState } from './history.ts'
@@ -20,6 +23,9 @@ export const faultKinds = [
   'stop node',
   'stop nats-server',
   'partition node from NATS',
+  'cut off node from its peers',
+  'cut off nodes from one another',
+  'fill disk',
   'restart node with a clock 3 s off',
   'restart node with a clock 5 min off',
 ] as const
@@ -28,6 +34,8 @@ export type FaultKind = (typeof faultKinds)[number]
 export interface FaultReport {
   readonly violations: string[]
   readonly faults: Readonly<Record<string, number>>
+  /** Kinds that this machine does not allow: filling a disk takes a disk of one's own, and so the right to mount one. */
+  readonly impossible: readonly string[]
   readonly attempted: number
   readonly acknowledged: Readonly<Record<string, number>>
   readonly deletes: number
@@ -57,6 +65,10 @@ export const FAST: Readonly<Record<string, string>> = {
 const ENTITIES_PER_CLIENT = 4
 const REQUEST_MS_MAX = 10_000
 const REST_MS_MAX = 90_000
+const DISK_BYTES = 192 * 1024 * 1024
+const DISK_RESERVE_BYTES = 32 * 1024 * 1024
+/** What a filled disk has left: too little for anything. */
+const DISK_LEFT_BYTES = 4 * 1024 * 1024
 
 interface Answer {
   readonly status: number
@@ -111,6 +123,8 @@ export function ask(
   })
 }
 
+const portOf = (address: string): number => Number(/:(\d+)$/.exec(address)![1])
+
 /** A real cluster under load and faults, with clients that remember everything; then everything heals, and the history is checked. */
 export async function runFaults(options: FaultRunOptions): Promise<FaultReport> {
   const run = new FaultRun(options)
@@ -127,6 +141,8 @@ class FaultRun {
   readonly #proxies = new Map<string, TcpProxy>()
   readonly #faults = new Map<string, number>()
   readonly #refused = new Map<string, number>()
+  /** Folders of the nodes that are disks of their own. */
+  readonly #disks: string[] = []
   #cluster: LocalCluster | undefined
   #isLoading = true
   #state: number
@@ -137,9 +153,11 @@ class FaultRun {
   }
 
   async go(): Promise<FaultReport> {
-    const { faults, kinds = faultKinds, onProgress = () => {} } = this.#options
+    const { faults, onProgress = () => {} } = this.#options
     const startedAt = Date.now()
     await this.#start()
+    const wanted = this.#options.kinds ?? faultKinds
+    const kinds = wanted.filter(kind => kind !== 'fill disk' || this.#disks.length > 0)
     const clients = Array.from({ length: this.#options.clients ?? 8 }, (_, n) => this.#client(n))
     await sleep(1500)
     for (let n = 0; n < faults; n++) {
@@ -158,6 +176,7 @@ class FaultRun {
     return {
       violations: [...problems, ...checkHistory(this.#history, final)],
       faults: Object.fromEntries(this.#faults),
+      impossible: wanted.filter(kind => !kinds.includes(kind)),
       attempted: writes.length,
       acknowledged: Object.fromEntries(levels),
       deletes: acked.filter(({ action }) => action === 'delete').length,
@@ -172,6 +191,7 @@ class FaultRun {
     this.#isLoading = false
     await this.#cluster?.stop()
     for (const proxy of this.#proxies.values()) await proxy.stop()
+    for (const path of this.#disks) spawnSync('umount', [path])
   }
 
   async #start(): Promise<void> {
@@ -190,20 +210,33 @@ class FaultRun {
       onExit: () => {},
     }
     // Once to learn the ports, once more with the proxies in between.
-    const ports = (await LocalCluster.prepare(plan)).addresses.nats
-      .split(',')
-      .map(address => Number(address.split(':')[1]))
-    for (let node = 1; node <= plan.nodes; node++)
-      for (const [n, port] of ports.entries())
-        this.#proxies.set(`node-${node} nats-${n + 1}`, await new TcpProxy(port).start())
+    const { addresses, secrets } = await LocalCluster.prepare(plan)
+    const nats = addresses.nats.split(',').map(portOf)
+    const through = async (name: string, port: number) => {
+      this.#proxies.set(name, await new TcpProxy(port).start())
+    }
+    for (const { name, url, grpc } of addresses.nodes) {
+      for (const [n, port] of nats.entries()) await through(`${name} nats-${n + 1}`, port)
+      await through(`peers http ${name}`, portOf(url))
+      await through(`peers grpc ${name}`, portOf(grpc))
+      const folder = join(plan.dataDir, name)
+      await mkdir(folder, { recursive: true })
+      if (
+        spawnSync('mount', ['-t', 'tmpfs', '-o', `size=${DISK_BYTES},mode=700`, 'percolate-test', folder]).status === 0
+      )
+        this.#disks.push(folder)
+    }
+    const portAt = (name: string) => String(this.#proxies.get(name)!.port)
     this.#cluster = await LocalCluster.prepare({
       ...plan,
-      natsUrlOf: (node, usual) => {
-        const token = /^nats:\/\/([^@]+)@/.exec(usual)![1]
-        return ports
-          .map((_, n) => `nats://${token}@127.0.0.1:${this.#proxies.get(`${node} nats-${n + 1}`)!.port}`)
-          .join(',')
-      },
+      env: { ...FAST, PERCOLATE_DISK_RESERVE_BYTES: String(DISK_RESERVE_BYTES) },
+      envOf: node => ({
+        PERCOLATE_NATS_URL: nats
+          .map((_, n) => `nats://${secrets.nats}@127.0.0.1:${portAt(`${node} nats-${n + 1}`)}`)
+          .join(','),
+        PERCOLATE_ADVERTISE_HTTP_PORT: portAt(`peers http ${node}`),
+        PERCOLATE_ADVERTISE_GRPC_PORT: portAt(`peers grpc ${node}`),
+      }),
     })
     await this.#cluster.start()
   }
@@ -319,11 +352,22 @@ class FaultRun {
         await sleep(500 + this.#random() * 3000)
         await program.signal('SIGCONT')
         break
-      case 'partition node from NATS': {
-        const proxies = [...this.#proxies].filter(([name]) => name.startsWith(`${node} `)).map(([, proxy]) => proxy)
-        for (const proxy of proxies) proxy.cut()
-        await sleep(1000 + this.#random() * 3000)
-        for (const proxy of proxies) proxy.heal()
+      case 'partition node from NATS':
+        await this.#cutOff(name => name.startsWith(`${node} `))
+        break
+      case 'cut off node from its peers':
+        await this.#cutOff(name => name.startsWith('peers ') && name.endsWith(` ${node}`))
+        break
+      case 'cut off nodes from one another':
+        await this.#cutOff(name => name.startsWith('peers '))
+        break
+      case 'fill disk': {
+        const folder = this.#disks[Math.floor(this.#random() * this.#disks.length)]!
+        const { bavail, bsize } = await statfs(folder)
+        const ballast = join(folder, 'ballast')
+        await writeFile(ballast, Buffer.alloc(Math.max(0, bavail * bsize - DISK_LEFT_BYTES)))
+        await sleep(2000 + this.#random() * 2000)
+        await rm(ballast)
         break
       }
       default: {
@@ -337,6 +381,13 @@ class FaultRun {
       }
     }
     await sleep(400)
+  }
+
+  async #cutOff(isMeant: (proxy: string) => boolean): Promise<void> {
+    const proxies = [...this.#proxies].filter(([name]) => isMeant(name)).map(([, proxy]) => proxy)
+    for (const proxy of proxies) proxy.cut()
+    await sleep(1000 + this.#random() * 3000)
+    for (const proxy of proxies) proxy.heal()
   }
 
   /** Waits until all holders are equal, then reads every register on every node. */

@@ -16,8 +16,8 @@ export interface ClusterOptions {
   readonly workers: number
   readonly replicas: number
   readonly syncStreams: string
-  /** The URL that one node reaches NATS by, when it is not the usual one. */
-  readonly natsUrlOf?: (node: string, usual: string) => string
+  /** Further settings of one node. */
+  readonly envOf?: (node: string) => Readonly<Record<string, string>>
   /** Further places that the router knows, for nodes that join later. */
   readonly spareNodes?: number
   /** Settings of every role, as environment variables. */
@@ -231,9 +231,9 @@ export class LocalCluster {
           PERCOLATE_DATA_DIR: join(dataDir, name),
           PERCOLATE_NODE_ID: name,
           PERCOLATE_ZONE: zone,
-          PERCOLATE_NATS_URL: this.options.natsUrlOf?.(name, this.natsUrl) ?? this.natsUrl,
           PERCOLATE_HTTP_PORT: String(http),
           PERCOLATE_GRPC_PORT: String(port),
+          ...this.options.envOf?.(name),
         },
         http,
       )

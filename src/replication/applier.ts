@@ -63,6 +63,8 @@ export class Applier {
   readonly #options: ApplierOptions
   readonly #waiting = new Map<TenantId, Waiting>()
   readonly #logged = new Set<string>()
+  /** Entries parked on disk, once they have been counted. */
+  readonly #parked = new Map<TenantId, number>()
 
   constructor(options: ApplierOptions) {
     this.#options = options
@@ -76,6 +78,7 @@ export class Applier {
   /** Forgets what waits in memory: the copy is closed, or has been brought up to date otherwise. */
   forget(tenant: TenantId): void {
     this.#waiting.delete(tenant)
+    this.#parked.delete(tenant)
   }
 
   /** Takes the bytes of an entry. */
@@ -186,7 +189,9 @@ export class Applier {
 
   /** On disk, so that it outlives its stream; those behind it from the same origin wait there too, since each needs the one before. */
   async #park(tenant: Tenant, { origin, sequence }: Entry, bytes: Buffer): Promise<Offered> {
-    if ((await this.countParked(tenant)) >= PARKED_ENTRIES_MAX) return 'full'
+    const parked = this.#parked.get(tenant.id) ?? (await this.countParked(tenant))
+    if (parked >= PARKED_ENTRIES_MAX) return 'full'
+    this.#parked.set(tenant.id, parked + 1)
     await tenant.change(async staging => staging.put(keys.parked(origin, sequence), bytes))
     this.counts.parked++
     this.#options.onParked(tenant.id)
@@ -197,6 +202,7 @@ export class Applier {
     let count = 0
     for await (const chunk of tenant.chunks({ ...prefixRange(prefixes.space(space.parked)), values: false }))
       count += chunk.length
+    this.#parked.set(tenant.id, count)
     return count
   }
 

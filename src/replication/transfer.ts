@@ -150,14 +150,11 @@ export async function importTransfer(
     } else if ('records' in part) {
       const decoded = part.records.map(decodeTransferred)
       const certain = vector
-      changed += await tenant.change(async staging => {
-        let merged = 0
-        for (const { ref, record, vectors } of decoded) if (await staging.mergeRecord(ref, record, vectors)) merged++
-        const last = part.records.at(-1)
+      const last = part.records.at(-1)
+      changed += await tenant.merge(decoded, staging => {
         if (options.resumable && last)
           staging.put(keys.meta('transfer'), packValue([last.key, vectorToObject(certain)]))
-        return merged
-      }, decoded.length)
+      })
       records += decoded.length
       options.onRecords?.(decoded.length)
     } else {
@@ -195,12 +192,7 @@ function decodeTransferred({ key, record, vectors }: TransferRecord) {
 
 /** Merges single records of another copy. */
 export async function mergeTransferred(tenant: Tenant, records: readonly TransferRecord[]): Promise<number> {
-  const decoded = records.map(decodeTransferred)
-  return tenant.change(async staging => {
-    let merged = 0
-    for (const { ref, record, vectors } of decoded) if (await staging.mergeRecord(ref, record, vectors)) merged++
-    return merged
-  }, decoded.length)
+  return tenant.merge(records.map(decodeTransferred))
 }
 
 export async function exportRecords(tenant: Tenant, wanted: readonly Buffer[]): Promise<TransferRecord[]> {

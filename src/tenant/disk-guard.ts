@@ -41,6 +41,16 @@ export class DiskGuard {
     )
   }
 
+  /** Throws DISK_FULL while less than half of the reserve is free: what other copies have waits with them, so that nothing here stalls. */
+  admitCopy(): void {
+    if (this.#freeBytes >= this.#reserveBytes / 2) return
+    throw new PercolateError(
+      'DISK_FULL',
+      'The disk of the data directory is full: entries of other nodes are taken when there is space.',
+      { retryAfterS: 30 },
+    )
+  }
+
   /** A look that fails leaves the last answer standing. */
   async #look(): Promise<void> {
     const stats = await statfs(this.#path).catch(() => undefined)

@@ -9,7 +9,7 @@ import type { LwwRecord, RecordRef } from '../rem/record.ts'
 import { decodeEntry, decodeRecord, type Entry } from '../storage/codec.ts'
 import { keys, prefixes, prefixRange, space } from '../storage/keys.ts'
 import type { Kv, KvEntry, KvRange } from '../storage/kv.ts'
-import type { StagedBatch, Staging } from './staging.ts'
+import type { OpVector, StagedBatch, Staging } from './staging.ts'
 import {
   createIdentity,
   type EmbeddingSpec,
@@ -58,7 +58,16 @@ export interface TenantOptions {
   readonly recordCacheBytes: number
   /** Throws when writes cannot be taken now, such as DISK_FULL. */
   readonly admitWrite?: (tenant: Tenant) => void
+  /** Throws when nothing can be stored at all now, not even what other copies have. */
+  readonly admitCopy?: () => void
   readonly onCommit: (tenant: Tenant, batch: StagedBatch) => void
+}
+
+/** A record of another copy, decoded. */
+export interface Transferred {
+  readonly ref: RecordRef
+  readonly record: LwwRecord
+  readonly vectors: readonly OpVector[]
 }
 
 export type Applied = 'applied' | 'known' | 'hole'
@@ -233,7 +242,8 @@ export class Tenant {
    * Applies the next entry of another origin, in ONE batch with the vector. `known` when it was applied before, `hole` when
    * entries before it are missing.
    */
-  apply(entry: Entry, options: { pastFloor?: boolean } = {}): Promise<Applied> {
+  async apply(entry: Entry, options: { pastFloor?: boolean } = {}): Promise<Applied> {
+    this.#options.admitCopy?.()
     return this.#writer.run(
       async (staging): Promise<Applied> => {
         const last = staging.vector.get(entry.origin) ?? 0
@@ -246,7 +256,18 @@ export class Tenant {
     )
   }
 
-  /** Stages and commits what came from another copy; no outbox entry is made. */
+  /** Merges records of another copy, with what `also` stages beside them; the number of those that changed something. */
+  merge(records: readonly Transferred[], also?: (staging: Staging) => void): Promise<number> {
+    this.#options.admitCopy?.()
+    return this.change(async staging => {
+      let merged = 0
+      for (const { ref, record, vectors } of records) if (await staging.mergeRecord(ref, record, vectors)) merged++
+      also?.(staging)
+      return merged
+    }, records.length)
+  }
+
+  /** Stages and commits what does not come from a client; no outbox entry is made. */
   change<T>(work: (staging: Staging) => Promise<T>, weight = 1): Promise<T> {
     return this.#writer.run(work as Work<T>, { weight })
   }

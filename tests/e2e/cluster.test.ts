@@ -142,7 +142,7 @@ describe('percolate cluster', () => {
 describe('a cluster under load', () => {
   it('loses no acknowledged write to kills, stops, partitions and wrong clocks', { timeout: 300_000 }, async () => {
     const folder = await tempFolder()
-    const report = await runFaults({ dataDir: folder, faults: 7 })
+    const report = await runFaults({ dataDir: folder, faults: 10 })
     console.log(JSON.stringify(report))
     expect(report.violations).toEqual([])
     expect(report.attempted).toBeGreaterThan(200)

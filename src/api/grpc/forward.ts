@@ -1,21 +1,16 @@
-import {
-  type Client,
-  type ClientUnaryCall,
-  credentials,
-  loadPackageDefinition,
-  Metadata,
-  type ServiceClientConstructor,
-} from '@grpc/grpc-js'
+import { type ClientUnaryCall, loadPackageDefinition, Metadata, type ServiceClientConstructor } from '@grpc/grpc-js'
 import { isErrorCode, PercolateError } from '../../base/errors.ts'
 import type { TenantId } from '../../base/ids.ts'
 import { PEER_HEADER, type PeerAuth } from '../../replication/auth.ts'
 import type { Member } from '../../replication/placement.ts'
+import { Channels } from './channels.ts'
 import type { Message } from './messages.ts'
 import { loadRemProto } from './protos.ts'
 
-const CHANNELS_MAX = 256
 /** How long another node may take to say that it takes a call. */
 const CONFIRM_MS_MAX = 5000
+/** How long another node may take to answer a call whose client gave no deadline. Streams have no such end: pings tell whether the node is there. */
+const ANSWER_MS_MAX = 120_000
 
 interface Incoming {
   readonly metadata: Metadata
@@ -36,20 +31,18 @@ type AnyMethod = (...args: unknown[]) => ClientUnaryCall & AsyncIterable<Message
 /** Sends gRPC calls on to the nodes that hold the tenant, as {@link HttpForwarder} does for HTTP. Messages of a stream leave only after the other node has sent its head. */
 export class GrpcForwarder {
   readonly #auth: PeerAuth
-  readonly #channels = new Map<string, { readonly address: string; readonly client: Client }>()
-  readonly #Rem: ServiceClientConstructor
+  readonly #channels: Channels
 
   constructor(auth: PeerAuth) {
     this.#auth = auth
     const loaded = loadPackageDefinition(loadRemProto()) as unknown as {
       percolate: { v1: { Rem: ServiceClientConstructor } }
     }
-    this.#Rem = loaded.percolate.v1.Rem
+    this.#channels = new Channels(loaded.percolate.v1.Rem)
   }
 
   close(): void {
-    for (const { client } of this.#channels.values()) client.close()
-    this.#channels.clear()
+    this.#channels.close()
   }
 
   /** `onServed` is told which node answers, before anything of the answer is sent. */
@@ -82,7 +75,13 @@ export class GrpcForwarder {
         each(
           target =>
             new Promise<Forwarded>((resolve, reject) => {
-              const { invoke, metadata, options } = this.#prepare(target, tenant, name, call)
+              const { invoke, metadata, options } = this.#prepare(
+                target,
+                tenant,
+                name,
+                call,
+                Date.now() + ANSWER_MS_MAX,
+              )
               let answer: Message | undefined
               const outgoing = invoke(request, metadata, options, (error: Error | null, message: Message) => {
                 signal.removeEventListener('abort', cancel)
@@ -168,28 +167,13 @@ export class GrpcForwarder {
     )
   }
 
-  #prepare(target: Member, tenant: TenantId, name: string, call: Incoming) {
-    let channel = this.#channels.get(target.node)
-    if (channel?.address !== target.grpc) {
-      channel?.client.close()
-      if (this.#channels.size >= CHANNELS_MAX) this.close()
-      channel = {
-        address: target.grpc,
-        client: new this.#Rem(target.grpc, credentials.createInsecure(), {
-          'grpc.max_receive_message_length': -1,
-          'grpc.max_send_message_length': -1,
-          'grpc.initial_reconnect_backoff_ms': 100,
-          'grpc.max_reconnect_backoff_ms': 1000,
-        }),
-      }
-      this.#channels.set(target.node, channel)
-    }
+  #prepare(target: Member, tenant: TenantId, name: string, call: Incoming, defaultDeadline = Number.POSITIVE_INFINITY) {
     const metadata = ours(call.metadata)
     metadata.set(PEER_HEADER, this.#auth.token(target.node, tenant))
-    const { client } = channel
+    const client = this.#channels.to(target.node, target.grpc)
     const method = (client as unknown as Record<string, AnyMethod>)[name]!
     const deadline = call.getDeadline()
-    const options = Number.isFinite(Number(deadline)) ? { deadline } : {}
+    const options = Number.isFinite(Number(deadline)) ? { deadline } : { deadline: defaultDeadline }
     return { invoke: method.bind(client), metadata, options }
   }
 }

@@ -1,9 +1,10 @@
-import { type Client, credentials, loadPackageDefinition, Metadata, type ServiceClientConstructor } from '@grpc/grpc-js'
+import { type Client, loadPackageDefinition, Metadata, type ServiceClientConstructor } from '@grpc/grpc-js'
 import { isErrorCode, PercolateError } from '../../base/errors.ts'
 import type { TenantId } from '../../base/ids.ts'
 import { PEER_HEADER, type PeerAuth } from '../../replication/auth.ts'
 import type { PeerHandlers, PeerPort, TransferPart } from '../../replication/peer.ts'
 import { decodePart } from '../../replication/transfer.ts'
+import { Channels } from './channels.ts'
 import type { Message } from './messages.ts'
 import { floorOf, statusOf, vectorMessage, vectorOf } from './peer-messages.ts'
 import { recordsOf } from './peer-server.ts'
@@ -16,8 +17,6 @@ export interface GrpcPeersOptions {
   readonly timeoutMs: number
 }
 
-/** Nodes that a channel is kept open to. */
-const CHANNELS_MAX = 256
 /** A transfer without a part for this long is given up. */
 const TRANSFER_IDLE_MS = 30_000
 
@@ -32,20 +31,18 @@ type StreamMethod = (request: Message, metadata: Metadata) => AsyncIterable<Mess
 /** The way to other nodes, over gRPC. */
 export class GrpcPeers implements PeerPort {
   readonly #options: GrpcPeersOptions
-  readonly #channels = new Map<string, { readonly address: string; readonly client: Client }>()
-  readonly #Peer: ServiceClientConstructor
+  readonly #channels: Channels
 
   constructor(options: GrpcPeersOptions) {
     this.#options = options
     const loaded = loadPackageDefinition(loadPeerProto()) as unknown as {
       percolate: { v1: { Peer: ServiceClientConstructor } }
     }
-    this.#Peer = loaded.percolate.v1.Peer
+    this.#channels = new Channels(loaded.percolate.v1.Peer)
   }
 
   close(): void {
-    for (const { client } of this.#channels.values()) client.close()
-    this.#channels.clear()
+    this.#channels.close()
   }
 
   to(node: string): PeerHandlers {
@@ -126,25 +123,9 @@ export class GrpcPeers implements PeerPort {
   #reach(node: string, tenant: TenantId): { client: Client; metadata: Metadata } {
     const address = this.#options.addressOf(node)
     if (address === undefined) throw new PercolateError('NODE_UNAVAILABLE', `Node ${node} is not a member now.`)
-    let channel = this.#channels.get(node)
-    if (channel?.address !== address) {
-      channel?.client.close()
-      if (this.#channels.size >= CHANNELS_MAX) this.close()
-      channel = {
-        address,
-        client: new this.#Peer(address, credentials.createInsecure(), {
-          'grpc.max_receive_message_length': -1,
-          'grpc.initial_reconnect_backoff_ms': 100,
-          'grpc.max_reconnect_backoff_ms': 1000,
-          'grpc.keepalive_time_ms': 10_000,
-          'grpc.keepalive_timeout_ms': 5000,
-        }),
-      }
-      this.#channels.set(node, channel)
-    }
     const metadata = new Metadata()
     metadata.set(PEER_HEADER, this.#options.auth.token(node, tenant))
-    return { client: channel.client, metadata }
+    return { client: this.#channels.to(node, address), metadata }
   }
 }
 
