@@ -65,7 +65,7 @@ function addReplicationMetrics(metrics: Metrics, replica: Replica | undefined): 
   )
   gauge('parked_entries_total', 'Entries from the future that were kept until due', r => r.applier.counts.parked)
   gauge('entry_holes_total', 'Times that an entry came before the one before it', r => r.applier.counts.holes)
-  gauge('holes_given_up_total', 'Holes that no holder could fill: writes are lost', r => r.copies.counts.givenUp)
+  gauge('holes_given_up_total', 'Holes that no holder could fill: writes are lost', r => r.copies.givenUp)
   gauge('stream_consumers', 'Sync streams that are being read', r => r.follower.consumers)
   gauge('copies_current', 'Copies that answer', r => r.copies.count('current'))
   gauge(
@@ -77,14 +77,14 @@ function addReplicationMetrics(metrics: Metrics, replica: Replica | undefined): 
   gauge(
     'copies_reconciled_total',
     'Times that a copy was brought up to date from another one',
-    r => r.copies.counts.reconciled,
+    r => r.reconciler.counts.reconciled,
   )
   gauge('copies_wiped_total', 'Copies made anew because they were away for too long', r => r.copies.counts.wiped)
   gauge('copies_dropped_total', 'Copies dropped as ordered', r => r.copies.counts.dropped)
   gauge(
     'rolled_back_total',
     'Times that this disk was found to have gone back in time',
-    r => r.copies.counts.rolledBack + r.applier.counts.rolledBack,
+    r => r.reconciler.counts.rolledBack + r.applier.counts.rolledBack,
   )
   gauge('forwarded_requests_total', 'Requests sent on to the node that holds the tenant', r => r.router.forwarded)
   gauge('home_handovers_total', 'Homes handed over to another node', r => r.homes.handovers)

@@ -3,18 +3,16 @@ import type { TenantId } from '../base/ids.ts'
 import type { Logger } from '../base/logger.ts'
 import { Semaphore } from '../base/semaphore.ts'
 import type { Time } from '../base/time.ts'
-import { compareClocks } from '../clock/hlc.ts'
-import { dominates, type VersionVector } from '../clock/vector.ts'
-import { keys } from '../storage/keys.ts'
 import type { TenantPool } from '../tenant/pool.ts'
 import type { Tenant } from '../tenant/tenant.ts'
 import type { Applier } from './applier.ts'
 import type { Directory } from './directory.ts'
+import { dropCopy } from './drop.ts'
 import type { Follower } from './follower.ts'
-import { lateEntries } from './late.ts'
+import { Holes } from './holes.ts'
 import type { CopyState, CopyStatus, PeerPort, TransferPart } from './peer.ts'
 import { activeHolders, holderOf, type Placement } from './placement.ts'
-import type { Hint } from './publisher.ts'
+import type { Reconciler } from './reconciler.ts'
 import { importTransfer, readProgress, readSkipped } from './transfer.ts'
 
 /** The tenants' databases on this node's disk. */
@@ -36,14 +34,13 @@ export interface CopiesOptions {
   readonly follower: Follower
   readonly applier: Applier
   readonly peers: PeerPort
+  readonly reconciler: Reconciler
   readonly replicas: number
   /** Parts of the tenant's newest snapshot outside of any node, or undefined when there is none. */
   readonly snapshot: (tenant: TenantId, incarnation: string) => Promise<AsyncIterable<TransferPart> | undefined>
   /** The copy is trusted from now on: its outbox may be published, its requests answered. */
   readonly onCurrent: (tenant: TenantId) => void
   readonly retryMs: number
-  /** Tells the others of entries that one of them lacks. */
-  readonly announce: (hint: Hint) => void
 }
 
 interface Copy {
@@ -54,19 +51,8 @@ interface Copy {
   reason: string
 }
 
-export interface CopiesCounts {
-  joined: number
-  reconciled: number
-  wiped: number
-  dropped: number
-  rolledBack: number
-  givenUp: number
-}
-
 /** Copies that are being made or checked at once. */
 const TASKS_MAX = 4
-/** How long a hole may wait for entries that are on their way. */
-const HOLE_GRACE_MS = 300
 
 /**
  * This node's copies, and what becomes of them. A copy answers only while it is *current*; it gets there by *joining* (made from another copy or a snapshot)
@@ -74,16 +60,24 @@ const HOLE_GRACE_MS = 300
  * delete one: that takes an order to drop it, an empty outbox, and other holders that have all it has.
  */
 export class Copies {
-  readonly counts: CopiesCounts = { joined: 0, reconciled: 0, wiped: 0, dropped: 0, rolledBack: 0, givenUp: 0 }
+  readonly counts = { joined: 0, wiped: 0, dropped: 0 }
   readonly #options: CopiesOptions
   readonly #copies = new Map<TenantId, Copy>()
   readonly #tasks = new Semaphore({ permits: TASKS_MAX, waitersMax: 1_000_000, name: 'copies' })
   readonly #stop = new AbortController()
-  readonly #holes = new Set<TenantId>()
+  readonly #reconciler: Reconciler
+  readonly #holes: Holes
   readonly #creating = new Set<TenantId>()
 
   constructor(options: CopiesOptions) {
     this.#options = options
+    this.#reconciler = options.reconciler
+    this.#holes = new Holes({
+      ...options,
+      signal: this.#stop.signal,
+      state: tenant => this.state(tenant),
+      takeFrom: (tenant, status) => this.#takeFrom(tenant, status),
+    })
   }
 
   /** Finds what is on disk, and sees to it in the background. */
@@ -127,6 +121,16 @@ export class Copies {
     return count
   }
 
+  /** Entries are missing that the stream may not have; looks after a moment, and brings the copy up to date from other holders. */
+  onHole(tenant: TenantId): void {
+    this.#holes.note(tenant)
+  }
+
+  /** Entries that were given up for lost. */
+  get givenUp(): number {
+    return this.#holes.givenUp
+  }
+
   /** Whether every copy that was on disk at the start has been looked at. */
   get isSettled(): boolean {
     return this.count('verifying') === 0
@@ -157,44 +161,6 @@ export class Copies {
     while (!this.isCurrent(tenant) && this.state(tenant) !== 'absent' && time.monotonic() < until)
       await time.sleep(10, { ref: false })
     return this.isCurrent(tenant)
-  }
-
-  /** Entries are missing that the stream may not have; looks after a moment, and brings the copy up to date from other holders. */
-  onHole(tenant: TenantId): void {
-    if (this.#holes.has(tenant) || this.#stop.signal.aborted || this.state(tenant) !== 'current') return
-    this.#holes.add(tenant)
-    void this.#fillHole(tenant).finally(() => this.#holes.delete(tenant))
-  }
-
-  /** Merges all that another holder has; true when this copy then has what it had. */
-  async reconcile(tenant: TenantId, from: string): Promise<boolean> {
-    const { pool, peers, applier } = this.#options
-    const done = await pool.use(tenant, async open => {
-      await importTransfer(open, peers.to(from).transfer(tenant, open.identity.incarnation, undefined), {
-        resumable: false,
-      })
-      await applier.settle(open)
-      this.counts.reconciled++
-      return true
-    })
-    return done ?? false
-  }
-
-  /** Takes over from another copy what was given up for lost here, when that copy has all of it. */
-  async takeSkipped(tenant: TenantId, from: string): Promise<boolean> {
-    const { pool, peers } = this.#options
-    const skipped = (await pool.use(tenant, readSkipped)) ?? []
-    if (skipped.length === 0) return true
-    const status = await peers.to(from).status(tenant)
-    if (!status || status.skipped > 0) return false
-    if (!skipped.every(([origin, sequence]) => (status.vector.get(origin) ?? 0) >= sequence)) return false
-    if (!(await this.reconcile(tenant, from))) return false
-    await pool.use(tenant, open =>
-      open.change(async staging => {
-        for (const [origin, sequence] of skipped) staging.del(keys.skipped(origin, sequence))
-      }),
-    )
-    return true
   }
 
   #set(tenant: TenantId, state: CopyState, reason: string): void {
@@ -319,8 +285,8 @@ export class Copies {
           : undefined,
       )
     }
-    const sources = this.#sources(placement)
-    const source = await this.#firstCurrent(tenant, placement, sources)
+    const sources = this.#reconciler.sources(placement)
+    const source = await this.#reconciler.firstCurrent(tenant, placement, sources)
     const outside = source ? undefined : await this.#options.snapshot(tenant, placement.incarnation)
     if (!source && !outside && !(await this.#isAllInStream(tenant, placement)))
       throw new PercolateError('TENANT_UNAVAILABLE', 'No other copy can be reached to make this one from.')
@@ -356,7 +322,8 @@ export class Copies {
     if (source) {
       // What was on its way while the copy was made, and in no stream that was read.
       const status = await peers.to(source).status(tenant)
-      if (status && !(await this.#covers(tenant, status.vector))) await this.reconcile(tenant, source)
+      if (status && !(await this.#reconciler.covers(tenant, status.vector)))
+        await this.#reconciler.reconcile(tenant, source)
     }
     const standing = await directory.update(tenant, current =>
       holderOf(current, node)?.state === 'joining' ? withHolder(current, node, 'active') : undefined,
@@ -406,9 +373,9 @@ export class Copies {
       this.#set(tenant, 'joining', 'the copy is being made')
       return false
     }
-    const peers = this.#sources(placement)
-    const before = await this.#statuses(tenant, peers, placement)
-    if (await this.#isBelowFloor(tenant, before)) {
+    const peers = this.#reconciler.sources(placement)
+    const before = await this.#reconciler.statuses(tenant, peers, placement)
+    if (await this.#reconciler.isBelowFloor(tenant, before)) {
       logger.warn(
         { tenant },
         'this copy was away for longer than deletes are remembered: it is made anew, and what it never published is set aside',
@@ -416,7 +383,7 @@ export class Copies {
       await this.#wipe(tenant, copy)
       return false
     }
-    await this.#checkRollback(tenant, before)
+    await this.#reconciler.checkRollback(tenant, before)
     let hasRead = true
     let isWhole = false
     try {
@@ -428,20 +395,20 @@ export class Copies {
       // Without the stream, the other holders must vouch for this copy; a copy that is alone vouches for itself.
       if (!others.every(holder => answered.has(holder.node))) throw error
     }
-    const after = await this.#statuses(tenant, peers, placement)
+    const after = await this.#reconciler.statuses(tenant, peers, placement)
     for (const status of after) await this.#takeFrom(tenant, status)
     const lost = (await pool.use(tenant, readSkipped)) ?? []
     for (const status of after) {
       // What others gave up for lost may be here, and the other way round.
       if (status.skipped > 0 && lost.length === 0) await this.#options.peers.to(status.node).offer(tenant, node)
-      if (lost.length > 0 && status.skipped === 0) await this.takeSkipped(tenant, status.node)
+      if (lost.length > 0 && status.skipped === 0) await this.#reconciler.takeSkipped(tenant, status.node)
     }
-    await this.#checkRollback(tenant, after)
+    await this.#reconciler.checkRollback(tenant, after)
     const isKnown = new Set(after.map(status => status.node))
     const isVouchedFor = activeHolders(placement).every(holder => holder.node === node || isKnown.has(holder.node))
     // Nobody could say whether this disk went back in time: it writes under a new origin, which costs little.
     if (!isVouchedFor) await pool.use(tenant, open => open.changeOrigin())
-    if (placement.covered && !(await this.#covers(tenant, new Map(Object.entries(placement.covered)))))
+    if (placement.covered && !(await this.#reconciler.covers(tenant, new Map(Object.entries(placement.covered)))))
       throw new PercolateError(
         'TENANT_UNAVAILABLE',
         'Writes from streams that are gone are missing, and no other holder can be reached for them.',
@@ -450,7 +417,7 @@ export class Copies {
       hasRead &&
       !isWhole &&
       this.#options.applier.hasHole(tenant) &&
-      !(await this.#giveUpHole(tenant, placement, after))
+      !(await this.#holes.giveUp(tenant, placement, after))
     )
       throw new PercolateError(
         'TENANT_UNAVAILABLE',
@@ -492,7 +459,7 @@ export class Copies {
     this.#options.onCurrent(tenant)
     this.#options.follower.follow(tenant)
     // What came in while the state was another.
-    if (this.#options.applier.hasHole(tenant)) this.onHole(tenant)
+    if (this.#options.applier.hasHole(tenant)) this.#holes.note(tenant)
     const placement = this.#options.directory.placement(tenant)
     if (placement) queueMicrotask(() => this.#onPlacement(placement))
   }
@@ -515,54 +482,10 @@ export class Copies {
     await directory.update(tenant, current => withHolder(current, node, 'joining'))
   }
 
-  /** The floor of another holder has settled what this copy never saw. */
-  /** Hints again at what another copy lacks of what this one has: it may have missed it, and nothing more may come. */
-  async nudge(tenant: TenantId, status: CopyStatus): Promise<void> {
-    await this.#options.pool.use(tenant, async open => {
-      for (const [origin, sequence] of open.vector)
-        if ((status.vector.get(origin) ?? 0) < sequence)
-          this.#options.announce({ tenant, incarnation: open.identity.incarnation, origin, sequence })
-    })
-  }
-
-  async isBelow(tenant: TenantId, status: CopyStatus): Promise<boolean> {
-    return this.#isBelowFloor(tenant, [status])
-  }
-
-  async #isBelowFloor(tenant: TenantId, statuses: readonly CopyStatus[]): Promise<boolean> {
-    const below = await this.#options.pool.use(tenant, async open =>
-      statuses.some(
-        ({ floor }) =>
-          floor !== undefined &&
-          (open.floor === undefined || compareClocks(open.floor.clock, floor.clock) < 0) &&
-          !open.covers(floor.vector),
-      ),
-    )
-    return below ?? false
-  }
-
-  async #checkRollback(tenant: TenantId, statuses: readonly CopyStatus[]): Promise<void> {
-    await this.#options.pool.use(tenant, async open => {
-      if (!statuses.some(({ vector }) => (vector.get(open.origin) ?? 0) > open.state.sequence)) return
-      await open.changeOrigin()
-      this.counts.rolledBack++
-      this.#options.logger.warn(
-        { tenant, origin: open.origin },
-        'this disk went back in time: the copy writes under a new origin',
-      )
-    })
-  }
-
-  /** What another copy has that this one lacks, unless that copy is below this one's floor, and will be made anew itself. */
   async #takeFrom(tenant: TenantId, status: CopyStatus): Promise<void> {
-    if (this.state(tenant) === 'current' && (await this.#isBelowFloor(tenant, [status]))) return this.demote(tenant)
-    await this.#checkRollback(tenant, [status])
-    if (await this.#covers(tenant, status.vector)) return
-    const isBelow = await this.#options.pool.use(
-      tenant,
-      async open => open.floor !== undefined && !dominates(status.vector, open.floor.vector),
-    )
-    if (!isBelow) await this.reconcile(tenant, status.node)
+    if (this.state(tenant) === 'current' && (await this.#reconciler.isBelowFloor(tenant, [status])))
+      return this.demote(tenant)
+    await this.#reconciler.takeFrom(tenant, status)
   }
 
   /** Another holder has forgotten deletes that this copy never saw: it is checked anew, and then made anew. */
@@ -572,129 +495,13 @@ export class Copies {
     this.#work(tenant)
   }
 
-  async #covers(tenant: TenantId, vector: VersionVector): Promise<boolean> {
-    return (await this.#options.pool.use(tenant, async open => open.covers(vector))) ?? false
-  }
-
-  /** The other nodes that may have a complete copy, those that are live first. */
-  #sources(placement: Placement): string[] {
-    const { node, directory } = this.#options
-    return placement.holders
-      .filter(holder => holder.node !== node && holder.state !== 'joining' && directory.isLive(holder.node))
-      .map(holder => holder.node)
-  }
-
-  async #statuses(tenant: TenantId, nodes: readonly string[], placement: Placement): Promise<CopyStatus[]> {
-    const statuses = await Promise.all(
-      nodes.map(node =>
-        this.#options.peers
-          .to(node)
-          .status(tenant)
-          .catch(() => undefined),
-      ),
-    )
-    return statuses.filter(
-      (status): status is CopyStatus =>
-        status !== undefined && status.incarnation === placement.incarnation && status.state !== 'joining',
-    )
-  }
-
-  async #firstCurrent(tenant: TenantId, placement: Placement, nodes: readonly string[]): Promise<string | undefined> {
-    const statuses = await this.#statuses(tenant, nodes, placement)
-    return (statuses.find(({ state }) => state === 'current') ?? statuses.find(({ state }) => state === 'dropping'))
-      ?.node
-  }
-
-  async #fillHole(tenant: TenantId): Promise<void> {
-    const { time, applier, follower, directory, logger, retryMs } = this.#options
-    const { signal } = this.#stop
-    for (let attempt = 0; !signal.aborted && this.state(tenant) === 'current'; attempt++) {
-      await time.sleep(attempt === 0 ? HOLE_GRACE_MS : retryMs, { signal, ref: false }).catch(() => {})
-      if (signal.aborted) return
-      const placement = directory.placement(tenant)
-      if (!placement) continue
-      try {
-        if (attempt > 0) await follower.catchUp(tenant)
-        const statuses = await this.#statuses(tenant, this.#sources(placement), placement)
-        for (const status of statuses) await this.#takeFrom(tenant, status)
-        if (!applier.hasHole(tenant) || (await this.#giveUpHole(tenant, placement, statuses))) return
-      } catch (error) {
-        if (attempt % 20 === 0) logger.warn({ tenant, reason: String(error) }, 'a hole could not be filled yet')
-      }
-    }
-  }
-
-  /**
-   * Entries that nobody has any more: their origin is no holder now, and every holder answered that it lacks them too (they were lost with a disk, or with the unsynced
-   * end of a stream). What comes behind them is then applied, and the loss is counted and logged.
-   */
-  async #giveUpHole(tenant: TenantId, placement: Placement, statuses: readonly CopyStatus[]): Promise<boolean> {
-    const { node, applier, pool, logger, peers } = this.#options
-    const others = placement.holders.filter(holder => holder.node !== node)
-    const answers = await Promise.all(
-      others.map(holder =>
-        peers
-          .to(holder.node)
-          .status(tenant)
-          .then(
-            status => status ?? null,
-            () => undefined,
-          ),
-      ),
-    )
-    // Who does not answer may have them; who has a complete copy was asked for them already.
-    if (answers.includes(undefined)) return false
-    if (answers.some(status => status?.state === 'current' && !statuses.some(known => known.node === status.node)))
-      return false
-    const origins = new Set(answers.map(status => status?.origin))
-    const givenUp = await pool.use(tenant, open => applier.skipHoles(open, origin => !origins.has(origin)))
-    if (givenUp === undefined || givenUp.length === 0) return !applier.hasHole(tenant)
-    this.counts.givenUp += givenUp.length
-    logger.error({ tenant, lost: givenUp }, 'entries are lost: their origin is gone and no holder has them')
-    return !applier.hasHole(tenant)
-  }
-
   async #drop(tenant: TenantId, copy: Copy): Promise<boolean> {
-    const { node, pool, store, directory, follower, replicas, logger, peers } = this.#options
-    const placement = await directory.fetch(tenant)
-    const mine = holderOf(placement, node)
-    if (!placement || !mine || mine.state !== 'dropping') {
+    if (!(await dropCopy(tenant, this.#options))) {
       this.#set(tenant, 'verifying', 'the order to go was taken back')
       return false
     }
-    const own = await pool.use(tenant, async open => ({ vector: open.vector, outbox: open.outbox.entries }))
-    if (own && own.outbox > 0)
-      throw new PercolateError('TENANT_UNAVAILABLE', 'The copy has writes that are not published.')
-    const others = activeHolders(placement).filter(holder => holder.node !== node)
-    const statuses = await this.#statuses(
-      tenant,
-      others.map(holder => holder.node),
-      placement,
-    )
-    const covering = statuses.filter(
-      status => status.state === 'current' && dominates(status.vector, own?.vector ?? new Map()),
-    )
-    const wanted = Math.max(1, Math.min(replicas, others.length))
-    if (covering.length < wanted) for (const status of statuses) await this.nudge(tenant, status)
-    if (covering.length < wanted)
-      throw new PercolateError(
-        'TENANT_UNAVAILABLE',
-        `Only ${covering.length} of ${wanted} other copies have all that this one has.`,
-      )
-    // What was set aside here has no other place.
-    const late = (await pool.use(tenant, lateEntries)) ?? []
-    if (late.length > 0) await peers.to(covering[0]!.node).keepLate(tenant, late)
-    let isStanding = false
-    await directory.update(tenant, current => {
-      isStanding = holderOf(current, node)?.state === 'dropping'
-      return isStanding ? { ...current, holders: current.holders.filter(holder => holder.node !== node) } : undefined
-    })
-    if (!isStanding) return false
-    await follower.unfollow(tenant)
-    await pool.exclusive(tenant, () => store.remove(tenant))
     if (this.#copies.get(tenant) === copy) this.#gone(tenant)
     this.counts.dropped++
-    logger.info({ tenant }, 'dropped a copy as ordered')
     return true
   }
 }

@@ -13,6 +13,7 @@ import type { Directory } from './directory.ts'
 import type { Homes } from './homes.ts'
 import type { PeerPort } from './peer.ts'
 import type { Placement } from './placement.ts'
+import type { Reconciler } from './reconciler.ts'
 import type { SnapshotInfo, SnapshotStore } from './snapshots.ts'
 
 export interface MaintenanceOptions {
@@ -22,6 +23,7 @@ export interface MaintenanceOptions {
   readonly pool: TenantPool
   readonly directory: Directory
   readonly copies: Copies
+  readonly reconciler: Reconciler
   readonly homes: Homes
   readonly applier: Applier
   readonly peers: PeerPort
@@ -245,17 +247,17 @@ export class Maintenance {
   }
 
   async #compareWith(tenant: TenantId, { incarnation }: Placement, other: string): Promise<boolean> {
-    const { pool, peers, copies, logger } = this.#options
+    const { pool, peers, copies, reconciler, logger } = this.#options
     const peer = peers.to(other)
     const status = await peer.status(tenant)
     if (!status || status.incarnation !== incarnation) return false
-    if (await copies.isBelow(tenant, status)) {
+    if (await reconciler.isBelowFloor(tenant, [status])) {
       copies.demote(tenant)
       return false
     }
     const covers = await pool.use(tenant, async open => open.covers(status.vector))
     if (covers === false) copies.onHole(tenant)
-    await copies.nudge(tenant, status)
+    await reconciler.nudge(tenant, status)
     const { verdict, merged, setAside } = await repairFrom(pool, tenant, incarnation, peer)
     this.counts.compared++
     if (verdict !== 'different') return verdict === 'equal'

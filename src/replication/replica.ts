@@ -21,6 +21,7 @@ import { Membership } from './membership.ts'
 import type { PeerPort } from './peer.ts'
 import { activeHolders, type Member } from './placement.ts'
 import { encodeHint, Publisher } from './publisher.ts'
+import { Reconciler } from './reconciler.ts'
 import { Router } from './router.ts'
 import { PeerService } from './service.ts'
 import type { SnapshotStore } from './snapshots.ts'
@@ -83,6 +84,7 @@ export class Replica {
   readonly publisher: Publisher
   readonly applier: Applier
   readonly follower: Follower
+  readonly reconciler: Reconciler
   readonly copies: Copies
   readonly homes: Homes
   readonly router: Router
@@ -162,6 +164,15 @@ export class Replica {
       streams,
       mayPublish: tenant => this.copies.isCurrent(tenant) || this.copies.state(tenant) === 'dropping',
     })
+    this.reconciler = new Reconciler({
+      node,
+      logger,
+      pool,
+      directory: this.directory,
+      applier: this.applier,
+      peers,
+      announce: hint => stream.announce(subjects.hint, encodeHint(hint)),
+    })
     this.copies = new Copies({
       node,
       time,
@@ -172,6 +183,7 @@ export class Replica {
       follower: this.follower,
       applier: this.applier,
       peers,
+      reconciler: this.reconciler,
       replicas: settings.replicas,
       snapshot: async (tenant, incarnation) => snapshots?.parts(tenant, incarnation),
       onCurrent: tenant => {
@@ -180,7 +192,6 @@ export class Replica {
         this.maintenance.changed(tenant, true)
       },
       retryMs: settings.copyRetryMs,
-      announce: hint => stream.announce(subjects.hint, encodeHint(hint)),
     })
     this.homes = new Homes({
       node,
@@ -213,6 +224,7 @@ export class Replica {
     this.service = new PeerService({
       node,
       pool,
+      reconciler: this.reconciler,
       copies: this.copies,
       applier: this.applier,
       homes: this.homes,
@@ -220,6 +232,7 @@ export class Replica {
     })
     this.maintenance = new Maintenance({
       node,
+      reconciler: this.reconciler,
       time,
       logger,
       pool,

@@ -11,6 +11,7 @@ import type { Follower } from './follower.ts'
 import type { Homes } from './homes.ts'
 import { lateEntries } from './late.ts'
 import type { CopyStatus, Digests, PeerHandlers, TransferPart, TransferRecord } from './peer.ts'
+import type { Reconciler } from './reconciler.ts'
 import { digestBucket, digestTenant, exportRecords, exportTenant, readSkipped } from './transfer.ts'
 
 /** Longest wait that a peer may ask for. */
@@ -21,6 +22,7 @@ const TRANSFERS_MAX = 4
 export interface PeerServiceOptions {
   readonly node: string
   readonly pool: TenantPool
+  readonly reconciler: Reconciler
   readonly copies: Copies
   readonly applier: Applier
   readonly homes: Homes
@@ -113,7 +115,7 @@ export class PeerService implements PeerHandlers {
   }
 
   offer(tenant: TenantId, from: string): Promise<boolean> {
-    return this.#options.copies.takeSkipped(tenant, from)
+    return this.#options.reconciler.takeSkipped(tenant, from)
   }
 
   late(tenant: TenantId): Promise<Buffer[]> {

@@ -124,16 +124,16 @@ export const mutations: readonly Mutation[] = [
     why: 'what comes from below the floor is merged, by copies and in copies that were away',
     edits: [
       edit('tenant/staging', 'return (this.#floor !== undefined &&', 'return (false && this.#floor !== undefined &&'),
-      edit('replication/copies', 'if (await this.#isBelowFloor(tenant, before)) {', 'if (false) {'),
-      edit('replication/copies', 'if (!isBelow)', 'if (true)'),
+      edit('replication/copies', 'if (await this.#reconciler.isBelowFloor(tenant, before)) {', 'if (false) {'),
+      edit('replication/reconciler', 'if (!isBelow)', 'if (true)'),
       edit('replication/transfer', 'if (floor && !dominates(part.head.vector, floor.vector))', 'if (false)'),
       edit('replication/transfer', 'if (theirs &&', 'if (false && theirs &&'),
       edit(
         'replication/copies',
-        "if (this.state(tenant) === 'current' && (await this.#isBelowFloor(tenant, [status])))",
+        "if (this.state(tenant) === 'current' && (await this.#reconciler.isBelowFloor(tenant, [status])))",
         'if (false)',
       ),
-      edit('replication/maintenance', 'if (await copies.isBelow(tenant, status))', 'if (false)'),
+      edit('replication/maintenance', 'if (await reconciler.isBelowFloor(tenant, [status]))', 'if (false)'),
     ],
   },
   {
@@ -145,9 +145,9 @@ export const mutations: readonly Mutation[] = [
     name: 'dropped without a look',
     why: 'a copy is deleted as ordered, whether or not the others have what it has',
     edits: [
-      edit('replication/copies', 'if (own && own.outbox > 0)', 'if (false)'),
+      edit('replication/drop', 'if (own && own.outbox > 0)', 'if (false)'),
       edit(
-        'replication/copies',
+        'replication/drop',
         'const wanted = Math.max(1, Math.min(replicas, others.length));',
         'const wanted = 0; covering.push({ node });',
       ),
@@ -157,7 +157,7 @@ export const mutations: readonly Mutation[] = [
     name: 'hole never filled',
     why: 'bringing a copy up to date from another one does nothing',
     edits: [
-      edit('replication/copies', 'async reconcile(tenant, from) {', 'async reconcile(tenant, from) { return true;'),
+      edit('replication/reconciler', 'async reconcile(tenant, from) {', 'async reconcile(tenant, from) { return true;'),
     ],
   },
   {

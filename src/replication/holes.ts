@@ -1,0 +1,96 @@
+import type { TenantId } from '../base/ids.ts'
+import type { Logger } from '../base/logger.ts'
+import type { Time } from '../base/time.ts'
+import type { TenantPool } from '../tenant/pool.ts'
+import type { Applier } from './applier.ts'
+import type { Directory } from './directory.ts'
+import type { Follower } from './follower.ts'
+import type { CopyState, CopyStatus, PeerPort } from './peer.ts'
+import type { Placement } from './placement.ts'
+import type { Reconciler } from './reconciler.ts'
+
+export interface HolesOptions {
+  readonly node: string
+  readonly time: Time
+  readonly logger: Logger
+  readonly pool: TenantPool
+  readonly directory: Directory
+  readonly follower: Follower
+  readonly applier: Applier
+  readonly peers: PeerPort
+  readonly reconciler: Reconciler
+  readonly retryMs: number
+  readonly state: (tenant: TenantId) => CopyState
+  readonly takeFrom: (tenant: TenantId, status: CopyStatus) => Promise<void>
+  readonly signal: AbortSignal
+}
+
+/** How long a hole may wait for entries that are on their way. */
+const HOLE_GRACE_MS = 300
+
+/** Entries that are missing from a copy: waited for, read again, taken from other holders, and at last given up when nobody has them. */
+export class Holes {
+  /** Entries given up for lost. */
+  givenUp = 0
+  readonly #options: HolesOptions
+  readonly #holes = new Set<TenantId>()
+
+  constructor(options: HolesOptions) {
+    this.#options = options
+  }
+
+  /** Entries are missing that the stream may not have; looks after a moment, and brings the copy up to date from other holders. */
+  note(tenant: TenantId): void {
+    if (this.#holes.has(tenant) || this.#options.signal.aborted || this.#options.state(tenant) !== 'current') return
+    this.#holes.add(tenant)
+    void this.#fillHole(tenant).finally(() => this.#holes.delete(tenant))
+  }
+
+  async #fillHole(tenant: TenantId): Promise<void> {
+    const { time, applier, follower, directory, logger, retryMs, reconciler, signal, state, takeFrom } = this.#options
+    for (let attempt = 0; !signal.aborted && state(tenant) === 'current'; attempt++) {
+      await time.sleep(attempt === 0 ? HOLE_GRACE_MS : retryMs, { signal, ref: false }).catch(() => {})
+      if (signal.aborted) return
+      const placement = directory.placement(tenant)
+      if (!placement) continue
+      try {
+        if (attempt > 0) await follower.catchUp(tenant)
+        const statuses = await reconciler.statuses(tenant, reconciler.sources(placement), placement)
+        for (const status of statuses) await takeFrom(tenant, status)
+        if (!applier.hasHole(tenant) || (await this.giveUp(tenant, placement, statuses))) return
+      } catch (error) {
+        if (attempt % 20 === 0) logger.warn({ tenant, reason: String(error) }, 'a hole could not be filled yet')
+      }
+    }
+  }
+
+  /**
+   * Entries that nobody has any more: their origin is no holder now, and every holder answered that it lacks them too (they were lost with a disk, or with the unsynced
+   * end of a stream). What comes behind them is then applied, and the loss is counted and logged.
+   */
+  async giveUp(tenant: TenantId, placement: Placement, statuses: readonly CopyStatus[]): Promise<boolean> {
+    const { node, applier, pool, logger, peers } = this.#options
+    const others = placement.holders.filter(holder => holder.node !== node)
+    const answers = await Promise.all(
+      others.map(holder =>
+        peers
+          .to(holder.node)
+          .status(tenant)
+          .then(
+            status => status ?? null,
+            () => undefined,
+          ),
+      ),
+    )
+    // Who does not answer may have them; who has a complete copy was asked for them already.
+    if (answers.includes(undefined)) return false
+    if (answers.some(status => status?.state === 'current' && !statuses.some(known => known.node === status.node)))
+      return false
+    const origins = new Set(answers.map(status => status?.origin))
+    const givenUp = await pool.use(tenant, open => applier.skipHoles(open, origin => !origins.has(origin)))
+    if (givenUp === undefined || givenUp.length === 0) return !applier.hasHole(tenant)
+    this.givenUp += givenUp.length
+    logger.error({ tenant, lost: givenUp }, 'entries are lost: their origin is gone and no holder has them')
+    return !applier.hasHole(tenant)
+  }
+}

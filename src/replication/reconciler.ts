@@ -1,0 +1,143 @@
+import type { TenantId } from '../base/ids.ts'
+import type { Logger } from '../base/logger.ts'
+import { compareClocks } from '../clock/hlc.ts'
+import { dominates, type VersionVector } from '../clock/vector.ts'
+import { keys } from '../storage/keys.ts'
+import type { TenantPool } from '../tenant/pool.ts'
+import type { Applier } from './applier.ts'
+import type { Directory } from './directory.ts'
+import type { CopyStatus, PeerPort } from './peer.ts'
+import type { Placement } from './placement.ts'
+import type { Hint } from './publisher.ts'
+import { importTransfer, readSkipped } from './transfer.ts'
+
+export interface ReconcilerOptions {
+  readonly node: string
+  readonly logger: Logger
+  readonly pool: TenantPool
+  readonly directory: Directory
+  readonly applier: Applier
+  readonly peers: PeerPort
+  /** Tells the others of entries that one of them lacks. */
+  readonly announce: (hint: Hint) => void
+}
+
+/** Compares this node's copies with those of other nodes, and takes over what they have. */
+export class Reconciler {
+  readonly counts = { reconciled: 0, rolledBack: 0 }
+  readonly #options: ReconcilerOptions
+
+  constructor(options: ReconcilerOptions) {
+    this.#options = options
+  }
+
+  /** Merges all that another holder has; true when this copy then has what it had. */
+  async reconcile(tenant: TenantId, from: string): Promise<boolean> {
+    const { pool, peers, applier } = this.#options
+    const done = await pool.use(tenant, async open => {
+      await importTransfer(open, peers.to(from).transfer(tenant, open.identity.incarnation, undefined), {
+        resumable: false,
+      })
+      await applier.settle(open)
+      this.counts.reconciled++
+      return true
+    })
+    return done ?? false
+  }
+
+  /** Takes over from another copy what was given up for lost here, when that copy has all of it. */
+  async takeSkipped(tenant: TenantId, from: string): Promise<boolean> {
+    const { pool, peers } = this.#options
+    const skipped = (await pool.use(tenant, readSkipped)) ?? []
+    if (skipped.length === 0) return true
+    const status = await peers.to(from).status(tenant)
+    if (!status || status.skipped > 0) return false
+    if (!skipped.every(([origin, sequence]) => (status.vector.get(origin) ?? 0) >= sequence)) return false
+    if (!(await this.reconcile(tenant, from))) return false
+    await pool.use(tenant, open =>
+      open.change(async staging => {
+        for (const [origin, sequence] of skipped) staging.del(keys.skipped(origin, sequence))
+      }),
+    )
+    return true
+  }
+
+  /** Hints again at what another copy lacks of what this one has: it may have missed it, and nothing more may come. */
+  async nudge(tenant: TenantId, status: CopyStatus): Promise<void> {
+    await this.#options.pool.use(tenant, async open => {
+      for (const [origin, sequence] of open.vector)
+        if ((status.vector.get(origin) ?? 0) < sequence)
+          this.#options.announce({ tenant, incarnation: open.identity.incarnation, origin, sequence })
+    })
+  }
+
+  /** Whether one of them has forgotten deletes that this copy never saw. */
+  async isBelowFloor(tenant: TenantId, statuses: readonly CopyStatus[]): Promise<boolean> {
+    const below = await this.#options.pool.use(tenant, async open =>
+      statuses.some(
+        ({ floor }) =>
+          floor !== undefined &&
+          (open.floor === undefined || compareClocks(open.floor.clock, floor.clock) < 0) &&
+          !open.covers(floor.vector),
+      ),
+    )
+    return below ?? false
+  }
+
+  /** Others know entries of this copy that it lacks: its disk went back in time, and it takes another origin. */
+  async checkRollback(tenant: TenantId, statuses: readonly CopyStatus[]): Promise<void> {
+    await this.#options.pool.use(tenant, async open => {
+      if (!statuses.some(({ vector }) => (vector.get(open.origin) ?? 0) > open.state.sequence)) return
+      await open.changeOrigin()
+      this.counts.rolledBack++
+      this.#options.logger.warn(
+        { tenant, origin: open.origin },
+        'this disk went back in time: the copy writes under a new origin',
+      )
+    })
+  }
+
+  /** What another copy has that this one lacks, unless that copy is below this one's floor, and will be made anew itself. */
+  async takeFrom(tenant: TenantId, status: CopyStatus): Promise<void> {
+    await this.checkRollback(tenant, [status])
+    if (await this.covers(tenant, status.vector)) return
+    const isBelow = await this.#options.pool.use(
+      tenant,
+      async open => open.floor !== undefined && !dominates(status.vector, open.floor.vector),
+    )
+    if (!isBelow) await this.reconcile(tenant, status.node)
+  }
+
+  async covers(tenant: TenantId, vector: VersionVector): Promise<boolean> {
+    return (await this.#options.pool.use(tenant, async open => open.covers(vector))) ?? false
+  }
+
+  /** The other nodes that may have a complete copy, those that are live first. */
+  sources(placement: Placement): string[] {
+    const { node, directory } = this.#options
+    return placement.holders
+      .filter(holder => holder.node !== node && holder.state !== 'joining' && directory.isLive(holder.node))
+      .map(holder => holder.node)
+  }
+
+  async statuses(tenant: TenantId, nodes: readonly string[], placement: Placement): Promise<CopyStatus[]> {
+    const statuses = await Promise.all(
+      nodes.map(node =>
+        this.#options.peers
+          .to(node)
+          .status(tenant)
+          .catch(() => undefined),
+      ),
+    )
+    return statuses.filter(
+      (status): status is CopyStatus =>
+        status !== undefined && status.incarnation === placement.incarnation && status.state !== 'joining',
+    )
+  }
+
+  async firstCurrent(tenant: TenantId, placement: Placement, nodes: readonly string[]): Promise<string | undefined> {
+    const statuses = await this.statuses(tenant, nodes, placement)
+    return (statuses.find(({ state }) => state === 'current') ?? statuses.find(({ state }) => state === 'dropping'))
+      ?.node
+  }
+}
