@@ -39,6 +39,29 @@ export class Gate {
     return this.#options.replica.service.node
   }
 
+  /**
+   * Passes the request through `forward` when another node has to answer it; false: it is answered here. When no node takes it, the directory is asked anew, once: a home that was handed over
+   * meanwhile may be here by now.
+   */
+  async through(request: GateRequest, forward: (targets: readonly Member[]) => Promise<void>): Promise<boolean> {
+    for (let isAgain = false; ; isAgain = true) {
+      const passage = await this.pass(request)
+      if (passage.kind === 'local') return false
+      try {
+        await forward(passage.targets)
+        return true
+      } catch (error) {
+        if (isAgain || !(error instanceof NotTaken)) throw error
+        await this.refresh(request.tenant)
+      }
+    }
+  }
+
+  /** Looks at the tenant's place in the directory itself; what this node remembers of it may be old. */
+  async refresh(tenant: TenantId): Promise<void> {
+    await this.#options.replica.directory.fetch(tenant).catch(() => undefined)
+  }
+
   async pass({ tenant, isWrite, consistency, peerToken }: GateRequest): Promise<Passage> {
     const { replica, auth, bookmarkWaitMs } = this.#options
     const forwardedBy = peerToken === undefined ? undefined : auth.verify(peerToken, tenant)
@@ -67,6 +90,16 @@ export class Gate {
       'BOOKMARK_NOT_REACHED',
       'No holder that could be asked has applied the bookmark yet; retry in a moment.',
     )
+  }
+}
+
+/** Every node that was asked refused before it took anything of the request. */
+export class NotTaken extends PercolateError {
+  constructor(cause: unknown) {
+    super('TENANT_UNAVAILABLE', 'No node that holds the tenant takes the request now; retry in a moment.', {
+      retryAfterS: 1,
+      cause,
+    })
   }
 }
 

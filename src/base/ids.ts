@@ -8,6 +8,8 @@ export type TenantId = string & { readonly [tenantBrand]: true }
 
 const tenantPattern = new RegExp(TENANT_ID_PATTERN)
 
+export const isTenantId = (value: string): value is TenantId => tenantPattern.test(value)
+
 export function parseTenantId(value: unknown): TenantId {
   if (value === undefined || value === '') {
     throw new PercolateError(

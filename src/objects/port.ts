@@ -27,7 +27,10 @@ export interface ObjectStore {
   head(key: string): Promise<ObjectInfo | undefined>
   /** Deleting what is not there is no error. */
   delete(key: string): Promise<void>
-  list(prefix: string, max: number): Promise<ObjectInfo[]>
+  /** All objects whose key begins with `prefix`, in the order of keys, read page by page. */
+  list(prefix: string): AsyncIterable<ObjectInfo>
+  /** What comes between `prefix` and the next slash, each once. */
+  folders(prefix: string): AsyncIterable<string>
   /** Throws OBJECT_STORE_UNAVAILABLE when the store can't be reached. */
   ping(): Promise<void>
   close(): void

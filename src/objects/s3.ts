@@ -6,6 +6,7 @@ import {
   HeadBucketCommand,
   HeadObjectCommand,
   ListObjectsV2Command,
+  type ListObjectsV2CommandOutput,
   S3Client,
   S3ServiceException,
 } from '@aws-sdk/client-s3'
@@ -113,15 +114,25 @@ export class S3ObjectStore implements ObjectStore {
     await this.#call(() => this.#client.send(new DeleteObjectCommand({ Bucket: this.#bucket, Key: key })))
   }
 
-  async list(prefix: string, max: number): Promise<ObjectInfo[]> {
-    const answer = await this.#call(() =>
-      this.#client.send(new ListObjectsV2Command({ Bucket: this.#bucket, Prefix: prefix, MaxKeys: max })),
-    )
-    return (answer.Contents ?? []).map(({ Key, Size }) => ({
-      key: Key ?? '',
-      bytes: Size ?? 0,
-      contentType: undefined,
-    }))
+  async *list(prefix: string): AsyncGenerator<ObjectInfo> {
+    for await (const { Contents = [] } of this.#pages({ Prefix: prefix }))
+      for (const { Key, Size } of Contents) yield { key: Key ?? '', bytes: Size ?? 0, contentType: undefined }
+  }
+
+  async *folders(prefix: string): AsyncGenerator<string> {
+    for await (const { CommonPrefixes = [] } of this.#pages({ Prefix: prefix, Delimiter: '/' }))
+      for (const { Prefix = '' } of CommonPrefixes) yield Prefix.slice(prefix.length, -1)
+  }
+
+  async *#pages(query: { Prefix: string; Delimiter?: string }): AsyncGenerator<ListObjectsV2CommandOutput> {
+    let after: string | undefined
+    do {
+      const page = await this.#call(() =>
+        this.#client.send(new ListObjectsV2Command({ Bucket: this.#bucket, ...query, ContinuationToken: after })),
+      )
+      yield page
+      after = page.NextContinuationToken
+    } while (after !== undefined)
   }
 
   async ping(): Promise<void> {

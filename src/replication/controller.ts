@@ -1,4 +1,4 @@
-import type { TenantId } from '../base/ids.ts'
+import { isTenantId, type TenantId } from '../base/ids.ts'
 import type { Logger } from '../base/logger.ts'
 import type { Time } from '../base/time.ts'
 import { joinVectors, meetVectors, type VersionVector, vectorToObject } from '../clock/vector.ts'
@@ -255,17 +255,24 @@ export class Controller {
     if (this.#hasListedSnapshots || !snapshots || !directory.isComplete) return
     const ready = directory.members().filter(({ member, isLive }) => isLive && member.state === 'ready')
     if (ready.length === 0) return
-    for (const { tenant, incarnation } of await snapshots.tenants()) {
-      const id = tenant as TenantId
-      if (directory.placement(id) || (await directory.fetch(id))) continue
-      const tier = ready[0]!.member.tier
-      const nodes = choosePlaces(
-        id,
-        ready.map(({ member }) => member),
-        replicas,
-      )
+    let isWaiting = false
+    for await (const name of snapshots.tenants()) {
+      // Anything else there is not ours.
+      if (!isTenantId(name)) continue
+      const tenant = name
+      if (directory.placement(tenant) || (await directory.fetch(tenant))) continue
+      const latest = await snapshots.latest(tenant)
+      if (!latest) continue
+      const { tier, incarnation } = latest
+      const places = ready.filter(({ member }) => member.tier === tier).map(({ member }) => member)
+      const nodes = choosePlaces(tenant, places, replicas)
+      if (nodes.length === 0) {
+        // Its tier has no node now.
+        isWaiting = true
+        continue
+      }
       await directory.create({
-        tenant: id,
+        tenant,
         incarnation,
         tier,
         holders: nodes.map(node => ({ node, state: 'joining' })),
@@ -277,7 +284,7 @@ export class Controller {
       this.counts.restored++
       logger.warn({ tenant }, 'a tenant that only its snapshot knows was put back into the directory')
     }
-    this.#hasListedSnapshots = true
+    this.#hasListedSnapshots = !isWaiting
   }
 
   /**
@@ -323,10 +330,12 @@ export class Controller {
   async #coverage(tenant: TenantId, incarnation: string, sequence: number): Promise<VersionVector | undefined> {
     const { directory, peers } = this.#options
     const placement = directory.placement(tenant)
-    if (!placement || placement.holders.length === 0) return undefined
+    // A copy that is going waits for its outbox, and that for the next stream: it must not be waited for.
+    const holders = placement?.holders.filter(({ state }) => state !== 'dropping') ?? []
+    if (holders.length === 0) return undefined
     let readers = 0
     let covered: VersionVector | undefined
-    for (const { node } of placement.holders) {
+    for (const { node } of holders) {
       if (!directory.isLive(node)) continue
       const vector = await peers
         .to(node)
@@ -336,7 +345,7 @@ export class Controller {
       covered = covered ? meetVectors(covered, vector) : vector
       readers++
     }
-    return readers >= Math.min(2, placement.holders.length) ? covered : undefined
+    return readers >= Math.min(2, holders.length) ? covered : undefined
   }
 }
 

@@ -1,3 +1,4 @@
+import { setMaxListeners } from 'node:events'
 import { PercolateError } from '../base/errors.ts'
 import type { TenantId } from '../base/ids.ts'
 import type { Logger } from '../base/logger.ts'
@@ -10,6 +11,7 @@ import type { Directory } from './directory.ts'
 import { dropCopy } from './drop.ts'
 import type { Follower } from './follower.ts'
 import { Holes } from './holes.ts'
+import { moveLate } from './late.ts'
 import type { CopyState, CopyStatus, PeerPort, TransferPart } from './peer.ts'
 import { activeHolders, holderOf, type Placement } from './placement.ts'
 import type { Reconciler } from './reconciler.ts'
@@ -49,6 +51,8 @@ interface Copy {
   task: Promise<void> | undefined
   /** Why it is not current, for who asks. */
   reason: string
+  /** It is known to have been made whole once, and not to be wiped since. */
+  isComplete: boolean
 }
 
 /** Copies that are being made or checked at once. */
@@ -71,6 +75,8 @@ export class Copies {
 
   constructor(options: CopiesOptions) {
     this.#options = options
+    // Every copy that is worked on waits with it.
+    setMaxListeners(0, this.#stop.signal)
     this.#reconciler = options.reconciler
     this.#holes = new Holes({
       ...options,
@@ -106,9 +112,12 @@ export class Copies {
     return this.state(tenant) === 'current'
   }
 
-  /** Whether there is a copy that entries of others go into. */
-  holds(tenant: TenantId): boolean {
-    return this.state(tenant) !== 'absent'
+  /**
+   * Whether there is a copy that entries of others go into. Not before it is complete: what a transfer brings jumps over entries, also over deletes that its source has forgotten, and must
+   * find nothing in the copy that came another way.
+   */
+  takesEntries(tenant: TenantId): boolean {
+    return this.#copies.get(tenant)?.isComplete ?? false
   }
 
   tenants(): TenantId[] {
@@ -151,6 +160,7 @@ export class Copies {
   /** A tenant that this node has just entered into the directory: its copy is new, empty and complete. */
   created(tenant: TenantId): void {
     this.#set(tenant, 'current', '')
+    this.#copies.get(tenant)!.isComplete = true
     this.#options.onCurrent(tenant)
   }
 
@@ -167,7 +177,7 @@ export class Copies {
     const copy = this.#copies.get(tenant)
     if (state === 'absent') this.#copies.delete(tenant)
     else if (copy) Object.assign(copy, { state, reason })
-    else this.#copies.set(tenant, { state, task: undefined, reason })
+    else this.#copies.set(tenant, { state, task: undefined, reason, isComplete: false })
   }
 
   #onPlacement(placement: Placement): void {
@@ -266,16 +276,11 @@ export class Copies {
   }
 
   async #join(tenant: TenantId, copy: Copy): Promise<boolean> {
-    const { node, pool, store, directory, follower, applier, peers, logger } = this.#options
+    const { node, pool, directory, follower, applier, peers, logger } = this.#options
     const placement = directory.placement(tenant)
     if (!placement || !holderOf(placement, node)) {
-      // Not wanted any more. A copy that was never complete has nothing of its own.
-      await follower.unfollow(tenant)
-      await pool.exclusive(tenant, async () => {
-        if (await store.has(tenant)) await store.remove(tenant)
-      })
-      this.#gone(tenant)
-      return true
+      // Not wanted any more.
+      return this.#forget(tenant)
     }
     if (holderOf(placement, node)?.state === 'active') {
       // The record still speaks of a disk that is gone: others must not wait for what was on it.
@@ -313,7 +318,17 @@ export class Copies {
       await this.#wipe(tenant, copy)
       return false
     }
+    copy.isComplete = true
     const isWhole = await follower.catchUp(tenant)
+    if (
+      outside &&
+      placement.covered &&
+      !(await this.#reconciler.covers(tenant, new Map(Object.entries(placement.covered))))
+    )
+      throw new PercolateError(
+        'TENANT_UNAVAILABLE',
+        'The stored snapshot is older than streams that are gone, and no other copy can be reached.',
+      )
     if (!source && !outside && !isWhole)
       throw new PercolateError(
         'TENANT_UNAVAILABLE',
@@ -322,6 +337,11 @@ export class Copies {
     if (source) {
       // What was on its way while the copy was made, and in no stream that was read.
       const status = await peers.to(source).status(tenant)
+      if (status && (await this.#reconciler.isBelowFloor(tenant, [status]))) {
+        // It was made over several attempts, and is too old already.
+        await this.#wipe(tenant, copy)
+        return false
+      }
       if (status && !(await this.#reconciler.covers(tenant, status.vector)))
         await this.#reconciler.reconcile(tenant, source)
     }
@@ -335,6 +355,8 @@ export class Copies {
     }
     this.counts.joined++
     this.#becomeCurrent(tenant, copy)
+    // What came in while it was being made passed it by.
+    this.onHole(tenant)
     return true
   }
 
@@ -373,6 +395,7 @@ export class Copies {
       this.#set(tenant, 'joining', 'the copy is being made')
       return false
     }
+    copy.isComplete = true
     const peers = this.#reconciler.sources(placement)
     const before = await this.#reconciler.statuses(tenant, peers, placement)
     if (await this.#reconciler.isBelowFloor(tenant, before)) {
@@ -464,15 +487,33 @@ export class Copies {
     if (placement) queueMicrotask(() => this.#onPlacement(placement))
   }
 
+  /** A copy that is not complete has nothing of its own but what was set aside in it, which goes to a copy that is. */
   async #forget(tenant: TenantId): Promise<boolean> {
-    await this.#options.follower.unfollow(tenant)
-    await this.#options.pool.exclusive(tenant, () => this.#options.store.remove(tenant))
+    const { directory, follower, peers, pool, store } = this.#options
+    const placement = directory.placement(tenant)
+    await pool.use(tenant, open =>
+      moveLate(open, async entries => {
+        const sources = placement ? this.#reconciler.sources(placement) : []
+        const keeper = placement && (await this.#reconciler.firstCurrent(tenant, placement, sources))
+        if (!keeper)
+          throw new PercolateError(
+            'TENANT_UNAVAILABLE',
+            'No other copy can be reached to keep what was set aside here.',
+          )
+        await peers.to(keeper).keepLate(tenant, entries)
+      }),
+    )
+    await follower.unfollow(tenant)
+    await pool.exclusive(tenant, async () => {
+      if (await store.has(tenant)) await store.remove(tenant)
+    })
     this.#gone(tenant)
     return true
   }
 
   async #wipe(tenant: TenantId, copy: Copy): Promise<void> {
     const { pool, store, follower, applier } = this.#options
+    copy.isComplete = false
     await follower.unfollow(tenant)
     applier.forget(tenant)
     await pool.exclusive(tenant, () => store.wipe(tenant))

@@ -6,7 +6,7 @@ import type { TenantPool } from '../tenant/pool.ts'
 import type { CopyStore } from './copies.ts'
 import type { Directory } from './directory.ts'
 import type { Follower } from './follower.ts'
-import { lateEntries } from './late.ts'
+import { moveLate } from './late.ts'
 import type { PeerPort } from './peer.ts'
 import { activeHolders, holderOf } from './placement.ts'
 import type { Reconciler } from './reconciler.ts'
@@ -51,8 +51,7 @@ export async function dropCopy(tenant: TenantId, context: DropContext): Promise<
       `Only ${covering.length} of ${wanted} other copies have all that this one has.`,
     )
   // What was set aside here has no other place.
-  const late = (await pool.use(tenant, lateEntries)) ?? []
-  if (late.length > 0) await peers.to(covering[0]!.node).keepLate(tenant, late)
+  await pool.use(tenant, open => moveLate(open, entries => peers.to(covering[0]!.node).keepLate(tenant, entries)))
   let isStanding = false
   await directory.update(tenant, current => {
     isStanding = holderOf(current, node)?.state === 'dropping'

@@ -1,3 +1,4 @@
+import { setMaxListeners } from 'node:events'
 import type { TenantId } from '../base/ids.ts'
 import type { Logger } from '../base/logger.ts'
 import type { Time } from '../base/time.ts'
@@ -18,7 +19,7 @@ export interface FollowerOptions {
   readonly applier: Applier
   readonly streams: () => SyncStreams | undefined
   /** Whether this node has a copy that takes entries. */
-  readonly holds: (tenant: TenantId) => boolean
+  readonly takesEntries: (tenant: TenantId) => boolean
   /** Entries are missing that the stream does not have: the copy has to be brought up to date from another. */
   readonly onHole: (tenant: TenantId) => void
   /** A consumer without messages for this long is given up until a hint comes. */
@@ -65,6 +66,8 @@ export class Follower {
 
   constructor(options: FollowerOptions) {
     this.#options = options
+    // Every stream that is read waits with it.
+    setMaxListeners(0, this.#stop.signal)
   }
 
   start(): void {
@@ -233,7 +236,7 @@ export class Follower {
       reading.lastAtMs = time.monotonic()
       if (failure) throw failure
       const id = tenant ?? (streams.tenantOf(message.subject) as TenantId | undefined)
-      const work = id && this.#options.holds(id) ? this.#offer(id, message) : Promise.resolve(true)
+      const work = id && this.#options.takesEntries(id) ? this.#offer(id, message) : Promise.resolve(true)
       inFlight.set(message.sequence, work)
       const done = settled(message.sequence, work).catch(error => {
         failure = error
@@ -276,7 +279,7 @@ export class Follower {
     const hint = decodeHint(data)
     if (!hint || this.#stop.signal.aborted) return
     const tenant = hint.tenant as TenantId
-    if (!this.#options.holds(tenant)) return
+    if (!this.#options.takesEntries(tenant)) return
     this.follow(tenant)
     const name = `${hint.tenant} ${hint.origin}`
     if (this.#watched.has(name)) return
@@ -294,7 +297,7 @@ export class Follower {
     const arrived = await pool
       .use(tenant, open => open.waitUntil(() => has(open), hintGraceMs * 4, signal))
       .catch(() => true)
-    if (arrived !== false || signal.aborted || !this.#options.holds(tenant)) return
+    if (arrived !== false || signal.aborted || !this.#options.takesEntries(tenant)) return
     await this.unfollow(tenant)
     this.follow(tenant)
     this.#options.onHole(tenant)

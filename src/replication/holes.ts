@@ -69,12 +69,21 @@ export class Holes {
    * end of a stream). What comes behind them is then applied, and the loss is counted and logged.
    */
   async giveUp(tenant: TenantId, placement: Placement, statuses: readonly CopyStatus[]): Promise<boolean> {
-    const { node, applier, pool, logger, peers } = this.#options
-    const others = placement.holders.filter(holder => holder.node !== node)
+    const { node, applier, directory, pool, logger, peers } = this.#options
+    if (!directory.isWatching || !directory.isComplete) return false
+    // Also those that the directory does not list as holders: it may be an old one that was put back.
+    const known = [
+      ...placement.holders,
+      ...directory
+        .members()
+        .filter(({ isLive }) => isLive)
+        .map(({ member }) => member),
+    ]
+    const others = [...new Set(known.map(holder => holder.node))].filter(other => other !== node)
     const answers = await Promise.all(
-      others.map(holder =>
+      others.map(other =>
         peers
-          .to(holder.node)
+          .to(other)
           .status(tenant)
           .then(
             status => status ?? null,

@@ -22,7 +22,11 @@ export interface HomesOptions {
   readonly peers: PeerPort
   readonly leaseMs: number
   readonly handoverTimeoutMs: number
+  readonly moveRestMs: number
 }
+
+/** Arrivals that are remembered. */
+const ARRIVALS_MAX = 10_000
 
 /**
  * Which tenants this node is the home of. A home decides on conditional writes, alone, while its node's lease lives. It is *held*, *handing over* (conditional writes
@@ -31,10 +35,13 @@ export interface HomesOptions {
  */
 export class Homes {
   readonly #options: HomesOptions
-  /** Tenants whose home is being handed over by this node. */
-  readonly #leaving = new Set<TenantId>()
-  /** The epoch for which this node has caught up. */
-  readonly #readyEpochs = new Map<TenantId, number>()
+  /** Handovers by this node that are under way; bounded in time. */
+  readonly #leaving = new Map<TenantId, Promise<boolean>>()
+  /** The epoch that this node has claimed, and the term of its lease in which it did. */
+  readonly #claims = new Map<TenantId, { readonly epoch: number; readonly term: number }>()
+  /** When a home was brought here by its traffic, by our monotonic clock. */
+  readonly #arrivedAtMs = new Map<TenantId, number>()
+  readonly #preparing = new Map<TenantId, Promise<boolean>>()
   handovers = 0
   takeovers = 0
 
@@ -53,7 +60,7 @@ export class Homes {
       placement?.home === this.#options.node &&
       this.#options.membership.hasLease &&
       !this.#leaving.has(tenant) &&
-      this.#readyEpochs.get(tenant) === placement.epoch &&
+      this.#hasClaimed(tenant, placement.epoch) &&
       this.#options.copies.isCurrent(tenant)
     )
   }
@@ -65,12 +72,13 @@ export class Homes {
         'HOME_UNAVAILABLE',
         'This node is not, or no longer surely, the home of the tenant; the write may stand, its condition is not vouched for.',
       )
-    return this.#readyEpochs.get(tenant)!
+    return this.#claims.get(tenant)!.epoch
   }
 
   /** The node to ask for what only the home can do, or undefined when nobody can be it now. May take the home over. */
   async find(tenant: TenantId): Promise<string | undefined> {
     const { directory, node } = this.#options
+    await this.#leaving.get(tenant)
     const placement = directory.placement(tenant)
     if (!placement) return undefined
     if (placement.home === node) return (await this.#prepare(tenant)) ? node : undefined
@@ -80,13 +88,14 @@ export class Homes {
 
   /** This node has just made the placement with itself as home. */
   created(tenant: TenantId, epoch: number): void {
-    this.#readyEpochs.set(tenant, epoch)
+    this.#claims.set(tenant, { epoch, term: this.#options.membership.term })
   }
 
   /** Takes the home when nobody live has it, after reading the stream to its end. */
   async take(tenant: TenantId): Promise<boolean> {
     const { directory, copies, follower, membership, node, logger } = this.#options
     if (!copies.isCurrent(tenant) || !membership.hasLease) return false
+    const { term } = membership
     try {
       await follower.catchUp(tenant)
       const standing = await directory.update(tenant, current => {
@@ -95,7 +104,7 @@ export class Homes {
         return { ...current, home: node, epoch: current.epoch + 1 }
       })
       if (standing?.home !== node) return false
-      this.#readyEpochs.set(tenant, standing.epoch)
+      this.#claims.set(tenant, { epoch: standing.epoch, term })
       this.takeovers++
       logger.info({ tenant, epoch: standing.epoch }, 'took a home over')
       return true
@@ -105,13 +114,34 @@ export class Homes {
     }
   }
 
+  /** The home was brought here by its traffic; it rests. */
+  arrived(tenant: TenantId): void {
+    this.#arrivedAtMs.delete(tenant)
+    this.#arrivedAtMs.set(tenant, this.#options.time.monotonic())
+    if (this.#arrivedAtMs.size > ARRIVALS_MAX) this.#arrivedAtMs.delete(this.#arrivedAtMs.keys().next().value!)
+  }
+
+  /** Another node wants the home, because traffic enters there. A home that came here a moment ago stays, so that traffic on two nodes does not toss it about. */
+  async yieldTo(tenant: TenantId, successor: string): Promise<boolean> {
+    const { time, moveRestMs } = this.#options
+    const arrivedAtMs = this.#arrivedAtMs.get(tenant)
+    if (arrivedAtMs !== undefined && time.monotonic() - arrivedAtMs < moveRestMs) return false
+    return this.handOver(tenant, successor)
+  }
+
   /** A planned handover, driven by the home that is: it stops deciding, lets the successor reach its vector, then writes the directory. */
   async handOver(tenant: TenantId, successor: string): Promise<boolean> {
-    const { directory, pool, peers, node, handoverTimeoutMs, logger } = this.#options
+    const { directory, node } = this.#options
     const placement = directory.placement(tenant)
     if (placement?.home !== node || this.#leaving.has(tenant)) return false
     if (holderOf(placement, successor)?.state !== 'active' || !directory.isLive(successor)) return false
-    this.#leaving.add(tenant)
+    const leaving = this.#leave(tenant, successor).finally(() => this.#leaving.delete(tenant))
+    this.#leaving.set(tenant, leaving)
+    return leaving
+  }
+
+  async #leave(tenant: TenantId, successor: string): Promise<boolean> {
+    const { directory, pool, peers, node, handoverTimeoutMs, logger } = this.#options
     try {
       const position = await pool.use(tenant, async open => ({
         incarnation: open.identity.incarnation,
@@ -133,8 +163,6 @@ export class Homes {
     } catch (error) {
       logger.debug({ tenant, successor, reason: String(error) }, 'a handover did not come about')
       return false
-    } finally {
-      this.#leaving.delete(tenant)
     }
   }
 
@@ -155,19 +183,40 @@ export class Homes {
     return left
   }
 
-  /** A home given to this node by another: it decides when it has read what there is. */
-  async #prepare(tenant: TenantId): Promise<boolean> {
-    const { directory, follower, copies } = this.#options
+  /**
+   * A home given to this node by another, or one that it had before its lease lapsed: it decides when it has read what there is, and has claimed the home by writing the directory. What it
+   * knows of the directory may be old; a compare-and-set is not fooled.
+   */
+  #prepare(tenant: TenantId): Promise<boolean> {
+    const known = this.#preparing.get(tenant)
+    if (known) return known
+    const preparing = this.#claim(tenant).finally(() => this.#preparing.delete(tenant))
+    this.#preparing.set(tenant, preparing)
+    return preparing
+  }
+
+  async #claim(tenant: TenantId): Promise<boolean> {
+    const { directory, follower, copies, membership, node } = this.#options
     const placement = directory.placement(tenant)
-    if (!placement || !copies.isCurrent(tenant)) return false
-    if (this.#readyEpochs.get(tenant) === placement.epoch) return true
+    if (!placement || !copies.isCurrent(tenant) || !membership.hasLease) return false
+    if (this.#hasClaimed(tenant, placement.epoch)) return true
+    const { term } = membership
     try {
       if (!(await follower.catchUp(tenant))) return false
-      this.#readyEpochs.set(tenant, placement.epoch)
-      return true
+      const standing = await directory.update(tenant, current =>
+        current.home === node ? { ...current, epoch: current.epoch + 1 } : undefined,
+      )
+      if (standing?.home !== node) return false
+      this.#claims.set(tenant, { epoch: standing.epoch, term })
+      return membership.term === term
     } catch {
       return false
     }
+  }
+
+  #hasClaimed(tenant: TenantId, epoch: number): boolean {
+    const claim = this.#claims.get(tenant)
+    return claim?.epoch === epoch && claim.term === this.#options.membership.term
   }
 
   /** Its lease is over by every clock, or it left. */

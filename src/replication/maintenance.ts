@@ -15,6 +15,7 @@ import type { PeerPort } from './peer.ts'
 import type { Placement } from './placement.ts'
 import type { Reconciler } from './reconciler.ts'
 import type { SnapshotInfo, SnapshotStore } from './snapshots.ts'
+import { readSkipped } from './transfer.ts'
 
 export interface MaintenanceOptions {
   readonly node: string
@@ -41,7 +42,12 @@ interface Due {
   gcAtMs: number
   compareAtMs: number
   snapshotAtMs: number
+  /** When its data last changed. */
+  changedAtMs: number
 }
+
+/** How long moving one tenant's floor may wait for a holder; the other tenants wait too. */
+const FLOOR_WAIT_MS_MAX = 3000
 
 export interface MaintenanceCounts {
   floors: number
@@ -90,17 +96,28 @@ export class Maintenance {
     await this.#running
   }
 
-  /** The tenant changed; `hasFloor` when its garbage collection floor may have. */
-  changed(tenant: TenantId, hasFloor: boolean): void {
-    if (hasFloor) this.#floors.add(tenant)
-    if (this.#due.has(tenant)) return
+  /** The tenant changed: its `data`, and maybe its garbage collection `floor`, which is upkeep and makes no garbage itself. */
+  changed(tenant: TenantId, { data, floor }: { readonly data: boolean; readonly floor: boolean }): void {
+    if (floor) this.#floors.add(tenant)
     const { time, gcIntervalMs, antiEntropyMs, snapshotIntervalMs } = this.#options
     const now = time.monotonic()
-    this.#due.set(tenant, {
-      gcAtMs: now + gcIntervalMs,
-      compareAtMs: now + antiEntropyMs,
-      snapshotAtMs: now + snapshotIntervalMs,
-    })
+    // What is due already stays due then, however much changes.
+    let due = this.#due.get(tenant)
+    if (!due) {
+      due = {
+        gcAtMs: Number.POSITIVE_INFINITY,
+        compareAtMs: Number.POSITIVE_INFINITY,
+        snapshotAtMs: Number.POSITIVE_INFINITY,
+        changedAtMs: now,
+      }
+      this.#due.set(tenant, due)
+    }
+    if (data) {
+      due.changedAtMs = now
+      due.gcAtMs = Math.min(due.gcAtMs, now + gcIntervalMs)
+    }
+    due.compareAtMs = Math.min(due.compareAtMs, now + antiEntropyMs)
+    due.snapshotAtMs = Math.min(due.snapshotAtMs, now + snapshotIntervalMs)
   }
 
   /** The copy has entries that wait for their clock. */
@@ -114,8 +131,9 @@ export class Maintenance {
 
   /** Stores a snapshot if anything changed since the last one. */
   async snapshot(tenant: TenantId): Promise<SnapshotInfo | undefined> {
-    const { pool, snapshots, node, logger } = this.#options
+    const { pool, snapshots, directory, node, logger } = this.#options
     if (!snapshots) return undefined
+    const tier = directory.placement(tenant)?.tier ?? directory.member(node)?.tier ?? ''
     return pool.use(tenant, async open => {
       if (open.isJoining) return undefined
       const last = this.#saved.get(tenant) ?? (await snapshots.info(tenant, open.identity.incarnation))?.vector
@@ -123,7 +141,7 @@ export class Maintenance {
         this.#saved.set(tenant, last)
         return undefined
       }
-      const info = await snapshots.save(open, node)
+      const info = await snapshots.save(open, node, tier)
       this.#saved.set(tenant, info.vector)
       this.counts.snapshots++
       logger.info({ tenant, snapshot: info.id, records: info.records, bytes: info.bytes }, 'stored a snapshot')
@@ -153,14 +171,23 @@ export class Maintenance {
     if (!copies.isCurrent(tenant)) return
     if (now >= due.gcAtMs) {
       due.gcAtMs = Number.POSITIVE_INFINITY
-      await this.#guarded(tenant, 'moving the floor', () => this.#moveFloor(tenant))
+      let isDone = false
+      await this.#guarded(tenant, 'moving the floor', async () => {
+        isDone = await this.#moveFloor(tenant)
+      })
+      // The last changes come below the floor only when they are as old as deletes are remembered.
+      const settledAtMs = due.changedAtMs + this.#options.tombstoneMs
+      if (!isDone) due.gcAtMs = Math.min(due.gcAtMs, now + this.#options.gcIntervalMs)
+      else if (settledAtMs >= now) due.gcAtMs = Math.min(due.gcAtMs, settledAtMs + this.#options.gcIntervalMs)
     }
     if (now >= due.compareAtMs) {
-      // What could not be compared now, or was behind, is compared again.
-      due.compareAtMs = now + this.#options.antiEntropyMs
+      // What could not be compared now, or was behind, is compared again; so is what changes meanwhile.
+      due.compareAtMs = Number.POSITIVE_INFINITY
+      let isDone = false
       await this.#guarded(tenant, 'comparing with another holder', async () => {
-        if (await this.#compare(tenant)) due.compareAtMs = Number.POSITIVE_INFINITY
+        isDone = await this.#compare(tenant)
       })
+      if (!isDone) due.compareAtMs = Math.min(due.compareAtMs, now + this.#options.antiEntropyMs)
     }
     if (now >= due.snapshotAtMs) {
       due.snapshotAtMs = Number.POSITIVE_INFINITY
@@ -175,7 +202,8 @@ export class Maintenance {
           },
         )
     }
-    if (Object.values(due).every(at => at === Number.POSITIVE_INFINITY)) this.#due.delete(tenant)
+    if ([due.gcAtMs, due.compareAtMs, due.snapshotAtMs].every(at => at === Number.POSITIVE_INFINITY))
+      this.#due.delete(tenant)
   }
 
   async #guarded(tenant: TenantId, what: string, work: () => Promise<unknown>, onFailure = () => {}): Promise<void> {
@@ -197,33 +225,38 @@ export class Maintenance {
   }
 
   /**
-   * Moves the floor of a tenant that this node is the home of. Each holder promises to write nothing at or below the new floor and tells its vector, then each must have
+   * Moves the floor of a tenant that this node is the home of; false when it has to be tried again. Each holder promises to write nothing at or below the new floor and tells its vector, then each must have
    * applied them all; then the floor goes out like any other write.
    */
-  async #moveFloor(tenant: TenantId): Promise<void> {
+  async #moveFloor(tenant: TenantId): Promise<boolean> {
     const { node, homes, directory, pool, peers, time, tombstoneMs, gcIntervalMs } = this.#options
+    const waitMs = Math.min(gcIntervalMs, FLOOR_WAIT_MS_MAX)
     const placement = directory.placement(tenant)
-    if (!placement || !homes.holdsLease(tenant)) return
+    // The home does it, and has been told of the same changes.
+    if (!placement || !homes.isHome(tenant)) return true
+    if ((await homes.find(tenant)) !== node) return false
     // A copy that is being made, or a holder that is away, has a say that it can't have now.
     const others = placement.holders.filter(holder => holder.node !== node)
-    if (placement.holders.some(holder => holder.state === 'joining')) return
-    if (!others.every(holder => directory.isLive(holder.node))) return
+    if (placement.holders.some(holder => holder.state === 'joining')) return false
+    if (!others.every(holder => directory.isLive(holder.node))) return false
     const clock: Clock = { wall: Math.max(0, time.now() - tombstoneMs), counter: 0, origin: 'floor' }
     const { incarnation } = placement
     let vector = await pool.use(tenant, open => open.promiseFloor(clock))
-    if (!vector) return
+    if (!vector) return true
     for (const holder of others)
       vector = joinVectors(vector, await peers.to(holder.node).promiseFloor(tenant, incarnation, clock))
     const everything = vector
     for (const holder of others)
-      if (!(await peers.to(holder.node).awaitVector(tenant, incarnation, everything, gcIntervalMs))) return
-    await pool.use(tenant, async open => {
-      if (!(await open.waitUntil(() => open.covers(everything), gcIntervalMs))) return
+      if (!(await peers.to(holder.node).awaitVector(tenant, incarnation, everything, waitMs))) return false
+    const moved = await pool.use(tenant, async open => {
+      if (!(await open.waitUntil(() => open.covers(everything), waitMs))) return false
       // Who was made a holder meanwhile was made from one that promised.
       homes.assertHome(tenant)
       await open.write(() => ({ ops: [planFloor({ clock, vector: everything })], result: undefined }))
       this.counts.floors++
+      return true
     })
+    return moved ?? true
   }
 
   async #collect(tenant: TenantId): Promise<void> {
@@ -247,12 +280,19 @@ export class Maintenance {
   }
 
   async #compareWith(tenant: TenantId, { incarnation }: Placement, other: string): Promise<boolean> {
-    const { pool, peers, copies, reconciler, logger } = this.#options
+    const { node, pool, peers, copies, reconciler, logger } = this.#options
     const peer = peers.to(other)
     const status = await peer.status(tenant)
     if (!status || status.incarnation !== incarnation) return false
     if (await reconciler.isBelowFloor(tenant, [status])) {
       copies.demote(tenant)
+      return false
+    }
+    const isLosing = ((await pool.use(tenant, readSkipped)) ?? []).length > 0
+    if (isLosing !== status.skipped > 0) {
+      // One of the two has given up what the other may have.
+      if (isLosing) await reconciler.takeSkipped(tenant, other)
+      else await peer.offer(tenant, node)
       return false
     }
     const covers = await pool.use(tenant, async open => open.covers(status.vector))

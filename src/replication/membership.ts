@@ -29,6 +29,7 @@ export class Membership {
   #revision = 0
   #beat = 0
   #leaseUntilMs = Number.NEGATIVE_INFINITY
+  #term = 0
   #running: Promise<void> | undefined
   #skewMs = 0
   #isFenced = false
@@ -67,6 +68,11 @@ export class Membership {
   /** Whether this node may act as the home of its tenants now. */
   get hasLease(): boolean {
     return !this.#isFenced && this.#options.time.monotonic() < this.#leaseUntilMs
+  }
+
+  /** Counts the times that a lease began anew: between two of them, others may have decided in this node's place. */
+  get term(): number {
+    return this.#term
   }
 
   /** Another process runs under this node's id: this one must not take requests. */
@@ -112,6 +118,7 @@ export class Membership {
     }
     if (written === undefined) return
     this.#revision = written
+    if (time.monotonic() >= this.#leaseUntilMs) this.#term++
     this.#leaseUntilMs = askedAtMs + leaseMs * (1 - LEASE_MARGIN)
     const tookMs = time.monotonic() - askedAtMs
     const standing = await directory.readMember(identity.node)

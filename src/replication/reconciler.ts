@@ -18,6 +18,8 @@ export interface ReconcilerOptions {
   readonly directory: Directory
   readonly applier: Applier
   readonly peers: PeerPort
+  /** This copy has to be made anew. */
+  readonly onBelowFloor: (tenant: TenantId) => void
   /** Tells the others of entries that one of them lacks. */
   readonly announce: (hint: Hint) => void
 }
@@ -53,6 +55,10 @@ export class Reconciler {
     const status = await peers.to(from).status(tenant)
     if (!status || status.skipped > 0) return false
     if (!skipped.every(([origin, sequence]) => (status.vector.get(origin) ?? 0) >= sequence)) return false
+    if (await this.isBelowFloor(tenant, [status])) {
+      this.#options.onBelowFloor(tenant)
+      return false
+    }
     if (!(await this.reconcile(tenant, from))) return false
     await pool.use(tenant, open =>
       open.change(async staging => {
@@ -73,14 +79,18 @@ export class Reconciler {
 
   /** Whether one of them has forgotten deletes that this copy never saw. */
   async isBelowFloor(tenant: TenantId, statuses: readonly CopyStatus[]): Promise<boolean> {
-    const below = await this.#options.pool.use(tenant, async open =>
-      statuses.some(
-        ({ floor }) =>
-          floor !== undefined &&
-          (open.floor === undefined || compareClocks(open.floor.clock, floor.clock) < 0) &&
-          !open.covers(floor.vector),
-      ),
-    )
+    const below = await this.#options.pool.use(tenant, async open => {
+      const skipped = await readSkipped(open)
+      return statuses.some(({ floor, skipped: theirs }) => {
+        if (floor === undefined) return false
+        // What was given up here counts as seen, and was not; that copy has it.
+        if (theirs === 0 && skipped.some(([origin, sequence]) => (floor.vector.get(origin) ?? 0) >= sequence))
+          return true
+        return (
+          (open.floor === undefined || compareClocks(open.floor.clock, floor.clock) < 0) && !open.covers(floor.vector)
+        )
+      })
+    })
     return below ?? false
   }
 

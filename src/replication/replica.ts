@@ -19,7 +19,7 @@ import { Homes } from './homes.ts'
 import { Maintenance } from './maintenance.ts'
 import { Membership } from './membership.ts'
 import type { PeerPort } from './peer.ts'
-import { activeHolders, type Member } from './placement.ts'
+import { activeHolders, holderOf, type Member } from './placement.ts'
 import { encodeHint, Publisher } from './publisher.ts'
 import { Reconciler } from './reconciler.ts'
 import { Router } from './router.ts'
@@ -150,7 +150,7 @@ export class Replica {
       logger,
       applier: this.applier,
       streams,
-      holds: tenant => this.copies.holds(tenant),
+      takesEntries: tenant => this.copies.takesEntries(tenant),
       onHole: tenant => this.copies.onHole(tenant),
       idleMs: settings.consumerIdleMs,
       hintGraceMs: settings.hintGraceMs,
@@ -171,6 +171,7 @@ export class Replica {
       directory: this.directory,
       applier: this.applier,
       peers,
+      onBelowFloor: tenant => this.copies.demote(tenant),
       announce: hint => stream.announce(subjects.hint, encodeHint(hint)),
     })
     this.copies = new Copies({
@@ -189,7 +190,7 @@ export class Replica {
       onCurrent: tenant => {
         this.publisher.notify(tenant)
         this.maintenance.parked(tenant)
-        this.maintenance.changed(tenant, true)
+        this.maintenance.changed(tenant, { data: true, floor: true })
       },
       retryMs: settings.copyRetryMs,
     })
@@ -205,6 +206,7 @@ export class Replica {
       peers,
       leaseMs: settings.leaseMs,
       handoverTimeoutMs: settings.handoverTimeoutMs,
+      moveRestMs: settings.moveRestMs,
     })
     this.router = new Router({
       node,
@@ -305,7 +307,10 @@ export class Replica {
   /** Called after every commit of a tenant. */
   committed(tenant: Tenant, batch: StagedBatch): void {
     if (batch.outbox.entries > 0) this.publisher.notify(tenant.id)
-    this.maintenance.changed(tenant.id, tenant.floor !== undefined && !tenant.isCollected)
+    this.maintenance.changed(tenant.id, {
+      data: batch.changesData,
+      floor: tenant.floor !== undefined && !tenant.isCollected,
+    })
   }
 
   /** Waits until an own write has the wanted durability, at most `timeoutMs`; the level that it has then. */
@@ -371,6 +376,7 @@ export class Replica {
     await this.#joining
     const until = time.monotonic() + timeoutMs
     while (this.publisher.isBusy && this.publisher.failures === 0 && time.monotonic() < until) await time.sleep(10)
+    while (this.#isAwaited() && time.monotonic() < until) await time.sleep(20)
     const homesKept = await this.homes.handOverAll().catch(() => 0)
     const notSaved = await this.#saveAll(until)
     let unpublished = 0
@@ -394,6 +400,16 @@ export class Replica {
     }
     await this.directory.stop()
     return { unpublished, homesKept, notSaved }
+  }
+
+  /** Whether another node is making its copy of a tenant that only this node has whole: nobody could answer for it when this one goes. */
+  #isAwaited(): boolean {
+    const { node } = this.#options.identity
+    return this.directory.placements().some(placement => {
+      if (holderOf(placement, node)?.state !== 'active') return false
+      const live = placement.holders.filter(holder => holder.node !== node && this.directory.isLive(holder.node))
+      return live.length > 0 && live.every(({ state }) => state === 'joining')
+    })
   }
 
   /** Snapshots of what this node was home of: it may be the last to leave. */

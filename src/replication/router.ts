@@ -77,10 +77,15 @@ export class Router {
     if (needsHome) {
       const home = await this.#options.homes.find(tenant)
       if (home === node) return { kind: 'local' }
-      if (home === undefined || request.forwardedBy !== undefined) throw noHome()
-      const member = directory.member(home)
+      if (request.forwardedBy !== undefined)
+        throw new PercolateError('MISDIRECTED', 'This node is not the home of the tenant now.')
+      const member = home === undefined ? undefined : directory.member(home)
       if (!member) throw noHome()
-      return this.#forward([member])
+      // One of the others may have become the home meanwhile; who is not refuses.
+      const others = activeHolders(placement)
+        .filter(holder => holder.node !== node && holder.node !== home && directory.isLive(holder.node))
+        .flatMap(holder => directory.member(holder.node) ?? [])
+      return this.#forward([member, ...others])
     }
     return this.#elsewhere(request, placement)
   }
@@ -221,7 +226,9 @@ export class Router {
       home !== undefined && directory.isLive(home)
         ? await peers.to(home).requestHome(tenant, node)
         : await homes.take(tenant)
-    if (moved) logger.info({ tenant, from: home }, 'the home of a tenant moved to where its requests enter')
+    if (!moved) return
+    homes.arrived(tenant)
+    logger.info({ tenant, from: home }, 'the home of a tenant moved to where its requests enter')
   }
 }
 

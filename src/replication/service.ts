@@ -9,7 +9,7 @@ import type { Applier } from './applier.ts'
 import { type Copies, withCopy } from './copies.ts'
 import type { Follower } from './follower.ts'
 import type { Homes } from './homes.ts'
-import { lateEntries } from './late.ts'
+import { countLate, lateEntries } from './late.ts'
 import type { CopyStatus, Digests, PeerHandlers, TransferPart, TransferRecord } from './peer.ts'
 import type { Reconciler } from './reconciler.ts'
 import { digestBucket, digestTenant, exportRecords, exportTenant, readSkipped } from './transfer.ts'
@@ -54,7 +54,7 @@ export class PeerService implements PeerHandlers {
       collected: open.isCollected,
       outboxEntries: open.outbox.entries,
       streamSequence: open.cursor?.sequence,
-      late: (await lateEntries(open)).length,
+      late: await countLate(open),
       skipped: (await readSkipped(open)).length,
     }))
   }
@@ -111,7 +111,7 @@ export class PeerService implements PeerHandlers {
   }
 
   requestHome(tenant: TenantId, successor: string): Promise<boolean> {
-    return this.#options.homes.handOver(tenant, successor)
+    return this.#options.homes.yieldTo(tenant, successor)
   }
 
   offer(tenant: TenantId, from: string): Promise<boolean> {

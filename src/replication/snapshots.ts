@@ -20,12 +20,13 @@ export interface SnapshotInfo {
   readonly bytes: number
 }
 
-interface Manifest {
+export interface Manifest {
   readonly version: 1
   readonly tenant: string
   readonly incarnation: string
   readonly id: string
   readonly node: string
+  readonly tier: string
   readonly madeAtMs: number
   readonly vector: Record<string, number>
   readonly records: number
@@ -37,7 +38,7 @@ const PART_BYTES_MAX = 64 * 1024 * 1024
 const MANIFEST_BYTES_MAX = 16 * 1024 * 1024
 /** Newest sets of a tenant that are kept. */
 const KEPT = 2
-const LISTED_MAX = 10_000
+const DAMAGED_MAX = 1000
 /** Parts of a transfer in one object, about: fewer requests than one each. */
 const OBJECT_BYTES = 4 * 1024 * 1024
 
@@ -49,6 +50,8 @@ export class SnapshotStore {
   readonly #objects: ObjectStore
   readonly #time: Time
   readonly #logger: Logger
+  /** Sets that were found damaged: they are tried last. */
+  readonly #damaged = new Set<string>()
 
   constructor(objects: ObjectStore, time: Time, logger: Logger) {
     this.#objects = objects
@@ -56,7 +59,7 @@ export class SnapshotStore {
     this.#logger = logger
   }
 
-  async save(tenant: Tenant, node: string): Promise<SnapshotInfo> {
+  async save(tenant: Tenant, node: string, tier: string): Promise<SnapshotInfo> {
     const madeAtMs = this.#time.now()
     const { incarnation } = tenant.identity
     const id = `${madeAtMs.toString(16).padStart(12, '0')}-${node}`
@@ -92,6 +95,7 @@ export class SnapshotStore {
       incarnation,
       id,
       node,
+      tier,
       madeAtMs,
       vector: vectorToObject(vector),
       records,
@@ -116,21 +120,42 @@ export class SnapshotStore {
     return manifest && infoOf(manifest)
   }
 
-  /** The parts of the newest set; every object is checked against the manifest before any of its records is given out. */
+  /** The parts of the newest set that was not found damaged before; every object is checked against the manifest before any of its records is given out. */
   async parts(tenant: TenantId, incarnation: string): Promise<AsyncIterable<TransferPart> | undefined> {
     const manifest = await this.newest(tenant, incarnation)
-    return manifest && this.#read(manifest)
+    return manifest && this.#readOrNote(manifest)
   }
 
-  /** Tenants that have a snapshot, with their newest incarnation: what is left when every disk and the directory are gone. */
-  async tenants(): Promise<{ tenant: string; incarnation: string }[]> {
-    const newest = new Map<string, string>()
-    for (const { key } of await this.#objects.list(`${ROOT}/`, LISTED_MAX)) {
-      const [, tenant, incarnation, , name] = key.split('/')
-      if (name !== 'manifest.json' || !tenant || !incarnation) continue
-      if ((newest.get(tenant) ?? '') < incarnation) newest.set(tenant, incarnation)
+  /** Tenants that may have a snapshot: what is left when every disk and the directory are gone. */
+  tenants(): AsyncIterable<string> {
+    return this.#objects.folders(`${ROOT}/`)
+  }
+
+  /** The newest set of the tenant's newest incarnation that has one. */
+  async latest(tenant: TenantId): Promise<Manifest | undefined> {
+    const incarnations: string[] = []
+    for await (const incarnation of this.#objects.folders(`${ROOT}/${tenant}/`)) incarnations.push(incarnation)
+    for (const incarnation of incarnations.sort().reverse()) {
+      const manifest = await this.newest(tenant, incarnation)
+      if (manifest) return manifest
     }
-    return [...newest].map(([tenant, incarnation]) => ({ tenant, incarnation }))
+    return undefined
+  }
+
+  async *#readOrNote(manifest: Manifest): AsyncGenerator<TransferPart> {
+    try {
+      yield* this.#read(manifest)
+    } catch (error) {
+      if (error instanceof PercolateError && (error.code === 'SNAPSHOT_INVALID' || error.code === 'NOT_FOUND')) {
+        this.#logger.error(
+          { tenant: manifest.tenant, snapshot: manifest.id, reason: error.message },
+          'a snapshot cannot be used; the next attempt takes an older one if there is one',
+        )
+        if (this.#damaged.size >= DAMAGED_MAX) this.#damaged.clear()
+        this.#damaged.add(manifest.id)
+      }
+      throw error
+    }
   }
 
   async *#read(manifest: Manifest): AsyncGenerator<TransferPart> {
@@ -173,22 +198,24 @@ export class SnapshotStore {
   }
 
   async #prune(tenant: string, incarnation: string): Promise<void> {
-    const ids = await this.#ids(tenant, incarnation)
+    const ids = (await this.#ids(tenant, incarnation)).sort().reverse()
     for (const id of ids.slice(KEPT)) {
-      const objects = await this.#objects.list(`${ROOT}/${tenant}/${incarnation}/${id}/`, LISTED_MAX)
+      const folder = `${ROOT}/${tenant}/${incarnation}/${id}`
       // The manifest goes first: what is left of a set without one is none.
-      const sorted = objects
-        .map(({ key }) => key)
-        .sort((a, b) => Number(b.endsWith('.json')) - Number(a.endsWith('.json')))
-      for (const key of sorted) await this.#objects.delete(key)
+      await this.#objects.delete(`${folder}/manifest.json`)
+      for await (const { key } of this.#objects.list(`${folder}/`)) await this.#objects.delete(key)
     }
   }
 
   /** Newest first. */
   async #ids(tenant: string, incarnation: string): Promise<string[]> {
-    const objects = await this.#objects.list(`${ROOT}/${tenant}/${incarnation}/`, LISTED_MAX)
-    const ids = objects.filter(({ key }) => key.endsWith('/manifest.json')).map(({ key }) => key.split('/')[3]!)
-    return [...new Set(ids)].sort().reverse()
+    const ids: string[] = []
+    for await (const id of this.#objects.folders(`${ROOT}/${tenant}/${incarnation}/`)) ids.push(id)
+    const rank = (id: string) => Number(this.#damaged.has(id))
+    return ids
+      .sort()
+      .reverse()
+      .sort((a, b) => rank(a) - rank(b))
   }
 
   async #put(key: string, body: Buffer): Promise<void> {

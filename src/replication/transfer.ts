@@ -142,6 +142,13 @@ export async function importTransfer(
         throw invalid('this copy is below the floor of that one')
       // What that copy has not seen may be deleted and forgotten here: it has to be made anew, not merged.
       if (floor && !dominates(part.head.vector, floor.vector)) throw invalid('its copy is below the floor of this one')
+      if (!options.resumable) {
+        const given = await readSkipped(tenant)
+        if (theirs && isUnseenBelow(theirs, given, part.head.skipped))
+          throw invalid('this copy is below the floor of that one')
+        if (floor && isUnseenBelow(floor, part.head.skipped, given))
+          throw invalid('its copy is below the floor of this one')
+      }
       // Of what came before the restart only the earlier vector is certain, of the rest only the new one.
       skipped = part.head.skipped
       vector = before ? meetVectors(before.vector, part.head.vector) : part.head.vector
@@ -174,6 +181,14 @@ export async function importTransfer(
     }
   }
   throw invalid('it is cut short')
+}
+
+/** Whether entries below the floor count as seen in one copy only because it gave them up, and the other has them: they may have been deletes, forgotten since. */
+function isUnseenBelow(floor: GcFloor, skipped: TransferHead['skipped'], others: TransferHead['skipped']): boolean {
+  const known = new Set(others.map(([origin, sequence]) => `${origin} ${sequence}`))
+  return skipped.some(
+    ([origin, sequence]) => (floor.vector.get(origin) ?? 0) >= sequence && !known.has(`${origin} ${sequence}`),
+  )
 }
 
 const invalid = (why: string) => new PercolateError('SNAPSHOT_INVALID', `The transfer is not used further: ${why}.`)

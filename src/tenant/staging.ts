@@ -56,6 +56,8 @@ export interface StagedBatch {
   readonly floor: GcFloor | undefined
   /** Ops from below the floor that were set aside. */
   readonly quarantined: number
+  /** Whether records change, beside the floor's. */
+  readonly changesData: boolean
   /** The latest clock of what came from elsewhere. */
   readonly observed: Clock | undefined
 }
@@ -82,6 +84,7 @@ export class Staging {
   #floor: GcFloor | undefined
   #observed: Clock | undefined
   #quarantined = 0
+  #changesData = false
   #outboxEntries = 0
   #outboxBytes = 0
 
@@ -262,6 +265,7 @@ export class Staging {
       vector: this.#vector,
       floor: this.#floor,
       quarantined: this.#quarantined,
+      changesData: this.#changesData,
       observed: this.#observed,
     }
   }
@@ -283,10 +287,12 @@ export class Staging {
     const encoded = encodeRecord(after)
     if (bytes?.equals(encoded)) return false
     this.#overlay.put(keys.record(ref), encoded)
+    const isFloor = ref.kind === 'setting' && ref.key[0] === FLOOR_REF.key[0]
+    this.#changesData ||= !isFloor
     for (const { model, vector } of vectors) this.#noteModel(model, vector.length >> 2)
     this.#stageIndexes(ref, before, after)
     if (ref.kind === 'resource') await this.#stageResource(ref.key[0]!, before, after, vectors)
-    if (ref.kind === 'setting' && ref.key[0] === FLOOR_REF.key[0]) this.#floor = floorOf(after)
+    if (isFloor) this.#floor = floorOf(after)
     return true
   }
 

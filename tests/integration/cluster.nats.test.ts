@@ -5,7 +5,7 @@ import { PeerAuth } from '../../src/replication/auth.ts'
 import { encodeEntry } from '../../src/storage/codec.ts'
 import { subjects } from '../../src/stream/subjects.ts'
 import { FAST, TestCluster } from '../support/cluster.ts'
-import { connectNats, connectS3, eventually, request, startTestS3, tempFolder } from '../support/running.ts'
+import { connectNats, connectS3, eventually, listed, request, startTestS3, tempFolder } from '../support/running.ts'
 
 let cluster: TestCluster
 beforeAll(async () => {
@@ -376,15 +376,15 @@ describe('snapshots in the object store', () => {
       await small.holders('deep')
       await small.loseDisk('a')
       await small.loseDisk('b')
-      expect((await objects.list('snapshots/deep/', 10)).some(({ key }) => key.endsWith('manifest.json'))).toBe(true)
+      expect((await listed(objects, 'snapshots/deep/')).some(key => key.endsWith('manifest.json'))).toBe(true)
       await small.startNode('a')
       const found = await eventually('the tenant is back', async () => {
         const answer = await small.node('a').request('GET', '/api/v1/resources?query=tides&limit=3', { tenant: 'deep' })
         return answer.status === 200 && answer.body.results.length === 3 && answer
       })
       expect(found.headers.get('x-percolate-node')).toBe('a')
-      const listed = await small.node('a').request('GET', '/api/v1/resources?limit=100', { tenant: 'deep' })
-      expect(listed.body.results).toHaveLength(50)
+      const all = await small.node('a').request('GET', '/api/v1/resources?limit=100', { tenant: 'deep' })
+      expect(all.body.results).toHaveLength(50)
       expect((await small.node('a').request('GET', '/api/v1/entities/gone', { tenant: 'deep' })).status).toBe(404)
     } finally {
       await small.stop()

@@ -16,6 +16,7 @@ import {
   connectNats,
   connectS3,
   eventually,
+  listed,
   logger,
   remove,
   request,
@@ -86,7 +87,7 @@ const finished = (id: string, tenant = 'acme') =>
   })
 const ingest = async (name: string, content: Buffer | string, fields?: Record<string, string>, tenant?: string) =>
   finished((await upload(name, content, fields, tenant)).body.job_id, tenant)
-const objectsLeft = async () => (await objects.list('uploads/', 1000)).length
+const objectsLeft = async () => (await listed(objects, 'uploads/')).length
 
 describe('the way of a document', () => {
   it.each([

@@ -12,7 +12,7 @@ import {
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import type { EmbeddedS3 } from '../../src/objects/embedded/server.ts'
 import { s3Contract } from '../contract/s3.ts'
-import { connectS3, remove, secrets, startTestS3, tempFolder } from '../support/running.ts'
+import { connectS3, listed, remove, secrets, startTestS3, tempFolder } from '../support/running.ts'
 
 let folder: string
 let server: EmbeddedS3
@@ -95,7 +95,20 @@ describe('the embedded endpoint', () => {
     await expect(store.put('aborted', slow(false), { signal: controller.signal })).rejects.toThrow(/changed my mind/)
     const { Uploads } = await clientOf().send(new ListMultipartUploadsCommand({ Bucket: 'uploads' }))
     expect(Uploads ?? []).toEqual([])
-    expect(await store.list('', 10)).toEqual([])
+    expect(await listed(store, '')).toEqual([])
+  })
+
+  it('lists more than a page, and folders each once', async () => {
+    const store = connectS3(server.endpoint)
+    await store.prepare()
+    const names = Array.from({ length: 1100 }, (_, n) => `many/${String(n % 550).padStart(4, '0')}/${n}`)
+    for (let at = 0; at < names.length; at += 50)
+      await Promise.all(names.slice(at, at + 50).map(name => store.put(name, Readable.from(['x']), {})))
+    expect(await listed(store, 'many/')).toEqual([...names].sort())
+    const folders: string[] = []
+    for await (const folder of store.folders('many/')) folders.push(folder)
+    expect(folders).toEqual([...new Set(names.map(name => name.split('/')[1]!))].sort())
+    for (const name of names) await store.delete(name)
   })
 
   it('answers garbage with an error, not a crash', async () => {

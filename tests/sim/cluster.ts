@@ -310,16 +310,15 @@ export class SimProcess {
     const { homes } = this.replica
     let position: VersionVector = new Map()
     let written: Clock | undefined
+    const epoch = ifVersion === undefined ? undefined : homes.assertHome(tenant)
     await this.pool.use(
       tenant,
       open =>
         open.write(
           async context => {
             const record = await context.read(ref)
-            if (ifVersion !== undefined) {
-              homes.assertHome(tenant)
-              if (versionOf(record) !== ifVersion) throw new PercolateError('PRECONDITION_FAILED', 'changed')
-            }
+            if (ifVersion !== undefined && versionOf(record) !== ifVersion)
+              throw new PercolateError('PRECONDITION_FAILED', 'changed')
             written = context.clock
             return { ops: request.write!(record, context.clock), result: undefined }
           },
@@ -331,9 +330,10 @@ export class SimProcess {
         ),
       { create: true },
     )
-    if (ifVersion !== undefined) homes.assertHome(tenant)
     const wanted = request.durability ?? 'local'
     const reached = await this.replica.reach(tenant, position, wanted, 3000)
+    if (epoch !== undefined && homes.assertHome(tenant) !== epoch)
+      throw new PercolateError('HOME_UNAVAILABLE', 'the home changed')
     return this.#answerOf(undefined, written, position, reached)
   }
 

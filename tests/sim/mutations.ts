@@ -98,7 +98,7 @@ export const mutations: readonly Mutation[] = [
     why: 'a node decides on conditional writes because it was the home once',
     edits: [
       edit('replication/homes', 'this.#options.membership.hasLease &&', ''),
-      edit('replication/homes', 'this.#readyEpochs.get(tenant) === placement.epoch &&', ''),
+      edit('replication/homes', 'this.#hasClaimed(tenant, placement.epoch) &&', ''),
     ],
   },
   {

@@ -2,7 +2,7 @@ import { PercolateError } from '../../src/base/errors.ts'
 import { parseTenantId, type TenantId } from '../../src/base/ids.ts'
 import { Slicer } from '../../src/base/slice.ts'
 import { type Clock, compareClocks, formatClock } from '../../src/clock/hlc.ts'
-import type { VersionVector } from '../../src/clock/vector.ts'
+import { sameVector, type VersionVector } from '../../src/clock/vector.ts'
 import { planDelete, planEntity, planMoment } from '../../src/rem/plan.ts'
 import type { LwwRecord, Op, RecordRef } from '../../src/rem/record.ts'
 import { durabilities } from '../../src/replication/replica.ts'
@@ -36,6 +36,7 @@ export interface RunResult {
 const OPERATIONS = 200
 const FAULTS = 7
 const KEYS = 8
+const LOOKS_MAX = 5
 
 /** Kinds of fault; each run has some, and every kind has to have occurred when all runs are done. */
 export const faultKinds = [
@@ -102,8 +103,13 @@ class Run {
       await world.run(world.random.int(20, 260))
     }
     await world.runUntil(() => this.#inFlight === 0, 60_000)
-    const healed = await this.#heal()
-    const copies = await this.#finalCopies()
+    let healed = await this.#heal()
+    let copies = await this.#finalCopies()
+    // A floor may have moved while the copies were read.
+    for (let n = 0; n < LOOKS_MAX && healed && !isStill(copies); n++) {
+      healed = await world.runUntil(() => this.#unrest(false) === '', 400_000)
+      copies = await this.#finalCopies()
+    }
     if (!healed) this.#history.violations.push(`the cluster did not come to rest: ${this.#unrest(true)}`)
     return {
       seed,
@@ -537,6 +543,17 @@ class Run {
     const all = new Set(copies.flatMap(copy => [...copy.setAside]))
     return copies.map(copy => ({ ...copy, setAside: all }))
   }
+}
+
+/** Whether the copies of each tenant were read at one and the same position. */
+function isStill(copies: readonly FinalCopy[]): boolean {
+  const first = new Map<string, FinalCopy>()
+  for (const copy of copies) {
+    const other = first.get(copy.tenant) ?? copy
+    first.set(copy.tenant, other)
+    if (!sameVector(copy.vector, other.vector) || copy.outboxEntries > 0) return false
+  }
+  return true
 }
 
 type Acked = History['acked'][number]

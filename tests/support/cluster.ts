@@ -77,10 +77,11 @@ export class TestCluster {
     return this.nodes.get(name)!
   }
 
-  async startNode(name: string, env: Record<string, string> = {}): Promise<ClusterNode> {
+  /** `natsUrl`: when the node reaches NATS another way than the others. */
+  async startNode(name: string, env: Record<string, string> = {}, natsUrl = this.nats.url): Promise<ClusterNode> {
     const folder = this.#folders.get(name) ?? (await tempFolder())
     this.#folders.set(name, folder)
-    const stream = connectNats(this.nats.url)
+    const stream = connectNats(natsUrl)
     try {
       const node = await startTestNode({
         env: { ...this.#env, PERCOLATE_NODE_ID: name, PERCOLATE_ZONE: `z-${name}`, ...env },

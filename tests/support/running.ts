@@ -110,6 +110,13 @@ export const connectS3 = (endpoint: string): S3ObjectStore =>
     secretKey: secrets.secretKey,
   })
 
+/** Keys of the objects that begin with `prefix`. */
+export async function listed(objects: S3ObjectStore, prefix: string): Promise<string[]> {
+  const found: string[] = []
+  for await (const { key } of objects.list(prefix)) found.push(key)
+  return found
+}
+
 export async function eventually<T>(
   what: string,
   look: () => Promise<T | undefined | false>,

@@ -16,7 +16,7 @@ import type { Time } from '../../base/time.ts'
 import type { Clock } from '../../clock/hlc.ts'
 import { PEER_HEADER } from '../../replication/auth.ts'
 import { parseBookmark } from '../bookmark.ts'
-import type { Gate, Passage } from '../gate.ts'
+import { type Gate, NotTaken, type Passage } from '../gate.ts'
 import { type Call, type Consistency, parseAsOf, parseConsistency, parseDurability } from '../operations/context.ts'
 import type { GrpcForward, GrpcForwarder } from './forward.ts'
 import type { Message } from './messages.ts'
@@ -46,20 +46,25 @@ export function unary(context: CallContext, name: string, handler: UnaryHandler,
     const observe = timer(context, name)
     const run = async () => {
       const { started, forward } = await begin(context, call, isWrite)
-      if (forward) {
-        const { answer, trailer } = await forward.unary(name, call, call.request)
-        return { answer, trailer }
-      }
+      if (forward) return forward.unary(name, call, call.request)
       const answer = await handler(started, call.request)
       return { answer, trailer: trailerOf(started) }
     }
-    run().then(
-      ({ answer, trailer }) => {
-        observe('OK')
-        done(null, answer, trailer)
-      },
-      error => done(fail(context, observe, error)),
-    )
+    const again = async (error: unknown) => {
+      if (!(error instanceof NotTaken)) throw error
+      // As Gate.through does: a home that was handed over meanwhile may be here by now.
+      await context.gate?.refresh(parseTenantId(call.metadata.get('x-tenant-id')[0]))
+      return run()
+    }
+    run()
+      .catch(again)
+      .then(
+        ({ answer, trailer }) => {
+          observe('OK')
+          done(null, answer, trailer)
+        },
+        error => done(fail(context, observe, error)),
+      )
   }
 }
 

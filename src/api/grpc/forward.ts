@@ -3,6 +3,7 @@ import { isErrorCode, PercolateError } from '../../base/errors.ts'
 import type { TenantId } from '../../base/ids.ts'
 import { PEER_HEADER, type PeerAuth } from '../../replication/auth.ts'
 import type { Member } from '../../replication/placement.ts'
+import { NotTaken } from '../gate.ts'
 import { Channels } from './channels.ts'
 import type { Message } from './messages.ts'
 import { loadRemProto } from './protos.ts'
@@ -62,13 +63,7 @@ export class GrpcForwarder {
           if (!isRefusal(error)) throw error
         }
       }
-      throw new PercolateError(
-        'TENANT_UNAVAILABLE',
-        'No node that holds the tenant takes the call now; retry in a moment.',
-        {
-          cause: last,
-        },
-      )
+      throw new NotTaken(last)
     }
     return {
       unary: (name, call, request) =>
@@ -158,13 +153,7 @@ export class GrpcForwarder {
         outgoing.cancel()
       }
     }
-    throw new PercolateError(
-      'TENANT_UNAVAILABLE',
-      'No node that holds the tenant takes the call now; retry in a moment.',
-      {
-        cause: last,
-      },
-    )
+    throw new NotTaken(last)
   }
 
   #prepare(target: Member, tenant: TenantId, name: string, call: Incoming, defaultDeadline = Number.POSITIVE_INFINITY) {

@@ -5,6 +5,7 @@ import { parseTenantId, type TenantId } from '../../base/ids.ts'
 import type { Time } from '../../base/time.ts'
 import type { Clock } from '../../clock/hlc.ts'
 import { PEER_HEADER } from '../../replication/auth.ts'
+import type { Member } from '../../replication/placement.ts'
 import { parseBookmark } from '../bookmark.ts'
 import type { Gate } from '../gate.ts'
 import {
@@ -108,16 +109,14 @@ export function addTenantHook(scope: FastifyInstance, options: TenantHookOptions
     else {
       const isWrite = request.method !== 'GET' && request.method !== 'HEAD' && !config.isRead
       const peerToken = headers[PEER_HEADER]
-      const passage = await gate.pass({
+      const wanted = {
         tenant,
         isWrite,
         consistency,
         peerToken: peerToken === undefined ? undefined : String(peerToken),
-      })
-      if (passage.kind === 'forward') {
-        await forwarder.forward(request, reply, tenant, gate.node, passage.targets)
-        return
       }
+      const forward = (targets: readonly Member[]) => forwarder.forward(request, reply, tenant, gate.node, targets)
+      if (await gate.through(wanted, forward)) return
       options.onTenant(tenant)
     }
     if (waiting.delete(request.raw)) reply.raw.writeContinue()

@@ -4,6 +4,7 @@ import { PercolateError } from '../../base/errors.ts'
 import type { TenantId } from '../../base/ids.ts'
 import { PEER_HEADER, type PeerAuth } from '../../replication/auth.ts'
 import type { Member } from '../../replication/placement.ts'
+import { NotTaken } from '../gate.ts'
 
 /** Connections to one other node. */
 const SOCKETS_MAX = 512
@@ -60,11 +61,7 @@ export class HttpForwarder {
         if (!(error instanceof Refused)) throw error
       }
     }
-    throw new PercolateError(
-      'TENANT_UNAVAILABLE',
-      'No node that holds the tenant takes the request now; retry in a moment.',
-      { retryAfterS: 1, cause: last },
-    )
+    throw new NotTaken(last)
   }
 
   /** The answer of one node; {@link Refused} when it took nothing, so that another can be asked. */
