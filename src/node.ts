@@ -269,6 +269,7 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
         await replica?.beginDrain()
         // Routers look at /ready and turn away before the doors close.
         if (replica && config.drainNoticeMs > 0) await time.sleep(config.drainNoticeMs)
+        await replica?.handOff(config.drainMs)
         await lifecycle.stop()
       },
     }

@@ -436,6 +436,11 @@ export class Copies {
         'TENANT_UNAVAILABLE',
         'Writes from streams that are gone are missing, and no other holder can be reached for them.',
       )
+    if ((await pool.use(tenant, async open => !open.floor || open.covers(open.floor.vector))) === false)
+      throw new PercolateError(
+        'TENANT_UNAVAILABLE',
+        'Writes from before the garbage collection floor are missing, and no other holder can be reached for them.',
+      )
     if (
       hasRead &&
       !isWhole &&

@@ -1,6 +1,5 @@
 import type { TenantId } from '../base/ids.ts'
 import type { Logger } from '../base/logger.ts'
-import { compareClocks } from '../clock/hlc.ts'
 import { dominates, type VersionVector } from '../clock/vector.ts'
 import { keys } from '../storage/keys.ts'
 import type { TenantPool } from '../tenant/pool.ts'
@@ -86,9 +85,8 @@ export class Reconciler {
         // What was given up here counts as seen, and was not; that copy has it.
         if (theirs === 0 && skipped.some(([origin, sequence]) => (floor.vector.get(origin) ?? 0) >= sequence))
           return true
-        return (
-          (open.floor === undefined || compareClocks(open.floor.clock, floor.clock) < 0) && !open.covers(floor.vector)
-        )
+        // Whether the floor itself has come here already says nothing: a new stream may begin with it.
+        return !open.covers(floor.vector)
       })
     })
     return below ?? false

@@ -307,6 +307,8 @@ export class Replica {
   /** Called after every commit of a tenant. */
   committed(tenant: Tenant, batch: StagedBatch): void {
     if (batch.outbox.entries > 0) this.publisher.notify(tenant.id)
+    // It came without what it rests on.
+    if (batch.floor && !tenant.covers(batch.floor.vector)) this.copies.onHole(tenant.id)
     this.maintenance.changed(tenant.id, {
       data: batch.changesData,
       floor: tenant.floor !== undefined && !tenant.isCollected,
@@ -366,6 +368,15 @@ export class Replica {
     await this.membership.beat().catch(() => {})
   }
 
+  /** While the node still answers: what it wrote is published, who makes a copy from it finishes, homes go to other holders. */
+  async handOff(timeoutMs: number): Promise<void> {
+    const { time } = this.#options
+    const until = time.monotonic() + timeoutMs
+    const isBusy = () => this.publisher.isBusy && this.publisher.failures === 0
+    while ((isBusy() || this.#isAwaited()) && time.monotonic() < until) await time.sleep(20)
+    await this.homes.handOverAll().catch(() => 0)
+  }
+
   /**
    * Leaves the cluster after the last request: outboxes are published, or pushed to other holders when there is no stream; homes are handed over; tenants are
    * snapshotted when there is a store for it. Returns what could not be done.
@@ -376,7 +387,6 @@ export class Replica {
     await this.#joining
     const until = time.monotonic() + timeoutMs
     while (this.publisher.isBusy && this.publisher.failures === 0 && time.monotonic() < until) await time.sleep(10)
-    while (this.#isAwaited() && time.monotonic() < until) await time.sleep(20)
     const homesKept = await this.homes.handOverAll().catch(() => 0)
     const notSaved = await this.#saveAll(until)
     let unpublished = 0

@@ -1,6 +1,5 @@
 import { createHash } from 'node:crypto'
 import { PercolateError } from '../base/errors.ts'
-import { compareClocks } from '../clock/hlc.ts'
 import { dominates, meetVectors, type VersionVector, vectorFromObject, vectorToObject } from '../clock/vector.ts'
 import type { GcFloor } from '../rem/floor.ts'
 import { EMBEDDING_FIELD_PREFIX, type LwwRecord } from '../rem/record.ts'
@@ -138,8 +137,7 @@ export async function importTransfer(
       const floor = options.resumable ? undefined : tenant.floor
       const theirs = options.resumable ? undefined : part.head.floor
       // The other way round: deletes that this copy has not seen may be forgotten there.
-      if (theirs && (!floor || compareClocks(floor.clock, theirs.clock) < 0) && !tenant.covers(theirs.vector))
-        throw invalid('this copy is below the floor of that one')
+      if (theirs && !tenant.covers(theirs.vector)) throw invalid('this copy is below the floor of that one')
       // What that copy has not seen may be deleted and forgotten here: it has to be made anew, not merged.
       if (floor && !dominates(part.head.vector, floor.vector)) throw invalid('its copy is below the floor of this one')
       if (!options.resumable) {

@@ -244,6 +244,7 @@ class Run {
         if (!process) return
         void process.replica
           .beginDrain()
+          .then(() => process.replica.handOff(1500))
           .then(() => process.replica.drain(3000))
           .catch(() => {})
           .finally(() => process.kill())
