@@ -43,6 +43,7 @@ module.exports = {
     layer('embedding', 'src/embedding', [...base, 'src/text', 'src/config']),
     layer('search', 'src/search', [...pure, 'src/storage', 'src/tenant', 'src/embedding']),
     layer('replication', 'src/replication', [...ports, 'src/tenant']),
+    layer('activator', 'src/activator', [...base, 'src/replication']),
     layer('jobs', 'src/jobs', [...base, 'src/clock', 'src/stream']),
     layer('chat', 'src/chat', [...pure, 'src/tenant', 'src/search', 'src/embedding']),
     layer('api', 'src/api', [

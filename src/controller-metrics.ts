@@ -1,3 +1,4 @@
+import type { Activator } from './activator/activator.ts'
 import type { Metrics } from './base/metrics.ts'
 import type { Controller } from './replication/controller.ts'
 import type { Directory } from './replication/directory.ts'
@@ -48,5 +49,36 @@ export function addControllerMetrics(metrics: Metrics, parts: Parts | undefined)
             holders.filter(({ node, state }) => state === 'active' && live.has(node)).length < Math.min(2, live.size),
         ).length
     },
+  )
+}
+
+/** The activator's metrics; `activator` is undefined where only their names are wanted. */
+export function addActivatorMetrics(
+  metrics: Metrics,
+  tiers: readonly string[],
+  activator: Activator | undefined,
+): void {
+  const gauge = (name: string, help: string, read: (tier: string, activator: Activator) => number) =>
+    metrics.labelledGauge(`percolate_${name}`, help, 'tier', tiers, tier => (activator ? read(tier, activator) : 0))
+  gauge('held_requests', 'Requests that wait for a node of their tier', (tier, held) => held.room(tier).held)
+  gauge('held_bytes', 'Memory that held requests may take', (tier, held) => held.room(tier).heldBytes)
+  gauge(
+    'waiting_tenants',
+    'Tenants whose requests wait for a node of their tier, or did a moment ago: what wakes a tier at zero',
+    (tier, held) => held.room(tier).tenants,
+  )
+  gauge('ready_nodes', 'Nodes of the tier that take requests', (tier, held) => held.ready(tier).length)
+  gauge('held_forwarded_total', 'Held requests that went to a node', (tier, held) => held.room(tier).counts.forwarded)
+  gauge(
+    'held_refused_total',
+    'Requests refused because too many were held',
+    (tier, held) => held.room(tier).counts.refused,
+  )
+  gauge('held_expired_total', 'Requests that no node got ready for', (tier, held) => held.room(tier).counts.expired)
+  metrics.gauge('percolate_router_writes_total', "Times that the router's list was written", () =>
+    activator ? activator.routerCounts.writes : 0,
+  )
+  metrics.gauge('percolate_router_failures_total', "Times that the router's list could not be written", () =>
+    activator ? activator.routerCounts.failures : 0,
   )
 }

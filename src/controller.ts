@@ -1,12 +1,20 @@
+import { readFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { Activator } from './activator/activator.ts'
+import type { RouterPort } from './activator/endpoints.ts'
+import { HaproxyRouter } from './activator/haproxy.ts'
+import { KubernetesRouter } from './activator/kubernetes.ts'
 import { GrpcPeers } from './api/grpc/peer-client.ts'
 import { closeServer, createHttpServer, listen } from './api/http/server.ts'
+import { PercolateError } from './base/errors.ts'
 import { Lifecycle } from './base/lifecycle.ts'
 import type { Logger } from './base/logger.ts'
 import { Metrics } from './base/metrics.ts'
 import { Probes } from './base/probes.ts'
 import type { Time } from './base/time.ts'
+import { advertisedHost } from './config/advertised.ts'
 import type { Config } from './config/settings.ts'
-import { addControllerMetrics } from './controller-metrics.ts'
+import { addActivatorMetrics, addControllerMetrics } from './controller-metrics.ts'
 import type { ObjectStore } from './objects/port.ts'
 import { PeerAuth } from './replication/auth.ts'
 import { Controller } from './replication/controller.ts'
@@ -29,6 +37,7 @@ export interface RunningController {
   readonly port: number | undefined
   readonly controller: Controller
   readonly directory: Directory
+  readonly activator: Activator | undefined
   stop(): Promise<void>
 }
 
@@ -79,6 +88,30 @@ export async function startController(options: ControllerRoleOptions): Promise<R
   controller.start()
   lifecycle.add('controller', () => controller.stop())
   const metrics = options.metrics ?? new Metrics()
+  let activator: Activator | undefined
+  if (config.activatorTiers !== undefined) {
+    activator = new Activator({
+      time,
+      logger,
+      directory,
+      isLeading: () => controller.isLeading,
+      tiers: [...new Set(config.activatorTiers.split(','))],
+      host: config.host,
+      advertisedHost: advertisedHost(config),
+      httpPort: config.activatorHttpPort,
+      grpcPort: config.activatorGrpcPort,
+      requestsMax: config.heldRequestsMax,
+      bytesMax: config.heldBytesMax,
+      holdMs: config.holdMs,
+      wakeMs: config.wakeMs,
+      resyncMs: config.routerResyncMs,
+      router: await routerOf(config),
+    })
+    await activator.start()
+    const held = activator
+    lifecycle.add('activator', () => held.stop())
+    addActivatorMetrics(metrics, activator.tiers, activator)
+  }
   addControllerMetrics(metrics, { controller, directory })
   let port: number | undefined
   if (options.port !== undefined) {
@@ -88,5 +121,33 @@ export async function startController(options: ControllerRoleOptions): Promise<R
     port = await listen(app, config.host, options.port, 'PERCOLATE_CONTROLLER_PORT')
     lifecycle.add('http', () => closeServer(app, config.drainMs))
   }
-  return { port, controller, directory, stop: () => lifecycle.stop() }
+  return { port, controller, directory, activator, stop: () => lifecycle.stop() }
+}
+
+async function routerOf(config: Config): Promise<RouterPort | undefined> {
+  if (config.router === 'haproxy') {
+    if (config.routerSocket === undefined)
+      throw new PercolateError(
+        'CONFIG_INVALID',
+        'PERCOLATE_ROUTER=haproxy needs PERCOLATE_ROUTER_SOCKET, the path of its admin socket.',
+      )
+    return new HaproxyRouter(config.routerSocket)
+  }
+  if (config.router !== 'kubernetes') return undefined
+  const credentials = config.kubernetesCredentials
+  const { KUBERNETES_SERVICE_HOST: host, KUBERNETES_SERVICE_PORT: port = '443' } = process.env
+  const url = config.kubernetesUrl ?? (host && `https://${host.includes(':') ? `[${host}]` : host}:${port}`)
+  if (!url)
+    throw new PercolateError(
+      'CONFIG_INVALID',
+      'PERCOLATE_ROUTER=kubernetes outside of a pod needs PERCOLATE_KUBERNETES_URL.',
+    )
+  const namespace =
+    config.kubernetesNamespace ?? (await readFile(join(credentials, 'namespace'), 'utf8').catch(() => '')).trim()
+  if (namespace === '')
+    throw new PercolateError(
+      'CONFIG_INVALID',
+      'PERCOLATE_ROUTER=kubernetes needs PERCOLATE_KUBERNETES_NAMESPACE, or a service account that says it.',
+    )
+  return new KubernetesRouter({ url, credentials, namespace })
 }

@@ -3,7 +3,7 @@ import { JobRunner } from '../workers/runner.ts'
 import { Metrics } from './base/metrics.ts'
 import { Semaphore } from './base/semaphore.ts'
 import { systemTime } from './base/time.ts'
-import { addControllerMetrics } from './controller-metrics.ts'
+import { addActivatorMetrics, addControllerMetrics } from './controller-metrics.ts'
 import { addNodeMetrics } from './node-metrics.ts'
 import { Activity } from './tenant/activity.ts'
 import { DiskGuard } from './tenant/disk-guard.ts'
@@ -38,7 +38,13 @@ export async function metricsMarkdown(): Promise<string> {
           disk: new DiskGuard('.', 0),
         }),
     ],
-    ['controller', metrics => addControllerMetrics(metrics, undefined)],
+    [
+      'controller',
+      metrics => {
+        addControllerMetrics(metrics, undefined)
+        addActivatorMetrics(metrics, ['small'], undefined)
+      },
+    ],
     ['worker', metrics => new JobRunner({} as never).addMetrics(metrics)],
     ['gateway', metrics => void addGatewayMetrics(metrics, new Semaphore({ permits: 1, waitersMax: 1, name: 'docs' }))],
   ]

@@ -1,4 +1,3 @@
-import { hostname } from 'node:os'
 import { Gate } from './api/gate.ts'
 import { GrpcForwarder } from './api/grpc/forward.ts'
 import { GrpcPeers } from './api/grpc/peer-client.ts'
@@ -15,6 +14,7 @@ import { Probes } from './base/probes.ts'
 import type { Time } from './base/time.ts'
 import { VERSION } from './base/version.ts'
 import { ChatModel } from './chat/model.ts'
+import { advertisedHost } from './config/advertised.ts'
 import type { Config } from './config/settings.ts'
 import { chooseEmbedder } from './embedding/choose.ts'
 import { EmbedScheduler } from './jobs/embed-scheduler.ts'
@@ -248,7 +248,7 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
     })
     if (replica) {
       const running = replica
-      const host = advertised(config)
+      const host = advertisedHost(config)
       addresses.http = `${host}:${config.advertiseHttpPort ?? httpPort}`
       addresses.grpc = `${host}:${config.advertiseGrpcPort ?? grpcApi.port}`
       addClusterProbes(probes, running, config, options.stream!)
@@ -274,12 +274,6 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
       },
     }
   }
-}
-
-/** Host under which other nodes reach this one. */
-function advertised(config: Config): string {
-  const host = config.advertiseHost ?? (config.host === '0.0.0.0' || config.host === '::' ? hostname() : config.host)
-  return host.includes(':') && !host.startsWith('[') ? `[${host}]` : host
 }
 
 function joinCluster(

@@ -52,6 +52,25 @@ export class Metrics {
     })
   }
 
+  /** As {@link gauge}, with a value for each of a few labels known beforehand. */
+  labelledGauge(
+    name: string,
+    help: string,
+    label: string,
+    values: readonly string[],
+    read: (value: string) => number,
+  ): void {
+    new Gauge({
+      name,
+      help,
+      labelNames: [label],
+      registers: [this.registry],
+      collect() {
+        for (const value of values) this.set({ [label]: value }, read(value))
+      },
+    })
+  }
+
   /** As {@link gauge}, for what has to be asked for; when the answer fails, the gauge is left out of the page. */
   asyncGauge(name: string, help: string, read: () => Promise<number>): void {
     new Gauge({

@@ -1,8 +1,9 @@
-import { randomBytes } from 'node:crypto'
+import { createHash, randomBytes } from 'node:crypto'
 import { existsSync } from 'node:fs'
-import { mkdir, readFile, rename, writeFile } from 'node:fs/promises'
+import { mkdir, readFile, rename, stat, writeFile } from 'node:fs/promises'
 import { connect } from 'node:net'
-import { delimiter, join } from 'node:path'
+import { tmpdir } from 'node:os'
+import { delimiter, join, resolve } from 'node:path'
 import { PercolateError } from '../base/errors.ts'
 import { PACKAGE_FOLDER } from '../base/version.ts'
 import { haproxyConfig, type NatsServerPlan, natsConfig } from './configs.ts'
@@ -44,6 +45,10 @@ export interface ClusterAddresses {
   readonly s3: string
   readonly nodes: { readonly name: string; readonly zone: string; readonly url: string; readonly grpc: string }[]
 }
+
+/** The tier of a local cluster. */
+const TIER = 'small'
+const SOCKET_PATH_BYTES_MAX = 90
 
 /** Finds a program on PATH and in the usual places, or where `npm run setup` put it. */
 export function findProgram(name: string, searchPath: string, hint: string): string {
@@ -91,7 +96,7 @@ export class LocalCluster {
   static async prepare(options: ClusterOptions): Promise<LocalCluster> {
     await mkdir(join(options.dataDir, 'logs'), { recursive: true, mode: 0o700 })
     const path = join(options.dataDir, 'cluster.json')
-    const wanted = 7 + 2 * options.nats + 2 * (options.nodes + (options.spareNodes ?? 0)) + options.workers
+    const wanted = 9 + 2 * options.nats + 2 * (options.nodes + (options.spareNodes ?? 0)) + options.workers
     let kept: { secrets: Secrets; ports: number[] } | undefined
     if (existsSync(path)) kept = JSON.parse(await readFile(path, 'utf8')) as { secrets: Secrets; ports: number[] }
     const ports = kept && kept.ports.length >= wanted ? kept.ports : await freePorts(wanted)
@@ -122,8 +127,13 @@ export class LocalCluster {
       ...names.filter(name => name.startsWith('nats-')),
       's3',
     ])
-    await stage(`${nodes.length} nodes in ${this.options.zones} zones, controller`, [...nodes, 'controller'])
-    await stage('router, gateway, worker', ['router', 'gateway', ...names.filter(name => name.startsWith('worker-'))])
+    await stage(`${nodes.length} nodes in ${this.options.zones} zones`, nodes)
+    await stage('router, controller, gateway, worker', [
+      'router',
+      'controller',
+      'gateway',
+      ...names.filter(name => name.startsWith('worker-')),
+    ])
     await stage('the router finds the nodes', ['router'])
   }
 
@@ -154,8 +164,8 @@ export class LocalCluster {
       const folder = join(this.options.dataDir, `nats-${n + 1}`)
       return {
         name: `nats-${n + 1}`,
-        port: this.#ports[7 + 2 * n]!,
-        clusterPort: this.#ports[8 + 2 * n]!,
+        port: this.#ports[9 + 2 * n]!,
+        clusterPort: this.#ports[10 + 2 * n]!,
         store: join(folder, 'store'),
         pidPath: join(folder, 'nats-server.pid'),
       }
@@ -164,7 +174,7 @@ export class LocalCluster {
 
   get #places() {
     const { nodes, nats, zones, spareNodes = 0 } = this.options
-    const first = 7 + 2 * nats
+    const first = 9 + 2 * nats
     return Array.from({ length: nodes + spareNodes }, (_, n) => ({
       name: `node-${n + 1}`,
       zone: `zone-${(n % zones) + 1}`,
@@ -175,7 +185,9 @@ export class LocalCluster {
 
   async #plan(): Promise<void> {
     const { dataDir, natsProgram, haproxyProgram, workers, nodes, nats, spareNodes = 0 } = this.options
-    const [api, grpc, stats, gateway, s3, controller] = this.#ports as [number, number, number, number, number, number]
+    const [api, grpc, stats, gateway, s3, controller, activatorHttp, activatorGrpc] = this.#ports as number[] & {
+      readonly length: 8
+    }
     const plans = this.#natsPlans
     for (const plan of plans) {
       const folder = join(dataDir, plan.name)
@@ -185,9 +197,18 @@ export class LocalCluster {
       this.#add(plan.name, [natsProgram, '-c', path], {}, () => canConnect(plan.port))
     }
     const routerPath = join(dataDir, 'haproxy.cfg')
+    const adminSocket = await socketPath(dataDir)
     await writeFile(
       routerPath,
-      haproxyConfig({ httpPort: api, grpcPort: grpc, statsPort: stats, nodes: this.#places }),
+      haproxyConfig({
+        httpPort: api!,
+        grpcPort: grpc!,
+        statsPort: stats!,
+        nodes: this.#places,
+        activator: { http: activatorHttp!, grpc: activatorGrpc! },
+        tier: TIER,
+        adminSocket,
+      }),
       { mode: 0o600 },
     )
     const libraries = join(PACKAGE_FOLDER, '.cache', 'haproxy', 'lib')
@@ -221,7 +242,7 @@ export class LocalCluster {
       's3',
       [process.execPath, join(PACKAGE_FOLDER, 'bin', 'percolate.mjs'), 's3'],
       { ...shared, PERCOLATE_DATA_DIR: join(dataDir, 's3'), PERCOLATE_S3_PORT: String(s3) },
-      () => canConnect(s3),
+      () => canConnect(s3!),
     )
     for (const { name, zone, http, grpc: port } of this.#places)
       role(
@@ -237,9 +258,21 @@ export class LocalCluster {
         },
         http,
       )
-    role('controller', ['controller'], { PERCOLATE_CONTROLLER_PORT: String(controller) }, controller)
-    role('gateway', ['gateway'], { PERCOLATE_GATEWAY_PORT: String(gateway) }, gateway)
-    const first = 7 + 2 * nats + 2 * (nodes + spareNodes)
+    role(
+      'controller',
+      ['controller'],
+      {
+        PERCOLATE_CONTROLLER_PORT: String(controller),
+        PERCOLATE_ACTIVATOR_TIERS: TIER,
+        PERCOLATE_ACTIVATOR_HTTP_PORT: String(activatorHttp),
+        PERCOLATE_ACTIVATOR_GRPC_PORT: String(activatorGrpc),
+        PERCOLATE_ROUTER: 'haproxy',
+        PERCOLATE_ROUTER_SOCKET: adminSocket,
+      },
+      controller!,
+    )
+    role('gateway', ['gateway'], { PERCOLATE_GATEWAY_PORT: String(gateway) }, gateway!)
+    const first = 9 + 2 * nats + 2 * (nodes + spareNodes)
     for (let n = 0; n < workers; n++) {
       const port = this.#ports[first + n]!
       role(
@@ -262,6 +295,19 @@ export class LocalCluster {
     program.onExit = (...args) => this.options.onExit(...args)
     this.programs.set(name, program)
   }
+}
+
+/** A path that a Unix socket can have: the system allows about 100 bytes. */
+async function socketPath(dataDir: string): Promise<string> {
+  const path = resolve(dataDir, 'haproxy.sock')
+  if (Buffer.byteLength(path) <= SOCKET_PATH_BYTES_MAX) return path
+  const name = createHash('sha256').update(path).digest('hex').slice(0, 16)
+  const folder = join(tmpdir(), `percolate-${name}`)
+  await mkdir(folder, { recursive: true, mode: 0o700 })
+  const { uid, mode } = await stat(folder)
+  if (uid !== process.getuid?.() || (mode & 0o077) !== 0)
+    throw new PercolateError('DATA_DIR_IN_USE', `${folder} belongs to somebody else, or is open to others; remove it.`)
+  return join(folder, 'haproxy.sock')
 }
 
 async function isOk(url: string): Promise<boolean> {

@@ -32,19 +32,35 @@ export function natsConfig(server: NatsServerPlan, all: readonly NatsServerPlan[
   ].join('\n')
 }
 
+/** Behind the ids of all nodes, which are their places on the ring. */
+const ACTIVATOR_ID = 10_000
+
 export interface RouterPlan {
   readonly httpPort: number
   readonly grpcPort: number
   readonly statsPort: number
   /** Places for nodes, also for those that do not run now: one that is not ready gets nothing. */
   readonly nodes: readonly { readonly name: string; readonly http: number; readonly grpc: number }[]
+  /** Where requests go when no node is ready; the controller says when. */
+  readonly activator: { readonly http: number; readonly grpc: number }
+  readonly tier: string
+  /** By which the controller keeps the list of servers. */
+  readonly adminSocket: string
 }
 
 /**
  * HAProxy in Envoy's place: HTTP and gRPC of a tenant go to the same node by a consistent hash of its id. It tries another node only when a connection can't be made at all; anything else
  * could repeat a write.
  */
-export function haproxyConfig({ httpPort, grpcPort, statsPort, nodes }: RouterPlan): string {
+export function haproxyConfig({
+  httpPort,
+  grpcPort,
+  statsPort,
+  nodes,
+  activator,
+  tier,
+  adminSocket,
+}: RouterPlan): string {
   const check = (http: number) => `check port ${http} inter 250ms fall 2 rise 1`
   const servers = (port: 'http' | 'grpc') =>
     nodes
@@ -53,7 +69,7 @@ export function haproxyConfig({ httpPort, grpcPort, statsPort, nodes }: RouterPl
           `  server ${node.name} 127.0.0.1:${node[port]} id ${n + 1} ${port === 'grpc' ? 'proto h2 ' : ''}${check(node.http)}`,
       )
       .join('\n')
-  const backend = (name: string, port: 'http' | 'grpc') => `backend ${name}
+  const backend = (port: 'http' | 'grpc') => `backend ${port}_${tier}
   balance hdr(x-tenant-id)
   hash-type consistent sdbm avalanche
   option httpchk GET /ready
@@ -62,9 +78,11 @@ export function haproxyConfig({ httpPort, grpcPort, statsPort, nodes }: RouterPl
   retries 5
   retry-on conn-failure
 ${servers(port)}
+  server activator 127.0.0.1:${activator[port]} id ${ACTIVATOR_ID} ${port === 'grpc' ? 'proto h2 ' : ''}${check(activator.http)} disabled
 `
   return `global
   log stderr format raw local0 warning
+  stats socket ${adminSocket} mode 600 level admin
   maxconn 4096
 defaults
   mode http
@@ -76,14 +94,14 @@ defaults
   option http-keep-alive
 frontend http
   bind 127.0.0.1:${httpPort}
-  default_backend nodes
+  default_backend http_${tier}
 frontend grpc
   bind 127.0.0.1:${grpcPort} proto h2
-  default_backend nodes_grpc
+  default_backend grpc_${tier}
 frontend stats
   bind 127.0.0.1:${statsPort}
   http-request return status 200 content-type text/plain string "ok" if { path /health }
   stats enable
   stats uri /
-${backend('nodes', 'http')}${backend('nodes_grpc', 'grpc')}`
+${backend('http')}${backend('grpc')}`
 }

@@ -8,6 +8,7 @@ import type { TenantPool } from '../tenant/pool.ts'
 import type { Tenant } from '../tenant/tenant.ts'
 import type { Applier } from './applier.ts'
 import type { Directory } from './directory.ts'
+import type { CopyStore } from './copy-store.ts'
 import { dropCopy } from './drop.ts'
 import type { Follower } from './follower.ts'
 import { Holes } from './holes.ts'
@@ -16,15 +17,6 @@ import type { CopyState, CopyStatus, PeerPort, TransferPart } from './peer.ts'
 import { activeHolders, holderOf, type Placement } from './placement.ts'
 import type { Reconciler } from './reconciler.ts'
 import { importTransfer, readProgress, readSkipped } from './transfer.ts'
-
-/** The tenants' databases on this node's disk. */
-export interface CopyStore {
-  tenants(): Promise<TenantId[]>
-  has(tenant: TenantId): Promise<boolean>
-  /** Empties the closed database of a tenant for a copy that is made anew. */
-  wipe(tenant: TenantId): Promise<void>
-  remove(tenant: TenantId): Promise<void>
-}
 
 export interface CopiesOptions {
   readonly node: string

@@ -139,6 +139,47 @@ describe('percolate cluster', () => {
   })
 })
 
+describe('a cluster scaled to zero', () => {
+  it('holds what comes, and answers it when a node is there again', { timeout: 120_000 }, async () => {
+    const folder = await tempFolder()
+    const path = process.env.PATH ?? ''
+    const cluster = await LocalCluster.prepare({
+      dataDir: folder,
+      nodes: 2,
+      nats: 1,
+      zones: 2,
+      workers: 0,
+      replicas: 2,
+      syncStreams: 'per-tenant',
+      env: FAST,
+      natsProgram: findProgram('nats-server', path, ''),
+      haproxyProgram: findProgram('haproxy', path, ''),
+      onExit: () => {},
+    })
+    try {
+      await cluster.start()
+      const { api } = cluster.addresses
+      const put = await request(`${api}/api/v1/entities/ada`, 'PUT', { tenant: 'acme', body: { name: 'Ada' } })
+      expect(put.status).toBe(200)
+      await Promise.all(['node-1', 'node-2'].map(name => cluster.program(name).stop()))
+      const startedAtMs = Date.now()
+      const read = request(`${api}/api/v1/entities/ada`, 'GET', { tenant: 'acme' })
+      await new Promise(resolve => setTimeout(resolve, 500))
+      cluster.program(put.headers.get('x-percolate-node')!).launch()
+      const answer = await read
+      expect([answer.status, answer.body.name]).toEqual([200, 'Ada'])
+      console.log(`answered ${Date.now() - startedAtMs} ms after it was sent, the node started 500 ms after`)
+      await eventually('the router asks the node itself', async () => {
+        const stats = await (await fetch(`${cluster.addresses.router}/;csv`)).text()
+        return /^http_small,activator,.*MAINT/m.test(stats)
+      })
+    } finally {
+      await cluster.stop()
+      await remove(folder)
+    }
+  })
+})
+
 describe('a cluster under load', () => {
   it('loses no acknowledged write to kills, stops, partitions and wrong clocks', { timeout: 300_000 }, async () => {
     const folder = await tempFolder()

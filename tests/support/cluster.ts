@@ -1,18 +1,10 @@
 import { systemTime } from '../../src/base/time.ts'
+import { loadConfig } from '../../src/config/load.ts'
 import { type RunningController, startController } from '../../src/controller.ts'
 import type { S3ObjectStore } from '../../src/objects/s3.ts'
 import type { NatsStream } from '../../src/stream/nats/adapter.ts'
 import type { EmbeddedNats } from '../../src/stream/nats/server.ts'
-import {
-  connectNats,
-  eventually,
-  logger,
-  startTestNats,
-  startTestNode,
-  type TestNode,
-  tempFolder,
-  testConfig,
-} from './running.ts'
+import { connectNats, eventually, logger, startTestNats, startTestNode, type TestNode, tempFolder } from './running.ts'
 
 /** Waiting windows for tests; the secret that nodes know one another by. */
 export const FAST = {
@@ -111,15 +103,20 @@ export class TestCluster {
     this.#folders.set(name, await tempFolder())
   }
 
-  async startController(): Promise<void> {
+  /** The controller as it runs now. */
+  get controller(): RunningController {
+    return this.#controller!.running
+  }
+
+  async startController(env: Record<string, string> = {}): Promise<void> {
     const stream = connectNats(this.nats.url)
     const running = await startController({
-      config: testConfig(this.folder, this.#env),
+      config: loadConfig({ role: 'controller', env: { ...this.#env, ...env, PERCOLATE_NATS_URL: this.nats.url } }),
       logger,
       time: systemTime,
       stream,
       objects: this.#objects,
-      port: undefined,
+      port: env.PERCOLATE_CONTROLLER_PORT === undefined ? undefined : Number(env.PERCOLATE_CONTROLLER_PORT),
     })
     this.#controller = { running, stream }
   }

@@ -1,0 +1,137 @@
+import type { TenantId } from '../base/ids.ts'
+import type { Logger } from '../base/logger.ts'
+import type { Time } from '../base/time.ts'
+import type { Directory } from '../replication/directory.ts'
+import { activeHolders, choosePlaces, type Member } from '../replication/placement.ts'
+import { ACTIVATOR, type Destination, EndpointsKeeper, type RouterPort } from './endpoints.ts'
+import { HoldingGrpcProxy } from './grpc-proxy.ts'
+import { HoldingHttpProxy } from './http-proxy.ts'
+import { type Backend, WaitingRoom } from './room.ts'
+
+export interface ActivatorOptions {
+  readonly time: Time
+  readonly logger: Logger
+  readonly directory: Directory
+  readonly isLeading: () => boolean
+  readonly tiers: readonly string[]
+  readonly host: string
+  /** Host under which the router reaches this process, and its name there. */
+  readonly advertisedHost: string
+  /** Of the first tier; the next ones listen on the ports behind it. 0: free ones. */
+  readonly httpPort: number
+  readonly grpcPort: number
+  readonly requestsMax: number
+  readonly bytesMax: number
+  readonly holdMs: number
+  readonly wakeMs: number
+  readonly resyncMs: number
+  readonly router: RouterPort | undefined
+}
+
+interface TierParts {
+  readonly room: WaitingRoom
+  readonly http: HoldingHttpProxy
+  readonly grpc: HoldingGrpcProxy
+  httpPort: number
+  grpcPort: number
+}
+
+/** Holds the requests of tiers that are scaled to zero until a node is ready, and tells the router where requests go. */
+export class Activator {
+  readonly #options: ActivatorOptions
+  readonly #tiers = new Map<string, TierParts>()
+  readonly #keeper: EndpointsKeeper | undefined
+
+  constructor(options: ActivatorOptions) {
+    this.#options = options
+    const { time, logger, tiers, host, httpPort, grpcPort, requestsMax, bytesMax, holdMs, wakeMs } = options
+    for (const [n, tier] of tiers.entries()) {
+      const room = new WaitingRoom({
+        time,
+        pick: tenant => this.#pick(tier, tenant),
+        requestsMax,
+        bytesMax,
+        holdMs,
+        wakeMs,
+      })
+      const shared = { room, time, logger, host, holdMs }
+      this.#tiers.set(tier, {
+        room,
+        http: new HoldingHttpProxy({ ...shared, port: httpPort === 0 ? 0 : httpPort + n }),
+        grpc: new HoldingGrpcProxy({ ...shared, port: grpcPort === 0 ? 0 : grpcPort + n }),
+        httpPort: 0,
+        grpcPort: 0,
+      })
+    }
+    const { router, isLeading, resyncMs } = options
+    this.#keeper =
+      router &&
+      new EndpointsKeeper({
+        time,
+        logger,
+        router,
+        tiers,
+        ready: tier => this.ready(tier).map(destinationOf),
+        activator: tier => this.#self(tier),
+        isLeading,
+        resyncMs,
+      })
+  }
+
+  async start(): Promise<void> {
+    for (const parts of this.#tiers.values()) {
+      parts.httpPort = await parts.http.start()
+      parts.grpcPort = await parts.grpc.start()
+    }
+    this.#keeper?.start()
+  }
+
+  async stop(): Promise<void> {
+    await this.#keeper?.stop()
+    await Promise.all([...this.#tiers.values()].flatMap(({ http, grpc }) => [http.stop(), grpc.stop()]))
+  }
+
+  get tiers(): readonly string[] {
+    return [...this.#tiers.keys()]
+  }
+
+  get routerCounts(): { readonly writes: number; readonly failures: number } {
+    return this.#keeper?.counts ?? { writes: 0, failures: 0 }
+  }
+
+  room(tier: string): WaitingRoom {
+    return this.#tiers.get(tier)!.room
+  }
+
+  /** `host:port` where a tier's requests are held. */
+  addresses(tier: string): { readonly http: string; readonly grpc: string } {
+    const { http, grpc } = this.#self(tier)
+    return { http, grpc }
+  }
+
+  /** The nodes of a tier that take requests now. */
+  ready(tier: string): Member[] {
+    return this.#options.directory
+      .members()
+      .filter(({ member, isLive }) => isLive && member.state === 'ready' && member.tier === tier)
+      .map(({ member }) => member)
+  }
+
+  /** Where a tenant's requests go: its home, another node that holds it, or the one that its id falls to. Always the same while nothing changes. */
+  #pick(tier: string, tenant: TenantId): Backend | undefined {
+    const ready = this.ready(tier)
+    if (ready.length === 0) return undefined
+    const placement = this.#options.directory.placement(tenant)
+    const byName = (node: string | undefined) => ready.find(member => member.node === node)
+    const holder = placement && activeHolders(placement).find(({ node }) => byName(node))
+    return byName(placement?.home) ?? byName(holder?.node) ?? byName(choosePlaces(tenant, ready, 1)[0])
+  }
+
+  #self(tier: string): Destination {
+    const { advertisedHost } = this.#options
+    const { httpPort, grpcPort } = this.#tiers.get(tier)!
+    return { name: ACTIVATOR, http: `${advertisedHost}:${httpPort}`, grpc: `${advertisedHost}:${grpcPort}` }
+  }
+}
+
+const destinationOf = ({ node, http, grpc, zone }: Member): Destination => ({ name: node, http, grpc, zone })

@@ -1,0 +1,240 @@
+import {
+  type ClientHttp2Session,
+  type ClientHttp2Stream,
+  connect,
+  createServer,
+  type Http2Server,
+  type IncomingHttpHeaders,
+  type OutgoingHttpHeaders,
+  type ServerHttp2Session,
+  type ServerHttp2Stream,
+} from 'node:http2'
+import { errorTable, grpcStatus, PercolateError, toPercolateError } from '../base/errors.ts'
+import { parseTenantId } from '../base/ids.ts'
+import { listenError } from '../base/listen-error.ts'
+import type { ProxyOptions } from './http-proxy.ts'
+import type { Backend } from './room.ts'
+
+/** Bytes of a call that are kept to be sent again; one that has sent more is not tried twice. */
+const KEPT_BYTES_MAX = 64 * 1024
+const AGAIN_MS = 100
+const SESSIONS_MAX = 256
+const STOP_MS_MAX = 5000
+const UNAVAILABLE = String(grpcStatus.UNAVAILABLE)
+/** Header fields of the connection, not of the call. */
+const OWN = new Set([
+  'connection',
+  'host',
+  'keep-alive',
+  'proxy-connection',
+  'transfer-encoding',
+  'upgrade',
+  'http2-settings',
+])
+
+/** Nothing was done with the call, and another attempt may do better. */
+class NotYet extends Error {}
+
+/**
+ * Takes gRPC calls of a tier while it has no node, as {@link HoldingHttpProxy} does for HTTP. It carries HTTP/2 streams as they are, and knows of gRPC only how to say no and to
+ * understand that a node is not ready for the tenant yet.
+ */
+export class HoldingGrpcProxy {
+  readonly #options: ProxyOptions
+  readonly #server: Http2Server
+  readonly #clients = new Set<ServerHttp2Session>()
+  readonly #sessions = new Map<string, ClientHttp2Session>()
+  #isStopping = false
+
+  constructor(options: ProxyOptions) {
+    this.#options = options
+    this.#server = createServer({ settings: { initialWindowSize: KEPT_BYTES_MAX } })
+    this.#server.on('session', session => {
+      this.#clients.add(session)
+      session.once('close', () => this.#clients.delete(session))
+      session.on('error', () => {})
+    })
+    this.#server.on('stream', (stream, headers) => {
+      stream.on('error', () => {})
+      void this.#handle(stream, headers).catch(error => refuse(stream, error))
+    })
+  }
+
+  async start(): Promise<number> {
+    const { host, port } = this.#options
+    await new Promise<void>((resolve, reject) => {
+      this.#server.once('error', error => reject(listenError(error, host, port, 'PERCOLATE_ACTIVATOR_GRPC_PORT')))
+      this.#server.listen(port, host, resolve)
+    })
+    return (this.#server.address() as { port: number }).port
+  }
+
+  async stop(): Promise<void> {
+    this.#isStopping = true
+    const closed = new Promise(resolve => this.#server.close(resolve))
+    for (const session of this.#clients) session.close()
+    const timer = setTimeout(() => {
+      for (const session of this.#clients) session.destroy()
+    }, STOP_MS_MAX)
+    await closed
+    clearTimeout(timer)
+    for (const session of this.#sessions.values()) session.close()
+  }
+
+  async #handle(stream: ServerHttp2Stream, headers: IncomingHttpHeaders): Promise<void> {
+    const { room, time, holdMs } = this.#options
+    const tenant = parseTenantId(headers['x-tenant-id'])
+    const gone = new AbortController()
+    stream.once('close', () => gone.abort())
+    const sinceMs = time.monotonic()
+    const body = new KeptBody(stream)
+    for (;;) {
+      if (this.#isStopping) throw new PercolateError('SHUTTING_DOWN', 'This end is going; retry at once.')
+      const backend = await room.backend(tenant, KEPT_BYTES_MAX, sinceMs, gone.signal)
+      try {
+        await this.#send(stream, headers, body, backend, time.monotonic() - sinceMs < holdMs)
+        room.counts.forwarded++
+        return
+      } catch (error) {
+        if (!(error instanceof NotYet)) throw error
+        await time.sleep(AGAIN_MS, { signal: gone.signal })
+      }
+    }
+  }
+
+  #send(
+    stream: ServerHttp2Stream,
+    headers: IncomingHttpHeaders,
+    body: KeptBody,
+    backend: Backend,
+    mayRetry: boolean,
+  ): Promise<void> {
+    return new Promise((resolve, reject) => {
+      const sent: OutgoingHttpHeaders = Object.fromEntries(Object.entries(headers).filter(([name]) => !OWN.has(name)))
+      let outgoing: ClientHttp2Stream
+      try {
+        outgoing = this.#session(backend).request({ ...sent, ':authority': backend.grpc }, { endStream: false })
+      } catch {
+        reject(new NotYet())
+        return
+      }
+      let hasAnswered = false
+      let trailers: IncomingHttpHeaders | undefined
+      const cancel = () => outgoing.close()
+      stream.once('close', cancel)
+      const again = () => {
+        stream.off('close', cancel)
+        body.detach()
+        outgoing.close()
+        reject(new NotYet())
+      }
+      body.attach(outgoing)
+      outgoing.once('response', answer => {
+        if (mayRetry && body.isWhole && answer['grpc-status'] === UNAVAILABLE) return again()
+        hasAnswered = true
+        if (stream.destroyed) return
+        const { ':status': code, ...rest } = answer
+        const isOver = answer['grpc-status'] !== undefined
+        stream.respond({ ':status': code ?? 200, ...rest }, isOver ? { endStream: true } : { waitForTrailers: true })
+        if (isOver) return
+        stream.once('wantTrailers', () => stream.sendTrailers(trailers ?? { 'grpc-status': UNAVAILABLE }))
+        outgoing.pipe(stream)
+      })
+      outgoing.once('trailers', received => {
+        trailers = received
+      })
+      outgoing.once('error', error => {
+        if (hasAnswered) {
+          stream.close()
+          return
+        }
+        if (mayRetry && body.isWhole && /REFUSED|ECONN/.test(String((error as NodeJS.ErrnoException).code)))
+          return again()
+        reject(
+          new PercolateError('NODE_UNAVAILABLE', 'The database node went away in the middle of the call.', {
+            cause: error,
+          }),
+        )
+      })
+      outgoing.once('close', () => {
+        stream.off('close', cancel)
+        if (hasAnswered) resolve()
+      })
+    })
+  }
+
+  #session({ node, grpc }: Backend): ClientHttp2Session {
+    const known = this.#sessions.get(grpc)
+    if (known && !known.destroyed && !known.closed) return known
+    if (this.#sessions.size >= SESSIONS_MAX) for (const [name] of this.#sessions) this.#sessions.delete(name)
+    const session = connect(`http://${grpc}`)
+    session.on('error', error =>
+      this.#options.logger.debug({ node, reason: String(error) }, 'a node cannot be reached'),
+    )
+    session.once('close', () => {
+      if (this.#sessions.get(grpc) === session) this.#sessions.delete(grpc)
+    })
+    this.#sessions.set(grpc, session)
+    return session
+  }
+}
+
+/** The client's side of a call, whose beginning is kept until it is too long to be sent again. */
+class KeptBody {
+  readonly #stream: ServerHttp2Stream
+  readonly #chunks: Buffer[] = []
+  #bytes = 0
+  #isEnded = false
+  #to: ClientHttp2Stream | undefined
+  isWhole = true
+
+  constructor(stream: ServerHttp2Stream) {
+    this.#stream = stream
+    stream.pause()
+    stream.on('data', (chunk: Buffer) => {
+      this.#bytes += chunk.length
+      if (this.#bytes > KEPT_BYTES_MAX) {
+        this.isWhole = false
+        this.#chunks.length = 0
+      } else this.#chunks.push(chunk)
+      if (this.#to && !this.#to.write(chunk)) {
+        stream.pause()
+        this.#to.once('drain', () => stream.resume())
+      }
+    })
+    stream.once('end', () => {
+      this.#isEnded = true
+      this.#to?.end()
+    })
+  }
+
+  attach(to: ClientHttp2Stream): void {
+    this.#to = to
+    for (const chunk of this.#chunks) to.write(chunk)
+    if (this.#isEnded) to.end()
+    else this.#stream.resume()
+  }
+
+  detach(): void {
+    this.#stream.pause()
+    this.#to = undefined
+  }
+}
+
+function refuse(stream: ServerHttp2Stream, raw: unknown): void {
+  if (stream.destroyed || stream.headersSent) {
+    stream.close()
+    return
+  }
+  const error = toPercolateError(raw)
+  stream.respond(
+    {
+      ':status': 200,
+      'content-type': 'application/grpc+proto',
+      'grpc-status': String(errorTable[error.code].grpc),
+      'grpc-message': encodeURIComponent(error.message),
+      'percolate-code': error.code,
+    },
+    { endStream: true },
+  )
+}

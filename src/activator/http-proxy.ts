@@ -1,0 +1,205 @@
+import { Agent, createServer, request as httpRequest, type IncomingMessage, type ServerResponse } from 'node:http'
+import { errorMessage, PercolateError, toPercolateError, toProblem } from '../base/errors.ts'
+import { parseTenantId } from '../base/ids.ts'
+import { listenError } from '../base/listen-error.ts'
+import type { Logger } from '../base/logger.ts'
+import type { Time } from '../base/time.ts'
+import type { Backend, WaitingRoom } from './room.ts'
+
+export interface ProxyOptions {
+  readonly room: WaitingRoom
+  readonly time: Time
+  readonly logger: Logger
+  readonly host: string
+  readonly port: number
+  readonly holdMs: number
+}
+
+/** What a held request keeps in memory: its head, and the part of its body that Node reads ahead. */
+const HELD_REQUEST_BYTES = 80 * 1024
+/** How long a node may take to say that it takes a body. */
+const CONFIRM_MS_MAX = 5000
+/** Between two attempts at a node that is ready and not yet able to answer for the tenant. */
+const AGAIN_MS = 100
+const SOCKETS_MAX = 1024
+const STOP_MS_MAX = 5000
+
+const HOP_BY_HOP = new Set([
+  'connection',
+  'keep-alive',
+  'proxy-authenticate',
+  'te',
+  'trailer',
+  'transfer-encoding',
+  'upgrade',
+  'expect',
+])
+
+/** Nothing was done with the request, and another attempt may do better. */
+class NotYet extends Error {}
+
+/**
+ * Takes HTTP requests of a tier while it has no node: they are held, not read, until one is ready, and then sent through. A body leaves only when the node has said that it takes it, so that
+ * a node that is not ready for the tenant yet can be asked again.
+ */
+export class HoldingHttpProxy {
+  readonly #options: ProxyOptions
+  readonly #server = createServer({ keepAliveTimeout: 65_000 })
+  readonly #agent = new Agent({ keepAlive: true, maxSockets: SOCKETS_MAX, maxFreeSockets: 64 })
+  #isStopping = false
+
+  constructor(options: ProxyOptions) {
+    this.#options = options
+    const take = (request: IncomingMessage, response: ServerResponse, wantsContinue: boolean) =>
+      void this.#handle(request, response, wantsContinue).catch(error => this.#fail(request, response, error))
+    this.#server.on('request', (request, response) => take(request, response, false))
+    this.#server.on('checkContinue', (request, response) => take(request, response, true))
+  }
+
+  async start(): Promise<number> {
+    const { host, port } = this.#options
+    await new Promise<void>((resolve, reject) => {
+      this.#server.once('error', error => reject(listenError(error, host, port, 'PERCOLATE_ACTIVATOR_HTTP_PORT')))
+      this.#server.listen(port, host, resolve)
+    })
+    return (this.#server.address() as { port: number }).port
+  }
+
+  async stop(): Promise<void> {
+    this.#isStopping = true
+    const closed = new Promise(resolve => this.#server.close(resolve))
+    this.#server.closeIdleConnections()
+    const timer = setTimeout(() => this.#server.closeAllConnections(), STOP_MS_MAX)
+    await closed
+    clearTimeout(timer)
+    this.#agent.destroy()
+  }
+
+  async #handle(request: IncomingMessage, response: ServerResponse, wantsContinue: boolean): Promise<void> {
+    const { room, time, holdMs } = this.#options
+    // Probes of whoever routes here: this end is there.
+    if (request.url === '/ready' || request.url === '/health') {
+      response.writeHead(200, { 'content-type': 'application/json' }).end('{"status":"holding"}')
+      return
+    }
+    const tenant = parseTenantId(request.headers['x-tenant-id'])
+    const gone = new AbortController()
+    response.once('close', () => gone.abort())
+    const sinceMs = time.monotonic()
+    for (;;) {
+      if (this.#isStopping)
+        throw new PercolateError('SHUTTING_DOWN', 'This end is going; retry at once.', { retryAfterS: 1 })
+      const backend = await room.backend(tenant, HELD_REQUEST_BYTES, sinceMs, gone.signal)
+      try {
+        await this.#send(request, response, backend, wantsContinue, time.monotonic() - sinceMs < holdMs)
+        room.counts.forwarded++
+        return
+      } catch (error) {
+        if (!(error instanceof NotYet)) throw error
+        await time.sleep(AGAIN_MS, { signal: gone.signal })
+      }
+    }
+  }
+
+  #send(
+    request: IncomingMessage,
+    response: ServerResponse,
+    backend: Backend,
+    wantsContinue: boolean,
+    mayRetry: boolean,
+  ): Promise<void> {
+    const { headers, method, url } = request
+    const length = headers['content-length']
+    const hasBody = length === undefined ? headers['transfer-encoding'] !== undefined : length !== '0'
+    const at = backend.http.lastIndexOf(':')
+    return new Promise((resolve, reject) => {
+      let isSent = false
+      const outgoing = httpRequest({
+        agent: this.#agent,
+        host: backend.http.slice(0, at).replace(/^\[|\]$/g, ''),
+        port: Number(backend.http.slice(at + 1)),
+        method,
+        path: url,
+        headers: {
+          ...Object.fromEntries(Object.entries(headers).filter(([name]) => !HOP_BY_HOP.has(name))),
+          ...(hasBody ? { expect: '100-continue' } : {}),
+        },
+      })
+      const confirm = setTimeout(() => outgoing.destroy(new Error('not confirmed')), CONFIRM_MS_MAX)
+      const gone = () => outgoing.destroy(new Error('the client went away'))
+      response.once('close', gone)
+      const done = () => {
+        clearTimeout(confirm)
+        response.off('close', gone)
+      }
+      outgoing.once('continue', () => {
+        clearTimeout(confirm)
+        isSent = true
+        if (wantsContinue) response.writeContinue()
+        request.pipe(outgoing)
+      })
+      outgoing.once('socket', socket => {
+        if (hasBody) return
+        if (!socket.connecting) clearTimeout(confirm)
+        else socket.once('connect', () => clearTimeout(confirm))
+      })
+      if (hasBody) outgoing.flushHeaders()
+      else outgoing.end()
+      outgoing.once('response', answer => {
+        clearTimeout(confirm)
+        if (mayRetry && !isSent && isNotReady(answer)) {
+          answer.resume()
+          answer.once('end', () => {
+            done()
+            if (hasBody) outgoing.destroy()
+            reject(new NotYet())
+          })
+          return
+        }
+        if (hasBody && !isSent) request.resume()
+        const kept = Object.entries(answer.headers).filter(([name]) => !HOP_BY_HOP.has(name))
+        response.writeHead(answer.statusCode ?? 502, Object.fromEntries(kept) as Record<string, string>)
+        response.flushHeaders()
+        answer.pipe(response)
+        answer.once('error', () => response.destroy())
+        response.once('close', () => {
+          answer.destroy()
+          done()
+          resolve()
+        })
+      })
+      outgoing.once('error', error => {
+        done()
+        const { code } = error as NodeJS.ErrnoException
+        if (response.destroyed) return reject(new PercolateError('CANCELLED', 'The client went away.'))
+        if (mayRetry && (code === 'ECONNREFUSED' || (hasBody && !isSent))) return reject(new NotYet())
+        reject(
+          new PercolateError('NODE_UNAVAILABLE', 'The database node went away in the middle of the request.', {
+            cause: error,
+          }),
+        )
+      })
+    })
+  }
+
+  #fail(request: IncomingMessage, response: ServerResponse, raw: unknown): void {
+    if (response.destroyed || response.headersSent) {
+      response.destroy()
+      return
+    }
+    const error = toPercolateError(raw)
+    if (error.code === 'INTERNAL') this.#options.logger.error({ err: errorMessage(raw) }, 'a held request failed')
+    // The rest of a body is not wanted.
+    request.resume()
+    response
+      .writeHead(error.spec.http, {
+        'content-type': 'application/problem+json',
+        ...(error.retryAfterS === undefined ? {} : { 'retry-after': String(error.retryAfterS) }),
+      })
+      .end(JSON.stringify(toProblem(error)))
+  }
+}
+
+/** 503 with `Retry-After`, before any of the body was asked for: the node is up, and its copy not yet. */
+const isNotReady = ({ statusCode, headers }: IncomingMessage): boolean =>
+  statusCode === 421 || (statusCode === 503 && headers['retry-after'] !== undefined)
