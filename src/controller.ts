@@ -6,7 +6,7 @@ import { HaproxyRouter } from './activator/haproxy.ts'
 import { KubernetesRouter } from './activator/kubernetes.ts'
 import { GrpcPeers } from './api/grpc/peer-client.ts'
 import { closeServer, createHttpServer, listen } from './api/http/server.ts'
-import { PercolateError } from './base/errors.ts'
+import { errorMessage, PercolateError } from './base/errors.ts'
 import { Lifecycle } from './base/lifecycle.ts'
 import type { Logger } from './base/logger.ts'
 import { Metrics } from './base/metrics.ts'
@@ -15,6 +15,7 @@ import type { Time } from './base/time.ts'
 import { advertisedHost } from './config/advertised.ts'
 import type { Config } from './config/settings.ts'
 import { addActivatorMetrics, addControllerMetrics } from './controller-metrics.ts'
+import { Jobs } from './jobs/jobs.ts'
 import type { ObjectStore } from './objects/port.ts'
 import { PeerAuth } from './replication/auth.ts'
 import { Controller } from './replication/controller.ts'
@@ -44,6 +45,7 @@ export interface RunningController {
 const PROBE_TIMEOUT_MS = 2000
 const PEER_TIMEOUT_MS = 3000
 const BODY_BYTES_MAX = 64 * 1024
+const JOB_STREAMS_RETRY_MS = 1000
 
 /** The controller as a role: keeps placement as it should be while it leads; several stand by. It keeps nothing on disk. */
 export async function startController(options: ControllerRoleOptions): Promise<RunningController> {
@@ -97,7 +99,7 @@ export async function startController(options: ControllerRoleOptions): Promise<R
       isLeading: () => controller.isLeading,
       tiers: [...new Set(config.activatorTiers.split(','))],
       host: config.host,
-      advertisedHost: advertisedHost(config),
+      advertisedHost: config.routerHost ?? advertisedHost(config),
       httpPort: config.activatorHttpPort,
       grpcPort: config.activatorGrpcPort,
       requestsMax: config.heldRequestsMax,
@@ -108,6 +110,7 @@ export async function startController(options: ControllerRoleOptions): Promise<R
       router: await routerOf(config),
     })
     await activator.start()
+    lifecycle.add('job streams', keepJobStreams(activator.tiers, options))
     const held = activator
     lifecycle.add('activator', () => held.stop())
     addActivatorMetrics(metrics, activator.tiers, activator)
@@ -122,6 +125,43 @@ export async function startController(options: ControllerRoleOptions): Promise<R
     lifecycle.add('http', () => closeServer(app, config.drainMs))
   }
   return { port, controller, directory, activator, stop: () => lifecycle.stop() }
+}
+
+/**
+ * The job stream and consumer of each tier are there before its first worker is: a scaler that looks at the consumer's lag takes one that is missing for an error,
+ * or for as many workers as there may be.
+ */
+function keepJobStreams(tiers: readonly string[], options: ControllerRoleOptions): () => Promise<void> {
+  const { config, logger, time, stream } = options
+  const stop = new AbortController()
+  const keep = async () => {
+    const all = tiers.map(
+      tier =>
+        new Jobs({
+          stream,
+          time,
+          tier,
+          replicas: config.jobReplicas,
+          ackWaitMs: config.jobAckWaitMs,
+          recordMaxAgeMs: config.jobRecordMaxAgeMs,
+        }),
+    )
+    for (let failures = 0; !stop.signal.aborted; ) {
+      try {
+        for (const jobs of all) await jobs.prepare()
+        return
+      } catch (error) {
+        if (failures++ % 20 === 0)
+          logger.warn({ reason: errorMessage(error) }, 'job streams are not there yet; trying on')
+        await time.sleep(JOB_STREAMS_RETRY_MS, { signal: stop.signal, ref: false }).catch(() => {})
+      }
+    }
+  }
+  const running = keep()
+  return async () => {
+    stop.abort()
+    await running
+  }
 }
 
 async function routerOf(config: Config): Promise<RouterPort | undefined> {

@@ -295,7 +295,13 @@ function joinCluster(
     timeoutMs: PEER_TIMEOUT_MS,
   })
   replica = new Replica({
-    identity: { ...dataDir.identity, zone: config.zone, tier: config.tier, version: VERSION },
+    identity: {
+      ...dataDir.identity,
+      zone: config.zone,
+      tier: config.tier,
+      version: VERSION,
+      ...(config.routerHost === undefined ? {} : { routerHost: config.routerHost }),
+    },
     addresses,
     settings: replicaSettings(config),
     time,

@@ -134,4 +134,8 @@ export class Activator {
   }
 }
 
-const destinationOf = ({ node, http, grpc, zone }: Member): Destination => ({ name: node, http, grpc, zone })
+const destinationOf = ({ node, http, grpc, zone, routerHost }: Member): Destination => {
+  const at = (address: string) =>
+    routerHost === undefined ? address : `${routerHost}:${address.slice(address.lastIndexOf(':') + 1)}`
+  return { name: node, http: at(http), grpc: at(grpc), zone }
+}

@@ -119,6 +119,12 @@ export const settings = {
     roles: CLUSTER,
     doc: 'Host under which other nodes, and the router, reach this process; default: PERCOLATE_HOST, or this machine when it listens everywhere.',
   },
+  routerHost: {
+    env: 'PERCOLATE_ROUTER_HOST',
+    type: 'text',
+    roles: ['node', 'controller'],
+    doc: "Host that the router's list gets for this process, when it is another one than PERCOLATE_ADVERTISE_HOST: an EndpointSlice takes IP addresses, nodes had better use names.",
+  },
   advertiseHttpPort: {
     env: 'PERCOLATE_ADVERTISE_HTTP_PORT',
     type: 'integer',
@@ -801,7 +807,7 @@ export const settings = {
     min: 500,
     max: 3_600_000,
     unit: 'ms',
-    roles: [...WORKER, 'gateway'],
+    roles: [...WORKER, 'gateway', 'controller'],
     doc: 'A job whose worker is silent for this long is given to another. Must be the same everywhere.',
   },
   jobRecordMaxAgeMs: {
@@ -811,7 +817,7 @@ export const settings = {
     min: 60_000,
     max: 365 * 86_400_000,
     unit: 'ms',
-    roles: [...WORKER, 'gateway'],
+    roles: [...WORKER, 'gateway', 'controller'],
     doc: 'How long the record of a job is kept after its last change. The job message itself never expires.',
   },
   parseTimeoutMs: {

@@ -11,7 +11,7 @@ export interface MembershipOptions {
   readonly heartbeatMs: number
   readonly leaseMs: number
   readonly clockSkewMsMax: number
-  readonly identity: Pick<Member, 'node' | 'disk' | 'zone' | 'tier' | 'http' | 'grpc' | 'version'>
+  readonly identity: Pick<Member, 'node' | 'disk' | 'zone' | 'tier' | 'http' | 'grpc' | 'version' | 'routerHost'>
   readonly describe: () => Pick<Member, 'state' | 'unpublished' | 'tenants' | 'reported'>
 }
 

@@ -15,6 +15,8 @@ export interface Member {
   /** `host:port` for other nodes. */
   readonly http: string
   readonly grpc: string
+  /** Host for routers, where it is another one than for nodes. */
+  readonly routerHost?: string | undefined
   readonly state: 'starting' | 'ready' | 'draining'
   /** It holds writes that no stream has acknowledged: its disk must be kept. */
   readonly unpublished: boolean

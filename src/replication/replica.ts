@@ -58,7 +58,7 @@ export interface NodeStore extends DirectoryStore {
 }
 
 export interface ReplicaOptions {
-  readonly identity: Pick<Member, 'node' | 'disk' | 'zone' | 'tier' | 'version'>
+  readonly identity: Pick<Member, 'node' | 'disk' | 'zone' | 'tier' | 'version' | 'routerHost'>
   /** Where other nodes reach this one; known when the servers listen. */
   readonly addresses: () => Pick<Member, 'http' | 'grpc'>
   readonly settings: ReplicaSettings

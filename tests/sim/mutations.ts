@@ -99,12 +99,21 @@ export const mutations: readonly Mutation[] = [
     edits: [
       edit('replication/homes', 'this.#options.membership.hasLease &&', ''),
       edit('replication/homes', 'this.#hasClaimed(tenant, placement.epoch) &&', ''),
+      edit('replication/homes', 'return this.#claims.get(tenant).epoch;', 'return 0;'),
+      edit('replication/homes', '!placement || !copies.isCurrent(tenant) || !membership.hasLease', '!placement'),
+      edit('replication/homes', 'if (this.#hasClaimed(tenant, placement.epoch))', 'if (true)'),
     ],
   },
   {
     name: 'home that has not caught up',
-    why: 'a node takes a home over without reading the stream to its end',
+    why: 'a node takes a home over without reading the stream to its end, or gets it without having what was written',
     edits: [
+      edit('replication/homes', 'if (!reached)', 'if (false)'),
+      edit(
+        'replication/homes',
+        '.awaitVector(tenant, position.incarnation, position.vector, handoverTimeoutMs)',
+        '.awaitVector(tenant, position.incarnation, position.vector, 0)',
+      ),
       edit('replication/homes', 'if (!(await follower.catchUp(tenant)))', 'if (false)'),
       edit('replication/homes', 'await follower.catchUp(tenant);\n            const standing', 'const standing'),
     ],
@@ -127,7 +136,8 @@ export const mutations: readonly Mutation[] = [
       edit('replication/copies', 'if (await this.#reconciler.isBelowFloor(tenant, before)) {', 'if (false) {'),
       edit('replication/reconciler', 'if (!isBelow)', 'if (true)'),
       edit('replication/transfer', 'if (floor && !dominates(part.head.vector, floor.vector))', 'if (false)'),
-      edit('replication/transfer', 'if (theirs &&', 'if (false && theirs &&'),
+      edit('replication/transfer', 'if (theirs && !tenant.covers(theirs.vector))', 'if (false)'),
+      edit('replication/transfer', 'if (theirs && isUnseenBelow(', 'if (false && isUnseenBelow('),
       edit(
         'replication/copies',
         "if (this.state(tenant) === 'current' && (await this.#reconciler.isBelowFloor(tenant, [status])))",

@@ -1,0 +1,352 @@
+import { spawnSync } from 'node:child_process'
+import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { beforeAll, describe, expect, it } from 'vitest'
+import { PACKAGE_FOLDER } from '../../../src/base/version.ts'
+import { loadConfig } from '../../../src/config/load.ts'
+import { type Role, type Setting, settings } from '../../../src/config/settings.ts'
+import { metricsMarkdown } from '../../../src/metrics-docs.ts'
+import { subjects } from '../../../src/stream/subjects.ts'
+import { hasKubectl, type Manifest, nameOf, overlays, render, schemaProblems } from '../../support/manifests.ts'
+
+const TIERS = {
+  small: { cpu: '1', memory: '1Gi', disk: '50Gi', nodes: 10, workerCpu: '4', workerMemory: '8Gi', workers: 5 },
+  medium: { cpu: '2', memory: '2Gi', disk: '100Gi', nodes: 20, workerCpu: '8', workerMemory: '16Gi', workers: 10 },
+  large: { cpu: '4', memory: '4Gi', disk: '200Gi', nodes: 30, workerCpu: '16', workerMemory: '32Gi', workers: 15 },
+} as const
+/** Secrets that an operator makes, with their keys (docs/operations.md). */
+const SECRETS: Record<string, readonly string[]> = {
+  'percolate-cluster': ['secret'],
+  'percolate-object-store': ['endpoint', 'bucket', 'region', 'access-key', 'secret-key'],
+  'percolate-nats': [
+    ...['node', 'worker', 'gateway', 'controller'].flatMap(role => [`${role}-url`, `${role}-password`]),
+    'sys-password',
+  ],
+}
+/** As an operator would fill them in. */
+const EXAMPLES: Record<string, string> = {
+  secret: 'a secret of at least sixteen characters',
+  endpoint: 'https://s3.example.com',
+  bucket: 'percolate',
+  region: 'us-east-1',
+  'access-key': 'key',
+  'secret-key': 'secret',
+}
+
+const metricNames = new Set((await metricsMarkdown()).match(/percolate_\w+/g))
+
+if (!hasKubectl) console.log('the manifests are not checked: there is no kubectl with kustomize 5 on this machine')
+
+describe.runIf(hasKubectl).each(overlays)('the overlay %s', overlay => {
+  let all: Manifest[]
+  beforeAll(() => {
+    all = render(`overlays/${overlay}`)
+  })
+  const ofKind = (...kinds: string[]) => all.filter(({ kind }) => kinds.includes(kind))
+  const workloads = () => ofKind('StatefulSet', 'Deployment')
+  const containersOf = (workload: Manifest): Manifest[] => workload.spec.template.spec.containers
+  const labelsOf = (workload: Manifest) => workload.spec.template.metadata.labels as Record<string, string>
+  const find = (kind: string, name: string) =>
+    all.find(manifest => manifest.kind === kind && manifest.metadata.name === name)
+  const matches = (selector: Manifest, labels: Record<string, string>): boolean =>
+    Object.entries(selector?.matchLabels ?? {}).every(([key, value]) => labels[key] === value) &&
+    (selector?.matchExpressions ?? []).every(
+      ({ key, operator, values }: Manifest) => operator === 'In' && values.includes(labels[key]),
+    )
+  const selected = (selector: Manifest) => workloads().filter(workload => matches(selector, labelsOf(workload)))
+  const portsOf = (workload: Manifest): { name: string; containerPort: number }[] =>
+    containersOf(workload).flatMap(({ ports = [] }) => ports)
+  const roleOf = ({ args }: Manifest): string => args[0]
+  const ours = () =>
+    workloads()
+      .flatMap(containersOf)
+      .filter(({ args }) => /^(node|worker|gateway|controller)$/.test(roleOf({ args })))
+
+  it('is valid by the schemas of all its kinds', { timeout: 60_000 }, () => {
+    expect(schemaProblems(all)).toEqual([])
+    expect(new Set(all.map(({ metadata }) => metadata.namespace ?? metadata.name))).toEqual(
+      new Set(overlay === 'air-gapped' ? ['percolate'] : ['percolate', 'istio-ingress']),
+    )
+  })
+
+  it('refers only to what is there: accounts, settings, secrets, services', () => {
+    for (const workload of workloads()) {
+      const { serviceAccountName, volumes = [] } = workload.spec.template.spec
+      expect([nameOf(workload), find('ServiceAccount', serviceAccountName)?.kind]).toEqual([
+        nameOf(workload),
+        'ServiceAccount',
+      ])
+      for (const { configMap } of volumes) if (configMap) expect(find('ConfigMap', configMap.name)).toBeDefined()
+      if (workload.kind === 'StatefulSet') expect(find('Service', workload.spec.serviceName)).toBeDefined()
+      for (const { env = [], envFrom = [] } of containersOf(workload)) {
+        for (const { configMapRef } of envFrom) expect(find('ConfigMap', configMapRef.name)).toBeDefined()
+        for (const { valueFrom } of env)
+          if (valueFrom?.secretKeyRef)
+            expect([valueFrom.secretKeyRef.name, SECRETS[valueFrom.secretKeyRef.name]]).toEqual([
+              valueFrom.secretKeyRef.name,
+              expect.arrayContaining([valueFrom.secretKeyRef.key]),
+            ])
+      }
+    }
+    for (const { roleRef, subjects: bound } of ofKind('RoleBinding')) {
+      expect(find('Role', roleRef.name)).toBeDefined()
+      for (const { name } of bound) expect(find('ServiceAccount', name)).toBeDefined()
+    }
+  })
+
+  it('selects pods that exist, on ports that they have', () => {
+    for (const service of ofKind('Service')) {
+      const { selector, ports } = service.spec
+      if (!selector) continue
+      const pods = selected({ matchLabels: selector })
+      expect([nameOf(service), pods.length]).toEqual([nameOf(service), 1])
+      for (const { targetPort } of ports) expect(portsOf(pods[0]).map(({ name }) => name)).toContain(targetPort)
+    }
+    for (const budget of ofKind('PodDisruptionBudget'))
+      expect([nameOf(budget), selected(budget.spec.selector).length]).toEqual([nameOf(budget), 1])
+    for (const policy of ofKind('NetworkPolicy')) {
+      const pods = selected(policy.spec.podSelector)
+      expect([nameOf(policy), pods.length > 0]).toEqual([nameOf(policy), true])
+      const known = (at: Manifest[]) =>
+        new Set(at.flatMap(portsOf).flatMap(({ name, containerPort }) => [name, containerPort]))
+      for (const { ports = [] } of policy.spec.ingress ?? [])
+        for (const { port } of ports)
+          if (port !== 15020)
+            expect([nameOf(policy), port, known(pods).has(port)]).toEqual([nameOf(policy), port, true])
+      for (const { to = [], ports = [] } of policy.spec.egress ?? []) {
+        const targets = to.flatMap(({ podSelector, namespaceSelector }: Manifest) =>
+          podSelector && !namespaceSelector ? selected(podSelector) : [],
+        )
+        if (targets.length > 0)
+          for (const { port } of ports)
+            expect([nameOf(policy), port, known(targets).has(port)]).toEqual([nameOf(policy), port, true])
+      }
+    }
+    for (const monitor of ofKind('PodMonitor')) {
+      const pods = selected(monitor.spec.selector)
+      expect(pods.length).toBeGreaterThan(0)
+      for (const pod of pods)
+        for (const { port, portNumber } of monitor.spec.podMetricsEndpoints) {
+          const { 'prometheus.io/port': merged } = pod.spec.template.metadata.annotations ?? {}
+          // With the mesh the sidecar asks for it.
+          if (portNumber === 15020)
+            expect(portsOf(pod).map(({ containerPort }) => String(containerPort))).toContain(merged)
+          else expect(portsOf(pod).map(({ name }) => name)).toContain(port)
+        }
+    }
+    for (const policy of ofKind('AuthorizationPolicy')) {
+      expect(selected(policy.spec.selector).length).toBe(1)
+      for (const principal of JSON.stringify(policy).match(/cluster\.local\/ns\/percolate\/sa\/[\w-]+/g) ?? [])
+        expect(find('ServiceAccount', principal.split('/').at(-1)!)).toBeDefined()
+    }
+  })
+
+  it('gives each role settings that it loads', () => {
+    const known = new Map<string, Setting>(Object.values(settings).map(setting => [setting.env, setting]))
+    for (const container of ours()) {
+      const role = roleOf(container) as Role
+      const env: Record<string, string> = {}
+      for (const { configMapRef } of container.envFrom) Object.assign(env, find('ConfigMap', configMapRef.name).data)
+      for (const { name, value, valueFrom } of container.env) {
+        const key = valueFrom?.secretKeyRef?.key
+        env[name] =
+          value ??
+          (key
+            ? (EXAMPLES[key] ?? 'nats://user:password@percolate-nats:4222')
+            : name === 'PERCOLATE_ZONE'
+              ? 'eu-1a'
+              : 'percolate-node-small-0')
+      }
+      for (const name of Object.keys(env)) {
+        expect([name, known.has(name)]).toEqual([name, true])
+        // What all roles get may be for others; what one container gets is for it.
+        if (container.env.some((entry: Manifest) => entry.name === name))
+          expect([role, name, known.get(name)!.roles]).toEqual([role, name, expect.arrayContaining([role])])
+      }
+      const flags = Object.fromEntries(
+        container.args
+          .slice(1)
+          .flatMap((arg: string, n: number, list: string[]) =>
+            arg === '--data-dir' ? [['dataDir', list[n + 1]]] : [],
+          ),
+      )
+      const config = loadConfig({ role, env, flags })
+      const ports = {
+        node: [config.httpPort, config.grpcPort],
+        gateway: [config.gatewayPort],
+        worker: [config.workerPort],
+      }
+      const own = container.ports.map(({ containerPort }: Manifest) => containerPort)
+      if (role === 'controller') {
+        const held = config
+          .activatorTiers!.split(',')
+          .flatMap((_, n) => [config.activatorHttpPort + n, config.activatorGrpcPort + n])
+        expect(own.sort()).toEqual([config.controllerPort, ...held].sort())
+      } else expect(own).toEqual(ports[role as keyof typeof ports])
+    }
+  })
+
+  it('scales tiers of the promised sizes by metrics, streams and consumers of ours', () => {
+    const tiers = overlay === 'air-gapped' ? (['small', 'medium', 'large'] as const) : (['small'] as const)
+    for (const tier of tiers) {
+      const size = TIERS[tier]
+      const nodes = find('ScaledObject', `percolate-node-${tier}`).spec
+      const set = find('StatefulSet', nodes.scaleTargetRef.name)
+      const workers = find('ScaledObject', `percolate-worker-${tier}`).spec
+      const deployment = find('Deployment', workers.scaleTargetRef.name)
+      if (overlay !== 'kind') {
+        expect(containersOf(set)[0].resources.limits).toEqual({ cpu: size.cpu, memory: size.memory })
+        expect(set.spec.volumeClaimTemplates[0].spec.resources.requests.storage).toBe(size.disk)
+        expect(containersOf(deployment)[0].resources.limits).toEqual({ cpu: size.workerCpu, memory: size.workerMemory })
+        expect([nodes.maxReplicaCount, workers.maxReplicaCount]).toEqual([size.nodes, size.workers])
+      }
+      // KEDA owns the number; a manifest that says one would reset it at every apply.
+      expect([set.spec.replicas, deployment.spec.replicas]).toEqual([undefined, undefined])
+      expect([nodes.idleReplicaCount, workers.minReplicaCount]).toEqual([0, 0])
+      const { query } = nodes.triggers[0].metadata
+      expect(new Set(query.match(/percolate_\w+/g))).toEqual(
+        new Set(['percolate_active_tenants', 'percolate_waiting_tenants']),
+      )
+      for (const name of query.match(/percolate_\w+/g)) expect(metricNames).toContain(name)
+      expect(new Set(query.match(/tier="\w+"/g))).toEqual(new Set([`tier="${tier}"`]))
+      expect(workers.triggers[0].metadata).toMatchObject({
+        stream: subjects.jobsStream(tier),
+        consumer: subjects.workersConsumer(tier),
+        lagThreshold: '5',
+      })
+      expect(workers.cooldownPeriod).toBe(60)
+      const { PERCOLATE_TIER, PERCOLATE_NODE_URL } = ofKind('ConfigMap').find(({ metadata }) =>
+        metadata.name.startsWith(`percolate-tier-${tier}`),
+      ).data
+      expect(PERCOLATE_TIER).toBe(tier)
+      const service = find('Service', new URL(PERCOLATE_NODE_URL).hostname)
+      // The controller keeps its endpoints.
+      expect(service.spec.selector).toBeUndefined()
+      const role = find('Role', 'percolate-controller')
+      expect(role.rules[1].resourceNames).toContain(service.metadata.name)
+      expect(
+        containersOf(find('Deployment', 'percolate-controller'))[0]
+          .env.find((entry: Manifest) => entry.name === 'PERCOLATE_ACTIVATOR_TIERS')
+          .value.split(','),
+      ).toContain(tier)
+    }
+  })
+
+  it('routes to services that exist, with retries that repeat nothing', () => {
+    const config = loadConfig({
+      role: 'controller',
+      env: { PERCOLATE_NATS_URL: 'nats://x:4222', PERCOLATE_CLUSTER_SECRET: EXAMPLES.secret! },
+    })
+    for (const virtual of ofKind('VirtualService'))
+      for (const { name, route = [], retries, timeout, directResponse } of virtual.spec.http) {
+        for (const { destination } of route) {
+          const service = find('Service', destination.host)
+          expect([name, service?.spec.ports.map(({ port }: Manifest) => port)]).toEqual([
+            name,
+            expect.arrayContaining([destination.port.number]),
+          ])
+        }
+        if (directResponse) continue
+        expect(retries.retryOn.split(',').sort()).toEqual(['connect-failure', 'refused-stream'])
+        expect(timeout === '0s' || Number.parseInt(timeout, 10) * 1000 > config.holdMs).toBe(true)
+      }
+    for (const { spec } of ofKind('DestinationRule')) {
+      expect(find('Service', spec.host)).toBeDefined()
+      const { loadBalancer, connectionPool } = spec.trafficPolicy
+      expect(loadBalancer.consistentHash.httpHeaderName).toBe('x-tenant-id')
+      expect(loadBalancer.localityLbSetting.enabled).toBe(false)
+      expect(connectionPool.http.maxRequestsPerConnection).toBeUndefined()
+    }
+    for (const { spec } of ofKind('Gateway'))
+      for (const { hosts } of spec.servers) expect(hosts.join()).not.toContain('*')
+  })
+
+  it('holds to the rules for pods', () => {
+    for (const workload of workloads()) {
+      const pod = workload.spec.template.spec
+      const name = nameOf(workload)
+      expect([name, pod.securityContext.runAsNonRoot, pod.securityContext.seccompProfile.type]).toEqual([
+        name,
+        true,
+        'RuntimeDefault',
+      ])
+      expect([name, pod.automountServiceAccountToken]).toEqual([name, name === 'Deployment/percolate-controller'])
+      for (const { image, resources, securityContext, readinessProbe, livenessProbe } of pod.containers) {
+        expect([name, image]).toEqual([name, expect.stringMatching(/:[\w.-]+$/)])
+        expect(image).not.toMatch(/:latest$/)
+        expect(resources.limits).toMatchObject({ cpu: expect.any(String), memory: expect.any(String) })
+        expect(resources.requests).toMatchObject({ cpu: expect.any(String), memory: expect.any(String) })
+        expect(securityContext).toEqual({
+          allowPrivilegeEscalation: false,
+          readOnlyRootFilesystem: true,
+          capabilities: { drop: ['ALL'] },
+        })
+        expect([name, readinessProbe !== undefined, livenessProbe !== undefined]).toEqual([name, true, true])
+      }
+    }
+    const data = ofKind('ConfigMap').find(({ metadata }) => metadata.name.startsWith('percolate-settings')).data
+    for (const set of ofKind('StatefulSet').filter(({ metadata }) => metadata.name.startsWith('percolate-node')))
+      expect(set.spec.template.spec.terminationGracePeriodSeconds * 1000).toBeGreaterThan(
+        5000 + Number(data.PERCOLATE_DRAIN_NOTICE_MS) + 2 * Number(data.PERCOLATE_DRAIN_MS),
+      )
+  })
+})
+
+describe('the scripts for kind', () => {
+  const run = (command: string, ...args: string[]) =>
+    spawnSync(command, args, { cwd: PACKAGE_FOLDER, encoding: 'utf8' })
+
+  it('make every secret with every key, and show none of them', () => {
+    const { status, stdout, stderr } = run('bash', 'k8s/kind/up.sh', '--dry-run')
+    expect([status, stderr]).toEqual([0, ''])
+    for (const [name, keys] of Object.entries(SECRETS)) {
+      const made = new RegExp(`create secret generic ${name} \\(([^)]*)\\)`).exec(stdout)?.[1]?.trim().split(' ')
+      expect([name, made?.sort()]).toEqual([name, [...keys].sort()])
+    }
+    expect(stdout).not.toMatch(/[0-9a-f]{40}/)
+  })
+
+  it.runIf(run('shellcheck', '--version').status === 0)('are clean', () => {
+    expect(run('shellcheck', '-x', 'k8s/kind/up.sh', 'k8s/kind/down.sh').stdout).toBe('')
+  })
+})
+
+describe('what looks at metrics', () => {
+  const read = (path: string) => readFileSync(join(PACKAGE_FOLDER, path), 'utf8')
+  const used = (text: string) =>
+    new Set((text.match(/percolate_\w+/g) ?? []).map(name => name.replace(/_(bucket|count|sum)$/, '')))
+
+  it('names only metrics that the code has', () => {
+    for (const path of ['alerts.yaml', 'dashboard.json'])
+      for (const name of used(read(`k8s/components/monitoring/${path}`)))
+        expect([path, name, metricNames.has(name)]).toEqual([path, name, true])
+  })
+
+  it('has a runbook for every alert', () => {
+    const alerts = [...read('k8s/components/monitoring/alerts.yaml').matchAll(/alert: (\w+)/g)].map(match => match[1]!)
+    const operations = read('docs/operations.md')
+    expect(alerts.length).toBeGreaterThan(10)
+    for (const alert of alerts) expect([alert, operations.includes(`\n### ${alert}\n`)]).toEqual([alert, true])
+    for (const [, anchor] of read('k8s/components/monitoring/alerts.yaml').matchAll(/operations\.md#(\w+)/g))
+      expect(alerts.map(alert => alert.toLowerCase())).toContain(anchor)
+  })
+})
+
+describe.runIf(hasKubectl)('the check of schemas', () => {
+  it('finds what is misspelt, missing, of another type, or no known value', () => {
+    const [set] = render('overlays/production').filter(({ kind }) => kind === 'StatefulSet')
+    const broken = (change: (copy: Manifest) => void) => {
+      const copy = structuredClone(set)
+      change(copy)
+      return schemaProblems([copy]).join('\n')
+    }
+    expect(broken(() => {})).toBe('')
+    expect(
+      broken(({ spec }) => Object.assign(spec.template.spec.containers[0], { imagepullpolicy: 'Always' })),
+    ).toMatch(/imagepullpolicy/)
+    expect(broken(({ spec }) => delete spec.selector)).toMatch(/selector/)
+    expect(broken(({ spec }) => Object.assign(spec, { replicas: 'three' }))).toMatch(/number|integer/)
+    const [scaled] = render('overlays/production').filter(({ kind }) => kind === 'ScaledObject')
+    expect(schemaProblems([{ ...scaled, spec: { ...scaled.spec, cooldown: 5 } }]).join()).toMatch(/cooldown/)
+  })
+})
