@@ -97,25 +97,10 @@ export const mutations: readonly Mutation[] = [
     name: 'stale home',
     why: 'a node decides on conditional writes because it was the home once',
     edits: [
-      edit('replication/homes', 'this.#options.membership.hasLease &&', ''),
-      edit('replication/homes', 'this.#hasClaimed(tenant, placement.epoch) &&', ''),
+      edit('replication/homes', 'holdsLease(tenant) {', 'holdsLease(tenant) { return true;'),
       edit('replication/homes', 'return this.#claims.get(tenant).epoch;', 'return 0;'),
       edit('replication/homes', '!placement || !copies.isCurrent(tenant) || !membership.hasLease', '!placement'),
       edit('replication/homes', 'if (this.#hasClaimed(tenant, placement.epoch))', 'if (true)'),
-    ],
-  },
-  {
-    name: 'home that has not caught up',
-    why: 'a node takes a home over without reading the stream to its end, or gets it without having what was written',
-    edits: [
-      edit('replication/homes', 'if (!reached)', 'if (false)'),
-      edit(
-        'replication/homes',
-        '.awaitVector(tenant, position.incarnation, position.vector, handoverTimeoutMs)',
-        '.awaitVector(tenant, position.incarnation, position.vector, 0)',
-      ),
-      edit('replication/homes', 'if (!(await follower.catchUp(tenant)))', 'if (false)'),
-      edit('replication/homes', 'await follower.catchUp(tenant);\n            const standing', 'const standing'),
     ],
   },
   {

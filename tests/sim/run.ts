@@ -37,6 +37,7 @@ const OPERATIONS = 200
 const FAULTS = 7
 const KEYS = 8
 const LOOKS_MAX = 5
+const RIVAL_MS_MAX = 4000
 
 /** Kinds of fault; each run has some, and every kind has to have occurred when all runs are done. */
 export const faultKinds = [
@@ -284,10 +285,19 @@ class Run {
     const tenant = random.pick(this.#tenants)
     const favourite = cluster.nodes[tenant.charCodeAt(0) % cluster.nodes.length]!
     const entry = random.chance(0.6) ? favourite : random.pick(cluster.nodes)
-    const process = entry.process
+    if (!entry.process) return
+    const outcome = this.#request(n, tenant)
+    // Others hold the same version, and try the same on other nodes, now or after a home has moved: one of them may succeed.
+    if (outcome.request.ifVersion !== undefined)
+      for (const rival of cluster.nodes)
+        if (random.chance(0.5)) this.#world.at(random.int(0, RIVAL_MS_MAX), () => void this.#send(rival, outcome))
+    await this.#send(entry, outcome)
+  }
+
+  async #send({ process }: SimNode, outcome: Operation): Promise<void> {
+    const cluster = this.#cluster
     if (!process) return
     this.#inFlight++
-    const outcome = this.#request(n, tenant)
     try {
       const answer = await Promise.race([
         process.handle(outcome.request, undefined),
