@@ -126,10 +126,10 @@ describe.runIf(hasKubectl).each(overlays)('the overlay %s', overlay => {
       const pods = selected(monitor.spec.selector)
       expect(pods.length).toBeGreaterThan(0)
       for (const pod of pods)
-        for (const { port, portNumber } of monitor.spec.podMetricsEndpoints) {
+        for (const { port, targetPort } of monitor.spec.podMetricsEndpoints) {
           const { 'prometheus.io/port': merged } = pod.spec.template.metadata.annotations ?? {}
           // With the mesh the sidecar asks for it.
-          if (portNumber === 15020)
+          if (targetPort === 15020)
             expect(portsOf(pod).map(({ containerPort }) => String(containerPort))).toContain(merged)
           else expect(portsOf(pod).map(({ name }) => name)).toContain(port)
         }
