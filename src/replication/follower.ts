@@ -119,7 +119,8 @@ export class Follower {
       const { position } = reading
       if (position?.stream === info.incarnation && position.sequence >= info.lastSequence) break
       if (position && position.stream !== info.incarnation) break
-      if (!this.#readings.has(name)) return this.catchUp(tenant)
+      // It ended, and another one may have begun.
+      if (this.#readings.get(name) !== reading) return this.catchUp(tenant)
       await time.sleep(2, { signal: this.#stop.signal, ref: false }).catch(() => {})
     }
     return !applier.hasHole(tenant)
@@ -218,6 +219,7 @@ export class Follower {
     const { signal } = reading.stop
     const inFlight = new Map<number, Promise<boolean>>()
     let sinceSaved = 0
+    let delivered = 0
     /** All up to `sequence` are done with when the smallest in flight is above it. */
     const settled = async (sequence: number, work: Promise<boolean>) => {
       const ok = await work
@@ -225,7 +227,7 @@ export class Follower {
       if (!ok) throw new Error('an entry could not be kept')
       inFlight.delete(sequence)
       const lowest = Math.min(...inFlight.keys(), Number.POSITIVE_INFINITY)
-      const position = Number.isFinite(lowest) ? lowest - 1 : sequence
+      const position = Number.isFinite(lowest) ? lowest - 1 : delivered
       if (position > reading.position!.sequence) {
         reading.position = { stream: incarnation, sequence: position }
         this.#note(name, reading.position)
@@ -238,6 +240,7 @@ export class Follower {
       const id = tenant ?? (streams.tenantOf(message.subject) as TenantId | undefined)
       const work = id && this.#options.takesEntries(id) ? this.#offer(id, message) : Promise.resolve(true)
       inFlight.set(message.sequence, work)
+      delivered = message.sequence
       const done = settled(message.sequence, work).catch(error => {
         failure = error
       })

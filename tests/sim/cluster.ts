@@ -9,8 +9,10 @@ import { Controller } from '../../src/replication/controller.ts'
 import type { PeerHandlers, PeerPort } from '../../src/replication/peer.ts'
 import type { Member, Placement } from '../../src/replication/placement.ts'
 import { type Durability, Replica, type ReplicaSettings } from '../../src/replication/replica.ts'
+import { decodeEntry } from '../../src/storage/codec.ts'
 import { MemoryStream } from '../../src/stream/memory/adapter.ts'
 import { MemoryLog } from '../../src/stream/memory/log.ts'
+import type { PublishAck } from '../../src/stream/port.ts'
 import { TenantPool } from '../../src/tenant/pool.ts'
 import type { StreamCursor } from '../../src/tenant/state.ts'
 import { wipeCopy } from '../../src/tenant/state.ts'
@@ -50,6 +52,8 @@ const loggerOf = (cluster: SimCluster, name: string): Logger =>
       level,
       (details: unknown, text?: string) => {
         if (cluster.trace) cluster.note(`${name} ${level}: ${text ?? ''} ${JSON.stringify(details)}`)
+        const { tenant, merged } = details as { tenant?: string; merged?: number }
+        if (text?.startsWith(DIFFERED) && merged! > 0) cluster.repaired.add(tenant!)
       },
     ]),
   ) as unknown as Logger
@@ -74,11 +78,33 @@ export interface SimAnswer {
   readonly disk: string
 }
 
+const DIFFERED = 'two copies that should have been equal differed'
+
+/** The simulated log, which knows what it once had. */
+class RememberingLog extends MemoryLog {
+  readonly #stored = new Set<string>()
+
+  override publish(subject: string, data: Buffer, id: string): PublishAck {
+    const ack = super.publish(subject, data, id)
+    if (subject.startsWith('percolate.sync') && !ack.duplicate) {
+      const { tenant, origin, sequence } = decodeEntry(data)
+      this.#stored.add(`${tenant} ${origin} ${sequence}`)
+    }
+    return ack
+  }
+
+  hasHad(tenant: TenantId, origin: string, sequence: number): boolean {
+    return this.#stored.has(`${tenant} ${origin} ${sequence}`)
+  }
+}
+
 /** A simulated cluster: the real replication code, on simulated time, disks, network and servers. */
 export class SimCluster {
   readonly world: World
   readonly servers = { skewMs: 0, isDead: false }
-  readonly log: MemoryLog
+  readonly log: RememberingLog
+  /** Tenants of which two copies with the same history differed, and were repaired. */
+  readonly repaired = new Set<string>()
   readonly nodes: SimNode[]
   readonly counts = new Map<string, number>()
   readonly settings: ReplicaSettings
@@ -92,7 +118,7 @@ export class SimCluster {
   constructor(world: World, nodeCount: number, settings: ReplicaSettings = TIMES) {
     this.world = world
     this.settings = settings
-    this.log = new MemoryLog(world.timeOf(this.servers))
+    this.log = new RememberingLog(world.timeOf(this.servers))
     this.nodes = Array.from({ length: nodeCount }, (_, n) => new SimNode(this, `n${n + 1}`, `z${(n % 3) + 1}`))
     this.controller = new SimController(this)
   }

@@ -427,6 +427,12 @@ class Run {
     this.#cluster.note(
       `acked ${tenant} ${nameOf(ref)} ${action} ${formatClock(answer.clock!)} ${answer.reached} by ${answer.node}`,
     )
+    if (answer.reached === 'stream')
+      for (const [origin, sequence] of answer.position)
+        if (!this.#cluster.log.hasHad(tenant, origin, sequence))
+          this.#history.violations.push(
+            `${tenant}: a write was acknowledged at level stream, and no stream has had ${origin}/${sequence}`,
+          )
     this.#history.acked.push({
       tenant,
       record: nameOf(ref),
@@ -552,6 +558,13 @@ class Run {
     }
     // What is set aside anywhere is not lost: an operator finds it there.
     const all = new Set(copies.flatMap(copy => [...copy.setAside]))
+    // Writes from below the floor are merged by the copy that made them and set aside by the others; nothing else makes two copies with one history differ.
+    for (const tenant of this.#cluster.repaired)
+      if (
+        !copies.some(copy => copy.tenant === tenant && copy.setAside.size > 0) &&
+        !this.#cluster.counts.has('copy wiped')
+      )
+        this.#history.violations.push(`${tenant}: two copies with the same history differed`)
     return copies.map(copy => ({ ...copy, setAside: all }))
   }
 }
