@@ -38,7 +38,7 @@ const proxyOf = async (cluster: TestCluster) => {
 
 describe('a home', () => {
   it('moves to where the requests enter, without an error on the way, and rests there', () =>
-    withCluster({ env: { PERCOLATE_MOVE_AFTER_REQUESTS: '20', PERCOLATE_MOVE_REST_MS: '60000' } }, async cluster => {
+    withCluster({ env: { PERCOLATE_MOVE_AFTER_REQUESTS: '20', PERCOLATE_MOVE_REST_MS: '6000' } }, async cluster => {
       await put(cluster, 'n1', 'e', { n: 0 }, replicated)
       const outsider = (await cluster.outsider('acme')).name
       const homeOf = async () =>
