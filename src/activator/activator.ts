@@ -54,7 +54,7 @@ export class Activator {
         holdMs,
         wakeMs,
       })
-      const shared = { room, time, logger, host, holdMs }
+      const shared = { room, logger, host }
       this.#tiers.set(tier, {
         room,
         http: new HoldingHttpProxy({ ...shared, port: httpPort === 0 ? 0 : httpPort + n }),

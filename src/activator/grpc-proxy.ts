@@ -13,11 +13,10 @@ import { errorTable, grpcStatus, PercolateError, toPercolateError } from '../bas
 import { parseTenantId } from '../base/ids.ts'
 import { listenError } from '../base/listen-error.ts'
 import type { ProxyOptions } from './http-proxy.ts'
-import type { Backend } from './room.ts'
+import { type Backend, NotYet } from './room.ts'
 
 /** Bytes of a call that are kept to be sent again; one that has sent more is not tried twice. */
 const KEPT_BYTES_MAX = 64 * 1024
-const AGAIN_MS = 100
 const SESSIONS_MAX = 256
 const STOP_MS_MAX = 5000
 const UNAVAILABLE = String(grpcStatus.UNAVAILABLE)
@@ -32,9 +31,6 @@ const OWN = new Set([
   'http2-settings',
 ])
 
-/** Nothing was done with the call, and another attempt may do better. */
-class NotYet extends Error {}
-
 /**
  * Takes gRPC calls of a tier while it has no node, as {@link HoldingHttpProxy} does for HTTP. It carries HTTP/2 streams as they are, and knows of gRPC only how to say no and to
  * understand that a node is not ready for the tenant yet.
@@ -44,7 +40,6 @@ export class HoldingGrpcProxy {
   readonly #server: Http2Server
   readonly #clients = new Set<ServerHttp2Session>()
   readonly #sessions = new Map<string, ClientHttp2Session>()
-  #isStopping = false
 
   constructor(options: ProxyOptions) {
     this.#options = options
@@ -70,7 +65,7 @@ export class HoldingGrpcProxy {
   }
 
   async stop(): Promise<void> {
-    this.#isStopping = true
+    this.#options.room.close()
     const closed = new Promise(resolve => this.#server.close(resolve))
     for (const session of this.#clients) session.close()
     const timer = setTimeout(() => {
@@ -82,24 +77,13 @@ export class HoldingGrpcProxy {
   }
 
   async #handle(stream: ServerHttp2Stream, headers: IncomingHttpHeaders): Promise<void> {
-    const { room, time, holdMs } = this.#options
     const tenant = parseTenantId(headers['x-tenant-id'])
     const gone = new AbortController()
     stream.once('close', () => gone.abort())
-    const sinceMs = time.monotonic()
     const body = new KeptBody(stream)
-    for (;;) {
-      if (this.#isStopping) throw new PercolateError('SHUTTING_DOWN', 'This end is going; retry at once.')
-      const backend = await room.backend(tenant, KEPT_BYTES_MAX, sinceMs, gone.signal)
-      try {
-        await this.#send(stream, headers, body, backend, time.monotonic() - sinceMs < holdMs)
-        room.counts.forwarded++
-        return
-      } catch (error) {
-        if (!(error instanceof NotYet)) throw error
-        await time.sleep(AGAIN_MS, { signal: gone.signal })
-      }
-    }
+    await this.#options.room.through(tenant, KEPT_BYTES_MAX, gone.signal, (backend, mayRetry) =>
+      this.#send(stream, headers, body, backend, mayRetry),
+    )
   }
 
   #send(
@@ -119,10 +103,12 @@ export class HoldingGrpcProxy {
         return
       }
       let hasAnswered = false
+      let isGivenUp = false
       let trailers: IncomingHttpHeaders | undefined
       const cancel = () => outgoing.close()
       stream.once('close', cancel)
       const again = () => {
+        isGivenUp = true
         stream.off('close', cancel)
         body.detach()
         outgoing.close()
@@ -132,7 +118,7 @@ export class HoldingGrpcProxy {
       outgoing.once('response', answer => {
         if (mayRetry && body.isWhole && answer['grpc-status'] === UNAVAILABLE) return again()
         hasAnswered = true
-        if (stream.destroyed) return
+        if (stream.destroyed || stream.closed) return
         const { ':status': code, ...rest } = answer
         const isOver = answer['grpc-status'] !== undefined
         stream.respond({ ':status': code ?? 200, ...rest }, isOver ? { endStream: true } : { waitForTrailers: true })
@@ -143,7 +129,9 @@ export class HoldingGrpcProxy {
       outgoing.once('trailers', received => {
         trailers = received
       })
-      outgoing.once('error', error => {
+      outgoing.on('error', error => {
+        // Whoever takes it next has the body now.
+        if (isGivenUp) return
         if (hasAnswered) {
           stream.close()
           return
@@ -166,7 +154,12 @@ export class HoldingGrpcProxy {
   #session({ node, grpc }: Backend): ClientHttp2Session {
     const known = this.#sessions.get(grpc)
     if (known && !known.destroyed && !known.closed) return known
-    if (this.#sessions.size >= SESSIONS_MAX) for (const [name] of this.#sessions) this.#sessions.delete(name)
+    for (const [name, oldest] of this.#sessions) {
+      if (this.#sessions.size < SESSIONS_MAX) break
+      this.#sessions.delete(name)
+      // Its calls end first.
+      oldest.close()
+    }
     const session = connect(`http://${grpc}`)
     session.on('error', error =>
       this.#options.logger.debug({ node, reason: String(error) }, 'a node cannot be reached'),
@@ -222,7 +215,7 @@ class KeptBody {
 }
 
 function refuse(stream: ServerHttp2Stream, raw: unknown): void {
-  if (stream.destroyed || stream.headersSent) {
+  if (stream.destroyed || stream.closed || stream.headersSent) {
     stream.close()
     return
   }

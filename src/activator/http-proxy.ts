@@ -3,24 +3,19 @@ import { errorMessage, PercolateError, toPercolateError, toProblem } from '../ba
 import { parseTenantId } from '../base/ids.ts'
 import { listenError } from '../base/listen-error.ts'
 import type { Logger } from '../base/logger.ts'
-import type { Time } from '../base/time.ts'
-import type { Backend, WaitingRoom } from './room.ts'
+import { type Backend, NotYet, type WaitingRoom } from './room.ts'
 
 export interface ProxyOptions {
   readonly room: WaitingRoom
-  readonly time: Time
   readonly logger: Logger
   readonly host: string
   readonly port: number
-  readonly holdMs: number
 }
 
 /** What a held request keeps in memory: its head, and the part of its body that Node reads ahead. */
 const HELD_REQUEST_BYTES = 80 * 1024
 /** How long a node may take to say that it takes a body. */
 const CONFIRM_MS_MAX = 5000
-/** Between two attempts at a node that is ready and not yet able to answer for the tenant. */
-const AGAIN_MS = 100
 const SOCKETS_MAX = 1024
 const STOP_MS_MAX = 5000
 
@@ -35,9 +30,6 @@ const HOP_BY_HOP = new Set([
   'expect',
 ])
 
-/** Nothing was done with the request, and another attempt may do better. */
-class NotYet extends Error {}
-
 /**
  * Takes HTTP requests of a tier while it has no node: they are held, not read, until one is ready, and then sent through. A body leaves only when the node has said that it takes it, so that
  * a node that is not ready for the tenant yet can be asked again.
@@ -46,7 +38,6 @@ export class HoldingHttpProxy {
   readonly #options: ProxyOptions
   readonly #server = createServer({ keepAliveTimeout: 65_000 })
   readonly #agent = new Agent({ keepAlive: true, maxSockets: SOCKETS_MAX, maxFreeSockets: 64 })
-  #isStopping = false
 
   constructor(options: ProxyOptions) {
     this.#options = options
@@ -66,7 +57,7 @@ export class HoldingHttpProxy {
   }
 
   async stop(): Promise<void> {
-    this.#isStopping = true
+    this.#options.room.close()
     const closed = new Promise(resolve => this.#server.close(resolve))
     this.#server.closeIdleConnections()
     const timer = setTimeout(() => this.#server.closeAllConnections(), STOP_MS_MAX)
@@ -76,7 +67,6 @@ export class HoldingHttpProxy {
   }
 
   async #handle(request: IncomingMessage, response: ServerResponse, wantsContinue: boolean): Promise<void> {
-    const { room, time, holdMs } = this.#options
     // Probes of whoever routes here: this end is there.
     if (request.url === '/ready' || request.url === '/health') {
       response.writeHead(200, { 'content-type': 'application/json' }).end('{"status":"holding"}')
@@ -85,20 +75,9 @@ export class HoldingHttpProxy {
     const tenant = parseTenantId(request.headers['x-tenant-id'])
     const gone = new AbortController()
     response.once('close', () => gone.abort())
-    const sinceMs = time.monotonic()
-    for (;;) {
-      if (this.#isStopping)
-        throw new PercolateError('SHUTTING_DOWN', 'This end is going; retry at once.', { retryAfterS: 1 })
-      const backend = await room.backend(tenant, HELD_REQUEST_BYTES, sinceMs, gone.signal)
-      try {
-        await this.#send(request, response, backend, wantsContinue, time.monotonic() - sinceMs < holdMs)
-        room.counts.forwarded++
-        return
-      } catch (error) {
-        if (!(error instanceof NotYet)) throw error
-        await time.sleep(AGAIN_MS, { signal: gone.signal })
-      }
-    }
+    await this.#options.room.through(tenant, HELD_REQUEST_BYTES, gone.signal, (backend, mayRetry) =>
+      this.#send(request, response, backend, wantsContinue, mayRetry),
+    )
   }
 
   #send(
@@ -168,7 +147,7 @@ export class HoldingHttpProxy {
           resolve()
         })
       })
-      outgoing.once('error', error => {
+      outgoing.on('error', error => {
         done()
         const { code } = error as NodeJS.ErrnoException
         if (response.destroyed) return reject(new PercolateError('CANCELLED', 'The client went away.'))
@@ -200,6 +179,7 @@ export class HoldingHttpProxy {
   }
 }
 
-/** 503 with `Retry-After`, before any of the body was asked for: the node is up, and its copy not yet. */
+/** 503 with `Retry-After`, before any of the body was asked for, and without a clock: the node is up, its copy not yet, and nothing was written. */
 const isNotReady = ({ statusCode, headers }: IncomingMessage): boolean =>
-  statusCode === 421 || (statusCode === 503 && headers['retry-after'] !== undefined)
+  statusCode === 421 ||
+  (statusCode === 503 && headers['retry-after'] !== undefined && headers['x-percolate-clock'] === undefined)

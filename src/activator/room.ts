@@ -22,8 +22,13 @@ export interface WaitingRoomOptions {
 
 /** How often a held request looks for a node. */
 const LOOK_MS = 20
+/** Between two attempts at a node that is ready and not yet able to answer for the tenant. */
+const AGAIN_MS = 100
 /** Tenants that are counted as waiting; more of them change nothing for a scaler. */
 const WAITING_TENANTS_MAX = 100_000
+
+/** Nothing was done with the request, and another attempt may do better. */
+export class NotYet extends Error {}
 
 /** Where the requests of one tier wait while it has no ready node, bounded in number, bytes and time. */
 export class WaitingRoom {
@@ -32,6 +37,7 @@ export class WaitingRoom {
   readonly #waiting = new Map<TenantId, number>()
   #held = 0
   #bytes = 0
+  #isClosed = false
 
   constructor(options: WaitingRoomOptions) {
     this.#options = options
@@ -54,13 +60,37 @@ export class WaitingRoom {
   }
 
   /**
-   * Waits for a node, at most `holdMs` since `sinceMs`. TOO_BUSY when the room is full, TENANT_UNAVAILABLE when the time is over; `bytes` is what the request
-   * holds in memory meanwhile.
+   * Sends a request to a node as soon as there is one, again while `send` says {@link NotYet} (which it may do as long as `mayRetry`). TOO_BUSY when the room is full, TENANT_UNAVAILABLE when `holdMs` are over; `bytes` is
+   * what the request holds in memory while it waits.
    */
-  async backend(tenant: TenantId, bytes: number, sinceMs: number, signal: AbortSignal): Promise<Backend> {
-    const { time, pick, requestsMax, bytesMax, holdMs } = this.#options
-    const ready = pick(tenant)
-    if (ready) return ready
+  async through(
+    tenant: TenantId,
+    bytes: number,
+    signal: AbortSignal,
+    send: (backend: Backend, mayRetry: boolean) => Promise<void>,
+  ): Promise<void> {
+    const { time, pick, holdMs } = this.#options
+    const untilMs = time.monotonic() + holdMs
+    for (;;) {
+      const backend = pick(tenant) ?? (await this.#hold(bytes, () => this.#node(tenant, untilMs, signal)))
+      try {
+        await send(backend, time.monotonic() < untilMs)
+        this.counts.forwarded++
+        return
+      } catch (error) {
+        if (!(error instanceof NotYet)) throw error
+        await this.#hold(bytes, () => time.sleep(AGAIN_MS, { signal }))
+      }
+    }
+  }
+
+  /** Everybody on the way out; who still waits is told so. */
+  close(): void {
+    this.#isClosed = true
+  }
+
+  async #hold<T>(bytes: number, wait: () => Promise<T>): Promise<T> {
+    const { requestsMax, bytesMax } = this.#options
     if (this.#held >= requestsMax || this.#bytes + bytes > bytesMax) {
       this.counts.refused++
       throw new PercolateError(
@@ -72,15 +102,22 @@ export class WaitingRoom {
     this.#held++
     this.#bytes += bytes
     try {
-      for (const untilMs = sinceMs + holdMs; time.monotonic() < untilMs; ) {
-        this.#note(tenant)
-        await time.sleep(LOOK_MS, { signal })
-        const backend = pick(tenant)
-        if (backend) return backend
-      }
+      return await wait()
     } finally {
       this.#held--
       this.#bytes -= bytes
+    }
+  }
+
+  async #node(tenant: TenantId, untilMs: number, signal: AbortSignal): Promise<Backend> {
+    const { time, pick, holdMs } = this.#options
+    while (time.monotonic() < untilMs) {
+      if (this.#isClosed)
+        throw new PercolateError('SHUTTING_DOWN', 'This end is going; retry at once.', { retryAfterS: 1 })
+      this.#note(tenant)
+      await time.sleep(LOOK_MS, { signal })
+      const backend = pick(tenant)
+      if (backend) return backend
     }
     this.counts.expired++
     throw new PercolateError(

@@ -263,7 +263,7 @@ export class Controller {
       if (directory.placement(tenant) || (await directory.fetch(tenant))) continue
       const latest = await snapshots.latest(tenant)
       if (!latest) continue
-      const { tier, incarnation } = latest
+      const { tier = ready[0]!.member.tier, incarnation } = latest
       const places = ready.filter(({ member }) => member.tier === tier).map(({ member }) => member)
       const nodes = choosePlaces(tenant, places, replicas)
       if (nodes.length === 0) {

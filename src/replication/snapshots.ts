@@ -26,7 +26,8 @@ export interface Manifest {
   readonly incarnation: string
   readonly id: string
   readonly node: string
-  readonly tier: string
+  /** Absent in the sets of the first builds. */
+  readonly tier?: string
   readonly madeAtMs: number
   readonly vector: Record<string, number>
   readonly records: number
@@ -207,7 +208,7 @@ export class SnapshotStore {
     }
   }
 
-  /** Newest first. */
+  /** Newest first; those that were found damaged last. */
   async #ids(tenant: string, incarnation: string): Promise<string[]> {
     const ids: string[] = []
     for await (const id of this.#objects.folders(`${ROOT}/${tenant}/${incarnation}/`)) ids.push(id)

@@ -15,8 +15,8 @@ export const overlays = ['production', 'air-gapped', 'kind'] as const
 export const hasKubectl = (() => {
   const { status, stdout } = spawnSync('kubectl', ['version', '--client', '-o', 'json'], { encoding: 'utf8' })
   if (status !== 0) return false
-  const [, major = '0', minor = '0'] = /"kustomizeVersion":\s*"v(\d+)\.(\d+)/.exec(stdout) ?? []
-  return Number(major) >= 5 && Number(minor) >= 0
+  const [, major = '0'] = /"kustomizeVersion":\s*"v(\d+)\./.exec(stdout) ?? []
+  return Number(major) >= 5
 })()
 
 export function render(folder: string): Manifest[] {
