@@ -66,7 +66,8 @@ export class Controller {
   #beat = 0
   #leadsSinceMs = Number.POSITIVE_INFINITY
   #streamsAfter = ''
-  #hasListedSnapshots = false
+  /** Tiers of tenants that only their snapshots know, and that have no node now; undefined: the snapshots were not listed yet. */
+  #tiersToRestore: ReadonlySet<string> | undefined
   #running: Promise<void> | undefined
 
   constructor(options: ControllerOptions) {
@@ -252,10 +253,12 @@ export class Controller {
   /** With the directory and every disk gone, the snapshots tell which tenants there are. */
   async #restoreFromSnapshots(): Promise<void> {
     const { snapshots, directory, replicas, time, logger } = this.#options
-    if (this.#hasListedSnapshots || !snapshots || !directory.isComplete) return
+    if (!snapshots || !directory.isComplete) return
     const ready = directory.members().filter(({ member, isLive }) => isLive && member.state === 'ready')
     if (ready.length === 0) return
-    let isWaiting = false
+    const known = this.#tiersToRestore
+    if (known && !ready.some(({ member }) => known.has(member.tier))) return
+    const asleep = new Set<string>()
     for await (const name of snapshots.tenants()) {
       // Anything else there is not ours.
       if (!isTenantId(name)) continue
@@ -268,7 +271,7 @@ export class Controller {
       const nodes = choosePlaces(tenant, places, replicas)
       if (nodes.length === 0) {
         // Its tier has no node now.
-        isWaiting = true
+        asleep.add(tier)
         continue
       }
       await directory.create({
@@ -284,7 +287,7 @@ export class Controller {
       this.counts.restored++
       logger.warn({ tenant }, 'a tenant that only its snapshot knows was put back into the directory')
     }
-    this.#hasListedSnapshots = !isWaiting
+    this.#tiersToRestore = asleep
   }
 
   /**

@@ -45,6 +45,8 @@ export type Route =
 
 /** Tenants whose traffic is remembered. */
 const TRAFFIC_TENANTS_MAX = 10_000
+/** How long after a move that came to nothing the next is tried. */
+const MOVE_RETRY_MS = 1000
 /** How long a request waits for a copy that is about to be current, before it is forwarded or refused. */
 const WAIT_MS = 1500
 
@@ -54,7 +56,7 @@ const WAIT_MS = 1500
  */
 export class Router {
   readonly #options: RouterOptions
-  readonly #traffic = new Map<TenantId, { sinceMs: number; count: number; movedAtMs: number; isMoving: boolean }>()
+  readonly #traffic = new Map<TenantId, { sinceMs: number; count: number; restsUntilMs: number; isMoving: boolean }>()
   forwarded = 0
 
   constructor(options: RouterOptions) {
@@ -188,7 +190,7 @@ export class Router {
       traffic = {
         sinceMs: now,
         count: carried,
-        movedAtMs: traffic?.movedAtMs ?? -moveRestMs,
+        restsUntilMs: traffic?.restsUntilMs ?? 0,
         isMoving: traffic?.isMoving ?? false,
       }
       this.#traffic.delete(tenant)
@@ -196,39 +198,44 @@ export class Router {
       if (this.#traffic.size > TRAFFIC_TENANTS_MAX) this.#traffic.delete(this.#traffic.keys().next().value!)
     }
     traffic.count++
-    if (traffic.count < moveAfterRequests || traffic.isMoving || now - traffic.movedAtMs < moveRestMs) return
+    if (traffic.count < moveAfterRequests || traffic.isMoving || now < traffic.restsUntilMs) return
     const moving = traffic
     moving.isMoving = true
     this.#move(tenant, placement)
-      .catch(error => logger.debug({ tenant, reason: String(error) }, 'a tenant could not be brought here'))
-      .finally(() => {
+      .catch(error => {
+        logger.debug({ tenant, reason: String(error) }, 'a tenant could not be brought here')
+        return false
+      })
+      .then(hasMoved => {
         moving.isMoving = false
-        moving.movedAtMs = time.monotonic()
+        moving.restsUntilMs = time.monotonic() + (hasMoved ? moveRestMs : Math.min(MOVE_RETRY_MS, moveRestMs))
         moving.count = 0
       })
   }
 
-  async #move(tenant: TenantId, placement: Placement): Promise<void> {
+  /** Whether the home is here now. */
+  async #move(tenant: TenantId, placement: Placement): Promise<boolean> {
     const { node, tier, replicas, directory, copies, homes, peers, logger } = this.#options
-    if (placement.tier !== tier || directory.member(node)?.state !== 'ready') return
+    if (placement.tier !== tier || directory.member(node)?.state !== 'ready') return false
     if (!holderOf(placement, node)) {
       const standing = await directory.update(tenant, current =>
         holderOf(current, node) || current.holders.length > replicas
           ? undefined
           : { ...current, holders: [...current.holders, { node, state: 'joining' }] },
       )
-      if (!holderOf(standing, node)) return
-      if (!(await copies.whenCurrent(tenant, this.#options.moveRestMs))) return
+      if (!holderOf(standing, node)) return false
+      if (!(await copies.whenCurrent(tenant, this.#options.moveRestMs))) return false
     }
     const home = directory.placement(tenant)?.home
-    if (!copies.isCurrent(tenant) || home === node) return
+    if (!copies.isCurrent(tenant) || home === node) return home === node
     const moved =
       home !== undefined && directory.isLive(home)
         ? await peers.to(home).requestHome(tenant, node)
         : await homes.take(tenant)
-    if (!moved) return
+    if (!moved) return false
     homes.arrived(tenant)
     logger.info({ tenant, from: home }, 'the home of a tenant moved to where its requests enter')
+    return true
   }
 }
 

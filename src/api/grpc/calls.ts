@@ -50,21 +50,13 @@ export function unary(context: CallContext, name: string, handler: UnaryHandler,
       const answer = await handler(started, call.request)
       return { answer, trailer: trailerOf(started) }
     }
-    const again = async (error: unknown) => {
-      if (!(error instanceof NotTaken)) throw error
-      // As Gate.through does: a home that was handed over meanwhile may be here by now.
-      await context.gate?.refresh(parseTenantId(call.metadata.get('x-tenant-id')[0]))
-      return run()
-    }
-    run()
-      .catch(again)
-      .then(
-        ({ answer, trailer }) => {
-          observe('OK')
-          done(null, answer, trailer)
-        },
-        error => done(fail(context, observe, error)),
-      )
+    twice(context, call, run).then(
+      ({ answer, trailer }) => {
+        observe('OK')
+        done(null, answer, trailer)
+      },
+      error => done(fail(context, observe, error)),
+    )
   }
 }
 
@@ -80,7 +72,7 @@ export function serverStream(context: CallContext, name: string, handler: Stream
         if (!call.write(message)) await drained(call, started.signal)
       }
     }
-    run().then(
+    twice(context, call, run).then(
       () => {
         observe('OK')
         call.end()
@@ -112,13 +104,24 @@ export function clientStream(context: CallContext, name: string, handler: Client
       const answer = await handler(started, call as AsyncIterable<Message>)
       return { answer, trailer: trailerOf(started) }
     }
-    run().then(
+    twice(context, call, run).then(
       ({ answer, trailer }) => {
         observe('OK')
         done(null, answer, trailer)
       },
       error => done(fail(context, observe, error)),
     )
+  }
+}
+
+/** As {@link Gate.through} does: when no node took the call, it is tried once more; a home that was handed over meanwhile may be here by now. */
+async function twice<T>(context: CallContext, call: AnyCall, run: () => Promise<T>): Promise<T> {
+  try {
+    return await run()
+  } catch (error) {
+    if (!(error instanceof NotTaken)) throw error
+    await context.gate?.refresh(parseTenantId(call.metadata.get('x-tenant-id')[0]))
+    return run()
   }
 }
 
@@ -171,7 +174,8 @@ async function begin(
     asOf = clock === undefined ? undefined : parseAsOf(clock, context.time.now())
     passage = await context.gate?.pass({ tenant, isWrite, consistency, peerToken: one(PEER_HEADER) })
   } catch (error) {
-    sendHead(context, call, context.node)
+    // To a node that forwards, a head says that the call is taken.
+    if (one(PEER_HEADER) === undefined) sendHead(context, call, context.node)
     throw error
   }
   const started: Call = {
@@ -184,9 +188,13 @@ async function begin(
     consistency,
   }
   if (passage?.kind === 'forward') {
-    const forward = context.forwarder!.begin(tenant, passage.targets, controller.signal, served =>
-      sendHead(context, call, served),
-    )
+    const forward = context.forwarder!.begin({
+      tenant,
+      targets: passage.targets,
+      isWrite,
+      signal: controller.signal,
+      onServed: served => sendHead(context, call, served),
+    })
     return { started, forward }
   }
   context.onTenant(tenant)

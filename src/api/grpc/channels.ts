@@ -1,4 +1,4 @@
-import { type Client, credentials, type ServiceClientConstructor } from '@grpc/grpc-js'
+import { type Client, connectivityState, credentials, type ServiceClientConstructor } from '@grpc/grpc-js'
 
 /** Nodes that channels are kept open to. */
 const CHANNELS_MAX = 256
@@ -39,5 +39,20 @@ export class Channels {
   #drop(node: string): void {
     this.#open.get(node)?.client.close()
     this.#open.delete(node)
+  }
+}
+
+/** Connects when it is not connected yet; false once that failed, or took longer than `withinMs`. */
+export async function isConnected(client: Client, withinMs: number): Promise<boolean> {
+  const channel = client.getChannel()
+  const deadline = Date.now() + withinMs
+  for (;;) {
+    const state = channel.getConnectivityState(true)
+    if (state === connectivityState.READY) return true
+    if (state === connectivityState.TRANSIENT_FAILURE || state === connectivityState.SHUTDOWN) return false
+    const failed = await new Promise<Error | undefined>(resolve =>
+      channel.watchConnectivityState(state, deadline, error => resolve(error)),
+    )
+    if (failed) return false
   }
 }

@@ -4,11 +4,11 @@ import type { TenantId } from '../../base/ids.ts'
 import { PEER_HEADER, type PeerAuth } from '../../replication/auth.ts'
 import type { Member } from '../../replication/placement.ts'
 import { NotTaken } from '../gate.ts'
-import { Channels } from './channels.ts'
+import { Channels, isConnected } from './channels.ts'
 import type { Message } from './messages.ts'
 import { loadRemProto } from './protos.ts'
 
-/** How long another node may take to say that it takes a call. */
+/** How long another node may take to accept a connection, and then to say that it takes a write. */
 const CONFIRM_MS_MAX = 5000
 /** How long another node may take to answer a call whose client gave no deadline. Streams have no such end: pings tell whether the node is there. */
 const ANSWER_MS_MAX = 120_000
@@ -21,15 +21,30 @@ export interface Forwarded {
   readonly answer: Message
   readonly trailer: Metadata
 }
+export interface ForwardedCall {
+  readonly tenant: TenantId
+  /** In the order of preference. */
+  readonly targets: readonly Member[]
+  /** A write is asked of a second node only when the first one took nothing of it. */
+  readonly isWrite: boolean
+  readonly signal: AbortSignal
+  /** Is told which node answers, before anything of the answer is sent. */
+  readonly onServed: (node: string) => void
+}
 /** One call on its way to another node. */
 export interface GrpcForward {
   unary(name: string, call: Incoming, request: Message): Promise<Forwarded>
   serverStream(name: string, call: Incoming, request: Message): AsyncIterable<Message>
   clientStream(name: string, call: Incoming, requests: AsyncIterable<Message>): Promise<Forwarded>
 }
-type AnyMethod = (...args: unknown[]) => ClientUnaryCall & AsyncIterable<Message> & NodeJS.WritableStream
+type Outgoing = ClientUnaryCall & AsyncIterable<Message> & NodeJS.WritableStream
+/** A method of a node, with all but its first arguments. */
+type Invoke = (args: unknown[], done?: (error: Error | null, answer: Message) => void) => Outgoing
 
-/** Sends gRPC calls on to the nodes that hold the tenant, as {@link HttpForwarder} does for HTTP. Messages of a stream leave only after the other node has sent its head. */
+/**
+ * Sends gRPC calls on to the nodes that hold the tenant, as {@link HttpForwarder} does for HTTP. A node that takes a call sends its head before it does anything, one that refuses sends none:
+ * the messages of a stream leave only after the head has come.
+ */
 export class GrpcForwarder {
   readonly #auth: PeerAuth
   readonly #channels: Channels
@@ -46,124 +61,123 @@ export class GrpcForwarder {
     this.#channels.close()
   }
 
-  /** `onServed` is told which node answers, before anything of the answer is sent. */
-  begin(
-    tenant: TenantId,
-    targets: readonly Member[],
-    signal: AbortSignal,
-    onServed: (node: string) => void,
-  ): GrpcForward {
-    const each = async <T>(attempt: (target: Member) => Promise<T>): Promise<T> => {
-      let last: unknown
-      for (const target of targets) {
-        try {
-          return await attempt(target)
-        } catch (error) {
-          last = error
-          if (!isRefusal(error)) throw error
-        }
-      }
-      throw new NotTaken(last)
-    }
+  begin(forwarded: ForwardedCall): GrpcForward {
     return {
       unary: (name, call, request) =>
-        each(
-          target =>
-            new Promise<Forwarded>((resolve, reject) => {
-              const { invoke, metadata, options } = this.#prepare(
-                target,
-                tenant,
-                name,
-                call,
-                Date.now() + ANSWER_MS_MAX,
-              )
-              let answer: Message | undefined
-              const outgoing = invoke(request, metadata, options, (error: Error | null, message: Message) => {
-                signal.removeEventListener('abort', cancel)
-                if (error) return reject(callError(target.node, error))
-                answer = message
-              })
-              const cancel = () => outgoing.cancel()
-              signal.addEventListener('abort', cancel, { once: true })
-              outgoing.on('status', status => {
-                if (answer === undefined) return
-                onServed(target.node)
-                resolve({ answer, trailer: ours(status.metadata) })
-              })
-            }),
-        ),
-      serverStream: (name, call, request) => this.#stream(targets, tenant, name, call, request, signal, onServed),
+        this.#each(forwarded, async target => {
+          const invoke = await this.#prepare(target, forwarded, name, call, ANSWER_MS_MAX)
+          return this.#one(target, forwarded, done => invoke([request], done))
+        }),
+      serverStream: (name, call, request) => this.#stream(forwarded, name, call, request),
       clientStream: (name, call, requests) =>
-        each(
-          target =>
-            new Promise<Forwarded>((resolve, reject) => {
-              const { invoke, metadata, options } = this.#prepare(target, tenant, name, call)
-              let answer: Message | undefined
-              const outgoing = invoke(metadata, options, (error: Error | null, message: Message) => {
-                clearTimeout(confirm)
-                signal.removeEventListener('abort', cancel)
-                if (error) return reject(callError(target.node, error))
-                answer = message
-              })
-              const cancel = () => outgoing.cancel()
-              const confirm = setTimeout(cancel, CONFIRM_MS_MAX)
-              signal.addEventListener('abort', cancel, { once: true })
-              outgoing.once('metadata', () => {
-                clearTimeout(confirm)
-                onServed(target.node)
-                void sendAll(outgoing, requests)
-              })
-              outgoing.on('status', status => {
-                if (answer) resolve({ answer, trailer: ours(status.metadata) })
-              })
-            }),
-        ),
+        this.#each(forwarded, async target => {
+          const invoke = await this.#prepare(target, forwarded, name, call)
+          return this.#one(
+            target,
+            forwarded,
+            done => invoke([], done),
+            outgoing => void sendAll(outgoing, requests),
+          )
+        }),
     }
   }
 
-  async *#stream(
-    targets: readonly Member[],
-    tenant: TenantId,
-    name: string,
-    call: Incoming,
-    request: Message,
-    signal: AbortSignal,
-    onServed: (node: string) => void,
-  ): AsyncGenerator<Message> {
+  /** Asks one node after the other, until one takes the call. */
+  async #each<T>({ targets }: ForwardedCall, attempt: (target: Member) => Promise<T>): Promise<T> {
     let last: unknown
     for (const target of targets) {
-      const { invoke, metadata, options } = this.#prepare(target, tenant, name, call)
-      const outgoing = invoke(request, metadata, options)
-      const cancel = () => outgoing.cancel()
-      signal.addEventListener('abort', cancel, { once: true })
-      let hasBegun = false
-      outgoing.once('metadata', () => {
-        hasBegun = true
-        onServed(target.node)
-      })
       try {
-        for await (const message of outgoing) yield message
-        return
+        return await attempt(target)
       } catch (error) {
-        last = callError(target.node, error as Error)
-        if (signal.aborted) return
-        if (hasBegun && !isRefusal(last)) throw last
-      } finally {
-        signal.removeEventListener('abort', cancel)
-        outgoing.cancel()
+        last = error
+        if (!(error instanceof Refused)) throw error
       }
     }
     throw new NotTaken(last)
   }
 
-  #prepare(target: Member, tenant: TenantId, name: string, call: Incoming, defaultDeadline = Number.POSITIVE_INFINITY) {
+  /** A call with one answer. */
+  #one(
+    target: Member,
+    { isWrite, signal, onServed }: ForwardedCall,
+    invoke: (done: (error: Error | null, answer: Message) => void) => Outgoing,
+    onTaken: (outgoing: Outgoing) => void = () => {},
+  ): Promise<Forwarded> {
+    return new Promise((resolve, reject) => {
+      let answer: Message | undefined
+      let isTaken = false
+      const outgoing = invoke((error, message) => {
+        clearTimeout(confirm)
+        signal.removeEventListener('abort', cancel)
+        if (error)
+          return reject(isUnconfirmed ? unconfirmed(target.node) : callError(target.node, error, isWrite || isTaken))
+        answer = message
+      })
+      let isUnconfirmed = false
+      const cancel = () => outgoing.cancel()
+      const confirm = setTimeout(() => {
+        isUnconfirmed = isWrite
+        if (isWrite) cancel()
+      }, CONFIRM_MS_MAX)
+      signal.addEventListener('abort', cancel, { once: true })
+      outgoing.once('metadata', () => {
+        clearTimeout(confirm)
+        isTaken = true
+        onServed(target.node)
+        onTaken(outgoing)
+      })
+      outgoing.on('status', status => {
+        if (answer) resolve({ answer, trailer: ours(status.metadata) })
+      })
+    })
+  }
+
+  async *#stream(forwarded: ForwardedCall, name: string, call: Incoming, request: Message): AsyncGenerator<Message> {
+    const { targets, signal, onServed } = forwarded
+    let last: unknown
+    for (const target of targets) {
+      let outgoing: Outgoing | undefined
+      let isTaken = false
+      const cancel = () => outgoing?.cancel()
+      signal.addEventListener('abort', cancel, { once: true })
+      try {
+        const invoke = await this.#prepare(target, forwarded, name, call)
+        if (signal.aborted) return
+        outgoing = invoke([request])
+        outgoing.once('metadata', () => {
+          isTaken = true
+          onServed(target.node)
+        })
+        for await (const message of outgoing) yield message
+        return
+      } catch (error) {
+        if (signal.aborted) return
+        last = error instanceof Refused ? error : callError(target.node, error as Error, isTaken)
+        if (!(last instanceof Refused)) throw last
+      } finally {
+        signal.removeEventListener('abort', cancel)
+        cancel()
+      }
+    }
+    throw new NotTaken(last)
+  }
+
+  /** Throws {@link Refused} when there is no connection to the node. */
+  async #prepare(
+    target: Member,
+    { tenant }: ForwardedCall,
+    name: string,
+    call: Incoming,
+    answerMs = Number.POSITIVE_INFINITY,
+  ): Promise<Invoke> {
     const metadata = ours(call.metadata)
     metadata.set(PEER_HEADER, this.#auth.token(target.node, tenant))
     const client = this.#channels.to(target.node, target.grpc)
-    const method = (client as unknown as Record<string, AnyMethod>)[name]!
-    const deadline = call.getDeadline()
-    const options = Number.isFinite(Number(deadline)) ? { deadline } : { deadline: defaultDeadline }
-    return { invoke: method.bind(client), metadata, options }
+    if (!(await isConnected(client, CONFIRM_MS_MAX))) throw new Refused(`no connection to node ${target.node}`)
+    const method = (client as unknown as Record<string, (...args: unknown[]) => Outgoing>)[name]!
+    const asked = call.getDeadline()
+    const deadline = Number.isFinite(Number(asked)) ? asked : Date.now() + answerMs
+    return (args, done) => method.call(client, ...args, metadata, { deadline }, ...(done ? [done] : []))
   }
 }
 
@@ -175,28 +189,41 @@ function ours(metadata: Metadata): Metadata {
   return kept
 }
 
-async function sendAll(outgoing: NodeJS.WritableStream, requests: AsyncIterable<Message>): Promise<void> {
+async function sendAll(outgoing: Outgoing, requests: AsyncIterable<Message>): Promise<void> {
   try {
     for await (const message of requests)
       if (!outgoing.write(message as unknown as string)) await new Promise(resolve => outgoing.once('drain', resolve))
     outgoing.end()
   } catch {
-    outgoing.end()
+    // The client's stream broke off: what was sent of it is no whole request.
+    outgoing.cancel()
   }
 }
 
-/** It took nothing of the call: another node can be asked. */
-const isRefusal = (error: unknown): boolean =>
-  error instanceof PercolateError && (error.code === 'MISDIRECTED' || error.code === 'NODE_UNAVAILABLE')
+/** The node took nothing of the call: another one can be asked. */
+class Refused extends Error {}
 
-function callError(node: string, error: Error): PercolateError {
+/** `isDone`: the node may have done something that must not be done twice, or has begun to answer. */
+function callError(node: string, error: Error, isDone: boolean): Error {
   if (error instanceof PercolateError) return error
   const { metadata, details, code: status } = error as Error & { metadata?: Metadata; details?: string; code?: number }
   const code = metadata?.get('percolate-code')[0]
   const field = metadata?.get('percolate-field')[0]
+  if (code === 'MISDIRECTED') return new Refused(`node ${node} does not serve the tenant`)
   if (isErrorCode(code))
     return new PercolateError(code, details ?? error.message, field === undefined ? {} : { field: String(field) })
   if (status === 1) return new PercolateError('CANCELLED', 'The client cancelled the call.')
   if (status === 4) return new PercolateError('DEADLINE_EXCEEDED', 'The deadline passed before the answer was ready.')
-  return new PercolateError('NODE_UNAVAILABLE', `Node ${node} cannot be reached.`, { cause: error })
+  if (!isDone) return new Refused(String(error))
+  return new PercolateError(
+    'NODE_UNAVAILABLE',
+    `Node ${node} went away in the middle of the call; what it did is not known.`,
+    { cause: error },
+  )
 }
+
+const unconfirmed = (node: string) =>
+  new PercolateError(
+    'NODE_UNAVAILABLE',
+    `Node ${node} did not say in time that it takes the call; what it did is not known.`,
+  )

@@ -1,0 +1,141 @@
+import type { EventEmitter } from 'node:events'
+import {
+  loadPackageDefinition,
+  Metadata,
+  Server,
+  ServerCredentials,
+  type ServiceClientConstructor,
+  type UntypedServiceImplementation,
+} from '@grpc/grpc-js'
+import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { failure } from '../../../src/api/grpc/calls.ts'
+import { type ForwardedCall, GrpcForwarder } from '../../../src/api/grpc/forward.ts'
+import { loadRemProto } from '../../../src/api/grpc/protos.ts'
+import { PercolateError } from '../../../src/base/errors.ts'
+import type { TenantId } from '../../../src/base/ids.ts'
+import { PeerAuth } from '../../../src/replication/auth.ts'
+import type { Member } from '../../../src/replication/placement.ts'
+
+/** Nodes as a forwarding node sees them: real gRPC servers, each with one way to take or refuse a call. */
+const servers: Server[] = []
+const forwarder = new GrpcForwarder(new PeerAuth('secret', 'n1'))
+const call = { metadata: new Metadata(), getDeadline: () => Number.POSITIVE_INFINITY }
+let refusing: Member
+let serving: Member
+let dropping: Member
+const gone = member('gone', 1)
+const taken: string[] = []
+let dropped = 0
+
+beforeAll(async () => {
+  const misdirected = failure(new PercolateError('MISDIRECTED', 'Not here.'))
+  refusing = await start('refusing', {
+    PutResources: (_call: unknown, done: (error: unknown) => void) => done(misdirected),
+    WriteResources: (_call: unknown, done: (error: unknown) => void) => done(misdirected),
+    ListResources: (stream: EventEmitter) => stream.emit('error', misdirected),
+  })
+  serving = await start('serving', {
+    PutResources: (_call: unknown, done: (error: null, answer: object) => void) => done(null, { ids: ['a'] }),
+    WriteResources: async (
+      stream: AsyncIterable<{ content: string }> & { sendMetadata(head: Metadata): void },
+      done: (error: null, answer: object) => void,
+    ) => {
+      stream.sendMetadata(new Metadata())
+      for await (const { content } of stream) taken.push(content)
+      done(null, { written: taken.length })
+    },
+    ListResources: (stream: { write(message: object): void; end(): void }) => {
+      stream.write({ id: 'x' })
+      stream.end()
+    },
+  })
+  dropping = await start('dropping', {
+    // Took the call, and is gone before it answers.
+    PutResources: (_call: unknown, done: (error: unknown) => void) => {
+      dropped++
+      done({ code: 14, details: 'Connection dropped' })
+    },
+  })
+})
+afterAll(() => {
+  forwarder.close()
+  for (const server of servers) server.forceShutdown()
+})
+
+function member(node: string, port: number): Member {
+  return {
+    node,
+    disk: 'd',
+    session: 's',
+    zone: 'z',
+    tier: 'small',
+    http: `127.0.0.1:${port}`,
+    grpc: `127.0.0.1:${port}`,
+    state: 'ready',
+    unpublished: false,
+  } as Member
+}
+
+async function start(node: string, methods: UntypedServiceImplementation | Record<string, unknown>): Promise<Member> {
+  const { percolate } = loadPackageDefinition(loadRemProto()) as unknown as {
+    percolate: { v1: { Rem: ServiceClientConstructor } }
+  }
+  const server = new Server()
+  server.addService(percolate.v1.Rem.service, methods as UntypedServiceImplementation)
+  const port = await new Promise<number>((resolve, reject) =>
+    server.bindAsync('127.0.0.1:0', ServerCredentials.createInsecure(), (error, at) =>
+      error ? reject(error) : resolve(at),
+    ),
+  )
+  servers.push(server)
+  return member(node, port)
+}
+
+const begin = (targets: Member[], isWrite: boolean, onServed: ForwardedCall['onServed'] = () => {}) =>
+  forwarder.begin({ tenant: 'acme' as TenantId, targets, isWrite, signal: new AbortController().signal, onServed })
+
+describe('a forwarded gRPC call', () => {
+  it('that is refused, or meets a node that is gone, goes whole to the next: unary, client stream, server stream', async () => {
+    const served: string[] = []
+    const targets = [refusing, gone, serving]
+    const forward = begin(targets, true, node => served.push(node))
+    expect((await forward.unary('PutResources', call, {})).answer).toEqual({ ids: ['a'] })
+    const messages = async function* () {
+      for (let n = 0; n < 200; n++) yield { content: `m${n}` }
+    }
+    expect((await forward.clientStream('WriteResources', call, messages())).answer).toMatchObject({ written: 200 })
+    expect(taken).toEqual(Array.from({ length: 200 }, (_, n) => `m${n}`))
+    const listed = []
+    for await (const message of begin(targets, false, node => served.push(node)).serverStream(
+      'ListResources',
+      call,
+      {},
+    ))
+      listed.push(message.id)
+    expect(listed).toEqual(['x'])
+    expect(new Set(served)).toEqual(new Set(['serving']))
+  }, 30_000)
+
+  it('says that nobody took it when all refuse, without touching the stream of the client', async () => {
+    let read = 0
+    const messages = async function* () {
+      read++
+      yield { content: 'x' }
+    }
+    const forward = begin([refusing], true)
+    await expect(forward.clientStream('WriteResources', call, messages())).rejects.toMatchObject({
+      code: 'TENANT_UNAVAILABLE',
+    })
+    await expect(forward.unary('PutResources', call, {})).rejects.toMatchObject({ code: 'TENANT_UNAVAILABLE' })
+    expect(read).toBe(0)
+  })
+
+  it('is not done twice when what became of a write is not known; a read is asked of the next', async () => {
+    await expect(begin([dropping, serving], true).unary('PutResources', call, {})).rejects.toMatchObject({
+      code: 'NODE_UNAVAILABLE',
+      message: expect.stringContaining('not known'),
+    })
+    expect(dropped).toBe(1)
+    expect((await begin([dropping, serving], false).unary('PutResources', call, {})).answer).toEqual({ ids: ['a'] })
+  })
+})
