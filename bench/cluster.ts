@@ -4,7 +4,7 @@ import { cpus, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { findProgram, LocalCluster } from '../src/cluster/cluster.ts'
-import { ask } from '../test-topology/fault-run.ts'
+import { ask } from '../test-topology/ask.ts'
 import { type RemapReport, remapUnderLoad } from '../test-topology/remap.ts'
 
 /**

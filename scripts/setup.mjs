@@ -5,6 +5,7 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { ensureHaproxy } from './haproxy.mjs'
 import { ensureNats } from './nats.mjs'
+import { ensurePrometheus } from './prometheus.mjs'
 import { prepareRocksdb } from './rocksdb.mjs'
 
 export const root = fileURLToPath(new URL('..', import.meta.url))
@@ -16,7 +17,10 @@ export async function setup({ forClusters = false } = {}) {
   installPackages()
   prepareRocksdb(root, say)
   await ensureNats(say)
-  if (forClusters) ensureHaproxy(say)
+  if (forClusters) {
+    ensureHaproxy(say)
+    ensurePrometheus(say)
+  }
   build()
 }
 

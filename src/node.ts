@@ -151,7 +151,15 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
     const addresses = { http: '', grpc: '' }
     const auth = new PeerAuth(config.clusterSecret, node)
     if (stream) {
-      const cluster = joinCluster(options, { dataDir, pool, openKv, auth, objects, addresses: () => addresses })
+      const cluster = joinCluster(options, {
+        dataDir,
+        pool,
+        openKv,
+        auth,
+        objects,
+        activity,
+        addresses: () => addresses,
+      })
       replica = cluster.replica
       parts.add('peers', () => cluster.peers.close())
       const jobs = new Jobs({
@@ -193,10 +201,7 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
       },
       chatModel,
     )
-    // Only the home counts a tenant, so that sums over nodes count it once.
-    const onTenant = (id: TenantId) => {
-      if (!replica || replica.homes.isHome(id)) activity.note(id)
-    }
+    const onTenant = (id: TenantId) => (replica ? replica.active : activity).note(id)
     const gate = replica && new Gate({ replica, auth, bookmarkWaitMs: config.bookmarkWaitMs })
     if (replica) {
       const running = replica
@@ -284,10 +289,11 @@ function joinCluster(
     openKv: (id: TenantId) => Promise<Kv>
     auth: PeerAuth
     objects: ObjectStore | undefined
+    activity: Activity
     addresses: () => { http: string; grpc: string }
   },
 ): { replica: Replica; peers: GrpcPeers } {
-  const { dataDir, pool, openKv, auth, objects, addresses } = parts
+  const { dataDir, pool, openKv, auth, objects, activity, addresses } = parts
   let replica: Replica | undefined
   const peers = new GrpcPeers({
     auth,
@@ -308,6 +314,7 @@ function joinCluster(
     logger,
     stream: stream!,
     pool,
+    activity,
     copies: {
       tenants: () => dataDir.tenants(),
       has: id => dataDir.hasTenant(id),

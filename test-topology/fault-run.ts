@@ -1,9 +1,10 @@
 import { spawnSync } from 'node:child_process'
 import { mkdir, rm, statfs, writeFile } from 'node:fs/promises'
-import { Agent, request as httpRequest } from 'node:http'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { findProgram, LocalCluster } from '../src/cluster/cluster.ts'
+import { natsUrl } from '../src/cluster/configs.ts'
+import { ask } from './ask.ts'
 import { type ClusterHistory, checkHistory, type FinalState } from './history.ts'
 import { TcpProxy } from './tcp-proxy.ts'
 
@@ -63,65 +64,11 @@ export const FAST: Readonly<Record<string, string>> = {
 }
 
 const ENTITIES_PER_CLIENT = 4
-const REQUEST_MS_MAX = 10_000
 const REST_MS_MAX = 90_000
 const DISK_BYTES = 192 * 1024 * 1024
 const DISK_RESERVE_BYTES = 32 * 1024 * 1024
 /** What a filled disk has left: too little for anything. */
 const DISK_LEFT_BYTES = 4 * 1024 * 1024
-
-interface Answer {
-  readonly status: number
-  readonly headers: Readonly<Record<string, string | string[] | undefined>>
-  // biome-ignore lint/suspicious/noExplicitAny: answers of every shape.
-  readonly body: any
-}
-
-const agent = new Agent({ keepAlive: true, maxSockets: 64 })
-
-export function ask(
-  url: string,
-  method: string,
-  headers: Record<string, string>,
-  body?: unknown,
-  timeoutMs = REQUEST_MS_MAX,
-): Promise<Answer> {
-  return new Promise((resolve, reject) => {
-    const text = body === undefined ? undefined : JSON.stringify(body)
-    const outgoing = httpRequest(
-      url,
-      {
-        method,
-        agent,
-        headers: {
-          ...headers,
-          ...(text === undefined
-            ? {}
-            : { 'content-type': 'application/json', 'content-length': Buffer.byteLength(text) }),
-        },
-      },
-      answer => {
-        let data = ''
-        answer.setEncoding('utf8').on('data', (chunk: string) => {
-          data += chunk
-        })
-        answer.once('error', reject)
-        answer.once('end', () => {
-          let parsed: unknown
-          try {
-            parsed = data === '' ? undefined : JSON.parse(data)
-          } catch {
-            parsed = data
-          }
-          resolve({ status: answer.statusCode ?? 0, headers: answer.headers, body: parsed })
-        })
-      },
-    )
-    outgoing.setTimeout(timeoutMs, () => outgoing.destroy(new Error('no answer in time')))
-    outgoing.once('error', reject)
-    outgoing.end(text)
-  })
-}
 
 const portOf = (address: string): number => Number(/:(\d+)$/.exec(address)![1])
 
@@ -232,7 +179,7 @@ class FaultRun {
       env: { ...FAST, PERCOLATE_DISK_RESERVE_BYTES: String(DISK_RESERVE_BYTES) },
       envOf: node => ({
         PERCOLATE_NATS_URL: nats
-          .map((_, n) => `nats://${secrets.nats}@127.0.0.1:${portAt(`${node} nats-${n + 1}`)}`)
+          .map((_, n) => natsUrl(Number(portAt(`${node} nats-${n + 1}`)), secrets.nats))
           .join(','),
         PERCOLATE_ADVERTISE_HTTP_PORT: portAt(`peers http ${node}`),
         PERCOLATE_ADVERTISE_GRPC_PORT: portAt(`peers grpc ${node}`),

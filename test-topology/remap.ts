@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { LocalCluster } from '../src/cluster/cluster.ts'
-import { ask } from './fault-run.ts'
+import { ask } from './ask.ts'
 
 export interface RemapReport {
   readonly requests: number

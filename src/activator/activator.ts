@@ -113,8 +113,11 @@ export class Activator {
   ready(tier: string): Member[] {
     return this.#options.directory
       .members()
-      .filter(({ member, isLive }) => isLive && member.state === 'ready' && member.tier === tier)
       .map(({ member }) => member)
+      .filter(
+        ({ node, state, tier: its }) =>
+          state === 'ready' && its === tier && this.#options.directory.isPresumedLive(node),
+      )
   }
 
   /** Where a tenant's requests go: its home, another node that holds it, or the one that its id falls to. Always the same while nothing changes. */

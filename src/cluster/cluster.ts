@@ -6,8 +6,8 @@ import { tmpdir } from 'node:os'
 import { delimiter, join, resolve } from 'node:path'
 import { PercolateError } from '../base/errors.ts'
 import { PACKAGE_FOLDER } from '../base/version.ts'
-import { haproxyConfig, type NatsServerPlan, natsConfig } from './configs.ts'
-import { freePorts, Program } from './processes.ts'
+import { haproxyConfig, type NatsServerPlan, natsConfig, natsUrl } from './configs.ts'
+import { freePorts, Program, type ProgramSpec } from './processes.ts'
 
 export interface ClusterOptions {
   readonly dataDir: string
@@ -21,6 +21,10 @@ export interface ClusterOptions {
   readonly envOf?: (node: string) => Readonly<Record<string, string>>
   /** Further places that the router knows, for nodes that join later. */
   readonly spareNodes?: number
+  /** Further workers, which start later. */
+  readonly spareWorkers?: number
+  /** Where the code of a process is, asked at each start of it; this package by default. */
+  readonly packageOf?: (name: string) => string
   /** Settings of every role, as environment variables. */
   readonly env?: Readonly<Record<string, string>>
   readonly natsProgram: string
@@ -43,9 +47,15 @@ export interface ClusterAddresses {
   readonly router: string
   readonly nats: string
   readonly s3: string
+  readonly controller: string
+  readonly workers: { readonly name: string; readonly url: string }[]
+  /** `host:port` of the monitoring endpoint of each nats-server. */
+  readonly natsMonitors: { readonly name: string; readonly at: string }[]
   readonly nodes: { readonly name: string; readonly zone: string; readonly url: string; readonly grpc: string }[]
 }
 
+/** Ports of what there is one of. */
+const FIXED_PORTS = 9
 /** The tier of a local cluster. */
 const TIER = 'small'
 const SOCKET_PATH_BYTES_MAX = 90
@@ -76,14 +86,17 @@ export class LocalCluster {
     this.options = options
     this.secrets = secrets
     this.#ports = ports
-    const [api, grpc, stats, gateway, s3] = ports as [number, number, number, number, number]
+    const [api, grpc, stats, gateway, s3, controller] = ports as number[] & { readonly length: 6 }
     this.addresses = {
       api: `http://127.0.0.1:${api}`,
       grpc: `127.0.0.1:${grpc}`,
       router: `http://127.0.0.1:${stats}`,
       gateway: `http://127.0.0.1:${gateway}`,
       s3: `http://127.0.0.1:${s3}`,
+      controller: `http://127.0.0.1:${controller}`,
+      workers: this.#workers.map(({ name, port }) => ({ name, url: `http://127.0.0.1:${port}` })),
       nats: this.#natsPlans.map(({ port }) => `127.0.0.1:${port}`).join(','),
+      natsMonitors: this.#natsPlans.map(({ name, monitorPort }) => ({ name, at: `127.0.0.1:${monitorPort}` })),
       nodes: this.#places.map(({ name, zone, http, grpc: port }) => ({
         name,
         zone,
@@ -96,7 +109,8 @@ export class LocalCluster {
   static async prepare(options: ClusterOptions): Promise<LocalCluster> {
     await mkdir(join(options.dataDir, 'logs'), { recursive: true, mode: 0o700 })
     const path = join(options.dataDir, 'cluster.json')
-    const wanted = 9 + 2 * options.nats + 2 * (options.nodes + (options.spareNodes ?? 0)) + options.workers
+    const { nats, nodes, spareNodes = 0, workers, spareWorkers = 0 } = options
+    const wanted = FIXED_PORTS + 3 * nats + 2 * (nodes + spareNodes) + workers + spareWorkers
     let kept: { secrets: Secrets; ports: number[] } | undefined
     if (existsSync(path)) kept = JSON.parse(await readFile(path, 'utf8')) as { secrets: Secrets; ports: number[] }
     const ports = kept && kept.ports.length >= wanted ? kept.ports : await freePorts(wanted)
@@ -128,13 +142,12 @@ export class LocalCluster {
       's3',
     ])
     await stage(`${nodes.length} nodes in ${this.options.zones} zones`, nodes)
-    await stage('router, controller, gateway, worker', [
-      'router',
-      'controller',
-      'gateway',
-      ...names.filter(name => name.startsWith('worker-')),
-    ])
-    await stage('the router finds the nodes', ['router'])
+    const workers = this.addresses.workers.slice(0, this.options.workers).map(({ name }) => name)
+    await stage('router, controller, gateway, worker', ['router', 'controller', 'gateway', ...workers])
+    if (nodes.length > 0) {
+      say('the router finds the nodes')
+      await this.program('router').until(() => isOk(`${this.addresses.api}/ready`))
+    }
   }
 
   program(name: string): Program {
@@ -156,7 +169,7 @@ export class LocalCluster {
   }
 
   get natsUrl(): string {
-    return this.#natsPlans.map(({ port }) => `nats://${this.secrets.nats}@127.0.0.1:${port}`).join(',')
+    return this.#natsPlans.map(({ port }) => natsUrl(port, this.secrets.nats)).join(',')
   }
 
   get #natsPlans(): NatsServerPlan[] {
@@ -164,8 +177,9 @@ export class LocalCluster {
       const folder = join(this.options.dataDir, `nats-${n + 1}`)
       return {
         name: `nats-${n + 1}`,
-        port: this.#ports[9 + 2 * n]!,
-        clusterPort: this.#ports[10 + 2 * n]!,
+        port: this.#ports[FIXED_PORTS + 3 * n]!,
+        clusterPort: this.#ports[FIXED_PORTS + 3 * n + 1]!,
+        monitorPort: this.#ports[FIXED_PORTS + 3 * n + 2]!,
         store: join(folder, 'store'),
         pidPath: join(folder, 'nats-server.pid'),
       }
@@ -174,7 +188,7 @@ export class LocalCluster {
 
   get #places() {
     const { nodes, nats, zones, spareNodes = 0 } = this.options
-    const first = 9 + 2 * nats
+    const first = FIXED_PORTS + 3 * nats
     return Array.from({ length: nodes + spareNodes }, (_, n) => ({
       name: `node-${n + 1}`,
       zone: `zone-${(n % zones) + 1}`,
@@ -183,8 +197,17 @@ export class LocalCluster {
     }))
   }
 
+  get #workers() {
+    const { nodes, nats, spareNodes = 0, workers, spareWorkers = 0 } = this.options
+    const first = FIXED_PORTS + 3 * nats + 2 * (nodes + spareNodes)
+    return Array.from({ length: workers + spareWorkers }, (_, n) => ({
+      name: `worker-${n + 1}`,
+      port: this.#ports[first + n]!,
+    }))
+  }
+
   async #plan(): Promise<void> {
-    const { dataDir, natsProgram, haproxyProgram, workers, nodes, nats, spareNodes = 0 } = this.options
+    const { dataDir, natsProgram, haproxyProgram, nats } = this.options
     const [api, grpc, stats, gateway, s3, controller, activatorHttp, activatorGrpc] = this.#ports as number[] & {
       readonly length: 8
     }
@@ -216,7 +239,7 @@ export class LocalCluster {
       'router',
       [haproxyProgram, '-db', '-f', routerPath],
       existsSync(libraries) ? { LD_LIBRARY_PATH: libraries } : {},
-      async () => (await isOk(`http://127.0.0.1:${stats}/health`)) && (await isOk(`http://127.0.0.1:${api}/ready`)),
+      () => isOk(`http://127.0.0.1:${stats}/health`),
     )
     const shared = {
       PERCOLATE_HOST: '127.0.0.1',
@@ -234,7 +257,11 @@ export class LocalCluster {
     const role = (name: string, args: readonly string[], env: Record<string, string>, port: number) =>
       this.#add(
         name,
-        [process.execPath, join(PACKAGE_FOLDER, 'bin', 'percolate.mjs'), ...args],
+        () => [
+          process.execPath,
+          join(this.options.packageOf?.(name) ?? PACKAGE_FOLDER, 'bin', 'percolate.mjs'),
+          ...args,
+        ],
         { ...shared, ...env },
         () => isOk(`http://127.0.0.1:${port}/ready`),
       )
@@ -272,19 +299,16 @@ export class LocalCluster {
       controller!,
     )
     role('gateway', ['gateway'], { PERCOLATE_GATEWAY_PORT: String(gateway) }, gateway!)
-    const first = 9 + 2 * nats + 2 * (nodes + spareNodes)
-    for (let n = 0; n < workers; n++) {
-      const port = this.#ports[first + n]!
-      role(
-        `worker-${n + 1}`,
-        ['worker'],
-        { PERCOLATE_WORKER_PORT: String(port), PERCOLATE_NODE_URL: this.addresses.api },
-        port,
-      )
-    }
+    for (const { name, port } of this.#workers)
+      role(name, ['worker'], { PERCOLATE_WORKER_PORT: String(port), PERCOLATE_NODE_URL: this.addresses.api }, port)
   }
 
-  #add(name: string, command: string[], env: Record<string, string>, ready: () => Promise<boolean>): void {
+  #add(
+    name: string,
+    command: ProgramSpec['command'],
+    env: Record<string, string>,
+    ready: () => Promise<boolean>,
+  ): void {
     const program = new Program({
       name,
       command,

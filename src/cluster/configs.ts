@@ -4,11 +4,17 @@ export interface NatsServerPlan {
   readonly name: string
   readonly port: number
   readonly clusterPort: number
+  readonly monitorPort: number
   readonly store: string
   readonly pidPath: string
 }
 
+/** User and account of everything in a local cluster; in production each role has a user of its own in the same account. */
+const USER = 'percolate'
+const ACCOUNT = 'PERCOLATE'
 const PAYLOAD_BYTES_MAX = 8 * 1024 * 1024
+
+export const natsUrl = (port: number, token: string): string => `nats://${USER}:${token}@127.0.0.1:${port}`
 
 export function natsConfig(server: NatsServerPlan, all: readonly NatsServerPlan[], token: string): string {
   const quoted = (text: string) => JSON.stringify(text)
@@ -24,7 +30,8 @@ export function natsConfig(server: NatsServerPlan, all: readonly NatsServerPlan[
     `port: ${server.port}`,
     `server_name: ${quoted(server.name)}`,
     `pid_file: ${quoted(server.pidPath)}`,
-    `authorization { token: ${quoted(token)} }`,
+    `http: "127.0.0.1:${server.monitorPort}"`,
+    `accounts { ${ACCOUNT} { jetstream: enabled, users: [{ user: ${USER}, password: ${quoted(token)} }] } }`,
     `max_payload: ${PAYLOAD_BYTES_MAX}`,
     `jetstream { store_dir: ${quoted(server.store)} }`,
     ...cluster,

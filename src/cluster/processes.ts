@@ -1,13 +1,15 @@
 import type { ChildProcess } from 'node:child_process'
+import { randomInt } from 'node:crypto'
 import { createWriteStream, type WriteStream } from 'node:fs'
-import { createServer } from 'node:net'
+import { createServer, type Server } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { errorMessage, PercolateError } from '../base/errors.ts'
 import { superviseChild } from '../base/supervise.ts'
 
 export interface ProgramSpec {
   readonly name: string
-  readonly command: readonly string[]
+  /** A function is asked at each start. */
+  readonly command: readonly string[] | (() => readonly string[])
   readonly env: Readonly<Record<string, string>>
   /** Standard output and error go here. */
   readonly logPath: string
@@ -48,7 +50,7 @@ export class Program {
     if (this.#child) return
     const { name, command, env: usual, logPath } = this.spec
     this.#isWanted = true
-    const child = superviseChild(command, {
+    const child = superviseChild(typeof command === 'function' ? command() : command, {
       name: `percolate-${name}`,
       env: { ...process.env, ...usual, ...env },
       stdout: 'pipe',
@@ -89,11 +91,16 @@ export class Program {
     await this.whenReady()
   }
 
-  async whenReady(msMax = READY_MS_MAX): Promise<void> {
-    const { name, ready } = this.spec
+  whenReady(msMax = READY_MS_MAX): Promise<void> {
+    return this.until(this.spec.ready, msMax)
+  }
+
+  /** Waits for something that it does. */
+  async until(isDone: () => Promise<boolean>, msMax = READY_MS_MAX): Promise<void> {
+    const { name } = this.spec
     for (const until = Date.now() + msMax; Date.now() < until; await sleep(50)) {
       if (!this.#child) break
-      if (await ready().catch(() => false)) return
+      if (await isDone().catch(() => false)) return
     }
     throw new PercolateError(
       'INTERNAL',
@@ -128,19 +135,25 @@ export class Program {
   }
 }
 
+/** Below the ranges from which Linux and macOS take ports for outgoing connections, so that none of those is in the way when a process comes back. */
+const PORT_MIN = 12_000
+const PORT_MAX = 32_000
+const PORT_ATTEMPTS_MAX = 2000
+
 /** Ports that are free now, on loopback. */
 export async function freePorts(count: number): Promise<number[]> {
-  const servers = await Promise.all(
-    Array.from({ length: count }, async () => {
-      const server = createServer()
-      await new Promise<void>((resolve, reject) => {
-        server.once('error', reject)
-        server.listen(0, '127.0.0.1', resolve)
-      })
-      return server
-    }),
-  )
-  const ports = servers.map(server => (server.address() as { port: number }).port)
-  await Promise.all(servers.map(server => new Promise(resolve => server.close(resolve))))
-  return ports
+  const servers = new Map<number, Server>()
+  for (let attempt = 0; servers.size < count; attempt++) {
+    if (attempt > PORT_ATTEMPTS_MAX)
+      throw new PercolateError('INTERNAL', `No ${count} free ports were found from ${PORT_MIN} to ${PORT_MAX}.`)
+    const port = randomInt(PORT_MIN, PORT_MAX)
+    const server = createServer()
+    const isFree = await new Promise<boolean>(resolve => {
+      server.once('error', () => resolve(false))
+      server.listen(port, '127.0.0.1', () => resolve(true))
+    })
+    if (isFree) servers.set(port, server)
+  }
+  await Promise.all([...servers.values()].map(server => new Promise(resolve => server.close(resolve))))
+  return [...servers.keys()]
 }

@@ -2,14 +2,15 @@ import type { TenantId } from '../base/ids.ts'
 import { compareClocks } from '../clock/hlc.ts'
 import { dominates, sameVector } from '../clock/vector.ts'
 import { latestClock } from '../rem/floor.ts'
-import type { Op, Value } from '../rem/record.ts'
+import type { LwwRecord, Op, RecordRef, Value } from '../rem/record.ts'
 import { encodeEntry } from '../storage/codec.ts'
 import { keys, parseRecordKey } from '../storage/keys.ts'
 import type { TenantPool } from '../tenant/pool.ts'
+import type { Staging } from '../tenant/staging.ts'
 import type { Tenant } from '../tenant/tenant.ts'
-import { withCopy } from './copies.ts'
 import { BUCKETS, type Digests, type PeerHandlers } from './peer.ts'
 import { digestBucket, digestTenant, mergeTransferred } from './transfer.ts'
+import { withCopy } from './with-copy.ts'
 
 /** Records that one repair fetches at once. */
 const REPAIR_RECORDS = 200
@@ -94,21 +95,74 @@ async function setAsideSettled(tenant: Tenant, candidates: readonly Buffer[], th
       const record = await staging.read(ref)
       const latest = record && latestClock(record)
       if (!record || !latest || compareClocks(latest, floor.clock) > 0) continue
-      const ops: Op[] = [...record.fields].map(([name, { clock, value }]) => ({
-        ...ref,
-        action: 'set',
-        clock,
-        fields: { [name]: value } as Record<string, Value>,
-      }))
-      if (record.put) ops.push({ ...ref, action: 'put', clock: record.put, fields: {} })
-      if (ops.length > 0) {
-        const { incarnation } = tenant.identity
-        const sequence = tenant.state.changes * 1000 + ++count
-        const entry = encodeEntry({ tenant: tenant.id, incarnation, origin: 'repair', sequence, ops })
-        staging.put(keys.quarantine('repair', sequence), entry)
-      } else count++
+      setAside(tenant, staging, ref, { ...record, del: undefined }, ++count)
       await staging.remove(ref)
     }
     return count
   }, candidates.length)
+}
+
+/** How long the copies that stay may take to get what this one has seen. */
+const CATCH_UP_MS = 2000
+
+/**
+ * Before a copy is made anew: what it has, and none of `others` can get any more (it was in a stream that is gone), is set aside in it, record by record. What it never published is not
+ * counted here: {@link wipeCopy} sets that aside. Returns the number of records.
+ */
+export async function setAsideUnknown(
+  pool: TenantPool,
+  tenant: TenantId,
+  others: readonly PeerHandlers[],
+): Promise<number> {
+  const own = await pool.use(tenant, async open => ({
+    incarnation: open.identity.incarnation,
+    published: new Map([...open.vector, [open.origin, Math.min(open.state.sequence, open.outbox.published)]]),
+  }))
+  if (!own) return 0
+  const { incarnation, published } = own
+  for (const other of others)
+    if (await other.awaitVector(tenant, incarnation, published, CATCH_UP_MS).catch(() => false)) return 0
+  let count = 0
+  for (const other of others.slice(0, 1)) {
+    const mine = await withCopy(pool, tenant, incarnation, open => digestTenant(open, false))
+    const theirs = await other.digests(tenant, incarnation)
+    for (let bucket = 0; bucket < BUCKETS; bucket++) {
+      const at = bucket * 8
+      if (mine.buckets.subarray(at, at + 8).equals(theirs.buckets.subarray(at, at + 8))) continue
+      const known = new Map(
+        (await other.bucket(tenant, incarnation, bucket)).map(({ key, digest }) => [key.toString('latin1'), digest]),
+      )
+      count += await withCopy(pool, tenant, incarnation, async open => {
+        const differing = (await digestBucket(open, bucket)).filter(
+          ({ key, digest }) => !known.get(key.toString('latin1'))?.equals(digest),
+        )
+        await open.change(async staging => {
+          for (const [n, { key }] of differing.entries()) {
+            const ref = parseRecordKey(key)
+            const record = await staging.read(ref)
+            if (record) setAside(open, staging, ref, record, bucket * 1_000_000 + n)
+          }
+        }, differing.length)
+        return differing.length
+      })
+    }
+  }
+  return count
+}
+
+/** Puts all of a record into the quarantine, with its own clocks. `n` tells it from others that are set aside at this state of the copy. */
+function setAside(tenant: Tenant, staging: Staging, ref: RecordRef, record: LwwRecord, n: number): void {
+  const ops: Op[] = [...record.fields].map(([name, { clock, value }]) => ({
+    ...ref,
+    action: 'set',
+    clock,
+    fields: { [name]: value } as Record<string, Value>,
+  }))
+  if (record.put) ops.push({ ...ref, action: 'put', clock: record.put, fields: {} })
+  if (record.del) ops.push({ ...ref, action: 'del', clock: record.del, fields: {} })
+  if (ops.length === 0) return
+  const { incarnation } = tenant.identity
+  const origin = `repair.${tenant.origin}`
+  const sequence = tenant.state.changes * 1000 + n
+  staging.put(keys.quarantine(origin, sequence), encodeEntry({ tenant: tenant.id, incarnation, origin, sequence, ops }))
 }

@@ -5,7 +5,7 @@ import type { Logger } from '../base/logger.ts'
 import { Semaphore } from '../base/semaphore.ts'
 import type { Time } from '../base/time.ts'
 import type { TenantPool } from '../tenant/pool.ts'
-import type { Tenant } from '../tenant/tenant.ts'
+import { setAsideUnknown } from './anti-entropy.ts'
 import type { Applier } from './applier.ts'
 import type { CopyStore } from './copy-store.ts'
 import type { Directory } from './directory.ts'
@@ -395,6 +395,16 @@ export class Copies {
         { tenant },
         'this copy was away for longer than deletes are remembered: it is made anew, and what it never published is set aside',
       )
+      const unknown = await setAsideUnknown(
+        pool,
+        tenant,
+        before.filter(({ state }) => state === 'current').map(status => this.#options.peers.to(status.node)),
+      )
+      if (unknown > 0)
+        logger.error(
+          { tenant, records: unknown },
+          'this copy has writes from streams that are gone, and no other copy has them: they are set aside',
+        )
       await this.#wipe(tenant, copy)
       return false
     }
@@ -553,19 +563,3 @@ export const withHolder = (
   ...placement,
   holders: [...placement.holders.filter(holder => holder.node !== node), { node, state }],
 })
-
-/** Runs `work` on a copy, or says that there is none. */
-export async function withCopy<T>(
-  pool: TenantPool,
-  tenant: TenantId,
-  incarnation: string | undefined,
-  work: (open: Tenant) => Promise<T>,
-): Promise<T> {
-  const result = await pool.use(tenant, async open => {
-    if (incarnation !== undefined && open.identity.incarnation !== incarnation)
-      throw new PercolateError('TENANT_UNAVAILABLE', 'This node has another incarnation of the tenant.')
-    return { value: await work(open) }
-  })
-  if (!result) throw new PercolateError('TENANT_UNAVAILABLE', 'This node has no copy of the tenant.')
-  return result.value
-}

@@ -70,6 +70,9 @@ export class Directory {
   #graceMs = 0
   #completeGeneration = 0
   #isWatching = false
+  /** When anything was heard from the bucket last, and when that came after a silence, by our monotonic clock. */
+  #heardAtMs = Number.NEGATIVE_INFINITY
+  #resumedAtMs = Number.NEGATIVE_INFINITY
   #running: Promise<unknown>[] = []
   /** Placements put back because the bucket had none, or an older one. */
   restored = 0
@@ -135,6 +138,21 @@ export class Directory {
     if (!seen) return false
     if (!this.#isWatching) return true
     return this.silentMs(node) < this.#options.leaseMs
+  }
+
+  /**
+   * As {@link isLive}, for routing: a bucket from which nothing comes at all, as while its servers elect a leader, says nothing about any member, and those that lived are taken for alive
+   * until it speaks again. Something must write to it all the time; controllers do.
+   */
+  isPresumedLive(node: string): boolean {
+    const seen = this.#members.get(node)
+    return seen !== undefined && this.#heardAtMs - Math.max(seen.seenAtMs, this.#resumedAtMs) < this.#options.leaseMs
+  }
+
+  #hear(): void {
+    const now = this.#options.time.monotonic()
+    if (now - this.#heardAtMs > this.#options.leaseMs / 2) this.#resumedAtMs = now
+    this.#heardAtMs = now
   }
 
   /** How long a member has not been heard of, milliseconds; its own lease is over when this exceeds the lease. */
@@ -244,6 +262,7 @@ export class Directory {
             this.#isWatching = true
             await this.#putBack(bucket, seen)
           } else {
+            this.#hear()
             if (isInitial) seen.add(update.key)
             await this.#apply(bucket, update)
           }

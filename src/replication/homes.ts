@@ -23,6 +23,8 @@ export interface HomesOptions {
   readonly leaseMs: number
   readonly handoverTimeoutMs: number
   readonly moveRestMs: number
+  /** Told when this node has handed a home over. */
+  readonly onLeft: (tenant: TenantId) => void
 }
 
 /** Arrivals that are remembered. */
@@ -159,6 +161,7 @@ export class Homes {
       )
       if (standing?.home !== successor) return false
       this.handovers++
+      this.#options.onLeft(tenant)
       return true
     } catch (error) {
       logger.debug({ tenant, successor, reason: String(error) }, 'a handover did not come about')

@@ -78,6 +78,8 @@ export interface PeerHandlers {
   hasRead(tenant: TenantId, stream: string, sequence: number): Promise<VersionVector | undefined>
   /** Asks the home to hand over to `successor`; false when it will not. */
   requestHome(tenant: TenantId, successor: string): Promise<boolean>
+  /** The sender answered a request of the tenant, whose home this is to count it; false: it is not the home. */
+  noteActive(tenant: TenantId): Promise<boolean>
   /** `from` has a copy with entries that were given up for lost here: they are taken over from it. */
   offer(tenant: TenantId, from: string): Promise<boolean>
   /** Entries that could not go through the stream; the vector after. */

@@ -1,7 +1,10 @@
 import type { TenantId } from '../base/ids.ts'
 import type { Logger } from '../base/logger.ts'
+import { compareClocks } from '../clock/hlc.ts'
 import { dominates, type VersionVector } from '../clock/vector.ts'
-import { keys } from '../storage/keys.ts'
+import { decodeEntry } from '../storage/codec.ts'
+import { keys, prefixes, prefixRange, space } from '../storage/keys.ts'
+import { collect } from '../storage/kv.ts'
 import type { TenantPool } from '../tenant/pool.ts'
 import type { Applier } from './applier.ts'
 import type { Directory } from './directory.ts'
@@ -76,12 +79,21 @@ export class Reconciler {
     })
   }
 
-  /** Whether one of them has forgotten deletes that this copy never saw. */
+  /** Whether one of them has forgotten deletes that this copy never saw, or would set aside what this copy has not published. */
   async isBelowFloor(tenant: TenantId, statuses: readonly CopyStatus[]): Promise<boolean> {
     const below = await this.#options.pool.use(tenant, async open => {
       const skipped = await readSkipped(open)
+      const [unpublished] = await collect(open, { ...prefixRange(prefixes.space(space.outbox)), limit: 1 })
+      const oldest = unpublished && decodeEntry(unpublished[1])
       return statuses.some(({ floor, skipped: theirs }) => {
         if (floor === undefined) return false
+        // Written here while the floor passed by, and known to nobody: the others would set it aside.
+        if (
+          oldest &&
+          oldest.sequence > (floor.vector.get(oldest.origin) ?? 0) &&
+          oldest.ops.some(({ clock }) => compareClocks(clock, floor.clock) <= 0)
+        )
+          return true
         // What was given up here counts as seen, and was not; that copy has it.
         if (theirs === 0 && skipped.some(([origin, sequence]) => (floor.vector.get(origin) ?? 0) >= sequence))
           return true

@@ -7,10 +7,12 @@ import { prefixes, prefixRange, space } from '../storage/keys.ts'
 import { collect } from '../storage/kv.ts'
 import type { StreamPort } from '../stream/port.ts'
 import { subjects } from '../stream/subjects.ts'
+import type { Activity } from '../tenant/activity.ts'
 import type { TenantPool } from '../tenant/pool.ts'
 import type { StagedBatch } from '../tenant/staging.ts'
 import type { StreamCursor } from '../tenant/state.ts'
 import type { Tenant } from '../tenant/tenant.ts'
+import { ActiveTenants } from './active-tenants.ts'
 import { Applier } from './applier.ts'
 import { Copies } from './copies.ts'
 import type { CopyStore } from './copy-store.ts'
@@ -66,11 +68,14 @@ export interface ReplicaOptions {
   readonly logger: Logger
   readonly stream: StreamPort
   readonly pool: TenantPool
+  readonly activity: Activity
   readonly copies: CopyStore
   readonly store: NodeStore
   readonly peers: PeerPort
   readonly snapshots: SnapshotStore | undefined
 }
+
+const isOnly = (origins: ReadonlySet<string>, origin: string): boolean => origins.size === 1 && origins.has(origin)
 
 export const durabilities = ['local', 'stream', 'replicated'] as const
 export type Durability = (typeof durabilities)[number]
@@ -88,6 +93,7 @@ export class Replica {
   readonly reconciler: Reconciler
   readonly copies: Copies
   readonly homes: Homes
+  readonly active: ActiveTenants
   readonly router: Router
   readonly service: PeerService
   readonly maintenance: Maintenance
@@ -208,6 +214,15 @@ export class Replica {
       leaseMs: settings.leaseMs,
       handoverTimeoutMs: settings.handoverTimeoutMs,
       moveRestMs: settings.moveRestMs,
+      onLeft: tenant => this.active.left(tenant),
+    })
+    this.active = new ActiveTenants({
+      node,
+      time,
+      activity: options.activity,
+      directory: this.directory,
+      homes: this.homes,
+      peers,
     })
     this.router = new Router({
       node,
@@ -231,6 +246,7 @@ export class Replica {
       copies: this.copies,
       applier: this.applier,
       homes: this.homes,
+      active: this.active,
       follower: this.follower,
     })
     this.maintenance = new Maintenance({
@@ -316,13 +332,25 @@ export class Replica {
     })
   }
 
-  /** Waits until an own write has the wanted durability, at most `timeoutMs`; the level that it has then. */
-  async reach(tenant: TenantId, position: VersionVector, wanted: Durability, timeoutMs: number): Promise<Durability> {
+  /**
+   * Waits until own writes have the wanted durability, at most `timeoutMs`; the level that they have then. `origins` are those that the copy wrote them under: when it has another one by now,
+   * it was made anew, or its disk went back in time, and what waited to be published may have been set aside.
+   */
+  async reach(
+    tenant: TenantId,
+    origins: ReadonlySet<string>,
+    position: VersionVector,
+    wanted: Durability,
+    timeoutMs: number,
+  ): Promise<Durability> {
     if (wanted === 'local') return 'local'
     const { pool, time } = this.#options
     const until = time.monotonic() + timeoutMs
     const published = await pool.use(tenant, open =>
-      open.waitUntil(() => open.isPublished(position.get(open.origin) ?? 0), timeoutMs),
+      open.waitUntil(
+        () => isOnly(origins, open.origin) && open.isPublished(position.get(open.origin) ?? 0),
+        isOnly(origins, open.origin) ? timeoutMs : 0,
+      ),
     )
     if (wanted === 'stream') return published ? 'stream' : 'local'
     const applied = await this.#appliedElsewhere(tenant, position, Math.max(0, until - time.monotonic()))

@@ -5,14 +5,16 @@ import type { VersionVector } from '../clock/vector.ts'
 import { decodeEntry } from '../storage/codec.ts'
 import { keys } from '../storage/keys.ts'
 import type { TenantPool } from '../tenant/pool.ts'
+import type { ActiveTenants } from './active-tenants.ts'
 import type { Applier } from './applier.ts'
-import { type Copies, withCopy } from './copies.ts'
+import type { Copies } from './copies.ts'
 import type { Follower } from './follower.ts'
 import type { Homes } from './homes.ts'
 import { countLate, lateEntries } from './late.ts'
 import type { CopyStatus, Digests, PeerHandlers, TransferPart, TransferRecord } from './peer.ts'
 import type { Reconciler } from './reconciler.ts'
 import { digestBucket, digestTenant, exportRecords, exportTenant, readSkipped } from './transfer.ts'
+import { withCopy } from './with-copy.ts'
 
 /** Longest wait that a peer may ask for. */
 const AWAIT_MS_MAX = 60_000
@@ -26,6 +28,7 @@ export interface PeerServiceOptions {
   readonly copies: Copies
   readonly applier: Applier
   readonly homes: Homes
+  readonly active: ActiveTenants
   readonly follower: Follower
 }
 
@@ -112,6 +115,10 @@ export class PeerService implements PeerHandlers {
 
   requestHome(tenant: TenantId, successor: string): Promise<boolean> {
     return this.#options.homes.yieldTo(tenant, successor)
+  }
+
+  async noteActive(tenant: TenantId): Promise<boolean> {
+    return this.#options.active.heard(tenant)
   }
 
   offer(tenant: TenantId, from: string): Promise<boolean> {

@@ -1,6 +1,13 @@
 import { createHash } from 'node:crypto'
 import { PercolateError } from '../base/errors.ts'
-import { dominates, meetVectors, type VersionVector, vectorFromObject, vectorToObject } from '../clock/vector.ts'
+import {
+  dominates,
+  joinVectors,
+  meetVectors,
+  type VersionVector,
+  vectorFromObject,
+  vectorToObject,
+} from '../clock/vector.ts'
 import type { GcFloor } from '../rem/floor.ts'
 import { EMBEDDING_FIELD_PREFIX, type LwwRecord } from '../rem/record.ts'
 import { edgeSurvives, edgeView } from '../rem/views.ts'
@@ -116,6 +123,12 @@ export async function readProgress(tenant: Tenant): Promise<Progress | undefined
   return { after: Buffer.from(after), vector: vectorFromObject(vector) ?? new Map() }
 }
 
+/** The vectors of transfers into a complete copy that have begun; covered, when what they bring has come. */
+async function readMerging(tenant: Tenant): Promise<VersionVector> {
+  const bytes = await tenant.get(keys.meta('merging'))
+  return (bytes && vectorFromObject(unpackValue(bytes) as Record<string, number>)) ?? new Map()
+}
+
 /**
  * Merges a transfer into a copy, part by part, and takes over its vector at the end, when all of it is there: a transfer that is cut short moves no
  * vector. SNAPSHOT_INVALID when it is not what it should be.
@@ -130,6 +143,7 @@ export async function importTransfer(
   let skipped: TransferHead['skipped'] = []
   let records = 0
   let changed = 0
+  let merging: VersionVector = new Map()
   for await (const part of parts) {
     if ('head' in part) {
       if (part.head.tenant !== tenant.id) throw invalid('it is of another tenant')
@@ -150,6 +164,7 @@ export async function importTransfer(
       // Of what came before the restart only the earlier vector is certain, of the rest only the new one.
       skipped = part.head.skipped
       vector = before ? meetVectors(before.vector, part.head.vector) : part.head.vector
+      if (!options.resumable) merging = joinVectors(await readMerging(tenant), vector)
     } else if (!vector) {
       throw invalid('it does not begin with its head')
     } else if ('records' in part) {
@@ -159,6 +174,7 @@ export async function importTransfer(
       changed += await tenant.merge(decoded, staging => {
         if (options.resumable && last)
           staging.put(keys.meta('transfer'), packValue([last.key, vectorToObject(certain)]))
+        if (!options.resumable) staging.put(keys.meta('merging'), packValue(vectorToObject(merging)))
       })
       records += decoded.length
       options.onRecords?.(decoded.length)
@@ -170,6 +186,7 @@ export async function importTransfer(
           if ((staging.vector.get(origin) ?? 0) < sequence) staging.put(keys.skipped(origin, sequence), NOTHING)
         staging.joinVector(complete)
         staging.del(keys.meta('transfer'))
+        staging.del(keys.meta('merging'))
       }
       if (options.resumable) await tenant.finishJoin(finish)
       else await tenant.change(finish)
@@ -225,8 +242,10 @@ const recordDigest = (key: Buffer, value: Buffer): Buffer =>
   createHash('sha256').update(key).update(value).digest().subarray(0, 8)
 
 /** One pass over the records; a bucket's digest is the XOR of its records', so that order does not matter. */
-export async function digestTenant(tenant: Tenant, collected: boolean): Promise<Digests> {
+export async function digestTenant(tenant: Tenant, isCollected: boolean): Promise<Digests> {
   const vector = new Map(tenant.vector)
+  // Parts of a transfer that was cut short are merged already, and the vector does not know: such a copy compares with nothing.
+  const collected = isCollected && tenant.covers(await readMerging(tenant))
   const buckets = Buffer.alloc(BUCKETS * 8)
   for await (const chunk of tenant.chunks(prefixRange(prefixes.space(space.record)))) {
     for (const [key, value] of chunk) {

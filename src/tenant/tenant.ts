@@ -205,7 +205,7 @@ export class Tenant {
     return this.#state.embedding
   }
 
-  get outbox(): { readonly entries: number; readonly bytes: number } {
+  get outbox(): { readonly entries: number; readonly bytes: number; readonly published: number } {
     return this.#outbox
   }
 

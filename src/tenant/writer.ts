@@ -48,7 +48,7 @@ export interface WriteOptions {
   /** Records that the command will read or change, as far as the caller knows: they are read together for the whole group. */
   readonly touches?: readonly RecordRef[]
   /** Called when the batch is fsynced, before the answer: the position of what this command wrote, or of what it found already there. */
-  readonly onCommitted?: (position: VersionVector, clock: Clock) => void
+  readonly onCommitted?: (position: VersionVector, clock: Clock, origin: string) => void
 }
 
 /** What came from another copy, staged into a batch by itself or with others; it must leave the staging as it was when it throws. */
@@ -155,6 +155,7 @@ export class TenantWriter {
       if (planned.length === 0) return
       const batch = await staging.finish()
       await this.#tenant.kv.write(batch.operations, { sync: true })
+      const { origin } = this.#tenant
       this.#tenant.state = batch.state
       this.#tenant.embedding = batch.embedding
       this.#tenant.vector = batch.vector
@@ -162,7 +163,7 @@ export class TenantWriter {
       if (batch.observed) this.#tenant.clock.observe(batch.observed)
       this.#announce(batch)
       for (const { pending, result, position, clock } of planned) {
-        pending.options.onCommitted?.(position ?? batch.vector, pending.options.asOf ?? clock ?? NO_CLOCK)
+        pending.options.onCommitted?.(position ?? batch.vector, pending.options.asOf ?? clock ?? NO_CLOCK, origin)
         pending.resolve(result)
       }
     } catch (error) {

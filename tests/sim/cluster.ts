@@ -13,12 +13,18 @@ import { decodeEntry } from '../../src/storage/codec.ts'
 import { MemoryStream } from '../../src/stream/memory/adapter.ts'
 import { MemoryLog } from '../../src/stream/memory/log.ts'
 import type { PublishAck } from '../../src/stream/port.ts'
+import { Activity } from '../../src/tenant/activity.ts'
 import { TenantPool } from '../../src/tenant/pool.ts'
 import type { StreamCursor } from '../../src/tenant/state.ts'
 import { wipeCopy } from '../../src/tenant/state.ts'
 import { Tenant } from '../../src/tenant/tenant.ts'
 import { never, SimDatabase, SimDisk, SimKv } from './disk.ts'
 import type { World } from './world.ts'
+
+/** Scaling is not simulated; the settings' default. */
+const ACTIVE_WINDOW_MS = 300_000
+
+const READER_GONE_MS = 1000
 
 export const crashPoints = ['before-commit', 'after-commit', 'before-publish', 'before-puback', 'after-puback'] as const
 export type CrashPoint = (typeof crashPoints)[number]
@@ -193,6 +199,8 @@ export class SimProcess {
   readonly replica: Replica
   readonly pool: TenantPool
   isDead = false
+  /** Ends the transfers that this process reads. */
+  readonly reading = new Set<() => void>()
   /** Set to be killed at the next time that it gets there. */
   armed: CrashPoint | undefined
 
@@ -248,6 +256,7 @@ export class SimProcess {
       time,
       logger,
       stream,
+      activity: new Activity(time, ACTIVE_WINDOW_MS),
       pool: this.pool,
       copies: {
         tenants: async () => [...disk.databases.keys()].sort().map(parseTenantId),
@@ -288,6 +297,8 @@ export class SimProcess {
   kill(): void {
     if (this.isDead) return
     this.isDead = true
+    // Who sends to a process that is gone notices by its pings.
+    for (const end of this.reading) this.node.cluster.world.at(READER_GONE_MS, end)
     this.node.disk.crash()
     if (this.node.process === this) this.node.process = undefined
   }
@@ -335,6 +346,7 @@ export class SimProcess {
     const { tenant, ref, ifVersion } = request
     const { homes } = this.replica
     let position: VersionVector = new Map()
+    const origins = new Set<string>()
     let written: Clock | undefined
     const epoch = ifVersion === undefined ? undefined : homes.assertHome(tenant)
     await this.pool.use(
@@ -349,15 +361,16 @@ export class SimProcess {
             return { ops: request.write!(record, context.clock), result: undefined }
           },
           {
-            onCommitted: reached => {
+            onCommitted: (reached, _clock, origin) => {
               position = reached
+              origins.add(origin)
             },
           },
         ),
       { create: true },
     )
     const wanted = request.durability ?? 'local'
-    const reached = await this.replica.reach(tenant, position, wanted, 3000)
+    const reached = await this.replica.reach(tenant, origins, position, wanted, 3000)
     if (epoch !== undefined && homes.assertHome(tenant) !== epoch)
       throw new PercolateError('HOME_UNAVAILABLE', 'the home changed')
     return this.#answerOf(undefined, written, position, reached)
@@ -449,13 +462,14 @@ export class SimProcess {
         const handlers: PeerHandlers = {
           status: tenant => call(process => process.replica.service.status(tenant)),
           awaitVector: (...args) => call(process => process.replica.service.awaitVector(...args)),
-          transfer: (...args) => streamParts(call, process => process.replica.service.transfer(...args)),
+          transfer: (...args) => streamParts(this, call, process => process.replica.service.transfer(...args)),
           digests: (...args) => call(process => process.replica.service.digests(...args)),
           bucket: (...args) => call(process => process.replica.service.bucket(...args)),
           records: (...args) => call(process => process.replica.service.records(...args)),
           promiseFloor: (...args) => call(process => process.replica.service.promiseFloor(...args)),
           hasRead: (...args) => call(process => process.replica.service.hasRead(...args)),
           requestHome: (...args) => call(process => process.replica.service.requestHome(...args)),
+          noteActive: (...args) => call(process => process.replica.service.noteActive(...args)),
           push: (...args) => call(process => process.replica.service.push(...args)),
           offer: (...args) => call(process => process.replica.service.offer(...args)),
           late: (...args) => call(process => process.replica.service.late(...args)),
@@ -470,11 +484,16 @@ export class SimProcess {
 
 /** A transfer, part by part over the network; each part may be the last that arrives. */
 async function* streamParts<T>(
+  reader: SimProcess,
   call: <R>(work: (process: SimProcess) => Promise<R>) => Promise<R>,
   open: (process: SimProcess) => AsyncIterable<T>,
 ): AsyncGenerator<T> {
   let iterator: AsyncIterator<T> | undefined
   let source: SimProcess | undefined
+  const end = () => {
+    if (source && !source.isDead) void iterator?.return?.()
+  }
+  reader.reading.add(end)
   try {
     for (;;) {
       const next = await call(async process => {
@@ -487,7 +506,8 @@ async function* streamParts<T>(
       yield next.value
     }
   } finally {
-    if (source && !source.isDead) void iterator?.return?.()
+    reader.reading.delete(end)
+    end()
   }
 }
 
@@ -550,6 +570,7 @@ class SimController {
       time,
       logger: loggerOf(cluster, 'controller'),
       stream,
+      activity: new Activity(time, ACTIVE_WINDOW_MS),
       pool: undefined as never,
       copies: { tenants: async () => [], has: async () => false, wipe: async () => {}, remove: async () => {} },
       store: {

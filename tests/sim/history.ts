@@ -1,6 +1,7 @@
 import { type Clock, compareClocks, formatClock } from '../../src/clock/hlc.ts'
 import { type VersionVector, vectorToObject } from '../../src/clock/vector.ts'
-import type { LwwRecord } from '../../src/rem/record.ts'
+import { mergeRecords } from '../../src/rem/merge.ts'
+import { EMPTY_RECORD, type LwwRecord } from '../../src/rem/record.ts'
 import type { Durability } from '../../src/replication/replica.ts'
 
 /** What clients were told, for the checkers. */
@@ -48,7 +49,7 @@ export interface FinalCopy {
   readonly outboxEntries: number
   readonly problems: readonly string[]
   /** Clocks of writes that were set aside. */
-  readonly setAside: ReadonlySet<string>
+  readonly setAside: ReadonlyMap<string, LwwRecord>
 }
 
 /** What must hold of any history and the copies that it left; each sentence that does not. */
@@ -110,9 +111,16 @@ const show = (record: LwwRecord | undefined): string =>
 
 /** An acknowledged write is there, or something later is in its place. */
 function lossOf(acked: Acked, copy: FinalCopy, history: History): string | undefined {
-  const { record: name, clock, field } = acked
-  if (copy.setAside.has(formatClock(clock))) return undefined
+  const { record: name } = acked
   const record = copy.records.get(name)
+  const loss = lossIn(acked, record, history)
+  const aside = loss && copy.setAside.get(name)
+  // An operator finds it, or what came later, among the late writes.
+  return aside && lossIn(acked, mergeRecords(record ?? EMPTY_RECORD, aside), history) === undefined ? undefined : loss
+}
+
+function lossIn(acked: Acked, record: LwwRecord | undefined, history: History): string | undefined {
+  const { record: name, clock, field } = acked
   const isVisible = record?.put !== undefined && (!record.del || compareClocks(record.put, record.del) > 0)
   if (acked.action === 'del') {
     // Deleted stays deleted: only a later existence may show.

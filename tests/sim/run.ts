@@ -3,8 +3,9 @@ import { parseTenantId, type TenantId } from '../../src/base/ids.ts'
 import { Slicer } from '../../src/base/slice.ts'
 import { type Clock, compareClocks, formatClock } from '../../src/clock/hlc.ts'
 import { sameVector, type VersionVector } from '../../src/clock/vector.ts'
+import { mergeOp, mergeRecords } from '../../src/rem/merge.ts'
 import { planDelete, planEntity, planMoment } from '../../src/rem/plan.ts'
-import type { LwwRecord, Op, RecordRef } from '../../src/rem/record.ts'
+import { EMPTY_RECORD, type LwwRecord, type Op, type RecordRef } from '../../src/rem/record.ts'
 import { durabilities } from '../../src/replication/replica.ts'
 import { isHidden } from '../../src/replication/transfer.ts'
 import { decodeEntry, decodeRecord } from '../../src/storage/codec.ts'
@@ -532,9 +533,10 @@ class Run {
             records.set(name, decodeRecord(value))
             bytes.set(name, value.toString('latin1'))
           }
-          const setAside = new Set<string>()
+          const setAside = new Map<string, LwwRecord>()
           for (const [, value] of await collect(open, prefixRange(prefixes.space(space.quarantine))))
-            for (const op of decodeEntry(value).ops) setAside.add(formatClock(op.clock))
+            for (const op of decodeEntry(value).ops)
+              setAside.set(nameOf(op), mergeOp(setAside.get(nameOf(op)) ?? EMPTY_RECORD, op))
           if (setAside.size > 0) this.#cluster.count('set aside')
           const { problems } = await checkTenant(open)
           return {
@@ -557,7 +559,13 @@ class Run {
       }
     }
     // What is set aside anywhere is not lost: an operator finds it there.
-    const all = new Set(copies.flatMap(copy => [...copy.setAside]))
+    const all = new Map<string, Map<string, LwwRecord>>()
+    for (const { tenant, setAside } of copies) {
+      const ofTenant = all.get(tenant) ?? new Map<string, LwwRecord>()
+      all.set(tenant, ofTenant)
+      for (const [name, record] of setAside)
+        ofTenant.set(name, mergeRecords(ofTenant.get(name) ?? EMPTY_RECORD, record))
+    }
     // Writes from below the floor are merged by the copy that made them and set aside by the others; nothing else makes two copies with one history differ.
     for (const tenant of this.#cluster.repaired)
       if (
@@ -565,7 +573,7 @@ class Run {
         !this.#cluster.counts.has('copy wiped')
       )
         this.#history.violations.push(`${tenant}: two copies with the same history differed`)
-    return copies.map(copy => ({ ...copy, setAside: all }))
+    return copies.map(copy => ({ ...copy, setAside: all.get(copy.tenant)! }))
   }
 }
 

@@ -69,7 +69,7 @@ describe('the checkers, on doctored histories', () => {
     vector: new Map([['n1.d1', 1]]),
     outboxEntries: 0,
     problems: [],
-    setAside: new Set(),
+    setAside: new Map(),
     ...rest,
   })
   const acked = (wall: number, rest: Partial<History['acked'][number]> = {}): History => ({

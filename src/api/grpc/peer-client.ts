@@ -80,6 +80,7 @@ export class GrpcPeers implements PeerPort {
       },
       requestHome: async (tenant, successor) =>
         (await call('RequestHome', tenant, { successor }, 4 * this.#options.timeoutMs)).reached === true,
+      noteActive: async tenant => (await call('NoteActive', tenant, {})).reached === true,
       offer: async (tenant, from) =>
         (await call('Offer', tenant, { successor: from }, 10 * this.#options.timeoutMs)).reached === true,
       push: async (tenant, entries) => vectorOf(await call('Push', tenant, { entries })),

@@ -100,6 +100,7 @@ export function peerMethods({ handlers, auth, logger }: PeerServerOptions) {
     RequestHome: unary(async (tenant, request) => ({
       reached: await handlers.requestHome(tenant, String(request.successor ?? '')),
     })),
+    NoteActive: unary(async tenant => ({ reached: await handlers.noteActive(tenant) })),
     Offer: unary(async (tenant, request) => ({
       reached: await handlers.offer(tenant, String(request.successor ?? '')),
     })),

@@ -44,7 +44,13 @@ export async function createGrpcApi(options: GrpcApiOptions): Promise<GrpcApi> {
   const rem = (
     loadPackageDefinition(definition) as unknown as { percolate: { v1: { Rem: { service: ServiceDefinition } } } }
   ).percolate.v1.Rem.service
-  const server = new Server({ 'grpc.max_receive_message_length': bodyBytesMax, 'grpc.max_send_message_length': -1 })
+  const server = new Server({
+    'grpc.max_receive_message_length': bodyBytesMax,
+    'grpc.max_send_message_length': -1,
+    // Who reads a stream and vanishes without a word must not keep its tenant open.
+    'grpc.keepalive_time_ms': 10_000,
+    'grpc.keepalive_timeout_ms': 5000,
+  })
   server.addService(rem, remMethods(options, operations))
   if (options.peers) {
     const peer = (

@@ -102,6 +102,7 @@ class Writing {
   readonly #call: Call
   readonly #epoch: number | undefined
   #position: VersionVector | undefined
+  readonly #origins = new Set<string>()
   #incarnation = ''
   #clock: Clock | undefined
 
@@ -113,7 +114,8 @@ class Writing {
 
   begin(tenant: Tenant): Commit {
     this.#incarnation = tenant.identity.incarnation
-    const onCommitted = (position: VersionVector, clock: Clock) => {
+    const onCommitted = (position: VersionVector, clock: Clock, origin: string) => {
+      this.#origins.add(origin)
       this.#clock = laterClock(this.#clock, clock)
       this.#position = this.#position ? joinVectors(this.#position, position) : position
     }
@@ -126,7 +128,9 @@ class Writing {
     const { tenant, consistency } = this.#call
     const wanted = consistency?.durability ?? standard
     const position = this.#position
-    const reached = replica ? await replica.reach(tenant, position, wanted, durabilityTimeoutMs) : 'local'
+    const reached = replica
+      ? await replica.reach(tenant, this.#origins, position, wanted, durabilityTimeoutMs)
+      : 'local'
     const bookmark = joinBookmarks(consistency?.bookmark, { incarnation: this.#incarnation, vector: position })
     const clock = this.#clock ? formatClock(this.#clock) : ''
     this.#call.outcome = { reached, bookmark: encodeBookmark(bookmark), clock }

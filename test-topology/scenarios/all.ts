@@ -1,0 +1,16 @@
+import { replication, rolling, zoneLoss } from './faults.ts'
+import { affinity, scalingUp } from './routing.ts'
+import { endToEnd, scaleToZero, workers } from './scaling.ts'
+import type { Scenario } from './scenario.ts'
+
+/** In the order of the documentation. */
+export const scenarios: readonly Scenario[] = [
+  affinity,
+  scalingUp,
+  scaleToZero,
+  workers,
+  replication,
+  endToEnd,
+  zoneLoss,
+  rolling,
+]
