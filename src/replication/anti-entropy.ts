@@ -9,7 +9,7 @@ import type { TenantPool } from '../tenant/pool.ts'
 import type { Staging } from '../tenant/staging.ts'
 import type { Tenant } from '../tenant/tenant.ts'
 import { BUCKETS, type Digests, type PeerHandlers } from './peer.ts'
-import { digestBucket, digestTenant, mergeTransferred } from './transfer.ts'
+import { digestBucket, digestTenant, forgetMerging, mergeTransferred } from './transfer.ts'
 import { withCopy } from './with-copy.ts'
 
 /** Records that one repair fetches at once. */
@@ -44,6 +44,8 @@ export interface Repair {
   readonly merged: number
   /** Records that the other copy has collected as garbage, set aside here. */
   readonly setAside: number
+  /** A transfer into one of the two was cut short: that they differ is no surprise. */
+  readonly isExpected: boolean
 }
 
 /**
@@ -59,6 +61,7 @@ export async function repairFrom(
   const mine = await withCopy(pool, tenant, incarnation, open => digestTenant(open, open.isCollected))
   const theirs = await peer.digests(tenant, incarnation)
   const { verdict, buckets } = compareDigests(mine, theirs)
+  if (verdict === 'equal' && mine.merging) await withCopy(pool, tenant, incarnation, forgetMerging)
   let merged = 0
   let setAside = 0
   for (const bucket of buckets) {
@@ -81,7 +84,7 @@ export async function repairFrom(
     if (onlyHere.length > 0 && theirs.floor)
       setAside += await withCopy(pool, tenant, incarnation, open => setAsideSettled(open, onlyHere, theirs))
   }
-  return { verdict, merged, setAside }
+  return { verdict, merged, setAside, isExpected: mine.merging || theirs.merging }
 }
 
 /** Takes records out that a copy with the same vector and floor has collected. */

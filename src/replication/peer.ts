@@ -56,6 +56,8 @@ export interface Digests {
   readonly vector: VersionVector
   readonly floor: GcFloor | undefined
   readonly collected: boolean
+  /** A transfer into it was cut short: it has records that its vector does not know of. */
+  readonly merging: boolean
   /** 8 bytes for each of the {@link BUCKETS} ranges of hashed keys. */
   readonly buckets: Buffer
 }

@@ -123,6 +123,11 @@ export async function readProgress(tenant: Tenant): Promise<Progress | undefined
   return { after: Buffer.from(after), vector: vectorFromObject(vector) ?? new Map() }
 }
 
+/** Forgets transfers that were cut short: the copy was compared, and is as another one. */
+export async function forgetMerging(tenant: Tenant): Promise<void> {
+  await tenant.change(async staging => staging.del(keys.meta('merging')))
+}
+
 /** The vectors of transfers into a complete copy that have begun; covered, when what they bring has come. */
 async function readMerging(tenant: Tenant): Promise<VersionVector> {
   const bytes = await tenant.get(keys.meta('merging'))
@@ -242,10 +247,9 @@ const recordDigest = (key: Buffer, value: Buffer): Buffer =>
   createHash('sha256').update(key).update(value).digest().subarray(0, 8)
 
 /** One pass over the records; a bucket's digest is the XOR of its records', so that order does not matter. */
-export async function digestTenant(tenant: Tenant, isCollected: boolean): Promise<Digests> {
+export async function digestTenant(tenant: Tenant, collected: boolean): Promise<Digests> {
   const vector = new Map(tenant.vector)
-  // Parts of a transfer that was cut short are merged already, and the vector does not know: such a copy compares with nothing.
-  const collected = isCollected && tenant.covers(await readMerging(tenant))
+  const merging = !tenant.covers(await readMerging(tenant))
   const buckets = Buffer.alloc(BUCKETS * 8)
   for await (const chunk of tenant.chunks(prefixRange(prefixes.space(space.record)))) {
     for (const [key, value] of chunk) {
@@ -255,7 +259,7 @@ export async function digestTenant(tenant: Tenant, isCollected: boolean): Promis
       for (let n = 0; n < 8; n++) buckets[at + n]! ^= digest[n]!
     }
   }
-  return { vector, floor: tenant.floor, collected, buckets }
+  return { vector, floor: tenant.floor, collected, merging, buckets }
 }
 
 export async function digestBucket(tenant: Tenant, bucket: number): Promise<{ key: Buffer; digest: Buffer }[]> {

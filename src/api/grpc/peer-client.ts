@@ -61,6 +61,7 @@ export class GrpcPeers implements PeerPort {
           vector: vectorOf(answer.vector),
           floor: floorOf(answer.floor),
           collected: answer.collected === true,
+          merging: answer.merging === true,
           buckets: Buffer.from((answer.buckets as Uint8Array | undefined) ?? []),
         }
       },

@@ -75,8 +75,8 @@ export function peerMethods({ handlers, auth, logger }: PeerServerOptions) {
       )
     },
     Digests: unary(async (tenant, request) => {
-      const { vector, floor, collected, buckets } = await handlers.digests(tenant, incarnation(request))
-      return { vector: vectorMessage(vector), ...(floor ? { floor: floorMessage(floor) } : {}), collected, buckets }
+      const { vector, floor, ...rest } = await handlers.digests(tenant, incarnation(request))
+      return { vector: vectorMessage(vector), ...(floor ? { floor: floorMessage(floor) } : {}), ...rest }
     }),
     Bucket: unary(async (tenant, request) => ({
       items: await handlers.bucket(tenant, incarnation(request), Number(request.bucket ?? 0)),
