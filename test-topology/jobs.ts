@@ -3,7 +3,7 @@ import { ask } from './ask.ts'
 
 export interface Document {
   readonly name: string
-  readonly content: string
+  readonly content: string | Uint8Array<ArrayBuffer>
 }
 export interface JobState {
   readonly job_id: string

@@ -1,5 +1,6 @@
+import { join } from 'node:path'
 import { Command } from 'commander'
-import { VERSION } from '../base/version.ts'
+import { PACKAGE_FOLDER, VERSION } from '../base/version.ts'
 import { addClusterCommands } from './cluster.ts'
 import { addDataCommands } from './data.ts'
 import { addIngestCommand } from './ingest.ts'
@@ -22,5 +23,11 @@ addClusterCommands(program)
 addIngestCommand(program)
 addDataCommands(program)
 addOperateCommands(program)
+
+program.command(
+  'test-topology <command>',
+  'a whole cluster with its autoscaler as real processes here, and scenarios that prove its claims (needs a clone)',
+  { executableFile: join(PACKAGE_FOLDER, 'bin', 'percolate-test-topology.mjs') },
+)
 
 await program.parseAsync()
