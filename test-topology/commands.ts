@@ -326,7 +326,7 @@ async function checkReplication(tenant: string | undefined, flags: Flags & { wri
   if (flags.json) printJson({ tenant: id, holders, equal, ...figures })
   else {
     printTable(
-      ['tenant', 'holders', 'lag p50 ms', 'lag p99 ms', 'holders'],
+      ['tenant', 'holders', 'lag p50 ms', 'lag p99 ms', 'they are'],
       [[id, holders.join(', '), figures.p50Ms.toFixed(1), figures.p99Ms.toFixed(1), equal ? 'equal' : 'different']],
     )
   }

@@ -85,7 +85,8 @@ ${plot('workers', samples, startMs, ({ workers, jobs }) => [workers.wanted, work
 }
 
 const WIDTH = 900
-const HEIGHT = 150
+const HEIGHT = 164
+const TOP = 26
 const LEFT = 34
 const BOTTOM = 20
 
@@ -102,7 +103,7 @@ function plot(
   if (samples.length < 2 || values.flat().every(value => !value)) return ''
   const seconds = (samples.at(-1)!.atMs - startMs) / 1000
   const x = (atMs: number) => LEFT + ((atMs - startMs) / 1000 / seconds) * (WIDTH - LEFT - 4)
-  const y = (value: number) => HEIGHT - BOTTOM - (value / most) * (HEIGHT - BOTTOM - 12)
+  const y = (value: number) => HEIGHT - BOTTOM - (value / most) * (HEIGHT - BOTTOM - TOP)
   const line = (at: number) => {
     let path = ''
     for (const [n, sample] of samples.entries()) {
@@ -123,7 +124,10 @@ function plot(
     )
     .join('')
   const times = Array.from({ length: 6 }, (_, n) => (seconds * n) / 5)
-    .map(at => `<text x="${x(startMs + at * 1000)}" y="${HEIGHT - 4}" text-anchor="middle">${at.toFixed(0)} s</text>`)
+    .map(
+      (at, n) =>
+        `<text x="${x(startMs + at * 1000)}" y="${HEIGHT - 4}" text-anchor="${n === 5 ? 'end' : 'middle'}">${at.toFixed(0)} s</text>`,
+    )
     .join('')
   const legend = labels
     .map(

@@ -328,11 +328,11 @@ export class TestTopology {
 
   /** Cuts a node, or the nodes of a zone, off from NATS, its peers, or both; nothing comes through for `ms`. */
   async partition(name: string, from: 'nats' | 'peers' | 'all', ms: number): Promise<string[]> {
-    const nodes = this.#namesOf(name).filter(each => each.startsWith('node-'))
+    const nodes = this.#namesOf(name).filter(each => this.#nodes.isPresent(each))
     if (nodes.length === 0)
       throw new PercolateError(
         'INVALID_ARGUMENT',
-        `${name} has no node; partitions are of nodes, or the nodes of a zone.`,
+        `${name} has no node that runs now; partitions are of nodes, or the nodes of a zone.`,
       )
     const cut = [...this.#proxies].filter(([path]) =>
       nodes.some(
