@@ -1,6 +1,6 @@
 import type { ChildProcess } from 'node:child_process'
 import { randomInt } from 'node:crypto'
-import { createWriteStream, type WriteStream } from 'node:fs'
+import { createWriteStream } from 'node:fs'
 import { createServer, type Server } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { errorMessage, PercolateError } from '../base/errors.ts'
@@ -28,7 +28,6 @@ export class Program {
   #pid: number | undefined
   #exited: Promise<void> = Promise.resolve()
   readonly #tail: string[] = []
-  #log: WriteStream | undefined
   #isWanted = false
   onExit: (name: string, reason: string) => void = () => {}
 
@@ -56,11 +55,13 @@ export class Program {
       stdout: 'pipe',
     })
     this.#child = child
-    this.#log = createWriteStream(logPath, { flags: 'a' })
+    const log = createWriteStream(logPath, { flags: 'a' })
+    // What it said last comes after its exit.
+    child.once('close', () => log.end())
     const pidKnown = new Promise<void>(resolve => {
       for (const stream of [child.stdout!, child.stderr!]) {
         stream.setEncoding('utf8').on('data', (text: string) => {
-          this.#log?.write(text)
+          log.write(text)
           for (const line of text.split('\n')) {
             const match = /^supervised (\d+)$/.exec(line)
             if (match) {
@@ -77,7 +78,6 @@ export class Program {
       child.once('exit', code => {
         this.#child = undefined
         this.#pid = undefined
-        this.#log?.end()
         if (this.#isWanted)
           this.onExit(name, `it ended with ${code ?? 'a signal'}: ${this.#tail.at(-1) ?? 'no reason given'}`)
         resolve()

@@ -10,7 +10,8 @@ export function configMarkdown(): string {
           ? setting.choices.join(', ')
           : setting.type
     const flag = setting.secret ? 'none (secret)' : `\`${flagOf(setting)}\``
-    return `| \`${setting.env}\` | ${flag} | ${type} | ${setting.default === undefined ? '' : `\`${setting.default}\``} | ${setting.roles.join(', ')} | ${setting.doc} |`
+    const production = setting.production === undefined ? '' : ` In \`k8s/\`: \`${setting.production}\`.`
+    return `| \`${setting.env}\` | ${flag} | ${type} | ${setting.default === undefined ? '' : `\`${setting.default}\``} | ${setting.roles.join(', ')} | ${setting.doc}${production} |`
   })
   return [
     '# Settings',
@@ -20,6 +21,18 @@ export function configMarkdown(): string {
     '| variable | flag | values | default | roles | meaning |',
     '|---|---|---|---|---|---|',
     ...rows,
+    '',
+  ].join('\n')
+}
+
+/** `k8s/base/settings.env`, the ConfigMap that every role gets, from the settings table. */
+export function productionEnv(): string {
+  const lines = (Object.values(settings) as Setting[])
+    .filter(({ production }) => production !== undefined)
+    .map(({ env, production }) => `${env}=${production}`)
+  return [
+    '# Generated from the settings table (`production` in src/config/settings.ts) by "npm run docs".',
+    ...lines,
     '',
   ].join('\n')
 }

@@ -9,6 +9,8 @@ interface Base {
   readonly env: string
   readonly roles: readonly Role[]
   readonly doc: string
+  /** What the manifests in `k8s/` set for every role; `k8s/base/settings.env` is generated from it. */
+  readonly production?: string
   /** Never printed, logged, or taken from a flag (which `ps` would show). */
   readonly secret?: boolean
 }
@@ -49,6 +51,7 @@ export const settings = {
   },
   host: {
     env: 'PERCOLATE_HOST',
+    production: '0.0.0.0',
     type: 'text',
     default: '127.0.0.1',
     roles: ALL,
@@ -153,6 +156,7 @@ export const settings = {
   },
   mode: {
     env: 'PERCOLATE_MODE',
+    production: 'production',
     type: 'choice',
     choices: ['development', 'production'],
     default: 'development',
@@ -161,6 +165,7 @@ export const settings = {
   },
   replicas: {
     env: 'PERCOLATE_REPLICAS',
+    production: '3',
     type: 'integer',
     default: 2,
     min: 1,
@@ -170,6 +175,7 @@ export const settings = {
   },
   syncStreams: {
     env: 'PERCOLATE_SYNC_STREAMS',
+    production: 'per-tenant',
     type: 'text',
     default: 'per-tenant',
     pattern: '^(per-tenant|pooled:([1-9][0-9]{0,2}))$',
@@ -178,6 +184,7 @@ export const settings = {
   },
   syncReplicas: {
     env: 'PERCOLATE_SYNC_REPLICAS',
+    production: '3',
     type: 'integer',
     default: 3,
     min: 1,
@@ -375,6 +382,7 @@ export const settings = {
   },
   drainNoticeMs: {
     env: 'PERCOLATE_DRAIN_NOTICE_MS',
+    production: '5000',
     type: 'integer',
     default: 0,
     min: 0,
@@ -578,6 +586,7 @@ export const settings = {
   },
   jobReplicas: {
     env: 'PERCOLATE_JOB_REPLICAS',
+    production: '3',
     type: 'integer',
     default: 1,
     min: 1,
@@ -736,6 +745,7 @@ export const settings = {
   },
   drainMs: {
     env: 'PERCOLATE_DRAIN_MS',
+    production: '30000',
     type: 'integer',
     default: 15_000,
     min: 100,
@@ -933,6 +943,7 @@ export const settings = {
   },
   logLevel: {
     env: 'PERCOLATE_LOG_LEVEL',
+    production: 'info',
     type: 'choice',
     choices: ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'],
     default: 'info',

@@ -1,6 +1,5 @@
-import { setTimeout as sleep } from 'node:timers/promises'
 import { ask } from '../ask.ts'
-import { documents, type JobState, upload, waitForJobs } from '../jobs.ts'
+import { documents, upload, waitForJobs } from '../jobs.ts'
 import type { TestTopology } from '../topology.ts'
 import { holdersEqual, type Scenario, type ScenarioContext, until, withTopology } from './scenario.ts'
 
@@ -53,6 +52,7 @@ export const scaleToZero: Scenario = {
 }
 
 const JOBS = 20
+const JOBS_MS_MAX = 180_000
 
 export const workers: Scenario = {
   name: 'workers',
@@ -64,15 +64,10 @@ export const workers: Scenario = {
       const files = documents(JOBS)
       const ids = await Promise.all(files.map(file => upload(gateway, 'jobs', file)))
       let most = 0
-      const finished = await Promise.race([
-        waitForJobs(gateway, 'jobs', ids, 120_000),
-        (async (): Promise<JobState[]> => {
-          for (;;) {
-            most = Math.max(most, topology.workers.wanted)
-            await sleep(20)
-          }
-        })(),
-      ])
+      const watch = setInterval(() => {
+        most = Math.max(most, topology.workers.wanted)
+      }, 20)
+      const finished = await waitForJobs(gateway, 'jobs', ids, JOBS_MS_MAX).finally(() => clearInterval(watch))
       verdict.figure('workers at most', most)
       verdict.check('four workers', most === 4)
       verdict.figure('jobs done', finished.filter(({ status }) => status === 'completed').length)
@@ -125,7 +120,7 @@ export const endToEnd: Scenario = {
       const text = 'Tides rise because the moon pulls at the sea. '.repeat(50)
       const id = await upload(gateway, 'reader', { name: 'tides.txt', content: text })
       verdict.figure('upload acknowledged after ms', performance.now() - startedAt)
-      const [job] = await waitForJobs(gateway, 'reader', [id], 120_000)
+      const [job] = await waitForJobs(gateway, 'reader', [id], JOBS_MS_MAX)
       verdict.check(`the job is done: ${job!.status}`, job!.status === 'completed')
       let holders: string[] = []
       await until('it is found on every holder', context, 0, async () => {
