@@ -358,12 +358,18 @@ function addClusterProbes(probes: Probes, replica: Replica, config: Config, stre
     { required: false },
   )
   if (config.mode !== 'production') return
+  let known: number | undefined
   probes.add('stream-replicas', async () => {
-    const info = await stream.streamInfo(`KV_${subjects.clusterBucket}`)
-    if ((info?.replicas ?? 0) < DIRECTORY_REPLICAS_MIN)
+    try {
+      known = (await stream.streamInfo(`KV_${subjects.clusterBucket}`))?.replicas ?? 0
+    } catch (error) {
+      // While NATS is away, reads and local writes go on: what was right before is not wrong for that.
+      if (known === undefined) throw error
+    }
+    if (known < DIRECTORY_REPLICAS_MIN)
       throw new PercolateError(
         'STREAM_UNAVAILABLE',
-        `production needs ${DIRECTORY_REPLICAS_MIN} NATS servers; the cluster directory has ${info?.replicas ?? 0} copies`,
+        `production needs ${DIRECTORY_REPLICAS_MIN} NATS servers; the cluster directory has ${known} copies`,
       )
   })
 }
