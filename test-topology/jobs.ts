@@ -16,14 +16,13 @@ export interface JobState {
 const POLL_MS = 200
 const RETRY_MS = 300
 const UPLOAD_MS_MAX = 30_000
-const PARAGRAPHS = 80
 
 /** Texts long enough that parsing and storing one takes a while. */
-export function documents(count: number): Document[] {
+export function documents(count: number, paragraphs = 80): Document[] {
   return Array.from({ length: count }, (_, n) => ({
     name: `document-${n}.txt`,
-    content: Array.from({ length: PARAGRAPHS }, (_, p) =>
-      `Paragraph ${p} of document ${n} is about matter ${n * PARAGRAPHS + p}, and says little more than that. `.repeat(
+    content: Array.from({ length: paragraphs }, (_, p) =>
+      `Paragraph ${p} of document ${n} is about matter ${n * paragraphs + p}, and says little more than that. `.repeat(
         5,
       ),
     ).join('\n\n'),
