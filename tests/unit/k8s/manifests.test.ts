@@ -1,12 +1,19 @@
 import { spawnSync } from 'node:child_process'
 import { readFileSync } from 'node:fs'
-import { join } from 'node:path'
+import { mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { dirname, join } from 'node:path'
 import { beforeAll, describe, expect, it } from 'vitest'
+import { parse } from 'yaml'
 import { PACKAGE_FOLDER } from '../../../src/base/version.ts'
+import { findProgram } from '../../../src/cluster/cluster.ts'
 import { loadConfig } from '../../../src/config/load.ts'
 import { type Role, type Setting, settings } from '../../../src/config/settings.ts'
 import { metricsMarkdown } from '../../../src/metrics-docs.ts'
 import { subjects } from '../../../src/stream/subjects.ts'
+import { type PrometheusTrigger, readScaledObjects } from '../../../test-topology/autoscaler/scaled-object.ts'
+import { topologyProgram } from '../../../test-topology/commands.ts'
+import { scenarios } from '../../../test-topology/scenarios/all.ts'
 import { hasKubectl, type Manifest, nameOf, overlays, render, schemaProblems } from '../../support/manifests.ts'
 
 const TIERS = {
@@ -33,6 +40,7 @@ const EXAMPLES: Record<string, string> = {
   'secret-key': 'secret',
 }
 
+const MONITORING = join(PACKAGE_FOLDER, 'k8s', 'components', 'monitoring')
 const metricNames = new Set((await metricsMarkdown()).match(/percolate_\w+/g))
 
 if (!hasKubectl) console.log('the manifests are not checked: there is no kubectl with kustomize 5 on this machine')
@@ -205,7 +213,7 @@ describe.runIf(hasKubectl).each(overlays)('the overlay %s', overlay => {
       expect([nodes.idleReplicaCount, workers.minReplicaCount]).toEqual([0, 0])
       const { query } = nodes.triggers[0].metadata
       expect(new Set(query.match(/percolate_\w+/g))).toEqual(
-        new Set(['percolate_active_tenants', 'percolate_waiting_tenants']),
+        new Set(['percolate_active_tenants', 'percolate_waiting_tenants', 'percolate_ready_nodes']),
       )
       for (const name of query.match(/percolate_\w+/g)) expect(metricNames).toContain(name)
       expect(new Set(query.match(/tier="\w+"/g))).toEqual(new Set([`tier="${tier}"`]))
@@ -308,6 +316,92 @@ describe('the scripts for kind', () => {
 
   it.runIf(run('shellcheck', '--version').status === 0)('are clean', () => {
     expect(run('shellcheck', '-x', 'k8s/kind/up.sh', 'k8s/kind/down.sh').stdout).toBe('')
+  })
+})
+
+describe('PromQL', () => {
+  const path = process.env.PATH ?? ''
+  const promtool = join(dirname(findProgram('prometheus', path, 'Run "npm run setup".')), 'promtool')
+  const run = async (command: readonly string[], content: unknown) => {
+    const folder = await mkdtemp(join(tmpdir(), 'percolate-promql-'))
+    const file = join(folder, 'rules.yaml')
+    await writeFile(file, JSON.stringify(content))
+    const { status, stdout, stderr } = spawnSync(promtool, [...command, file], { encoding: 'utf8' })
+    await rm(folder, { recursive: true })
+    return { status, text: stdout + stderr }
+  }
+
+  it('of alerts and the dashboard is understood by Prometheus', async () => {
+    const { spec } = parse(readFileSync(join(MONITORING, 'alerts.yaml'), 'utf8')) as Manifest
+    expect(await run(['check', 'rules'], spec)).toMatchObject({ status: 0 })
+    const dashboard = readFileSync(join(MONITORING, 'dashboard.json'), 'utf8')
+    const expressions = [...dashboard.matchAll(/"expr": ("(?:[^"\\]|\\.)*")/g)].map(([, text]) =>
+      (JSON.parse(text!) as string).replace(/\$__rate_interval|\$__interval/g, '1m').replace(/\$\w+/g, 'x'),
+    )
+    expect(expressions.length).toBeGreaterThan(10)
+    const rules = expressions.map((expr, n) => ({ record: `panel:${n}`, expr }))
+    const checked = await run(['check', 'rules'], { groups: [{ name: 'panels', rules }] })
+    expect([checked.status, checked.text]).toEqual([0, expect.stringContaining('SUCCESS')])
+  })
+
+  it.each(Object.keys(TIERS))(
+    'of the ScaledObject %s counts the greater of active and waiting tenants, and nothing when it cannot know',
+    async tier => {
+      const [node] = await readScaledObjects(join(PACKAGE_FOLDER, 'k8s', 'tiers', tier, 'scaling.yaml'))
+      const { query } = node!.triggers[0] as PrometheusTrigger
+      const values = (series: Record<string, readonly number[]>) =>
+        Object.entries(series).flatMap(([name, list]) =>
+          list.map((value, n) => ({ series: `percolate_${name}{tier="${tier}",pod="p${n}"}`, values: String(value) })),
+        )
+      const cases: [Record<string, readonly number[]>, number | undefined][] = [
+        [{ active_tenants: [3, 4], waiting_tenants: [0, 0], ready_nodes: [2, 2] }, 7],
+        [{ active_tenants: [1], waiting_tenants: [5, 0], ready_nodes: [1, 1] }, 5],
+        [{ active_tenants: [0, 0, 0], waiting_tenants: [0], ready_nodes: [3] }, 0],
+        [{ waiting_tenants: [2], ready_nodes: [0] }, 2],
+        [{ waiting_tenants: [0], ready_nodes: [0] }, 0],
+        // Nodes answer, and Prometheus does not get at them.
+        [{ waiting_tenants: [0], ready_nodes: [3] }, undefined],
+        // It does not get at the controllers.
+        [{}, undefined],
+      ]
+      const tests = cases.map(([series, value]) => ({
+        interval: '5s',
+        input_series: values({ ...series, other: [1] }),
+        promql_expr_test: [
+          { expr: query, eval_time: '0s', exp_samples: value === undefined ? [] : [{ labels: '{}', value }] },
+        ],
+      }))
+      const tested = await run(['test', 'rules'], { rule_files: [], tests })
+      expect([tested.status, tested.text]).toEqual([0, expect.stringContaining('SUCCESS')])
+    },
+  )
+})
+
+describe('the sizes in the docs', () => {
+  it('are those of the manifests', async () => {
+    const docs = readFileSync(join(PACKAGE_FOLDER, 'docs', 'operations.md'), 'utf8')
+    for (const [tier, size] of Object.entries(TIERS)) {
+      const [node, worker] = await readScaledObjects(join(PACKAGE_FOLDER, 'k8s', 'tiers', tier, 'scaling.yaml'))
+      const { minReplicaCount: least, maxReplicaCount: most, triggers } = node!
+      const gib = (text: string) => text.replace('Gi', ' GiB')
+      const row = [
+        tier,
+        `${size.cpu} CPU, ${gib(size.memory)}`,
+        gib(size.disk),
+        `0, then ${least} to ${most}, ${triggers[0]!.threshold} active tenants each`,
+        `${size.workerCpu} CPU, ${gib(size.workerMemory)}`,
+        `0 to ${worker!.maxReplicaCount}`,
+      ]
+      expect(docs).toContain(`| ${row.join(' | ')} |`)
+    }
+  })
+
+  it('and the scenarios are those of the code', () => {
+    const docs = readFileSync(join(PACKAGE_FOLDER, 'docs', 'test-topology.md'), 'utf8')
+    const listed = [...docs.matchAll(/^\| `([a-z-]+)` \|/gm)].map(([, name]) => name)
+    expect(listed).toEqual(scenarios.map(({ name }) => name))
+    const commands = topologyProgram().commands.map(command => command.name())
+    for (const name of commands) expect([name, docs.includes(name)]).toEqual([name, true])
   })
 })
 
