@@ -121,5 +121,5 @@ ask() {
 }
 ask -X PUT -H 'Content-Type: application/json' -d '{"name":"Smoke"}' https://percolate.example.com:8443/api/v1/entities/smoke
 ask https://percolate.example.com:8443/api/v1/entities/smoke
-printf 'Tides are caused by the moon.\n' | ask -F 'file=@-;filename=tides.txt' https://percolate.example.com:8443/upload
+ask -F 'file=@-;filename=tides.txt' https://percolate.example.com:8443/upload <<< 'Tides are caused by the moon.'
 say 'it runs: https://percolate.example.com:8443 (add --resolve percolate.example.com:8443:127.0.0.1 to curl); k8s/kind/down.sh takes it away'
