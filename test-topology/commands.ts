@@ -119,7 +119,7 @@ export function topologyProgram(): Command {
     `run scenarios, each with a verdict: ${scenarios.map(({ name }) => name).join(', ')}, or all`,
   )
     .option('--speed <factor>', 'divide every waiting window by this; 1 is as in production', speed, 60)
-    .option('--out <file>', 'write a page with verdicts, figures and plots')
+    .option('--out <file>', 'where the page with verdicts, figures and plots goes (default: in the data directory)')
     .action(guarded(runScenarios))
   return program
 }
@@ -175,6 +175,9 @@ async function up(flags: UpFlags): Promise<void> {
     async () => {
       await control.stop()
       await topology.stop()
+      const path = join(topology.options.dataDir, 'report.html')
+      await writeFile(path, renderReport([await readRecord(topology.options.dataDir)], new Date()))
+      if (!flags.json) say(`The report is ${path}.`)
     },
     () => {
       table?.stop()
@@ -408,8 +411,9 @@ async function runScenarios(names: readonly string[], flags: Flags & { speed: nu
     printTable(['figure', 'value'], Object.entries(verdict.figures))
     say(`${scenario.name} ${verdict.passed ? 'passed' : 'FAILED'} after ${verdict.seconds} s.\n`)
   }
-  if (flags.out !== undefined) await writeFile(flags.out, renderReport(parts, new Date()))
+  const path = resolve(flags.out ?? join(flags.dataDir, 'scenarios', 'report.html'))
+  await writeFile(path, renderReport(parts, new Date()))
   if (flags.json) printJson(parts.map(({ verdict }) => verdict))
-  else if (flags.out !== undefined) say(`The report is ${resolve(flags.out)}.`)
+  else say(`The report is ${path}.`)
   if (parts.some(({ verdict }) => !verdict!.passed)) process.exitCode = 1
 }
