@@ -1,10 +1,12 @@
 import { join } from 'node:path'
+import { pathToFileURL } from 'node:url'
 import { Command } from 'commander'
 import { PACKAGE_FOLDER, VERSION } from '../base/version.ts'
 import { addClusterCommands } from './cluster.ts'
 import { addDataCommands } from './data.ts'
 import { addIngestCommand } from './ingest.ts'
 import { addOperateCommands } from './operate.ts'
+import { fail } from './output.ts'
 import { addServeCommands } from './serve.ts'
 
 const program = new Command('percolate')
@@ -24,10 +26,20 @@ addIngestCommand(program)
 addDataCommands(program)
 addOperateCommands(program)
 
-program.command(
-  'test-topology <command>',
-  'a whole cluster with its autoscaler as real processes here, and scenarios that prove its claims (needs a clone)',
-  { executableFile: join(PACKAGE_FOLDER, 'bin', 'percolate-test-topology.mjs') },
-)
+program
+  .command('test-topology')
+  .description('a whole cluster with its autoscaler as real processes here, and scenarios that prove its claims')
+  .helpOption(false)
+  .allowUnknownOption()
+  .allowExcessArguments()
+  .action(async () => {
+    // By its path: the code of the product knows nothing of what tests it.
+    const path = join(PACKAGE_FOLDER, 'dist', 'test-topology', 'commands.js')
+    const loaded = (await import(pathToFileURL(path).href).catch(error => {
+      if ((error as NodeJS.ErrnoException).code !== 'ERR_MODULE_NOT_FOUND') throw error
+      fail('The test topology runs from a clone of the repository, with its development packages ("npm run setup").')
+    })) as { topologyProgram: () => Command }
+    await loaded.topologyProgram().parseAsync(process.argv.slice(3), { from: 'user' })
+  })
 
 await program.parseAsync()
