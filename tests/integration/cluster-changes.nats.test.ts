@@ -60,6 +60,41 @@ describe('a home', () => {
       expect(await homeOf()).toBe(outsider)
       await eventually('one copy too many goes', async () => (await cluster.holders('acme')).length === 2)
     }))
+
+  it('counts its tenant as active, whichever holder answers, once in the sum over nodes', () =>
+    withCluster(
+      {
+        env: { PERCOLATE_ACTIVE_WINDOW_MS: '1500', PERCOLATE_MOVE_AFTER_REQUESTS: '40', PERCOLATE_MOVE_REST_MS: '500' },
+      },
+      async cluster => {
+        await put(cluster, 'n1', 'e', { n: 0 }, replicated)
+        const home = (await cluster.node('n1').request('GET', '/api/v1/replication', { tenant: 'acme' })).body.home
+        const other = (await cluster.holders('acme')).find(name => name !== home)!
+        const active = async (name: string) => {
+          const { body } = await cluster.node(name).request('GET', '/metrics')
+          return Number(/^percolate_active_tenants\{[^}]*\} (\d+)/m.exec(String(body))![1])
+        }
+        const sum = async () => (await Promise.all([...cluster.nodes.keys()].map(active))).reduce((a, b) => a + b, 0)
+        // A few requests, too few to bring the home here, for longer than the window.
+        for (let n = 0; n < 30; n++) {
+          const answer = await get(cluster, other, 'e')
+          expect([answer.status, answer.headers.get('x-percolate-node')]).toEqual([200, other])
+          if (n > 2) expect([n, await sum()]).toEqual([n, 1])
+          await new Promise(resolve => setTimeout(resolve, 100))
+        }
+        // Many: the home comes here, and who had it forgets the tenant.
+        await eventually('the home moves', async () => {
+          for (let n = 0; n < 20; n++) await get(cluster, other, 'e')
+          return (
+            (await cluster.node('n1').request('GET', '/api/v1/replication', { tenant: 'acme' })).body.home === other
+          )
+        })
+        await get(cluster, other, 'e')
+        expect(await active(home)).toBe(0)
+        expect(await active(other)).toBe(1)
+        await eventually('it is not active any more', async () => (await sum()) === 0)
+      },
+    ))
 })
 
 describe('a node that stops while NATS is away', () => {
