@@ -90,10 +90,14 @@ export class World {
     const until = this.nowMs + ms
     for (;;) {
       await immediate()
-      const next = this.#heap[0]
+      let next = this.#heap[0]
+      // Nothing happens when a timer that was cancelled comes up: nothing has to be waited for.
+      while (next?.cancelled && next.atMs <= until) {
+        this.#pop()
+        next = this.#heap[0]
+      }
       if (!next || next.atMs > until) break
       this.#pop()
-      if (next.cancelled) continue
       this.nowMs = next.atMs
       this.events++
       next.fire()
