@@ -2,8 +2,6 @@ import { resolve } from 'node:path'
 import { type Command, InvalidArgumentError } from 'commander'
 import { systemTime } from '../base/time.ts'
 import { findProgram, LocalCluster } from '../cluster/cluster.ts'
-import { startEmbeddedS3 } from '../objects/embedded/server.ts'
-import { S3ObjectStore } from '../objects/s3.ts'
 import { SYNC_STREAMS_PATTERN } from '../replication/streams.ts'
 import { configOf, guarded, loggerOf, runUntilSignal } from './common.ts'
 import { fail, printJson, say } from './output.ts'
@@ -115,6 +113,8 @@ Ctrl-C stops it.`)
 async function s3(): Promise<void> {
   const config = configOf('up', {})
   const logger = loggerOf(config, 'up')
+  const { startEmbeddedS3 } = await import('../objects/embedded/server.ts')
+  const { S3ObjectStore } = await import('../objects/s3.ts')
   const server = await startEmbeddedS3({
     folder: config.dataDir,
     host: '127.0.0.1',

@@ -5,10 +5,6 @@ import { PercolateClient } from '../../client/client.ts'
 import { parseTenantId } from '../base/ids.ts'
 import { systemTime } from '../base/time.ts'
 import type { publicJob } from '../jobs/model.ts'
-import { openRocksKv } from '../storage/rocksdb.ts'
-import { checkTenant } from '../tenant/check.ts'
-import { DataDir } from '../tenant/data-dir.ts'
-import { Tenant } from '../tenant/tenant.ts'
 import { addClientFlags, type ClientFlags, configOf, gatewayOf, guarded } from './common.ts'
 import { fail, oneLine, printJson, printTable, say } from './output.ts'
 
@@ -148,6 +144,12 @@ async function check(tenants: string[], flags: CheckFlags): Promise<void> {
   if (flags.cluster !== undefined) return checkCluster(parseTenantId(flags.cluster), flags)
   const config = configOf('up', { ...flags })
   if (!existsSync(join(config.dataDir, 'node'))) fail(`${config.dataDir} is not a Percolate data directory.`)
+  const [{ DataDir }, { Tenant }, { openRocksKv }, { checkTenant }] = await Promise.all([
+    import('../tenant/data-dir.ts'),
+    import('../tenant/tenant.ts'),
+    import('../storage/rocksdb.ts'),
+    import('../tenant/check.ts'),
+  ])
   const dataDir = await DataDir.open(config.dataDir, undefined)
   const reports = []
   try {

@@ -1,20 +1,15 @@
 import type { Command } from 'commander'
-import { startGateway } from '../../gateway/gateway.ts'
-import { startWorker } from '../../workers/worker.ts'
 import type { Logger } from '../base/logger.ts'
 import { offsetTime, systemTime } from '../base/time.ts'
 import type { Config } from '../config/settings.ts'
-import { startController } from '../controller.ts'
-import { startNode } from '../node.ts'
-import { S3ObjectStore } from '../objects/s3.ts'
-import { NatsStream } from '../stream/nats/adapter.ts'
-import { startUp } from '../up.ts'
+import type { S3ObjectStore } from '../objects/s3.ts'
+import type { NatsStream } from '../stream/nats/adapter.ts'
 import { addSettingFlags, configOf, guarded, loggerOf, runUntilSignal } from './common.ts'
 import { say } from './output.ts'
 
 const NATS_TIMEOUT_MS = 5000
 
-/** `percolate up`, `node`, `worker`, `gateway`: one artifact, several roles. */
+/** `percolate up`, `node`, `worker`, `gateway`: one artifact, several roles. Each loads its own code when it is started: a node that wakes must not wait for parsers that it does not use. */
 export function addServeCommands(program: Command): void {
   addSettingFlags(program.command('up'), 'up')
     .description('run everything on this machine')
@@ -52,6 +47,7 @@ async function up(options: Record<string, unknown>): Promise<void> {
   const logger = loggerOf(config, 'up')
   warnIfOpen(config, logger)
   let stopping = false
+  const { startUp } = await import('../up.ts')
   const running = await startUp({
     config,
     logger,
@@ -93,15 +89,15 @@ async function node(options: Record<string, unknown>): Promise<void> {
   const config = configOf('node', options)
   const logger = loggerOf(config, 'node')
   warnIfOpen(config, logger)
-  const stream =
-    config.natsUrl === undefined
-      ? undefined
-      : new NatsStream({ url: config.natsUrl, name: 'percolate-node', requestTimeoutMs: NATS_TIMEOUT_MS, logger })
+  const [{ startNode }, stream, objects] = await Promise.all([
+    import('../node.ts'),
+    config.natsUrl === undefined ? undefined : streamOf(config, logger, 'percolate-node'),
+    objectsOf(config),
+  ])
   if (!stream)
     logger.warn(
       'PERCOLATE_NATS_URL is not set: changes are not published, and nothing embeds what the provider could not',
     )
-  const objects = objectsOf(config)
   const running = await startNode({
     config,
     logger,
@@ -123,13 +119,11 @@ async function node(options: Record<string, unknown>): Promise<void> {
 async function controller(options: Record<string, unknown>): Promise<void> {
   const config = configOf('controller', options)
   const logger = loggerOf(config, 'controller')
-  const stream = new NatsStream({
-    url: config.natsUrl!,
-    name: 'percolate-controller',
-    requestTimeoutMs: NATS_TIMEOUT_MS,
-    logger,
-  })
-  const objects = objectsOf(config)
+  const [{ startController }, stream, objects] = await Promise.all([
+    import('../controller.ts'),
+    streamOf(config, logger, 'percolate-controller'),
+    objectsOf(config),
+  ])
   const running = await startController({
     config,
     logger,
@@ -147,10 +141,14 @@ async function controller(options: Record<string, unknown>): Promise<void> {
 }
 
 /** Snapshots need an object store; a cluster can do without. */
-function objectsOf(config: Config): S3ObjectStore | undefined {
-  if (config.s3Endpoint === undefined) return undefined
+async function objectsOf(config: Config): Promise<S3ObjectStore | undefined> {
+  return config.s3Endpoint === undefined ? undefined : storeOf(config, config.s3Endpoint)
+}
+
+async function storeOf(config: Config, endpoint: string): Promise<S3ObjectStore> {
+  const { S3ObjectStore } = await import('../objects/s3.ts')
   return new S3ObjectStore({
-    endpoint: config.s3Endpoint,
+    endpoint,
     region: config.s3Region,
     bucket: config.s3Bucket,
     accessKey: config.s3AccessKey!,
@@ -158,10 +156,19 @@ function objectsOf(config: Config): S3ObjectStore | undefined {
   })
 }
 
+async function streamOf(config: Config, logger: Logger, name: string): Promise<NatsStream> {
+  const { NatsStream } = await import('../stream/nats/adapter.ts')
+  return new NatsStream({ url: config.natsUrl!, name, requestTimeoutMs: NATS_TIMEOUT_MS, logger })
+}
+
 async function worker(options: Record<string, unknown>): Promise<void> {
   const config = configOf('worker', options)
   const logger = loggerOf(config, 'worker')
-  const { stream, objects } = connections(config, logger, 'percolate-worker')
+  const [{ startWorker }, stream, objects] = await Promise.all([
+    import('../../workers/worker.ts'),
+    streamOf(config, logger, 'percolate-worker'),
+    storeOf(config, config.s3Endpoint!),
+  ])
   const running = await startWorker({
     config,
     logger,
@@ -183,7 +190,11 @@ async function gateway(options: Record<string, unknown>): Promise<void> {
   const config = configOf('gateway', options)
   const logger = loggerOf(config, 'gateway')
   warnIfOpen(config, logger)
-  const { stream, objects } = connections(config, logger, 'percolate-gateway')
+  const [{ startGateway }, stream, objects] = await Promise.all([
+    import('../../gateway/gateway.ts'),
+    streamOf(config, logger, 'percolate-gateway'),
+    storeOf(config, config.s3Endpoint!),
+  ])
   void objects.prepare().catch(error => logger.warn({ reason: String(error) }, 'the bucket cannot be made yet'))
   const running = await startGateway({ config, logger, time: systemTime, stream, objects })
   logger.info({ port: running.port }, 'gateway is ready')
@@ -192,19 +203,6 @@ async function gateway(options: Record<string, unknown>): Promise<void> {
     objects.close()
     await stream.close()
   })
-}
-
-function connections(config: Config, logger: Logger, name: string): { stream: NatsStream; objects: S3ObjectStore } {
-  return {
-    stream: new NatsStream({ url: config.natsUrl!, name, requestTimeoutMs: NATS_TIMEOUT_MS, logger }),
-    objects: new S3ObjectStore({
-      endpoint: config.s3Endpoint!,
-      region: config.s3Region,
-      bucket: config.s3Bucket,
-      accessKey: config.s3AccessKey!,
-      secretKey: config.s3SecretKey!,
-    }),
-  }
 }
 
 function warnIfOpen(config: Config, logger: Logger): void {
