@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto'
-import { appendFile, mkdir, writeFile } from 'node:fs/promises'
+import { appendFile, mkdir, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { PercolateError } from '../src/base/errors.ts'
@@ -54,6 +54,8 @@ export const DEFAULT_SCALING = join(PACKAGE_FOLDER, 'k8s', 'tiers', 'small', 'sc
 /** Places in the router when nothing is scaled. */
 const NODES_MAX = 10
 const ROUTER_MS_MAX = 30_000
+/** Samples, and events, kept in memory; the files have them all. */
+const REMEMBERED_MAX = 20_000
 const SAMPLE_MS = 500
 /** How often a PodMonitor of ours is scraped. */
 const SCRAPE_S = 5
@@ -186,6 +188,8 @@ export class TestTopology {
       onExit: () => {},
     }
     await mkdir(options.dataDir, { recursive: true })
+    // A new record: what ran here before is over.
+    for (const name of ['samples.jsonl', 'events.jsonl']) await rm(join(options.dataDir, name), { force: true })
     // Once to learn the ports, once more with the proxies in between.
     const { addresses, secrets } = await LocalCluster.prepare(plan)
     const proxies = new Map<string, TcpProxy>()
@@ -292,6 +296,7 @@ export class TestTopology {
   note(text: string): void {
     const event = { atMs: Date.now(), text }
     this.events.push(event)
+    if (this.events.length > REMEMBERED_MAX) this.events.shift()
     this.options.onEvent?.(event)
     void appendFile(join(this.options.dataDir, 'events.jsonl'), `${JSON.stringify(event)}\n`).catch(() => {})
   }
@@ -412,6 +417,7 @@ export class TestTopology {
         jobs: value('percolate-worker'),
       }
       this.samples.push(sample)
+      if (this.samples.length > REMEMBERED_MAX) this.samples.shift()
       await appendFile(join(this.options.dataDir, 'samples.jsonl'), `${JSON.stringify(sample)}\n`).catch(() => {})
       await sleep(SAMPLE_MS, undefined, { signal }).catch(() => {})
     }

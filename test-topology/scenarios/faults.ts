@@ -1,6 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { PACKAGE_FOLDER } from '../../src/base/version.ts'
 import { ask } from '../ask.ts'
+import { measureLag } from '../lag.ts'
 import { Load, lostOf, percentile } from '../load.ts'
 import { previousPackage } from '../previous.ts'
 import { holdersOf } from './scaling.ts'
@@ -8,7 +9,6 @@ import { holdersEqual, type Scenario, until, withTopology } from './scenario.ts'
 
 const LAG_WRITES = 200
 const LAG_AIM_MS = 100
-const POLL_MS_MAX = 5000
 
 export const replication: Scenario = {
   name: 'replication',
@@ -25,25 +25,8 @@ export const replication: Scenario = {
       )
       await until('there are two holders', context, 0, () => holdersEqual(api, 'lag'))
       const holders = await holdersOf(api, 'lag')
-      const [writer, reader] = holders.map(holder => nodes.find(({ name }) => name === holder)!.url) as [string, string]
-      const lagsMs: number[] = []
-      let missing = 0
-      for (let n = 0; n < LAG_WRITES; n++) {
-        const written = await ask(`${writer}/api/v1/entities/lag`, 'PUT', headers, { properties: { n } })
-        if (written.status !== 200) throw new Error(`a write was answered ${written.status} ${written.body?.code}`)
-        const startedAt = performance.now()
-        for (;;) {
-          const read = await ask(`${reader}/api/v1/entities/lag`, 'GET', headers)
-          if (read.status === 200 && read.headers['x-percolate-node'] === holders[1] && read.body.properties?.n === n)
-            break
-          if (performance.now() - startedAt > POLL_MS_MAX) {
-            missing++
-            break
-          }
-        }
-        lagsMs.push(performance.now() - startedAt)
-        await sleep(5)
-      }
+      const [writer, reader] = holders.map(holder => nodes.find(({ name }) => name === holder)!)
+      const { lagsMs, missing } = await measureLag('lag', writer!, reader!, LAG_WRITES)
       verdict.figure('writes', LAG_WRITES)
       verdict.figure('lag p50 ms', percentile(lagsMs, 50))
       verdict.figure('lag p99 ms', percentile(lagsMs, 99))

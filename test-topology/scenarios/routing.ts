@@ -5,15 +5,22 @@ import { holdersEqual, type Scenario, type ScenarioContext, until, withTopology 
 const REQUESTS = [100, 10_000] as const
 const TENANTS = 1000
 const LANES = 8
+const WAKE_MS_MAX = 90_000
 
-/** Where `count` requests of a tenant enter. */
-async function entriesOf(api: string, tenant: string, count: number): Promise<Map<string, number>> {
+/** Where `count` requests of a tenant enter; the first may wake its tier. */
+export async function entriesOf(api: string, tenant: string, count: number): Promise<Map<string, number>> {
   const entries = new Map<string, number>()
   let next = 0
   const lane = async () => {
     while (next++ < count) {
-      const { headers } = await ask(`${api}/api/v1/entities/x`, 'GET', { 'x-tenant-id': tenant })
-      const node = String(headers['x-percolate-entry-node'])
+      const { headers } = await ask(
+        `${api}/api/v1/entities/x`,
+        'GET',
+        { 'x-tenant-id': tenant },
+        undefined,
+        WAKE_MS_MAX,
+      )
+      const node = String(headers['x-percolate-entry-node'] ?? 'none')
       entries.set(node, (entries.get(node) ?? 0) + 1)
     }
   }

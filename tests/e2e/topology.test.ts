@@ -58,6 +58,7 @@ describe('percolate test-topology up', () => {
     expect((await topology('submit-jobs', '2')).stdout).toMatch(/2 of 2 jobs are completed/)
     expect((await topology('partition', 'zone-1', '--seconds', '1')).stdout).toMatch(/node-1 cut off from all/)
     expect((await topology('kill', 'node-2')).stdout).toMatch(/Killed node-2/)
+    expect((await topology('up')).stderr).toMatch(/A topology runs with .* already/)
     const out = join(folder, 'report.html')
     expect((await topology('report', '--out', out)).stdout).toMatch(/samples/)
     expect(await readFile(out, 'utf8')).toMatch(/<svg[\s\S]*nodes: 0 → 2/)
