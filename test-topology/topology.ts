@@ -75,8 +75,8 @@ const fastSettings = (speed: number): Record<string, string> => ({
   ...(speed === 1
     ? {}
     : {
-        PERCOLATE_HEARTBEAT_MS: '300',
-        PERCOLATE_LEASE_MS: '1500',
+        PERCOLATE_HEARTBEAT_MS: '500',
+        PERCOLATE_LEASE_MS: '3000',
         PERCOLATE_HINT_GRACE_MS: '200',
         PERCOLATE_MAINTENANCE_MS: '300',
         PERCOLATE_COPY_RETRY_MS: '200',

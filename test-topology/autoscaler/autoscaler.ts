@@ -9,6 +9,9 @@ import { type Hosts, readTrigger } from './triggers.ts'
 const HPA_SYNC_S = 15
 /** However fast time goes, nothing is asked more often. */
 const ROUND_MS_MIN = 200
+/** The HPA looks after three scrapes, as in production: what shows for one scrape must not look lasting. Its windows and periods go no faster either. */
+const HPA_SYNC_MS_MIN = 3 * ROUND_MS_MIN
+const HPA_SPEED_MAX = (HPA_SYNC_S * 1000) / HPA_SYNC_MS_MIN
 
 /** What is scaled: a StatefulSet or Deployment, here of processes. */
 export interface ScaleTarget {
@@ -49,13 +52,18 @@ export class Autoscaler {
     this.#speed = speed
     this.#keda = new Keda(object, speed)
     const min = Math.max(1, object.minReplicaCount)
-    this.#hpa = new Hpa({ min, max: object.maxReplicaCount, behavior: object.behavior, speed })
+    this.#hpa = new Hpa({
+      min,
+      max: object.maxReplicaCount,
+      behavior: object.behavior,
+      speed: Math.min(speed, HPA_SPEED_MAX),
+    })
   }
 
   start(): void {
     this.#running = Promise.all([
-      this.#every(this.object.pollingInterval, () => this.#poll()),
-      this.#every(HPA_SYNC_S, () => this.#sync()),
+      this.#every(this.object.pollingInterval, this.#speed, () => this.#poll()),
+      this.#every(HPA_SYNC_S, Math.min(this.#speed, HPA_SPEED_MAX), () => this.#sync()),
     ])
   }
 
@@ -69,9 +77,9 @@ export class Autoscaler {
     return { name: this.object.name, wanted, present, values: Object.fromEntries(this.#values), error: this.#error }
   }
 
-  async #every(seconds: number, round: () => Promise<void>): Promise<void> {
+  async #every(seconds: number, speed: number, round: () => Promise<void>): Promise<void> {
     const { signal } = this.#stop
-    const ms = Math.max(ROUND_MS_MIN, (seconds * 1000) / this.#speed)
+    const ms = Math.max(ROUND_MS_MIN, (seconds * 1000) / speed)
     while (!signal.aborted) {
       await round()
       await sleep(ms, undefined, { signal }).catch(() => {})
