@@ -2,7 +2,7 @@
 FROM node:22-bookworm AS build
 WORKDIR /app
 COPY package.json package-lock.json ./
-RUN npm ci --no-audit --no-fund
+RUN npm ci --ignore-scripts --no-audit --no-fund
 COPY . .
 # On amd64 the shipped binary is made loadable, on arm64, which has none, rocksdb is compiled.
 RUN node scripts/rocksdb.mjs && node scripts/build-kernel.mjs && node node_modules/typescript/bin/tsc && npm prune --omit=dev
