@@ -125,30 +125,30 @@ export async function setAsideUnknown(
   const { incarnation, published } = own
   for (const other of others)
     if (await other.awaitVector(tenant, incarnation, published, CATCH_UP_MS).catch(() => false)) return 0
+  const [other] = others
+  if (!other) return 0
   let count = 0
-  for (const other of others.slice(0, 1)) {
-    const mine = await withCopy(pool, tenant, incarnation, open => digestTenant(open, false))
-    const theirs = await other.digests(tenant, incarnation)
-    for (let bucket = 0; bucket < BUCKETS; bucket++) {
-      const at = bucket * 8
-      if (mine.buckets.subarray(at, at + 8).equals(theirs.buckets.subarray(at, at + 8))) continue
-      const known = new Map(
-        (await other.bucket(tenant, incarnation, bucket)).map(({ key, digest }) => [key.toString('latin1'), digest]),
+  const mine = await withCopy(pool, tenant, incarnation, open => digestTenant(open, false))
+  const theirs = await other.digests(tenant, incarnation)
+  for (let bucket = 0; bucket < BUCKETS; bucket++) {
+    const at = bucket * 8
+    if (mine.buckets.subarray(at, at + 8).equals(theirs.buckets.subarray(at, at + 8))) continue
+    const known = new Map(
+      (await other.bucket(tenant, incarnation, bucket)).map(({ key, digest }) => [key.toString('latin1'), digest]),
+    )
+    count += await withCopy(pool, tenant, incarnation, async open => {
+      const differing = (await digestBucket(open, bucket)).filter(
+        ({ key, digest }) => !known.get(key.toString('latin1'))?.equals(digest),
       )
-      count += await withCopy(pool, tenant, incarnation, async open => {
-        const differing = (await digestBucket(open, bucket)).filter(
-          ({ key, digest }) => !known.get(key.toString('latin1'))?.equals(digest),
-        )
-        await open.change(async staging => {
-          for (const [n, { key }] of differing.entries()) {
-            const ref = parseRecordKey(key)
-            const record = await staging.read(ref)
-            if (record) setAside(open, staging, ref, record, bucket * 1_000_000 + n)
-          }
-        }, differing.length)
-        return differing.length
-      })
-    }
+      await open.change(async staging => {
+        for (const [n, { key }] of differing.entries()) {
+          const ref = parseRecordKey(key)
+          const record = await staging.read(ref)
+          if (record) setAside(open, staging, ref, record, bucket * 1_000_000 + n)
+        }
+      }, differing.length)
+      return differing.length
+    })
   }
   return count
 }

@@ -398,7 +398,9 @@ export class Copies {
       const unknown = await setAsideUnknown(
         pool,
         tenant,
-        before.filter(({ state }) => state === 'current').map(status => this.#options.peers.to(status.node)),
+        before
+          .toSorted((a, b) => Number(b.state === 'current') - Number(a.state === 'current'))
+          .map(status => this.#options.peers.to(status.node)),
       )
       if (unknown > 0)
         logger.error(

@@ -101,22 +101,24 @@ export class GrpcForwarder {
     target: Member,
     { isWrite, signal, onServed }: ForwardedCall,
     invoke: (done: (error: Error | null, answer: Message) => void) => Outgoing,
-    onTaken: (outgoing: Outgoing) => void = () => {},
+    onTaken?: (outgoing: Outgoing) => void,
   ): Promise<Forwarded> {
     return new Promise((resolve, reject) => {
       let answer: Message | undefined
       let isTaken = false
+      // The messages of a stream wait for the head; a single one is on its way at once.
+      const isSent = isWrite && onTaken === undefined
       const outgoing = invoke((error, message) => {
         clearTimeout(confirm)
         signal.removeEventListener('abort', cancel)
         if (error)
-          return reject(isUnconfirmed ? unconfirmed(target.node) : callError(target.node, error, isWrite || isTaken))
+          return reject(isLate ? unconfirmed(target.node, isSent) : callError(target.node, error, isTaken || isSent))
         answer = message
       })
-      let isUnconfirmed = false
+      let isLate = false
       const cancel = () => outgoing.cancel()
       const confirm = setTimeout(() => {
-        isUnconfirmed = isWrite
+        isLate = isWrite
         if (isWrite) cancel()
       }, CONFIRM_MS_MAX)
       signal.addEventListener('abort', cancel, { once: true })
@@ -124,7 +126,7 @@ export class GrpcForwarder {
         clearTimeout(confirm)
         isTaken = true
         onServed(target.node)
-        onTaken(outgoing)
+        onTaken?.(outgoing)
       })
       outgoing.on('status', status => {
         if (answer) resolve({ answer, trailer: ours(status.metadata) })
@@ -222,8 +224,10 @@ function callError(node: string, error: Error, isDone: boolean): Error {
   )
 }
 
-const unconfirmed = (node: string) =>
-  new PercolateError(
-    'NODE_UNAVAILABLE',
-    `Node ${node} did not say in time that it takes the call; what it did is not known.`,
-  )
+const unconfirmed = (node: string, isSent: boolean): Error =>
+  isSent
+    ? new PercolateError(
+        'NODE_UNAVAILABLE',
+        `Node ${node} did not say in time that it takes the call; what it did is not known.`,
+      )
+    : new Refused(`node ${node} did not say in time that it takes the call`)

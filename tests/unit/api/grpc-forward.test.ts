@@ -23,6 +23,7 @@ const call = { metadata: new Metadata(), getDeadline: () => Number.POSITIVE_INFI
 let refusing: Member
 let serving: Member
 let dropping: Member
+let silent: Member
 const gone = member('gone', 1)
 const taken: string[] = []
 let dropped = 0
@@ -49,6 +50,8 @@ beforeAll(async () => {
       stream.end()
     },
   })
+  // A process that is stopped: it accepts, and says nothing.
+  silent = await start('silent', { PutResources: () => {}, WriteResources: () => {} })
   dropping = await start('dropping', {
     // Took the call, and is gone before it answers.
     PutResources: (_call: unknown, done: (error: unknown) => void) => {
@@ -138,4 +141,19 @@ describe('a forwarded gRPC call', () => {
     expect(dropped).toBe(1)
     expect((await begin([dropping, serving], false).unary('PutResources', call, {})).answer).toEqual({ ids: ['a'] })
   })
+
+  it('waits for a node that says nothing only so long: a stream, of which nothing was sent, goes to the next; a single write does not', async () => {
+    taken.length = 0
+    const messages = async function* () {
+      yield { content: 'only' }
+    }
+    const forward = begin([silent, serving], true)
+    const [stream, single] = await Promise.allSettled([
+      forward.clientStream('WriteResources', call, messages()),
+      forward.unary('PutResources', call, {}),
+    ])
+    expect(stream).toMatchObject({ status: 'fulfilled', value: { answer: { written: 1 } } })
+    expect(taken).toEqual(['only'])
+    expect(single).toMatchObject({ status: 'rejected', reason: { code: 'NODE_UNAVAILABLE' } })
+  }, 30_000)
 })
