@@ -57,6 +57,8 @@ const WAIT_MS = 1500
 export class Router {
   readonly #options: RouterOptions
   readonly #traffic = new Map<TenantId, { sinceMs: number; count: number; restsUntilMs: number; isMoving: boolean }>()
+  /** Tenants that this node is entering into the directory. */
+  readonly #creations = new Map<TenantId, Promise<Placement>>()
   forwarded = 0
 
   constructor(options: RouterOptions) {
@@ -68,6 +70,8 @@ export class Router {
     const { directory, copies, membership, node } = this.#options
     if (membership.isFenced)
       throw new PercolateError('NODE_ID_IN_USE', 'Another process took over the id of this node; it answers nothing.')
+    // The directory may show a tenant before its copy is here. How that ended for the request that makes it is not this one's matter.
+    await this.#creations.get(tenant)?.catch(() => undefined)
     let placement = directory.placement(tenant)
     if (!placement || copies.state(tenant) === 'absent')
       placement = (await this.#lookUp(tenant, placement)) ?? placement
@@ -114,9 +118,18 @@ export class Router {
       throw new PercolateError('PLACEMENT_UNKNOWN', 'The cluster directory is being rebuilt; retry in a moment.')
     // Nothing is made for a read; the answer is empty.
     if (!request.isWrite) return { kind: 'local' }
-    const placement = await this.#create(request.tenant)
+    const placement = await this.#created(request.tenant)
     if (this.#options.copies.isCurrent(request.tenant)) return { kind: 'local' }
     return this.#elsewhere(request, placement)
+  }
+
+  /** One attempt at a time: first writes often come together. */
+  #created(tenant: TenantId): Promise<Placement> {
+    const standing = this.#creations.get(tenant)
+    if (standing) return standing
+    const creation = this.#create(tenant).finally(() => this.#creations.delete(tenant))
+    this.#creations.set(tenant, creation)
+    return creation
   }
 
   /** Enters a new tenant into the directory, with this node as its home if it is of the tier; others join as holders. */
