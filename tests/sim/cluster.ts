@@ -175,7 +175,10 @@ export class SimCluster {
         outcome = { error }
       },
     )
-    await Promise.race([done, this.#untilDead(from, target), time.sleep(20_000)])
+    const patience = async () => {
+      for (let waitedMs = 0; !outcome && !target.isDead && waitedMs < 20_000; waitedMs += 250) await time.sleep(250)
+    }
+    await Promise.race([done, patience()])
     if (!outcome) throw unreachable('did not answer')
     await time.sleep(this.delayMs())
     if (this.isCut(from.node.id, to.id) || this.world.random.chance(this.dropRate)) {
@@ -185,10 +188,6 @@ export class SimCluster {
     }
     if ('error' in outcome) throw outcome.error
     return outcome.value
-  }
-
-  async #untilDead(from: SimProcess, target: SimProcess): Promise<void> {
-    while (!target.isDead) await from.time.sleep(250)
   }
 }
 
