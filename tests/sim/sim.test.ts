@@ -8,7 +8,7 @@ import { FAILED_ONCE } from './seeds.ts'
 
 /** Wall-clock seconds for the series in its two processes, and how many runs each does at most; the long run sets both. */
 const SECONDS = Number(process.env.PERCOLATE_SIM_SECONDS ?? 180)
-const RUNS = Number(process.env.PERCOLATE_SIM_RUNS ?? 1000)
+const RUNS = Number(process.env.PERCOLATE_SIM_RUNS ?? 10_000)
 
 interface Summary {
   runs: number

@@ -23,6 +23,8 @@ export interface MemoryLink {
 
 const CLEAR: MemoryLink = { request: async () => {}, answer: async () => {}, push: () => 0 }
 const POLL_MS = 1000
+/** Shared: an error made anew for each look would be most of its price. */
+const WOKEN = new Error('woken')
 
 /** The memory adapter of the stream port: for the simulator, and for nothing that has to last. Work queues are not simulated. */
 export class MemoryStream implements StreamPort {
@@ -79,7 +81,7 @@ export class MemoryStream implements StreamPort {
       const message = stream.messages.find(({ sequence }) => sequence >= next)
       if (!message) {
         const woken = new AbortController()
-        const wake = () => woken.abort()
+        const wake = () => woken.abort(WOKEN)
         stream.watchers.add(wake)
         options.signal.addEventListener('abort', wake, { once: true })
         await time.sleep(POLL_MS, { signal: woken.signal, ref: false }).catch(() => {})
@@ -205,7 +207,7 @@ class MemoryBucket implements KvBucket {
           yield queue.shift()
         }
         const woken = new AbortController()
-        wake = () => woken.abort()
+        wake = () => woken.abort(WOKEN)
         signal.addEventListener('abort', wake, { once: true })
         await time.sleep(POLL_MS, { signal: woken.signal, ref: false }).catch(() => {})
         signal.removeEventListener('abort', wake)
