@@ -213,7 +213,14 @@ interface LoadFlags extends Flags {
 
 async function simulate(tenants: readonly string[], flags: LoadFlags): Promise<void> {
   const { addresses } = await askTopology(resolve(flags.dataDir), 'GET', '/state')
-  const load = new Load({ api: addresses.api, tenants, clients: flags.clients, pauseMs: 10, timeoutMs: 90_000 })
+  const load = new Load({
+    api: addresses.api,
+    grpc: addresses.grpc,
+    tenants,
+    clients: flags.clients,
+    pauseMs: 10,
+    timeoutMs: 90_000,
+  })
   const progress = new Progress(flags.seconds)
   for (let second = 0; second < flags.seconds; second++) {
     await sleep(1000)

@@ -1,9 +1,12 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { ask } from './ask.ts'
+import { GrpcAsker } from './ask-grpc.ts'
 
 export interface LoadOptions {
   /** Router, or any node. */
   readonly api: string
+  /** Where every other client speaks gRPC, as `host:port`; without it all speak HTTP. */
+  readonly grpc?: string
   readonly tenants: readonly string[]
   /** Clients at once; each works through the tenants in turn, one request after another. */
   readonly clients: number
@@ -27,7 +30,14 @@ export interface LoadFigures {
 export interface AcknowledgedWrite {
   readonly tenant: string
   readonly entity: string
-  readonly value: number
+  readonly value: string
+}
+
+interface Done {
+  readonly failure: string | undefined
+  readonly entryNode: string
+  /** What a read found. */
+  readonly value?: string
 }
 
 const TIMEOUT_MS = 30_000
@@ -40,7 +50,8 @@ export class Load {
   readonly #options: LoadOptions
   readonly #latenciesMs: number[] = []
   readonly #failures = new Map<string, number>()
-  readonly #entries = new Map<string, string[]>()
+  readonly #entries = new Map<string, { readonly node: string; readonly sinceMs: number }[]>()
+  readonly #grpc: GrpcAsker | undefined
   readonly #clients: Promise<void>[]
   readonly acknowledged: AcknowledgedWrite[] = []
   #isOn = true
@@ -49,12 +60,14 @@ export class Load {
 
   constructor(options: LoadOptions) {
     this.#options = options
+    this.#grpc = options.grpc === undefined ? undefined : new GrpcAsker(options.grpc)
     this.#clients = Array.from({ length: options.clients }, (_, n) => this.#client(n))
   }
 
   async stop(): Promise<LoadFigures> {
     this.#isOn = false
     await Promise.all(this.#clients)
+    this.#grpc?.close()
     return this.figures()
   }
 
@@ -72,32 +85,33 @@ export class Load {
 
   /** The nodes where a tenant's requests entered, in order, without repetitions in a row. */
   entriesOf(tenant: string): readonly string[] {
-    return this.#entries.get(tenant) ?? []
+    return (this.#entries.get(tenant) ?? []).map(({ node }) => node)
   }
 
   async #client(client: number): Promise<void> {
-    const { tenants, pauseMs, api, durability, timeoutMs = TIMEOUT_MS } = this.#options
+    const { tenants, pauseMs, durability } = this.#options
     const own: AcknowledgedWrite[] = []
+    const grpc = client % 2 === 1 ? this.#grpc : undefined
     for (let n = client; this.#isOn; n++) {
       const tenant = tenants[n % tenants.length]!
       const headers = { 'x-tenant-id': tenant, ...(durability ? { 'x-percolate-durability': durability } : {}) }
       const known = n % 3 === 0 ? own.findLast(write => write.tenant === tenant) : undefined
       const entity = known?.entity ?? `c${client}-${n}`
-      const url = `${api}/api/v1/entities/${entity}`
       const startedAt = performance.now()
       this.#requests++
       try {
-        const answer = known
-          ? await ask(url, 'GET', headers, undefined, timeoutMs)
-          : await ask(url, 'PUT', headers, { properties: { v: n } }, timeoutMs)
-        if (answer.status !== 200) this.#fail(`${answer.status} ${answer.body?.code ?? ''}`)
-        else if (known && answer.body.properties.v !== known.value) this.#fail('another value than was written')
+        const value = String(n)
+        const done = await (grpc
+          ? this.#overGrpc(grpc, headers, entity, known ? undefined : value)
+          : this.#overHttp(headers, entity, known ? undefined : value))
+        if (done.failure !== undefined) this.#fail(done.failure)
+        else if (known && done.value !== known.value) this.#fail('another value than was written')
         else if (!known) {
-          const write = { tenant, entity, value: n }
+          const write = { tenant, entity, value }
           own.push(write)
           this.acknowledged.push(write)
         }
-        this.#enter(tenant, String(answer.headers['x-percolate-entry-node'] ?? ''))
+        this.#enter(tenant, done.entryNode, startedAt)
       } catch (error) {
         this.#fail((error as Error).message)
       }
@@ -106,10 +120,41 @@ export class Load {
     }
   }
 
-  #enter(tenant: string, node: string): void {
+  /** Writes `name`, or reads it when there is none to write. */
+  async #overHttp(headers: Record<string, string>, entity: string, name: string | undefined): Promise<Done> {
+    const { api, timeoutMs = TIMEOUT_MS } = this.#options
+    const url = `${api}/api/v1/entities/${entity}`
+    const answer =
+      name === undefined
+        ? await ask(url, 'GET', headers, undefined, timeoutMs)
+        : await ask(url, 'PUT', headers, { name }, timeoutMs)
+    return {
+      failure: answer.status === 200 ? undefined : `${answer.status} ${answer.body?.code ?? ''}`,
+      entryNode: String(answer.headers['x-percolate-entry-node'] ?? ''),
+      value: answer.body?.name,
+    }
+  }
+
+  async #overGrpc(
+    grpc: GrpcAsker,
+    headers: Record<string, string>,
+    entity: string,
+    name: string | undefined,
+  ): Promise<Done> {
+    const { timeoutMs = TIMEOUT_MS } = this.#options
+    const { failure, entryNode, body } =
+      name === undefined
+        ? await grpc.ask('GetEntity', headers, { id: entity }, timeoutMs)
+        : await grpc.ask('PutEntities', headers, { entities: [{ id: entity, name }] }, timeoutMs)
+    return { failure, entryNode, value: body?.name }
+  }
+
+  #enter(tenant: string, node: string, startedAtMs: number): void {
     if (node === '') return
     const nodes = this.#entries.get(tenant) ?? []
-    if (nodes.at(-1) !== node) nodes.push(node)
+    // Was on its way to the node before when another request came back from the present one: no way back.
+    const isLate = nodes.at(-2)?.node === node && startedAtMs < nodes.at(-1)!.sinceMs
+    if (nodes.at(-1)?.node !== node && !isLate) nodes.push({ node, sinceMs: performance.now() })
     this.#entries.set(tenant, nodes)
   }
 
@@ -127,8 +172,7 @@ export async function lostOf(api: string, writes: readonly AcknowledgedWrite[]):
     while (next < writes.length) {
       const { tenant, entity, value } = writes[next++]!
       const answer = await ask(`${api}/api/v1/entities/${entity}`, 'GET', { 'x-tenant-id': tenant })
-      if (answer.status !== 200 || answer.body.properties.v !== value)
-        lost.push(`${tenant}/${entity}: ${answer.status}`)
+      if (answer.status !== 200 || answer.body.name !== value) lost.push(`${tenant}/${entity}: ${answer.status}`)
     }
   }
   await Promise.all(Array.from({ length: LANES }, lane))

@@ -1,6 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { LocalCluster } from '../src/cluster/cluster.ts'
 import { ask } from './ask.ts'
+import { GrpcAsker } from './ask-grpc.ts'
 
 export interface RemapReport {
   readonly requests: number
@@ -24,6 +25,7 @@ const at = (values: readonly number[], p: number): number =>
 /** A node joins and leaves behind the router while clients read and write: no request may fail, no answer be empty. */
 export async function remapUnderLoad(cluster: LocalCluster): Promise<RemapReport> {
   const { api } = cluster.addresses
+  const grpc = new GrpcAsker(cluster.addresses.grpc)
   const tenants = Array.from({ length: TENANTS }, (_, n) => `remap-${n}`)
   for (const tenant of tenants) {
     const headers = { 'x-tenant-id': tenant, 'x-percolate-durability': 'replicated' }
@@ -44,6 +46,16 @@ export async function remapUnderLoad(cluster: LocalCluster): Promise<RemapReport
       requests++
       try {
         const kind = n % 3
+        // Every third client speaks gRPC.
+        if (client % 3 === 2) {
+          const { failure, body } = await (kind === 0
+            ? grpc.ask('PutEntities', headers, { entities: [{ id: `w${client}`, name: String(n) }] })
+            : grpc.ask('GetEntity', headers, { id: 'fixed' }))
+          if (failure !== undefined) failures.push(`${phase}: ${failure}`)
+          else if (kind !== 0 && body.name !== tenant) empty++
+          latencies[phase]!.push(performance.now() - startedAt)
+          continue
+        }
         const answer =
           kind === 0
             ? await ask(`${api}/api/v1/entities/w${client}`, 'PUT', headers, { properties: { n } })
@@ -77,6 +89,7 @@ export async function remapUnderLoad(cluster: LocalCluster): Promise<RemapReport
   await sleep(1500)
   isLoading = false
   await Promise.all(load)
+  grpc.close()
   return {
     requests,
     failed: failures.length,

@@ -68,7 +68,8 @@ export function haproxyConfig({
   tier,
   adminSocket,
 }: RouterPlan): string {
-  const check = (http: number) => `check port ${http} inter 250ms fall 2 rise 1`
+  // Health is asked over HTTP/1 also where requests go over HTTP/2.
+  const check = (http: number) => `check check-proto h1 port ${http} inter 250ms fall 2 rise 1`
   const servers = (port: 'http' | 'grpc') =>
     nodes
       .map(

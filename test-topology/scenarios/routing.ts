@@ -1,4 +1,5 @@
 import { ask } from '../ask.ts'
+import { GrpcAsker } from '../ask-grpc.ts'
 import { Load } from '../load.ts'
 import { holdersEqual, type Scenario, type ScenarioContext, until, withTopology } from './scenario.ts'
 
@@ -43,6 +44,18 @@ async function spread(api: string): Promise<Map<string, string>> {
   return entries
 }
 
+/** Where one gRPC call of each of the first `count` tenants enters. */
+async function spreadOverGrpc(address: string, count: number): Promise<Map<string, string>> {
+  const grpc = new GrpcAsker(address)
+  const entries = new Map<string, string>()
+  for (let n = 0; n < count; n++) {
+    const { entryNode } = await grpc.ask('GetEntity', { 'x-tenant-id': `spread-${n}` }, { id: 'x' })
+    entries.set(`spread-${n}`, entryNode)
+  }
+  grpc.close()
+  return entries
+}
+
 const moved = (before: ReadonlyMap<string, string>, after: ReadonlyMap<string, string>): number =>
   [...after].filter(([tenant, node]) => before.get(tenant) !== node).length
 
@@ -51,7 +64,7 @@ export const affinity: Scenario = {
   title: "A tenant's requests enter one node; tenants spread evenly; few move when a node joins or leaves",
   run: (context, verdict) =>
     withTopology(context, verdict, { fixed: { nodes: 3, workers: 0 } }, async topology => {
-      const { api } = topology.cluster.addresses
+      const { api, grpc } = topology.cluster.addresses
       await ask(`${api}/api/v1/entities/x`, 'PUT', { 'x-tenant-id': 'one' }, { name: 'x' })
       for (const count of REQUESTS) {
         const entries = await entriesOf(api, 'one', count)
@@ -61,6 +74,11 @@ export const affinity: Scenario = {
         verdict.aim(`all ${count} do`, share === 100)
       }
       const three = await spread(api)
+      const overGrpc = await spreadOverGrpc(grpc, 100)
+      verdict.check(
+        'gRPC calls of a tenant enter where its HTTP requests do',
+        overGrpc.size === 100 && moved(three, overGrpc) === 0,
+      )
       const counts = new Map<string, number>()
       for (const node of three.values()) counts.set(node, (counts.get(node) ?? 0) + 1)
       const mean = TENANTS / 3
@@ -113,9 +131,9 @@ export const scalingUp: Scenario = {
         ],
       },
       async topology => {
-        const { api } = topology.cluster.addresses
+        const { api, grpc } = topology.cluster.addresses
         const tenants = Array.from({ length: ACTIVE }, (_, n) => `active-${n}`)
-        const load = new Load({ api, tenants, clients: ACTIVE, pauseMs: 20 })
+        const load = new Load({ api, grpc, tenants, clients: ACTIVE, pauseMs: 20 })
         let most = 0
         const watch = () => {
           most = Math.max(most, topology.nodes.wanted)

@@ -1,15 +1,18 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { join } from 'node:path'
+import type { Metadata } from '@grpc/grpc-js'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { PACKAGE_FOLDER } from '../../src/base/version.ts'
 import { findProgram, LocalCluster } from '../../src/cluster/cluster.ts'
 import { FAST, runFaults } from '../../test-topology/fault-run.ts'
 import { isAlive, runCli } from '../../test-topology/launch.ts'
 import { remapUnderLoad } from '../../test-topology/remap.ts'
+import { grpcClient, writeStream } from '../support/grpc.ts'
 import { eventually, remove, request, tempFolder } from '../support/running.ts'
 
 interface Described {
   api: string
+  grpc: string
   gateway: string
   nodes: { name: string; zone: string; url: string }[]
   processes: { name: string; pid: number }[]
@@ -64,7 +67,7 @@ describe('percolate cluster', () => {
     timeout: 180_000,
   }, async () => {
     const cluster = await startCluster(folder)
-    const { api, nodes, processes, gateway } = cluster.described
+    const { api, grpc, nodes, processes, gateway } = cluster.described
     expect(new Set(nodes.map(({ zone }) => zone)).size).toBe(3)
     expect(processes.map(({ name }) => name).sort()).toEqual([
       'controller',
@@ -83,6 +86,26 @@ describe('percolate cluster', () => {
       request(`${api}/api/v1/entities/${id}`, 'PUT', { tenant: 'acme', body: { name: id }, headers })
     const written = await put('ada', { 'x-percolate-durability': 'replicated' })
     expect([written.status, written.headers.get('x-percolate-durability')]).toEqual([200, 'replicated'])
+
+    const { client, metadata } = grpcClient(grpc, 'acme')
+    const head = new Promise<string>(resolve =>
+      client.GetEntity!({ id: 'ada' }, metadata, () => {}).once('metadata', (sent: Metadata) =>
+        resolve(String(sent.get('x-percolate-entry-node')[0])),
+      ),
+    )
+    expect(await head).toBe(written.headers.get('x-percolate-entry-node'))
+    const followed: AsyncIterator<{ value: { changes: unknown[] } }> = client.FollowChanges!(
+      { heartbeat_ms: 100 },
+      metadata,
+    )[Symbol.asyncIterator]()
+    await followed.next()
+    expect((await writeStream(client, metadata, 300)).written).toBe(300)
+    await eventually('they are in the change feed', async () => (await followed.next()).value.changes.length > 0)
+    const found: string[] = []
+    for await (const { resource } of client.SearchResources!({ query: 'streamed', limit: 3 }, metadata))
+      found.push(resource.uri)
+    expect(found).toEqual(['bulk', 'bulk', 'bulk'])
+    client.close()
 
     const form = new FormData()
     form.append('file', new Blob(['Tides are caused by the moon.']), 'tides.txt')

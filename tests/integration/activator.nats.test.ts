@@ -1,9 +1,9 @@
 import { request as httpRequest } from 'node:http'
-import { credentials, loadPackageDefinition, Metadata, type ServiceClientConstructor } from '@grpc/grpc-js'
+import type { Metadata } from '@grpc/grpc-js'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import type { Activator } from '../../src/activator/activator.ts'
-import { loadRemProto } from '../../src/api/grpc/protos.ts'
 import { TestCluster } from '../support/cluster.ts'
+import { grpcClient, writeStream } from '../support/grpc.ts'
 import { eventually, request } from '../support/running.ts'
 
 /** Everything but the nodes runs; nodes come and go. */
@@ -36,20 +36,7 @@ const metric = async (name: string): Promise<number> =>
     )?.[1],
   )
 
-type Client = Record<
-  string,
-  // biome-ignore lint/suspicious/noExplicitAny: methods come from the definition.
-  (...args: any[]) => any
->
-function grpcClient(): { client: Client; metadata: Metadata } {
-  const { percolate } = loadPackageDefinition(loadRemProto()) as unknown as {
-    percolate: { v1: { Rem: ServiceClientConstructor } }
-  }
-  const client = new percolate.v1.Rem(activator.addresses('small').grpc, credentials.createInsecure())
-  const metadata = new Metadata()
-  metadata.set('x-tenant-id', 'held')
-  return { client: client as never as Client, metadata }
-}
+const heldClient = () => grpcClient(activator.addresses('small').grpc, 'held')
 
 describe('requests to a tier without a node', () => {
   it('are held, seen by a scaler, and answered when a node is ready: HTTP, gRPC, streams', async () => {
@@ -58,14 +45,8 @@ describe('requests to a tier without a node', () => {
     }
     const posted = request(`${url}/api/v1/resources`, 'POST', { tenant: 'held', body })
     const read = request(`${url}/api/v1/entities/nobody`, 'GET', { tenant: 'other' })
-    const { client, metadata } = grpcClient()
-    const bulk = new Promise<{ written: number }>((resolve, reject) => {
-      const call = client.WriteResources!(metadata, (error: Error | null, answer: { written: number }) =>
-        error ? reject(error) : resolve(answer),
-      )
-      for (let n = 0; n < 300; n++) call.write({ content: `streamed ${n}`, uri: 'bulk', ordinal: n })
-      call.end()
-    })
+    const { client, metadata } = heldClient()
+    const bulk = writeStream(client, metadata, 300)
     const unary = new Promise<{ ids: string[] }>((resolve, reject) =>
       client.PutEntities!(
         { entities: [{ id: 'g', name: 'Gia' }] },
@@ -96,7 +77,7 @@ describe('requests to a tier without a node', () => {
     for await (const { resource } of client.SearchResources!({ query: 'streamed', limit: 3 }, metadata))
       found.push(resource.id)
     expect(found).toHaveLength(3)
-    ;(client as unknown as { close(): void }).close()
+    client.close()
     await cluster.stopNode('n1')
     await eventually('the node is gone', async () => (await metric('ready_nodes')) === 0)
   })
@@ -120,13 +101,13 @@ describe('requests to a tier without a node', () => {
     expect([refused.status, refused.body.code, refused.headers.get('retry-after')]).toEqual([503, 'TOO_BUSY', '2'])
     for (const answer of await Promise.all(held))
       expect([answer.status, answer.body.code]).toEqual([503, 'TENANT_UNAVAILABLE'])
-    const { client, metadata } = grpcClient()
+    const { client, metadata } = heldClient()
     metadata.remove('x-tenant-id')
     const error = await new Promise<{ code: number; metadata: Metadata }>(resolve =>
       client.GetEntity!({ id: 'x' }, metadata, resolve),
     )
     expect([error.code, error.metadata.get('percolate-code')]).toEqual([3, ['TENANT_MISSING']])
-    ;(client as unknown as { close(): void }).close()
+    client.close()
   })
 
   it('are forgotten when their client goes away, whatever it was sending', async () => {

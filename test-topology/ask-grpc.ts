@@ -1,0 +1,58 @@
+import { type Client, credentials, loadPackageDefinition, Metadata, type ServiceClientConstructor } from '@grpc/grpc-js'
+import { loadRemProto } from '../src/api/grpc/protos.ts'
+
+export interface GrpcAnswer {
+  /** As in the HTTP API, so that both can be judged alike: 200, or the error's code with its gRPC status. */
+  readonly failure: string | undefined
+  readonly entryNode: string
+  // biome-ignore lint/suspicious/noExplicitAny: answers of every shape.
+  readonly body: any
+}
+
+type Unary = (
+  message: unknown,
+  metadata: Metadata,
+  options: { deadline: number },
+  done: (error: (Error & { code: number; metadata: Metadata }) | null, body: unknown) => void,
+) => { on(event: 'metadata', handle: (metadata: Metadata) => void): void }
+
+/** Calls of the gRPC API over one channel, as a client of the router. */
+export class GrpcAsker {
+  readonly #client: Client
+
+  /** @param address `host:port` */
+  constructor(address: string) {
+    const { percolate } = loadPackageDefinition(loadRemProto()) as unknown as {
+      percolate: { v1: { Rem: ServiceClientConstructor } }
+    }
+    this.#client = new percolate.v1.Rem(address, credentials.createInsecure())
+  }
+
+  close(): void {
+    this.#client.close()
+  }
+
+  /** A call with one answer; what goes wrong is told in it. */
+  ask(method: string, headers: Record<string, string>, message: unknown, timeoutMs = 10_000): Promise<GrpcAnswer> {
+    return new Promise(resolve => {
+      const metadata = new Metadata()
+      for (const [name, value] of Object.entries(headers)) metadata.set(name, value)
+      let entryNode = ''
+      const call = (this.#client as unknown as Record<string, Unary>)[method]!.call(
+        this.#client,
+        message,
+        metadata,
+        { deadline: Date.now() + timeoutMs },
+        (error, body) => {
+          const failure = error
+            ? `gRPC ${error.code} ${error.metadata?.get('percolate-code')[0] ?? error.message}`
+            : undefined
+          resolve({ failure, entryNode, body })
+        },
+      )
+      call.on('metadata', head => {
+        entryNode = String(head.get('x-percolate-entry-node')[0] ?? '')
+      })
+    })
+  }
+}
