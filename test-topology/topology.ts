@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto'
-import { appendFile, mkdir, rm, writeFile } from 'node:fs/promises'
+import { mkdir, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { PercolateError } from '../src/base/errors.ts'
@@ -10,6 +10,7 @@ import { freePorts, Program } from '../src/cluster/processes.ts'
 import { Autoscaler, type ScalerState } from './autoscaler/autoscaler.ts'
 import { type Override, readScaledObjects } from './autoscaler/scaled-object.ts'
 import { prometheusConfig, writeTargets } from './prometheus.ts'
+import { Recorded } from './record.ts'
 import { ReplicaSet } from './replica-set.ts'
 import { TcpProxy } from './tcp-proxy.ts'
 
@@ -54,8 +55,6 @@ export const DEFAULT_SCALING = join(PACKAGE_FOLDER, 'k8s', 'tiers', 'small', 'sc
 /** Places in the router when nothing is scaled. */
 const NODES_MAX = 10
 const ROUTER_MS_MAX = 30_000
-/** Samples, and events, kept in memory; the files have them all. */
-const REMEMBERED_MAX = 20_000
 const SAMPLE_MS = 500
 /** How often a PodMonitor of ours is scraped. */
 const SCRAPE_S = 5
@@ -95,8 +94,8 @@ export class TestTopology {
   readonly options: TopologyOptions
   readonly cluster: LocalCluster
   readonly prometheusUrl: string
-  readonly events: TopologyEvent[] = []
-  readonly samples: TopologySample[] = []
+  readonly #events: Recorded<TopologyEvent>
+  readonly #samples: Recorded<TopologySample>
   readonly #scalers: Autoscaler[]
   readonly #nodes: ReplicaSet
   readonly #workers: ReplicaSet
@@ -123,6 +122,8 @@ export class TestTopology {
     this.prometheusUrl = prometheusUrl
     this.#prometheus = prometheus
     this.#proxies = proxies
+    this.#events = new Recorded(join(options.dataDir, 'events.jsonl'))
+    this.#samples = new Recorded(join(options.dataDir, 'samples.jsonl'))
     const onChange = () => void this.#writeTargets()
     const onScale = (name: string) => (from: number, to: number, reason: string) =>
       this.note(`${name}: ${from} → ${to} (${reason})`)
@@ -188,8 +189,6 @@ export class TestTopology {
       onExit: () => {},
     }
     await mkdir(options.dataDir, { recursive: true })
-    // A new record: what ran here before is over.
-    for (const name of ['samples.jsonl', 'events.jsonl']) await rm(join(options.dataDir, name), { force: true })
     // Once to learn the ports, once more with the proxies in between.
     const { addresses, secrets } = await LocalCluster.prepare(plan)
     const proxies = new Map<string, TcpProxy>()
@@ -266,6 +265,16 @@ export class TestTopology {
     for (const proxy of this.#proxies.values()) proxy.heal()
     await Promise.all([this.cluster.stop(), this.#prometheus.stop()])
     for (const proxy of this.#proxies.values()) await proxy.stop()
+    await Promise.all([this.#events.written(), this.#samples.written()])
+  }
+
+  /** What happened, the latest last. */
+  get events(): readonly TopologyEvent[] {
+    return this.#events.items
+  }
+
+  get samples(): readonly TopologySample[] {
+    return this.#samples.items
   }
 
   get nodes(): ReplicaSet {
@@ -295,10 +304,8 @@ export class TestTopology {
 
   note(text: string): void {
     const event = { atMs: Date.now(), text }
-    this.events.push(event)
-    if (this.events.length > REMEMBERED_MAX) this.events.shift()
+    this.#events.add(event)
     this.options.onEvent?.(event)
-    void appendFile(join(this.options.dataDir, 'events.jsonl'), `${JSON.stringify(event)}\n`).catch(() => {})
   }
 
   /** kill -9 of a process, or of a zone: all processes in it. It comes back by itself, or after `downMs`. */
@@ -416,9 +423,7 @@ export class TestTopology {
         tenants: value('percolate-node'),
         jobs: value('percolate-worker'),
       }
-      this.samples.push(sample)
-      if (this.samples.length > REMEMBERED_MAX) this.samples.shift()
-      await appendFile(join(this.options.dataDir, 'samples.jsonl'), `${JSON.stringify(sample)}\n`).catch(() => {})
+      this.#samples.add(sample)
       await sleep(SAMPLE_MS, undefined, { signal }).catch(() => {})
     }
   }
