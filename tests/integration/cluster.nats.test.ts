@@ -298,6 +298,11 @@ describe('the change feed', () => {
     })
     expect(['del', 'put']).toContain((await live).events[0]!.changes[0]!.action)
     expect((await follow(home!, '/api/v1/changes', { 'last-event-id': 'nonsense!' }, 1)).status).toBe(400)
+    for (const tenant of ['feed', 'nobody-wrote-to-it']) {
+      const url = `${cluster.node(home!).url}/api/v1/changes?cursor=nonsense`
+      const { status, body } = await request(url, 'GET', { tenant })
+      expect([status, body.code, body.field]).toEqual([400, 'INVALID_BOOKMARK', 'cursor'])
+    }
   })
 
   it('says 410 with a usable cursor when the log no longer reaches back', async () => {

@@ -260,6 +260,11 @@ describe('entities', () => {
       (await node.request('PUT', entity('e1'), { body: {}, headers: { 'if-match': merged.headers.get('etag')! } }))
         .status,
     ).toBe(412)
+    for (const tag of [merged.headers.get('etag')!, '*']) {
+      const none = await node.request('PUT', entity('nobody'), { body: {}, headers: { 'if-match': tag } })
+      expect([none.status, none.body.code, none.body.field]).toEqual([412, 'PRECONDITION_FAILED', 'If-Match'])
+    }
+    expect((await node.request('GET', entity('nobody'))).status).toBe(404)
   })
 
   it.each(['a/b', 'a.b..c', '..a', 'mit Leerzeichen', '😀', 'ключ', 'a%2Fb', '?x=1#y', '"quoted"', "o'clock"])(

@@ -34,8 +34,11 @@ export function addReplicationRoutes(
     async (request, reply) => {
       const query = request.query as schemas.ChangesQuery
       const last = request.headers['last-event-id']
-      const cursor = last === undefined || last === '' ? query.cursor : String(last)
-      const events = changes.follow(request.call, cursor, query.heartbeat_ms ?? 15_000)
+      const from =
+        last === undefined || last === ''
+          ? { cursor: query.cursor, field: 'cursor' }
+          : { cursor: String(last), field: 'Last-Event-ID' }
+      const events = changes.follow(request.call, from, query.heartbeat_ms ?? 15_000)
       await sendEvents(reply, events)
       return reply
     },

@@ -5,7 +5,7 @@ import { recordKinds } from '../../rem/record.ts'
 import { unpackValue } from '../../storage/codec.ts'
 import { KeyReader, keys, prefixes, prefixRange, space } from '../../storage/keys.ts'
 import type { Tenant } from '../../tenant/tenant.ts'
-import { encodeBookmark, parseBookmark } from '../bookmark.ts'
+import { type Bookmark, encodeBookmark, parseBookmark } from '../bookmark.ts'
 import type { Call, OperationsContext } from './context.ts'
 
 /** One entry of the feed: what one write changed. */
@@ -24,6 +24,14 @@ export interface Change {
   readonly to?: string
   readonly action: 'put' | 'set' | 'del'
   readonly clock: string
+}
+
+/** Where a feed begins. */
+export interface FeedStart {
+  /** From behind it; `earliest`: from as far back as the log reaches; undefined: from now. */
+  readonly cursor: string | undefined
+  /** What the client calls it. */
+  readonly field: string
 }
 
 /** Feeds that one node serves at once. */
@@ -54,31 +62,34 @@ export class ChangeOperations {
     return this.#feeds
   }
 
-  /** From behind `cursor`; `earliest`: from as far back as the log reaches; undefined: from now. Ends with the call. */
-  async *follow(call: Call, cursor: string | undefined, heartbeatMs: number): AsyncGenerator<ChangeEvent> {
+  /** Ends with the call. */
+  async *follow(call: Call, from: FeedStart, heartbeatMs: number): AsyncGenerator<ChangeEvent> {
     if (this.#feeds >= FEEDS_MAX)
       throw new PercolateError('TOO_BUSY', `This node serves ${FEEDS_MAX} change feeds; retry on another, or later.`)
     this.#feeds++
     try {
-      yield* this.#follow(call, cursor, heartbeatMs)
+      yield* this.#follow(call, from, heartbeatMs)
     } finally {
       this.#feeds--
     }
   }
 
-  async *#follow(call: Call, cursor: string | undefined, heartbeatMs: number): AsyncGenerator<ChangeEvent> {
+  async *#follow(call: Call, { cursor, field }: FeedStart, heartbeatMs: number): AsyncGenerator<ChangeEvent> {
     const { pool, time } = this.#context
     const { signal } = call
+    let start: Bookmark | 'earliest' | undefined
+    if (cursor === 'earliest') start = cursor
+    else if (cursor) start = parseBookmark(cursor, field)
     let position: Map<string, number> | undefined
     let incarnation = ''
     let after = 0
     while (!signal.aborted) {
       const step = await pool.use(call.tenant, async tenant => {
         if (!position) {
-          position = await startOf(tenant, cursor)
+          position = await startOf(tenant, start, field)
           incarnation = tenant.identity.incarnation
         }
-        if (tenant.identity.incarnation !== incarnation) throw expired(tenant)
+        if (tenant.identity.incarnation !== incarnation) throw expired(tenant, field)
         const entries = await readLog(tenant, after)
         if (entries.length === 0) await tenant.waitUntil(() => tenant.state.changes > after, heartbeatMs, signal)
         return entries
@@ -88,7 +99,7 @@ export class ChangeOperations {
         // The tenant does not exist yet; its first change will be the first event.
         yield { cursor: '' }
         await time.sleep(Math.min(heartbeatMs, 1000), { signal, ref: false }).catch(() => {})
-        if (cursor === undefined) cursor = 'earliest'
+        start ??= 'earliest'
         continue
       }
       const seen = position!
@@ -110,13 +121,17 @@ export class ChangeOperations {
 }
 
 /** Where a feed begins, when everything behind it is in the log. */
-async function startOf(tenant: Tenant, cursor: string | undefined): Promise<Map<string, number>> {
-  if (cursor === undefined || cursor === '') return new Map(tenant.vector)
+async function startOf(
+  tenant: Tenant,
+  start: Bookmark | 'earliest' | undefined,
+  field: string,
+): Promise<Map<string, number>> {
+  if (start === undefined) return new Map(tenant.vector)
   const reaches = await reachOf(tenant)
-  if (cursor === 'earliest') return new Map(reaches)
-  const { incarnation, vector } = parseBookmark(cursor, 'Last-Event-ID')
-  if (incarnation !== tenant.identity.incarnation) throw expired(tenant)
-  for (const [origin, sequence] of reaches) if ((vector.get(origin) ?? 0) < sequence) throw expired(tenant)
+  if (start === 'earliest') return new Map(reaches)
+  const { incarnation, vector } = start
+  if (incarnation !== tenant.identity.incarnation) throw expired(tenant, field)
+  for (const [origin, sequence] of reaches) if ((vector.get(origin) ?? 0) < sequence) throw expired(tenant, field)
   return new Map(vector)
 }
 
@@ -133,12 +148,12 @@ async function reachOf(tenant: Tenant): Promise<VersionVector> {
   return reaches
 }
 
-const expired = (tenant: Tenant) => {
+const expired = (tenant: Tenant, field: string) => {
   const cursor = encodeBookmark({ incarnation: tenant.identity.incarnation, vector: tenant.vector })
   return new PercolateError(
     'CHANGES_EXPIRED',
     'The change feed does not reach back that far. Read what you need anew, then follow from the cursor given here.',
-    { field: 'Last-Event-ID', extra: { cursor } },
+    { field, extra: { cursor } },
   )
 }
 

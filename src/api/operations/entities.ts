@@ -31,8 +31,7 @@ export class EntityOperations {
           if (ifMatch !== undefined) {
             const id = commands[0]!.id
             const record = await context.read({ kind: 'entity', key: [id] })
-            if (!entityView(id, record)) throw notFound('entity', id)
-            checkIfMatch(record!, ifMatch)
+            checkIfMatch(entityView(id, record) && record, ifMatch)
           }
           return {
             ops: commands.flatMap(command => planEntity(command, context.clock)),

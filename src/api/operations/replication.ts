@@ -13,6 +13,11 @@ import { type Call, isoTime, notFound, type OperationsContext, write } from './c
 /** Differences that one comparison names. */
 const DIFFERENCES_MAX = 10
 
+const unknownTenant = (tenant: string) =>
+  new PercolateError('NOT_FOUND', `The cluster knows no tenant "${tenant}": nothing has been written to it.`, {
+    field: 'X-Tenant-ID',
+  })
+
 /** What a tenant can learn of its copies, and what an operator can do about what was set aside. */
 export class ReplicationOperations {
   readonly #context: OperationsContext
@@ -26,7 +31,7 @@ export class ReplicationOperations {
     const replica = this.#replica()
     const bookmark = bookmarkText === undefined ? undefined : parseBookmark(bookmarkText, 'bookmark')
     const placement = replica.directory.placement(call.tenant) ?? (await replica.directory.fetch(call.tenant))
-    if (!placement) throw notFound('copy', call.tenant)
+    if (!placement) throw unknownTenant(call.tenant)
     const statuses = await this.#statuses(call, replica)
     const ahead = new Map<string, number>()
     for (const status of statuses.values())
@@ -71,7 +76,7 @@ export class ReplicationOperations {
   async check(call: Call) {
     const replica = this.#replica()
     const placement = replica.directory.placement(call.tenant) ?? (await replica.directory.fetch(call.tenant))
-    if (!placement) throw notFound('copy', call.tenant)
+    if (!placement) throw unknownTenant(call.tenant)
     const { tenant } = call
     const { incarnation } = placement
     const digests = new Map<string, Digests | undefined>()

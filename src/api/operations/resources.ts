@@ -399,10 +399,15 @@ export function etagOf(record: LwwRecord): string {
   return etag
 }
 
-export function checkIfMatch(record: LwwRecord, ifMatch: string | undefined): void {
-  if (ifMatch === undefined || ifMatch.trim() === '*') return
+/** Undefined: there is no such record, and none of its states can match (RFC 9110, 13.1.1). */
+export function checkIfMatch(record: LwwRecord | undefined, ifMatch: string | undefined): void {
+  if (ifMatch === undefined) return
+  if (!record)
+    throw new PercolateError('PRECONDITION_FAILED', 'There is no such record now; leave If-Match out to make it.', {
+      field: 'If-Match',
+    })
   const etag = etagOf(record)
-  if (ifMatch.split(',').some(tag => tag.trim() === etag)) return
+  if (ifMatch.trim() === '*' || ifMatch.split(',').some(tag => tag.trim() === etag)) return
   throw new PercolateError(
     'PRECONDITION_FAILED',
     `The record has changed: its ETag is ${etag}. Read it again and decide anew.`,
