@@ -12,9 +12,12 @@ export interface GateOptions {
   readonly bookmarkWaitMs: number
 }
 
+/** What a request does with a tenant: a `delete` is a write that finds nothing, and makes nothing, where nothing is. */
+export type Access = 'read' | 'write' | 'delete'
+
 export interface GateRequest {
   readonly tenant: TenantId
-  readonly isWrite: boolean
+  readonly access: Access
   readonly consistency: Consistency
   /** The value of {@link PEER_HEADER}, when the request came with one: another node forwarded it. */
   readonly peerToken: string | undefined
@@ -62,12 +65,12 @@ export class Gate {
     await this.#options.replica.directory.fetch(tenant).catch(() => undefined)
   }
 
-  async pass({ tenant, isWrite, consistency, peerToken }: GateRequest): Promise<Passage> {
+  async pass({ tenant, access, consistency, peerToken }: GateRequest): Promise<Passage> {
     const { replica, auth, bookmarkWaitMs } = this.#options
     const forwardedBy = peerToken === undefined ? undefined : auth.verify(peerToken, tenant)
     const { needsHome, bookmark } = consistency
-    const route = await replica.router.route({ tenant, isWrite, needsHome, forwardedBy })
-    if (route.kind === 'forward' || isWrite || !bookmark) return { ...route, forwardedBy }
+    const route = await replica.router.route({ tenant, mayCreate: access === 'write', needsHome, forwardedBy })
+    if (route.kind === 'forward' || access !== 'read' || !bookmark) return { ...route, forwardedBy }
     const placement = replica.directory.placement(tenant)
     if (placement && placement.incarnation !== bookmark.incarnation)
       throw new PercolateError(

@@ -30,8 +30,8 @@ export interface RouterOptions {
 
 export interface RouteRequest {
   readonly tenant: TenantId
-  /** A write makes the tenant when there is none. */
-  readonly isWrite: boolean
+  /** Makes the tenant when there is none. A delete does not, nor does a read. */
+  readonly mayCreate: boolean
   /** Only the home can do it: `If-Match`, `X-Percolate-Consistency: home`. */
   readonly needsHome: boolean
   /** The node that forwarded the request, when one did: it goes no further. */
@@ -116,8 +116,8 @@ export class Router {
     const { directory } = this.#options
     if (!directory.isComplete)
       throw new PercolateError('PLACEMENT_UNKNOWN', 'The cluster directory is being rebuilt; retry in a moment.')
-    // Nothing is made for a read; the answer is empty.
-    if (!request.isWrite) return { kind: 'local' }
+    // The answer is empty.
+    if (!request.mayCreate) return { kind: 'local' }
     const placement = await this.#created(request.tenant)
     if (this.#options.copies.isCurrent(request.tenant)) return { kind: 'local' }
     return this.#elsewhere(request, placement)

@@ -52,7 +52,11 @@ describe('a tenant in a cluster', () => {
     expect(Object.keys(body.properties).sort()).toEqual(['a', 'n1', 'n2', 'n3'])
   })
 
-  it('is not there when nobody wrote it, and a read makes nothing', async () => {
+  it('is not there when nobody wrote it, and a read or a delete makes nothing', async () => {
+    for (const headers of [{}, { 'if-match': '"x"' }, { 'x-percolate-consistency': 'home' }]) {
+      const deleted = await cluster.node('n1').request('DELETE', '/api/v1/entities/x', { tenant: 'nobody', headers })
+      expect([deleted.status, deleted.body.code]).toEqual([404, 'NOT_FOUND'])
+    }
     expect((await get('n2', 'nobody', 'x')).status).toBe(404)
     expect((await cluster.node('n1').request('GET', '/api/v1/resources', { tenant: 'nobody' })).body).toEqual({
       results: [],

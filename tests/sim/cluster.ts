@@ -306,7 +306,7 @@ export class SimProcess {
     const { tenant, ref } = request
     const route = await this.replica.router.route({
       tenant,
-      isWrite: request.write !== undefined,
+      mayCreate: request.write !== undefined,
       needsHome: request.ifVersion !== undefined,
       forwardedBy,
     })

@@ -16,7 +16,7 @@ import type { Time } from '../../base/time.ts'
 import type { Clock } from '../../clock/hlc.ts'
 import { PEER_HEADER } from '../../replication/auth.ts'
 import { parseBookmark } from '../bookmark.ts'
-import { type Gate, NotTaken, type Passage } from '../gate.ts'
+import { type Access, type Gate, NotTaken, type Passage } from '../gate.ts'
 import { type Call, type Consistency, parseAsOf, parseConsistency, parseDurability } from '../operations/context.ts'
 import type { GrpcForward, GrpcForwarder } from './forward.ts'
 import type { Message } from './messages.ts'
@@ -41,11 +41,11 @@ export type UnaryHandler = (call: Call, request: Message) => Promise<Message>
 export type StreamHandler = (call: Call, request: Message) => AsyncIterable<Message>
 export type ClientStreamHandler = (call: Call, requests: AsyncIterable<Message>) => Promise<Message>
 
-export function unary(context: CallContext, name: string, handler: UnaryHandler, isWrite = true) {
+export function unary(context: CallContext, name: string, handler: UnaryHandler, access: Access = 'write') {
   return (call: ServerUnaryCall<Message, Message>, done: sendUnaryData<Message>) => {
     const observe = timer(context, name)
     const run = async () => {
-      const { started, forward } = await begin(context, call, isWrite)
+      const { started, forward } = await begin(context, call, access)
       if (forward) return forward.unary(name, call, call.request)
       const answer = await handler(started, call.request)
       return { answer, trailer: trailerOf(started) }
@@ -64,7 +64,7 @@ export function serverStream(context: CallContext, name: string, handler: Stream
   return (call: ServerWritableStream<Message, Message>) => {
     const observe = timer(context, name)
     const run = async () => {
-      const { started, forward } = await begin(context, call, false)
+      const { started, forward } = await begin(context, call, 'read')
       const messages = forward ? forward.serverStream(name, call, call.request) : handler(started, call.request)
       for await (const message of messages) {
         if (started.signal.aborted) return
@@ -99,7 +99,7 @@ export function clientStream(context: CallContext, name: string, handler: Client
   return (call: ServerReadableStream<Message, Message>, done: sendUnaryData<Message>) => {
     const observe = timer(context, name)
     const run = async () => {
-      const { started, forward } = await begin(context, call, true)
+      const { started, forward } = await begin(context, call, 'write')
       if (forward) return forward.clientStream(name, call, call as AsyncIterable<Message>)
       const answer = await handler(started, call as AsyncIterable<Message>)
       return { answer, trailer: trailerOf(started) }
@@ -140,7 +140,7 @@ function trailerOf({ outcome }: Call): Metadata {
 async function begin(
   context: CallContext,
   call: AnyCall,
-  isWrite: boolean,
+  access: Access,
 ): Promise<{ started: Call; forward: GrpcForward | undefined }> {
   const one = (name: string): string | undefined => call.metadata.get(name)[0]?.toString()
   const values = call.metadata.get('x-tenant-id')
@@ -172,7 +172,7 @@ async function begin(
       needsHome: request?.if_match !== undefined || (wanted !== undefined && parseConsistency(wanted)),
     }
     asOf = clock === undefined ? undefined : parseAsOf(clock, context.time.now())
-    passage = await context.gate?.pass({ tenant, isWrite, consistency, peerToken: one(PEER_HEADER) })
+    passage = await context.gate?.pass({ tenant, access, consistency, peerToken: one(PEER_HEADER) })
   } catch (error) {
     // To a node that forwards, a head says that the call is taken.
     if (one(PEER_HEADER) === undefined) sendHead(context, call, context.node)
@@ -191,7 +191,7 @@ async function begin(
     const forward = context.forwarder!.begin({
       tenant,
       targets: passage.targets,
-      isWrite,
+      isWrite: access !== 'read',
       signal: controller.signal,
       onServed: served => sendHead(context, call, served),
     })

@@ -39,12 +39,17 @@ export function remMethods(
         const { resource, etag } = await resources.get(call, idOf(request))
         return toMessage({ ...resource, etag })
       },
-      false,
+      'read',
     ),
-    DeleteResource: unary(context, 'DeleteResource', async (call, request) => {
-      await resources.delete(call, idOf(request), ifMatchOf(request))
-      return {}
-    }),
+    DeleteResource: unary(
+      context,
+      'DeleteResource',
+      async (call, request) => {
+        await resources.delete(call, idOf(request), ifMatchOf(request))
+        return {}
+      },
+      'delete',
+    ),
     ListResources: serverStream(context, 'ListResources', (call, request) => {
       const { limit: _limit, ...query } = toInput(request)
       const base = check<schemas.ResourcesQuery>(schemas.ResourcesQuery, query, 'request')
@@ -91,12 +96,17 @@ export function remMethods(
         const { entity, etag } = await entities.get(call, idOf(request))
         return toMessage({ ...entity, etag })
       },
-      false,
+      'read',
     ),
-    DeleteEntity: unary(context, 'DeleteEntity', async (call, request) => {
-      await entities.delete(call, idOf(request), ifMatchOf(request))
-      return {}
-    }),
+    DeleteEntity: unary(
+      context,
+      'DeleteEntity',
+      async (call, request) => {
+        await entities.delete(call, idOf(request), ifMatchOf(request))
+        return {}
+      },
+      'delete',
+    ),
     FindEntities: serverStream(context, 'FindEntities', (call, request) => {
       const { limit: _limit, ...query } = toInput(request)
       const base = check<schemas.EntitiesQuery>(schemas.EntitiesQuery, query, 'request')
@@ -119,7 +129,7 @@ export function remMethods(
           ),
         )
       },
-      false,
+      'read',
     ),
 
     AppendMoments: unary(context, 'AppendMoments', async (call, request) => {
@@ -137,12 +147,17 @@ export function remMethods(
         const { moment, etag } = await moments.get(call, idOf(request))
         return toMessage({ ...moment, etag })
       },
-      false,
+      'read',
     ),
-    DeleteMoment: unary(context, 'DeleteMoment', async (call, request) => {
-      await moments.delete(call, idOf(request), ifMatchOf(request))
-      return {}
-    }),
+    DeleteMoment: unary(
+      context,
+      'DeleteMoment',
+      async (call, request) => {
+        await moments.delete(call, idOf(request), ifMatchOf(request))
+        return {}
+      },
+      'delete',
+    ),
     ListMoments: serverStream(context, 'ListMoments', (call, request) => {
       const { limit: _limit, ...query } = toInput(request)
       const base = check<schemas.MomentsQuery>(schemas.MomentsQuery, query, 'request')
@@ -172,7 +187,7 @@ export function remMethods(
           holders: holders.map(({ vector, ...holder }) => ({ ...holder, vector: { ...vector } })),
         })
       },
-      false,
+      'read',
     ),
 
     Chat: serverStream(context, 'Chat', async function* (call, request) {

@@ -7,7 +7,7 @@ import type { Clock } from '../../clock/hlc.ts'
 import { PEER_HEADER } from '../../replication/auth.ts'
 import type { Member } from '../../replication/placement.ts'
 import { parseBookmark } from '../bookmark.ts'
-import type { Gate } from '../gate.ts'
+import type { Access, Gate } from '../gate.ts'
 import {
   type Call,
   type Consistency,
@@ -107,11 +107,10 @@ export function addTenantHook(scope: FastifyInstance, options: TenantHookOptions
     const config = request.routeOptions.config
     if (!gate || !forwarder || config.isLocal) options.onTenant(tenant)
     else {
-      const isWrite = request.method !== 'GET' && request.method !== 'HEAD' && !config.isRead
       const peerToken = headers[PEER_HEADER]
       const wanted = {
         tenant,
-        isWrite,
+        access: accessOf(request.method, config.isRead),
         consistency,
         peerToken: peerToken === undefined ? undefined : String(peerToken),
       }
@@ -129,6 +128,11 @@ export function addTenantHook(scope: FastifyInstance, options: TenantHookOptions
       .header('x-percolate-bookmark', outcome.bookmark)
       .header('x-percolate-clock', outcome.clock)
   })
+}
+
+function accessOf(method: string, isRead = false): Access {
+  if (isRead || method === 'GET' || method === 'HEAD') return 'read'
+  return method === 'DELETE' ? 'delete' : 'write'
 }
 
 function consistencyOf({ headers }: FastifyRequest): Consistency {

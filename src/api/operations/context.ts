@@ -100,7 +100,7 @@ export async function writeExisting<T>(
 class Writing {
   readonly #context: OperationsContext
   readonly #call: Call
-  readonly #epoch: number | undefined
+  #epoch: number | undefined
   #position: VersionVector | undefined
   readonly #origins = new Set<string>()
   #incarnation = ''
@@ -109,10 +109,10 @@ class Writing {
   constructor(context: OperationsContext, call: Call) {
     this.#context = context
     this.#call = call
-    this.#epoch = call.consistency?.needsHome ? context.replica?.homes.assertHome(call.tenant) : undefined
   }
 
   begin(tenant: Tenant): Commit {
+    if (this.#call.consistency?.needsHome) this.#epoch ??= this.#context.replica?.homes.assertHome(this.#call.tenant)
     this.#incarnation = tenant.identity.incarnation
     const onCommitted = (position: VersionVector, clock: Clock, origin: string) => {
       this.#origins.add(origin)

@@ -50,9 +50,9 @@ function lonelyNode(delayMs: number) {
   return { router, node }
 }
 
-const request = (isWrite: boolean): RouteRequest => ({
+const request = (mayCreate: boolean): RouteRequest => ({
   tenant: 'new' as TenantId,
-  isWrite,
+  mayCreate,
   needsHome: false,
   forwardedBy: undefined,
 })
