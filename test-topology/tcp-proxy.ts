@@ -43,6 +43,7 @@ export class TcpProxy {
   }
 
   heal(): void {
+    if (!this.#isCut) return
     this.#isCut = false
     for (const socket of this.#sockets) socket.destroy()
   }

@@ -1,6 +1,8 @@
+import { setTimeout as sleep } from 'node:timers/promises'
 import {
   AckPolicy,
   type ConnectionOptions,
+  type Consumer,
   ConsumerEvents,
   type ConsumerMessages,
   connect,
@@ -54,6 +56,20 @@ const FEWER_SERVERS = new Set([10074, 10005, 10023])
 /** Messages that the client asks for ahead of those that are being worked on. */
 const CONSUME_AHEAD = 256
 const CONSUME_EXPIRES_MS = 30_000
+/** How long opening a consumer may take: after an attempt that failed the client would wait half a minute for the next one, deaf to whoever wants it to stop. */
+const OPEN_MS_MAX = 10_000
+/** How long the end of reading waits for its consumer to be deleted; the server would do it after five idle minutes. */
+const DISPOSE_MS_MAX = 1000
+
+interface Opened {
+  readonly consumer: Consumer
+  readonly messages: ConsumerMessages
+}
+
+async function dispose({ consumer, messages }: Opened): Promise<void> {
+  await messages.close().catch(() => {})
+  await consumer.delete().catch(() => {})
+}
 
 /** The NATS adapter (client 2.x, servers from 2.9.10). Connects in the background, for as long as it takes, and reconnects by itself. */
 export class NatsStream implements StreamPort {
@@ -151,11 +167,8 @@ export class NatsStream implements StreamPort {
     stream: string,
     options: { fromSequence: number; signal: AbortSignal },
   ): AsyncGenerator<StoredMessage> {
-    const { consumer, messages } = await this.#call(async ({ jetstream }) => {
-      const ordered = await jetstream.consumers.get(stream, { opt_start_seq: Math.max(1, options.fromSequence) })
-      const ahead = { max_messages: CONSUME_AHEAD, expires: CONSUME_EXPIRES_MS, abort_on_missing_resource: true }
-      return { consumer: ordered, messages: await ordered.consume(ahead) }
-    })
+    const opened = await this.#open(stream, options)
+    const { messages } = opened
     const stop = () => void messages.close()
     options.signal.addEventListener('abort', stop, { once: true })
     void this.#endWhenBroken(messages)
@@ -173,9 +186,34 @@ export class NatsStream implements StreamPort {
       })
     } finally {
       options.signal.removeEventListener('abort', stop)
-      await messages.close().catch(() => {})
-      // It would go by itself after five idle minutes.
-      await consumer.delete().catch(() => {})
+      await Promise.race([dispose(opened), sleep(DISPOSE_MS_MAX, undefined, { ref: false })])
+    }
+  }
+
+  /** An ordered consumer, and its messages; gives up when it takes too long or nobody wants it any more. */
+  async #open(stream: string, options: { fromSequence: number; signal: AbortSignal }): Promise<Opened> {
+    const { fromSequence, signal } = options
+    const opening = this.#call(async ({ jetstream }) => {
+      const consumer = await jetstream.consumers.get(stream, { opt_start_seq: Math.max(1, fromSequence) })
+      const ahead = { max_messages: CONSUME_AHEAD, expires: CONSUME_EXPIRES_MS, abort_on_missing_resource: true }
+      return { consumer, messages: await consumer.consume(ahead) }
+    })
+    let giveUp = () => {}
+    const givenUp = new Promise<never>((_, reject) => {
+      giveUp = () => reject(unavailable('does not open a consumer in time'))
+    })
+    const timer = setTimeout(giveUp, OPEN_MS_MAX)
+    signal.addEventListener('abort', giveUp, { once: true })
+    if (signal.aborted) giveUp()
+    try {
+      return await Promise.race([opening, givenUp])
+    } catch (error) {
+      // It may come yet.
+      void opening.then(dispose, () => {})
+      throw error
+    } finally {
+      clearTimeout(timer)
+      signal.removeEventListener('abort', giveUp)
     }
   }
 
