@@ -2,6 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type { LocalCluster } from '../src/cluster/cluster.ts'
 import { ask } from './ask.ts'
 import { GrpcAsker } from './ask-grpc.ts'
+import { percentile } from './load.ts'
 
 export interface RemapReport {
   readonly requests: number
@@ -18,9 +19,6 @@ export interface RemapReport {
 
 const TENANTS = 24
 const CLIENTS = 6
-
-const at = (values: readonly number[], p: number): number =>
-  [...values].sort((a, b) => a - b)[Math.min(values.length - 1, Math.floor((values.length * p) / 100))] ?? Number.NaN
 
 /** A node joins and leaves behind the router while clients read and write: no request may fail, no answer be empty. */
 export async function remapUnderLoad(cluster: LocalCluster): Promise<RemapReport> {
@@ -97,9 +95,9 @@ export async function remapUnderLoad(cluster: LocalCluster): Promise<RemapReport
     failures: [...new Set(failures)].slice(0, 5),
     tenants: TENANTS,
     tenantsMoved: [...during].filter(([tenant, node]) => before.get(tenant) !== node).length,
-    p50Ms: at(latencies.moving!, 50),
-    p99Ms: at(latencies.moving!, 99),
-    maxMs: at(latencies.moving!, 100),
-    steadyP99Ms: at(latencies.steady!, 99),
+    p50Ms: percentile(latencies.moving!, 50),
+    p99Ms: percentile(latencies.moving!, 99),
+    maxMs: percentile(latencies.moving!, 100),
+    steadyP99Ms: percentile(latencies.steady!, 99),
   }
 }

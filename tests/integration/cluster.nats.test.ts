@@ -1,10 +1,10 @@
-import { credentials, loadPackageDefinition, Metadata, type ServiceClientConstructor } from '@grpc/grpc-js'
+import type { Metadata } from '@grpc/grpc-js'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import { loadRemProto } from '../../src/api/grpc/protos.ts'
 import { PeerAuth } from '../../src/replication/auth.ts'
 import { encodeEntry } from '../../src/storage/codec.ts'
 import { subjects } from '../../src/stream/subjects.ts'
 import { FAST, TestCluster } from '../support/cluster.ts'
+import { grpcClient, writeStream } from '../support/grpc.ts'
 import { connectNats, connectS3, eventually, listed, request, startTestS3, tempFolder } from '../support/running.ts'
 
 let cluster: TestCluster
@@ -72,19 +72,7 @@ describe('a tenant in a cluster', () => {
     })
     expect(written.status).toBe(201)
     const outsider = await cluster.outsider('grpc')
-    const { percolate } = loadPackageDefinition(loadRemProto()) as unknown as {
-      percolate: { v1: { Rem: ServiceClientConstructor } }
-    }
-    const client = new percolate.v1.Rem(
-      `127.0.0.1:${outsider.grpcPort}`,
-      credentials.createInsecure(),
-    ) as never as Record<
-      string,
-      // biome-ignore lint/suspicious/noExplicitAny: methods come from the definition.
-      (...args: any[]) => any
-    >
-    const metadata = new Metadata()
-    metadata.set('x-tenant-id', 'grpc')
+    const { client, metadata } = grpcClient(`127.0.0.1:${outsider.grpcPort}`, 'grpc')
     const found: string[] = []
     const stream = client.SearchResources!({ query: 'coffee', limit: 1 }, metadata)
     let head: Metadata | undefined
@@ -102,15 +90,8 @@ describe('a tenant in a cluster', () => {
     })
     expect((await trailer).get('x-percolate-bookmark')[0]).toMatch(/^[\w-]+$/)
 
-    const written2 = await new Promise<{ written: number }>((resolve, reject) => {
-      const bulk = client.WriteResources!(metadata, (error: Error | null, answer: { written: number }) =>
-        error ? reject(error) : resolve(answer),
-      )
-      for (let n = 0; n < 300; n++) bulk.write({ content: `bulk ${n}`, ordinal: n })
-      bulk.end()
-    })
-    expect(written2.written).toBe(300)
-    ;(client as unknown as { close(): void }).close()
+    expect((await writeStream(client, metadata, 300)).written).toBe(300)
+    client.close()
   })
 
   it('decides on If-Match at the home, whichever node is asked', async () => {

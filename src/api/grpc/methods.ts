@@ -19,6 +19,16 @@ export function remMethods(
 ) {
   const idOf = (request: Message) => checkId(String(request.id ?? ''), 'id')
   const ifMatchOf = (request: Message) => request.if_match as string | undefined
+  const remover = (name: string, of: { delete(call: Call, id: string, ifMatch?: string): Promise<void> }) =>
+    unary(
+      context,
+      name,
+      async (call, request) => {
+        await of.delete(call, idOf(request), ifMatchOf(request))
+        return {}
+      },
+      'delete',
+    )
 
   return {
     PutResources: unary(context, 'PutResources', async (call, request) => {
@@ -41,15 +51,7 @@ export function remMethods(
       },
       'read',
     ),
-    DeleteResource: unary(
-      context,
-      'DeleteResource',
-      async (call, request) => {
-        await resources.delete(call, idOf(request), ifMatchOf(request))
-        return {}
-      },
-      'delete',
-    ),
+    DeleteResource: remover('DeleteResource', resources),
     ListResources: serverStream(context, 'ListResources', (call, request) => {
       const { limit: _limit, ...query } = toInput(request)
       const base = check<schemas.ResourcesQuery>(schemas.ResourcesQuery, query, 'request')
@@ -98,15 +100,7 @@ export function remMethods(
       },
       'read',
     ),
-    DeleteEntity: unary(
-      context,
-      'DeleteEntity',
-      async (call, request) => {
-        await entities.delete(call, idOf(request), ifMatchOf(request))
-        return {}
-      },
-      'delete',
-    ),
+    DeleteEntity: remover('DeleteEntity', entities),
     FindEntities: serverStream(context, 'FindEntities', (call, request) => {
       const { limit: _limit, ...query } = toInput(request)
       const base = check<schemas.EntitiesQuery>(schemas.EntitiesQuery, query, 'request')
@@ -149,15 +143,7 @@ export function remMethods(
       },
       'read',
     ),
-    DeleteMoment: unary(
-      context,
-      'DeleteMoment',
-      async (call, request) => {
-        await moments.delete(call, idOf(request), ifMatchOf(request))
-        return {}
-      },
-      'delete',
-    ),
+    DeleteMoment: remover('DeleteMoment', moments),
     ListMoments: serverStream(context, 'ListMoments', (call, request) => {
       const { limit: _limit, ...query } = toInput(request)
       const base = check<schemas.MomentsQuery>(schemas.MomentsQuery, query, 'request')

@@ -56,7 +56,7 @@ const FEWER_SERVERS = new Set([10074, 10005, 10023])
 /** Messages that the client asks for ahead of those that are being worked on. */
 const CONSUME_AHEAD = 256
 const CONSUME_EXPIRES_MS = 30_000
-/** How long opening a consumer may take: after an attempt that failed the client would wait half a minute for the next one, deaf to whoever wants it to stop. */
+/** How long opening a consumer may take. */
 const OPEN_MS_MAX = 10_000
 /** How long the end of reading waits for its consumer to be deleted; the server would do it after five idle minutes. */
 const DISPOSE_MS_MAX = 1000
@@ -195,6 +195,8 @@ export class NatsStream implements StreamPort {
     const { fromSequence, signal } = options
     const opening = this.#call(async ({ jetstream }) => {
       const consumer = await jetstream.consumers.get(stream, { opt_start_seq: Math.max(1, fromSequence) })
+      // The client would try thirty times, half a minute apart, whether anybody still waits or not; readers try again by themselves, and sooner.
+      Object.assign(consumer, { maxInitialReset: 0 })
       const ahead = { max_messages: CONSUME_AHEAD, expires: CONSUME_EXPIRES_MS, abort_on_missing_resource: true }
       return { consumer, messages: await consumer.consume(ahead) }
     })
