@@ -2,7 +2,7 @@
 import { readFileSync, writeFileSync } from 'node:fs'
 import { build, root } from './setup.mjs'
 
-build()
+await build()
 const { configMarkdown, productionEnv } = await import('../dist/src/config/docs.js')
 const { errorsMarkdown } = await import('../dist/src/base/errors-docs.js')
 const { metricsMarkdown } = await import('../dist/src/metrics-docs.js')

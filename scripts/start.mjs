@@ -2,7 +2,7 @@
 import { root, setup } from './setup.mjs'
 
 try {
-  await setup()
+  await setup('running')
 } catch (error) {
   console.error(`percolate: ${error.message}`)
   process.exit(1)

@@ -1,25 +1,77 @@
-// npm test: sets up what is missing, checks the code (types, lint, boundaries, generated docs), runs the tests. --long: the long tests.
+// npm test: sets up what is missing, checks the code (types, lint, boundaries, generated docs), runs the tests, and says which took longest. --long: the long tests.
+// With paths it runs only those: `npm test -- tests/unit/search`; what starts no servers fetches none.
 import { spawnSync } from 'node:child_process'
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join, relative } from 'node:path'
 import { root, setup } from './setup.mjs'
 
+const SLOWEST = 10
+const args = process.argv.slice(2)
+const isLong = args.includes('--long')
+const rest = args.filter(arg => arg !== '--long')
+const paths = rest.filter(arg => !arg.startsWith('-'))
+const needsNothing = path => /^(\.\/)?tests\/(unit|property|contract|sim)(\/|$)/.test(path)
+const reports = mkdtempSync(join(tmpdir(), 'percolate-tests-'))
+let status = 1
 try {
-  await setup({ forClusters: true })
+  await setup(!isLong && paths.length > 0 && paths.every(needsNothing) ? 'checking' : 'clusters')
+  status = main()
 } catch (error) {
   console.error(`percolate: ${error.message}`)
-  process.exit(1)
+} finally {
+  rmSync(reports, { recursive: true, force: true })
 }
-const args = process.argv.slice(2)
-const long = args.includes('--long')
-const rest = args.filter(arg => arg !== '--long')
-const vitest = 'node_modules/vitest/vitest.mjs'
-if (!long && rest.length === 0) run({}, 'scripts/verify.mjs')
-if (long) {
-  run({ PERCOLATE_SIM_SECONDS: '900', PERCOLATE_SIM_RUNS: '1000000' }, vitest, 'run', '--project', 'sim', ...rest)
-  run({}, vitest, 'run', '--project', 'long', ...rest)
-} else {
-  run({}, vitest, 'run', '--project', 'unit', '--project', 'integration', ...rest)
-  // Alone: it takes every core for a fixed time, and does as many runs as fit.
-  if (rest.length === 0) run({}, vitest, 'run', '--project', 'sim')
+process.exit(status)
+
+function main() {
+  if (isLong)
+    return (
+      run({ PERCOLATE_SIM_SECONDS: '900', PERCOLATE_SIM_RUNS: '1000000' }, ...vitest('sim'), ...rest) ||
+      run({}, ...vitest('long'), ...rest)
+    )
+  if (rest.length > 0) return run({}, ...vitest('unit', 'integration', 'sim'), ...rest)
+  const failed =
+    run({}, 'scripts/verify.mjs') ||
+    run({}, ...vitest('unit'), ...report('unit')) ||
+    run({}, ...vitest('integration'), ...report('integration')) ||
+    run({}, ...vitest('sim'), ...report('sim'))
+  slowest()
+  return failed
+}
+
+function vitest(...projects) {
+  return ['node_modules/vitest/vitest.mjs', 'run', ...projects.flatMap(name => ['--project', name])]
+}
+
+function report(name) {
+  return ['--reporter=default', '--reporter=json', `--outputFile.json=${join(reports, `${name}.json`)}`]
+}
+
+/** The test files that took longest, so that a slow one does not come in unseen. */
+function slowest() {
+  const files = ['unit', 'integration', 'sim'].flatMap(name => {
+    try {
+      return JSON.parse(readFileSync(join(reports, `${name}.json`), 'utf8')).testResults
+    } catch {
+      return []
+    }
+  })
+  const tests = files.flatMap(({ name, assertionResults }) =>
+    assertionResults.map(({ fullName, duration }) => ({
+      file: relative(root, name),
+      fullName,
+      duration: duration ?? 0,
+    })),
+  )
+  const seconds = ms => `${(ms / 1000).toFixed(1).padStart(6)} s`
+  const longest = (items, ms) => items.toSorted((a, b) => ms(b) - ms(a)).slice(0, SLOWEST)
+  console.log('The slowest files, with their set-up:')
+  for (const file of longest(files, ({ startTime, endTime }) => endTime - startTime))
+    console.log(`${seconds(file.endTime - file.startTime)}  ${relative(root, file.name)}`)
+  console.log('The slowest tests:')
+  for (const { file, fullName, duration } of longest(tests, test => test.duration))
+    console.log(`${seconds(duration)}  ${file}: ${fullName}`)
 }
 
 function run(env, ...command) {
@@ -28,5 +80,5 @@ function run(env, ...command) {
     stdio: 'inherit',
     env: { ...process.env, ...env },
   })
-  if (status !== 0) process.exit(status ?? 1)
+  return status ?? 1
 }

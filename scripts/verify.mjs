@@ -14,6 +14,8 @@ const checks = {
     'client',
     'workers',
     'gateway',
+    'bench',
+    'test-topology',
   ],
   'generated docs': ['scripts/docs.mjs', '--check'],
 }
