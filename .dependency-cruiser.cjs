@@ -24,7 +24,12 @@ const only = (name, package_, folder) => ({
 module.exports = {
   forbidden: [
     { name: 'no-cycles', severity: 'error', from: {}, to: { circular: true } },
-    { name: 'no-orphans', severity: 'error', from: { orphan: true, pathNot: ['\\.d\\.ts$', '\\.test\\.ts$'] }, to: {} },
+    {
+      name: 'no-orphans',
+      severity: 'error',
+      from: { orphan: true, path: '^(src|client|workers|gateway)/', pathNot: ['\\.d\\.ts$', '\\.test\\.ts$'] },
+      to: {},
+    },
     {
       name: 'no-dev-packages',
       severity: 'error',
