@@ -81,6 +81,8 @@ class LogStream {
 class LogBucket {
   readonly records = new Map<string, KvRecord>()
   readonly watchers = new Set<(update: KvUpdate) => void>()
+  /** Watchers that hear nothing for now, with what they will hear then. */
+  readonly deaf = new Map<(update: KvUpdate) => void, KvUpdate[]>()
   revision = 0
 }
 
@@ -137,6 +139,23 @@ export class MemoryLog {
     return bucket
   }
 
+  /**
+   * The watches that are open now hear nothing, while get and put work, until the function that this returns is called; then they hear what they have missed. Real ones do so for ten seconds
+   * after all servers were away. Watches that are opened later hear at once.
+   */
+  deafen(name: string): () => void {
+    const bucket = this.bucket(name)
+    const deafened = [...bucket.watchers].filter(watcher => !bucket.deaf.has(watcher))
+    for (const watcher of deafened) bucket.deaf.set(watcher, [])
+    return () => {
+      for (const watcher of deafened) {
+        const held = bucket.deaf.get(watcher) ?? []
+        bucket.deaf.delete(watcher)
+        if (bucket.watchers.has(watcher)) for (const update of held) watcher(update)
+      }
+    }
+  }
+
   /** Loses a bucket, as an operator's mistake would. */
   dropBucket(name: string): void {
     const bucket = this.#buckets.get(name)
@@ -155,7 +174,12 @@ export class MemoryLog {
     const revision = ++bucket.revision
     if (value === undefined) bucket.records.delete(key)
     else bucket.records.set(key, { key, value: Buffer.from(value), revision, writtenAtMs: this.#time.now() })
-    for (const watcher of bucket.watchers) watcher({ key, value: value && Buffer.from(value), revision })
+    for (const watcher of bucket.watchers) {
+      const update = { key, value: value && Buffer.from(value), revision }
+      const held = bucket.deaf.get(watcher)
+      if (held) held.push(update)
+      else watcher(update)
+    }
     return revision
   }
 
