@@ -100,6 +100,7 @@ export async function startController(options: ControllerRoleOptions): Promise<R
       tiers: [...new Set(config.activatorTiers.split(','))],
       host: config.host,
       advertisedHost: config.routerHost ?? advertisedHost(config),
+      pod: config.podName,
       httpPort: config.activatorHttpPort,
       grpcPort: config.activatorGrpcPort,
       requestsMax: config.heldRequestsMax,

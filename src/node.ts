@@ -307,6 +307,7 @@ function joinCluster(
       tier: config.tier,
       version: VERSION,
       ...(config.routerHost === undefined ? {} : { routerHost: config.routerHost }),
+      ...(config.podName === undefined ? {} : { pod: config.podName }),
     },
     addresses,
     settings: replicaSettings(config),

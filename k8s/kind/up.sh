@@ -6,6 +6,8 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(cd "$here/../.." && pwd)
 # shellcheck source=k8s/kind/versions.env
 source "$here/versions.env"
+# shellcheck source=k8s/kind/random.sh
+source "$here/random.sh"
 
 DRY_RUN=${DRY_RUN:-}
 [[ ${1:-} == --dry-run ]] && DRY_RUN=1
@@ -36,7 +38,6 @@ secret() {
     kubectl --context "kind-$CLUSTER" -n percolate create secret generic "$1" --from-env-file=/dev/stdin
   fi
 }
-random() { head -c 24 /dev/urandom | od -An -tx1 | tr -d ' \n'; }
 
 if [[ -z $DRY_RUN ]]; then
   for tool in docker kind kubectl helm openssl curl; do

@@ -17,6 +17,8 @@ export interface ActivatorOptions {
   readonly host: string
   /** Host under which the router reaches this process, and its name there. */
   readonly advertisedHost: string
+  /** The pod that this process runs in, when it is one. */
+  readonly pod: string | undefined
   /** Of the first tier; the next ones listen on the ports behind it. 0: free ones. */
   readonly httpPort: number
   readonly grpcPort: number
@@ -131,14 +133,14 @@ export class Activator {
   }
 
   #self(tier: string): Destination {
-    const { advertisedHost } = this.#options
+    const { advertisedHost, pod } = this.#options
     const { httpPort, grpcPort } = this.#tiers.get(tier)!
-    return { name: ACTIVATOR, http: `${advertisedHost}:${httpPort}`, grpc: `${advertisedHost}:${grpcPort}` }
+    return { name: ACTIVATOR, http: `${advertisedHost}:${httpPort}`, grpc: `${advertisedHost}:${grpcPort}`, pod }
   }
 }
 
-const destinationOf = ({ node, http, grpc, zone, routerHost }: Member): Destination => {
+const destinationOf = ({ node, http, grpc, zone, routerHost, pod }: Member): Destination => {
   const at = (address: string) =>
     routerHost === undefined ? address : `${routerHost}:${address.slice(address.lastIndexOf(':') + 1)}`
-  return { name: node, http: at(http), grpc: at(grpc), zone }
+  return { name: node, http: at(http), grpc: at(grpc), zone, pod }
 }

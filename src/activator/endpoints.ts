@@ -10,6 +10,8 @@ export interface Destination {
   readonly http: string
   readonly grpc: string
   readonly zone?: string
+  /** Its pod in Kubernetes. */
+  readonly pod?: string | undefined
 }
 
 /** The list that a router reads: an EndpointSlice in Kubernetes, HAProxy's servers on one machine. */

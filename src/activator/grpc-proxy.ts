@@ -10,6 +10,7 @@ import {
   type ServerHttp2Stream,
 } from 'node:http2'
 import { errorTable, grpcStatus, PercolateError, toPercolateError } from '../base/errors.ts'
+import { forwardable } from '../base/hop-by-hop.ts'
 import { parseTenantId } from '../base/ids.ts'
 import { listenError } from '../base/listen-error.ts'
 import type { ProxyOptions } from './http-proxy.ts'
@@ -20,17 +21,6 @@ const KEPT_BYTES_MAX = 64 * 1024
 const SESSIONS_MAX = 256
 const STOP_MS_MAX = 5000
 const UNAVAILABLE = String(grpcStatus.UNAVAILABLE)
-/** Header fields of the connection, not of the call. */
-const OWN = new Set([
-  'connection',
-  'host',
-  'keep-alive',
-  'proxy-connection',
-  'transfer-encoding',
-  'upgrade',
-  'http2-settings',
-])
-
 /**
  * Takes gRPC calls of a tier while it has no node, as {@link HoldingHttpProxy} does for HTTP. It carries HTTP/2 streams as they are, and knows of gRPC only how to say no and to
  * understand that a node is not ready for the tenant yet.
@@ -94,10 +84,15 @@ export class HoldingGrpcProxy {
     mayRetry: boolean,
   ): Promise<void> {
     return new Promise((resolve, reject) => {
-      const sent: OutgoingHttpHeaders = Object.fromEntries(Object.entries(headers).filter(([name]) => !OWN.has(name)))
+      const sent: OutgoingHttpHeaders = {
+        ...forwardable(headers),
+        // gRPC demands it of every hop.
+        te: 'trailers',
+        ':authority': backend.grpc,
+      }
       let outgoing: ClientHttp2Stream
       try {
-        outgoing = this.#session(backend).request({ ...sent, ':authority': backend.grpc }, { endStream: false })
+        outgoing = this.#session(backend).request(sent, { endStream: false })
       } catch {
         reject(new NotYet())
         return

@@ -1,5 +1,6 @@
 import { Agent, createServer, request as httpRequest, type IncomingMessage, type ServerResponse } from 'node:http'
 import { errorMessage, PercolateError, toPercolateError, toProblem } from '../base/errors.ts'
+import { endToEnd, forwardable } from '../base/hop-by-hop.ts'
 import { parseTenantId } from '../base/ids.ts'
 import { listenError } from '../base/listen-error.ts'
 import type { Logger } from '../base/logger.ts'
@@ -18,17 +19,6 @@ const HELD_REQUEST_BYTES = 80 * 1024
 const CONFIRM_MS_MAX = 5000
 const SOCKETS_MAX = 1024
 const STOP_MS_MAX = 5000
-
-const HOP_BY_HOP = new Set([
-  'connection',
-  'keep-alive',
-  'proxy-authenticate',
-  'te',
-  'trailer',
-  'transfer-encoding',
-  'upgrade',
-  'expect',
-])
 
 /**
  * Takes HTTP requests of a tier while it has no node: they are held, not read, until one is ready, and then sent through. A body leaves only when the node has said that it takes it, so that
@@ -99,10 +89,7 @@ export class HoldingHttpProxy {
         port: Number(backend.http.slice(at + 1)),
         method,
         path: url,
-        headers: {
-          ...Object.fromEntries(Object.entries(headers).filter(([name]) => !HOP_BY_HOP.has(name))),
-          ...(hasBody ? { expect: '100-continue' } : {}),
-        },
+        headers: { ...forwardable(headers), ...(hasBody ? { expect: '100-continue' } : {}) },
       })
       const confirm = setTimeout(() => outgoing.destroy(new Error('not confirmed')), CONFIRM_MS_MAX)
       const gone = () => outgoing.destroy(new Error('the client went away'))
@@ -136,8 +123,7 @@ export class HoldingHttpProxy {
           return
         }
         if (hasBody && !isSent) request.resume()
-        const kept = Object.entries(answer.headers).filter(([name]) => !HOP_BY_HOP.has(name))
-        response.writeHead(answer.statusCode ?? 502, Object.fromEntries(kept) as Record<string, string>)
+        response.writeHead(answer.statusCode ?? 502, endToEnd(answer.headers))
         response.flushHeaders()
         answer.pipe(response)
         answer.once('error', () => response.destroy())

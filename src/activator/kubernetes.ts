@@ -107,11 +107,12 @@ export function endpointSlice(tier: string, namespace: string, destinations: rea
       { name: 'http', protocol: 'TCP', port: at(first.http).port },
       { name: 'grpc', protocol: 'TCP', port: at(first.grpc).port, appProtocol: 'kubernetes.io/h2c' },
     ],
-    endpoints: destinations.map(({ name, zone }, n) => ({
+    endpoints: destinations.map(({ pod, zone }, n) => ({
       addresses: [hosts[n]!],
       conditions: { ready: true, serving: true, terminating: false },
       ...(zone === undefined ? {} : { zone }),
-      targetRef: { kind: 'Pod', name, namespace },
+      // A mesh drops an endpoint whose pod it does not know; without one it goes by the address.
+      ...(pod === undefined ? {} : { targetRef: { kind: 'Pod', name: pod, namespace } }),
     })),
   }
 }

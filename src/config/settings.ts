@@ -128,6 +128,13 @@ export const settings = {
     roles: ['node', 'controller'],
     doc: "Host that the router's list gets for this process, when it is another one than PERCOLATE_ADVERTISE_HOST: an EndpointSlice takes IP addresses, nodes had better use names.",
   },
+  podName: {
+    env: 'PERCOLATE_POD_NAME',
+    type: 'text',
+    pattern: '^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$',
+    roles: ['node', 'controller'],
+    doc: 'Name of the pod that this process runs in (downward API), for the `targetRef` of its endpoint: a mesh drops an endpoint whose pod it does not know. Default: none, and the address alone counts.',
+  },
   advertiseHttpPort: {
     env: 'PERCOLATE_ADVERTISE_HTTP_PORT',
     type: 'integer',

@@ -11,7 +11,10 @@ export interface MembershipOptions {
   readonly heartbeatMs: number
   readonly leaseMs: number
   readonly clockSkewMsMax: number
-  readonly identity: Pick<Member, 'node' | 'disk' | 'zone' | 'tier' | 'http' | 'grpc' | 'version' | 'routerHost'>
+  readonly identity: Pick<
+    Member,
+    'node' | 'disk' | 'zone' | 'tier' | 'http' | 'grpc' | 'version' | 'routerHost' | 'pod'
+  >
   readonly describe: () => Pick<Member, 'state' | 'unpublished' | 'tenants' | 'reported'>
 }
 

@@ -17,6 +17,8 @@ export interface Member {
   readonly grpc: string
   /** Host for routers, where it is another one than for nodes. */
   readonly routerHost?: string | undefined
+  /** Its pod in Kubernetes. */
+  readonly pod?: string | undefined
   readonly state: 'starting' | 'ready' | 'draining'
   /** It holds writes that no stream has acknowledged: its disk must be kept. */
   readonly unpublished: boolean

@@ -60,7 +60,7 @@ export interface NodeStore extends DirectoryStore {
 }
 
 export interface ReplicaOptions {
-  readonly identity: Pick<Member, 'node' | 'disk' | 'zone' | 'tier' | 'version' | 'routerHost'>
+  readonly identity: Pick<Member, 'node' | 'disk' | 'zone' | 'tier' | 'version' | 'routerHost' | 'pod'>
   /** Where other nodes reach this one; known when the servers listen. */
   readonly addresses: () => Pick<Member, 'http' | 'grpc'>
   readonly settings: ReplicaSettings

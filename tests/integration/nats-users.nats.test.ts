@@ -32,6 +32,8 @@ import {
 } from '../support/running.ts'
 
 const ROLES = ['node', 'worker', 'gateway', 'controller'] as const
+/** Text that nats-server would take for something else, were it not quoted as the manifest does. */
+const PASSWORDS = { node: '1e10', worker: '0123456789', gateway: 'true', controller: '10MB', sys: 'off' }
 
 /** A nats-server with the users of the manifests, and every role connected as its own. */
 let folder: string
@@ -53,7 +55,7 @@ beforeAll(async () => {
     `host: "127.0.0.1"\nport: ${port}\nmax_payload: 8MB\njetstream { store_dir: "${folder}/store" }\ninclude users.conf\n`,
   )
   const passwords = Object.fromEntries(
-    [...ROLES, 'sys'].map(role => [`${role.toUpperCase()}_PASSWORD`, `password-of-${role}`]),
+    Object.entries(PASSWORDS).map(([role, password]) => [`${role.toUpperCase()}_PASSWORD`, `'${password}'`]),
   )
   const program = findNatsServer({
     program: undefined,
@@ -69,7 +71,7 @@ beforeAll(async () => {
         socket.unref()
       }),
   )
-  for (const role of ROLES) streams[role] = connectNats(`nats://${role}:password-of-${role}@127.0.0.1:${port}`)
+  for (const role of ROLES) streams[role] = connectNats(`nats://${role}:${PASSWORDS[role]}@127.0.0.1:${port}`)
   s3 = await startTestS3(folder)
   objects = connectS3(s3.endpoint)
   await objects.prepare()
@@ -145,32 +147,35 @@ it('each role does its work as its own user: writes replicate, uploads are parse
   expect(found.body.results).toHaveLength(1)
 })
 
-it.each(['worker', 'gateway'])('and nothing else: a %s can neither write nor read what nodes replicate', async role => {
-  const acme = 'acme' as never
-  const client = await connectClient({ servers: `127.0.0.1:${port}`, user: role, pass: `password-of-${role}` })
-  const denied = new Set<string>()
-  void (async () => {
-    for await (const { permissionContext } of client.status() as AsyncIterable<{
-      permissionContext?: { subject: string }
-    }>)
-      if (permissionContext) denied.add(permissionContext.subject)
-  })()
-  const forbidden = [
-    subjects.syncOps(acme),
-    subjects.hint,
-    `$KV.${subjects.clusterBucket}.${subjects.tenantKey(acme)}`,
-    `$JS.API.STREAM.DELETE.${subjects.syncStream(acme)}`,
-    `$JS.API.STREAM.PURGE.${subjects.jobsStream('small')}`,
-    `$JS.API.STREAM.MSG.GET.${subjects.syncStream(acme)}`,
-    `$JS.API.DIRECT.GET.KV_${subjects.clusterBucket}.${subjects.tenantKey(acme)}`,
-    `$JS.API.CONSUMER.CREATE.${subjects.syncStream(acme)}.spy`,
-    `$JS.API.CONSUMER.MSG.NEXT.${subjects.syncStream(acme)}.spy`,
-  ]
-  for (const subject of forbidden) client.publish(subject, '{}')
-  client.subscribe('percolate.>')
-  await eventually('all of it is refused', async () => {
-    await client.flush()
-    return [...forbidden, 'percolate.>'].every(subject => denied.has(subject))
-  })
-  await client.close()
-})
+it.each(['worker', 'gateway'] as const)(
+  'and nothing else: a %s can neither write nor read what nodes replicate',
+  async role => {
+    const acme = 'acme' as never
+    const client = await connectClient({ servers: `127.0.0.1:${port}`, user: role, pass: PASSWORDS[role] })
+    const denied = new Set<string>()
+    void (async () => {
+      for await (const { permissionContext } of client.status() as AsyncIterable<{
+        permissionContext?: { subject: string }
+      }>)
+        if (permissionContext) denied.add(permissionContext.subject)
+    })()
+    const forbidden = [
+      subjects.syncOps(acme),
+      subjects.hint,
+      `$KV.${subjects.clusterBucket}.${subjects.tenantKey(acme)}`,
+      `$JS.API.STREAM.DELETE.${subjects.syncStream(acme)}`,
+      `$JS.API.STREAM.PURGE.${subjects.jobsStream('small')}`,
+      `$JS.API.STREAM.MSG.GET.${subjects.syncStream(acme)}`,
+      `$JS.API.DIRECT.GET.KV_${subjects.clusterBucket}.${subjects.tenantKey(acme)}`,
+      `$JS.API.CONSUMER.CREATE.${subjects.syncStream(acme)}.spy`,
+      `$JS.API.CONSUMER.MSG.NEXT.${subjects.syncStream(acme)}.spy`,
+    ]
+    for (const subject of forbidden) client.publish(subject, '{}')
+    client.subscribe('percolate.>')
+    await eventually('all of it is refused', async () => {
+      await client.flush()
+      return [...forbidden, 'percolate.>'].every(subject => denied.has(subject))
+    })
+    await client.close()
+  },
+)

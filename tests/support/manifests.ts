@@ -19,6 +19,12 @@ export const hasKubectl = (() => {
   return Number(major) >= 5
 })()
 
+/** A check that does not run says so where nobody overlooks it. */
+export function sayIfSkipped(): void {
+  if (!hasKubectl)
+    console.warn('\n!!! NOT CHECKED: the manifests. There is no kubectl with kustomize 5 on this machine.\n')
+}
+
 export function render(folder: string): Manifest[] {
   const text = execFileSync('kubectl', ['kustomize', join(PACKAGE_FOLDER, 'k8s', folder)], {
     encoding: 'utf8',

@@ -1,6 +1,7 @@
 import { Agent, type ClientRequest, request as httpRequest, type IncomingMessage } from 'node:http'
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import { PercolateError } from '../../base/errors.ts'
+import { endToEnd, forwardable } from '../../base/hop-by-hop.ts'
 import type { TenantId } from '../../base/ids.ts'
 import { PEER_HEADER, type PeerAuth } from '../../replication/auth.ts'
 import type { Member } from '../../replication/placement.ts'
@@ -12,20 +13,6 @@ const SOCKETS_MAX = 512
 const CONFIRM_MS_MAX = 5000
 /** And until its answer begins; longer than any operation that a node bounds itself. */
 const ANSWER_MS_MAX = 120_000
-
-const HOP_BY_HOP = new Set([
-  'connection',
-  'keep-alive',
-  'proxy-authenticate',
-  'proxy-authorization',
-  'te',
-  'trailer',
-  'transfer-encoding',
-  'upgrade',
-  'expect',
-  'host',
-  PEER_HEADER,
-])
 
 /**
  * Sends requests on to the nodes that hold the tenant. A body leaves this node only after the other has confirmed that it serves the tenant (`Expect: 100-continue`), so that one that refuses,
@@ -81,7 +68,7 @@ export class HttpForwarder {
         method,
         path: url,
         headers: {
-          ...Object.fromEntries(Object.entries(headers).filter(([name]) => !HOP_BY_HOP.has(name))),
+          ...forwardable(headers),
           'x-request-id': request.id,
           [PEER_HEADER]: this.#auth.token(target.node, tenant),
           ...(hasBody ? { expect: '100-continue' } : {}),
@@ -148,11 +135,7 @@ export class HttpForwarder {
   #answer(reply: FastifyReply, answer: IncomingMessage, entryNode: string): Promise<void> {
     reply.hijack()
     const { raw } = reply
-    const headers: Record<string, string | string[]> = {}
-    for (const [name, value] of Object.entries(answer.headers))
-      if (value !== undefined && !HOP_BY_HOP.has(name)) headers[name] = value
-    headers['x-percolate-entry-node'] = entryNode
-    raw.writeHead(answer.statusCode ?? 502, headers)
+    raw.writeHead(answer.statusCode ?? 502, { ...endToEnd(answer.headers), 'x-percolate-entry-node': entryNode })
     return new Promise(resolve => {
       answer.setTimeout(0)
       // A stream of events is sent on as it comes.

@@ -6,7 +6,7 @@ import { afterAll, beforeAll, expect, it } from 'vitest'
 import { endpointSlice, KubernetesRouter } from '../../../src/activator/kubernetes.ts'
 
 const nodes = [
-  { name: 'percolate-small-0', http: '10.1.2.3:8080', grpc: '10.1.2.3:50051', zone: 'a' },
+  { name: 'n0', pod: 'percolate-small-0', http: '10.1.2.3:8080', grpc: '10.1.2.3:50051', zone: 'a' },
   { name: 'percolate-small-1', http: '10.1.2.4:8080', grpc: '10.1.2.4:50051' },
 ]
 
@@ -63,6 +63,11 @@ it('names ports and zones, and takes addresses only', () => {
   expect(slice.endpoints.map(({ addresses, zone }) => [addresses, zone])).toEqual([
     [['10.1.2.3'], 'a'],
     [['10.1.2.4'], undefined],
+  ])
+  // A mesh drops an endpoint that names a pod which does not exist: none is named that is not known.
+  expect(slice.endpoints.map(({ targetRef }) => targetRef)).toEqual([
+    { kind: 'Pod', name: 'percolate-small-0', namespace: 'prod' },
+    undefined,
   ])
   expect(slice.metadata.labels['kubernetes.io/service-name']).toBe('percolate-small')
   expect(
