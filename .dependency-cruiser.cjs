@@ -1,4 +1,4 @@
-// Who may import whom. The order is that of the pipeline: base ← clock, rem, text ← storage, stream, objects ← tenant ← search, replication, jobs ← api ← roots.
+// Who may import whom. The order is that of the pipeline: base ← clock, rem, text ← storage, stream, objects ← tenant ← search, replication, jobs ← session ← api ← roots.
 const layer = (name, from, allowed) => ({
   name: `layer-${name}`,
   comment: `${from} imports only from ${allowed.join(', ')}`,
@@ -48,6 +48,7 @@ module.exports = {
     layer('embedding', 'src/embedding', [...base, 'src/text', 'src/config']),
     layer('search', 'src/search', [...pure, 'src/storage', 'src/tenant', 'src/embedding']),
     layer('replication', 'src/replication', [...ports, 'src/tenant']),
+    layer('session', 'src/session', [...pure, 'src/storage', 'src/tenant', 'src/replication']),
     layer('activator', 'src/activator', [...base, 'src/replication']),
     layer('jobs', 'src/jobs', [...base, 'src/clock', 'src/stream']),
     layer('chat', 'src/chat', [...pure, 'src/tenant', 'src/search', 'src/embedding']),
@@ -59,6 +60,7 @@ module.exports = {
       'src/embedding',
       'src/chat',
       'src/replication',
+      'src/session',
     ]),
     layer('client', 'client', ['src/api/schemas', 'src/base']),
     {
@@ -66,7 +68,10 @@ module.exports = {
       comment: 'workers and gateway reach data through client/ only',
       severity: 'error',
       from: { path: '^(workers|gateway|bench)/' },
-      to: { path: '^src/(tenant|search|replication|api/operations|api/grpc)/', pathNot: '^src/api/grpc/server' },
+      to: {
+        path: '^src/(tenant|search|replication|session|api/operations|api/grpc)/',
+        pathNot: '^src/api/grpc/server',
+      },
     },
     only('rocksdb', '(level-)?rocksdb/', 'src/storage/rocksdb'),
     only('nats', 'nats/', 'src/stream/nats/'),

@@ -5,10 +5,19 @@ import type { Time } from '../../src/base/time.ts'
 import type { Clock } from '../../src/clock/hlc.ts'
 import type { VersionVector } from '../../src/clock/vector.ts'
 import type { LwwRecord, Op, RecordRef } from '../../src/rem/record.ts'
+import { PeerAuth } from '../../src/replication/auth.ts'
 import { Controller } from '../../src/replication/controller.ts'
 import type { PeerHandlers, PeerPort } from '../../src/replication/peer.ts'
 import type { Member, Placement } from '../../src/replication/placement.ts'
 import { type Durability, Replica, type ReplicaSettings } from '../../src/replication/replica.ts'
+import type { Bookmark } from '../../src/session/bookmark.ts'
+import type { SessionContext } from '../../src/session/context.ts'
+import { askEach, lost, misdirected } from '../../src/session/forward.ts'
+import { Gate } from '../../src/session/gate.ts'
+import { read } from '../../src/session/read.ts'
+import { ANY } from '../../src/session/request.ts'
+import { type Ending, Session } from '../../src/session/session.ts'
+import { write } from '../../src/session/write.ts'
 import { decodeEntry } from '../../src/storage/codec.ts'
 import { MemoryStream } from '../../src/stream/memory/adapter.ts'
 import { MemoryLog } from '../../src/stream/memory/log.ts'
@@ -25,6 +34,21 @@ import type { World } from './world.ts'
 const ACTIVE_WINDOW_MS = 300_000
 
 const READER_GONE_MS = 1000
+const BOOKMARK_WAIT_MS = 1000
+const DURABILITY_TIMEOUT_MS = 3000
+
+/** Simulated clients wait for every answer. */
+const NEVER_ENDING: Ending = { signal: new AbortController().signal, hasEnded: false }
+
+/** No answer from a node. `wasSent`: the request may have got there. */
+class Unreachable extends PercolateError {
+  readonly wasSent: boolean
+
+  constructor(node: string, why: string, wasSent: boolean) {
+    super('NODE_UNAVAILABLE', `${node} ${why}`)
+    this.wasSent = wasSent
+  }
+}
 
 export const crashPoints = ['before-commit', 'after-commit', 'before-publish', 'before-puback', 'after-puback'] as const
 export type CrashPoint = (typeof crashPoints)[number]
@@ -71,13 +95,15 @@ export interface SimRequest {
   /** Only if the record's latest clock is this one; decided by the home. */
   readonly ifVersion?: string
   readonly durability?: Durability
-  readonly bookmark?: VersionVector
+  readonly bookmark?: Bookmark
 }
 
 export interface SimAnswer {
   readonly record: LwwRecord | undefined
   readonly exists: boolean
   readonly clock: Clock | undefined
+  /** Of a write. */
+  readonly bookmark: Bookmark | undefined
   readonly position: VersionVector
   readonly reached: Durability
   readonly node: string
@@ -157,15 +183,15 @@ export class SimCluster {
   /** A call over the simulated network: may be slow, lost on the way there or back, or cut off. */
   async call<T>(from: SimProcess, to: SimNode, work: (process: SimProcess) => Promise<T>): Promise<T> {
     const { time } = from
-    const unreachable = (why: string) => new PercolateError('NODE_UNAVAILABLE', `${to.id} ${why}`)
+    const unreachable = (why: string, wasSent = true) => new Unreachable(to.id, why, wasSent)
     await time.sleep(this.delayMs())
     const target = to.process
     if (this.isCut(from.node.id, to.id) || this.world.random.chance(this.dropRate)) {
       this.count(this.isCut(from.node.id, to.id) ? 'partitioned call' : 'drop')
       await time.sleep(500)
-      throw unreachable('cannot be reached')
+      throw unreachable('cannot be reached', false)
     }
-    if (!target) throw unreachable('is down')
+    if (!target) throw unreachable('is down', false)
     let outcome: { value: T } | { error: unknown } | undefined
     const done = work(target).then(
       value => {
@@ -197,6 +223,8 @@ export class SimProcess {
   readonly time: Time
   readonly replica: Replica
   readonly pool: TenantPool
+  readonly #context: SessionContext
+  readonly #gate: Gate
   isDead = false
   /** Ends the transfers that this process reads. */
   readonly reading = new Set<() => void>()
@@ -291,6 +319,9 @@ export class SimProcess {
       peers: this.#peers(),
       snapshots: undefined,
     })
+    const { pool, replica } = this
+    this.#context = { pool, replica, durability: 'local', durabilityTimeoutMs: DURABILITY_TIMEOUT_MS }
+    this.#gate = new Gate({ replica, auth: new PeerAuth(undefined, node.id), bookmarkWaitMs: BOOKMARK_WAIT_MS })
   }
 
   kill(): void {
@@ -302,87 +333,72 @@ export class SimProcess {
     if (this.node.process === this) this.node.process = undefined
   }
 
+  /** A client's request, or one that another node forwarded: what HTTP and gRPC do with theirs. */
   async handle(request: SimRequest, forwardedBy: string | undefined): Promise<SimAnswer> {
-    const { tenant, ref } = request
-    const route = await this.replica.router.route({
-      tenant,
-      mayCreate: request.write !== undefined,
-      needsHome: request.ifVersion !== undefined,
-      forwardedBy,
-    })
-    if (route.kind === 'forward') return this.#forward(request, route.targets)
-    return request.write ? this.#write(request) : this.#read(tenant, ref, request.bookmark)
-  }
-
-  async #forward(request: SimRequest, targets: readonly Member[]): Promise<SimAnswer> {
-    const { cluster, id } = this.node
-    let last: unknown
-    for (const { node } of targets) {
-      const target = cluster.node(node)
-      if (!target) continue
-      try {
-        cluster.count('forwarded')
-        return await cluster.call(this, target, process => process.handle(request, id))
-      } catch (error) {
-        last = error
-        const code = error instanceof PercolateError ? error.code : undefined
-        if (code !== 'MISDIRECTED' && code !== 'TENANT_UNAVAILABLE' && code !== 'NODE_UNAVAILABLE') throw error
-        // What may have been done is not done again on another node: its answer may only be lost.
-        if (code === 'NODE_UNAVAILABLE' && request.write) throw error
-      }
-    }
-    throw last
-  }
-
-  async #read(tenant: TenantId, ref: RecordRef, bookmark: VersionVector | undefined): Promise<SimAnswer> {
-    if (bookmark && !(await this.replica.covers(tenant, bookmark, 1000)))
-      throw new PercolateError('BOOKMARK_NOT_REACHED', 'not reached')
-    const record = await this.pool.use(tenant, open => open.record(ref))
-    return this.#answerOf(record, undefined, new Map(), 'local')
-  }
-
-  async #write(request: SimRequest): Promise<SimAnswer> {
-    const { tenant, ref, ifVersion } = request
-    const { homes } = this.replica
-    let position: VersionVector = new Map()
-    const origins = new Set<string>()
-    let written: Clock | undefined
-    const epoch = ifVersion === undefined ? undefined : homes.assertHome(tenant)
-    await this.pool.use(
-      tenant,
-      open =>
-        open.write(
-          async context => {
-            const record = await context.read(ref)
-            if (ifVersion !== undefined && versionOf(record) !== ifVersion)
-              throw new PercolateError('PRECONDITION_FAILED', 'changed')
-            written = context.clock
-            return { ops: request.write!(record, context.clock), result: undefined }
-          },
-          {
-            onCommitted: (reached, _clock, origin) => {
-              position = reached
-              origins.add(origin)
-            },
-          },
-        ),
-      { create: true },
+    const { tenant, ifVersion, bookmark, durability } = request
+    const consistency = { ...ANY, bookmark, durability, needsHome: ifVersion !== undefined }
+    const access = request.write ? 'write' : 'read'
+    const session = new Session({ tenant, access, consistency, asOf: undefined, forwardedBy }, NEVER_ENDING)
+    return this.#gate.answer(
+      session,
+      () => (request.write ? this.#write(session, request, request.write) : this.#read(session, request.ref)),
+      targets => this.#forward(request, targets),
     )
-    const wanted = request.durability ?? 'local'
-    const reached = await this.replica.reach(tenant, origins, position, wanted, 3000)
-    if (epoch !== undefined && homes.assertHome(tenant) !== epoch)
-      throw new PercolateError('HOME_UNAVAILABLE', 'the home changed')
-    return this.#answerOf(undefined, written, position, reached)
   }
 
-  #answerOf(
-    record: LwwRecord | undefined,
-    clock: Clock | undefined,
-    position: VersionVector,
-    reached: Durability,
-  ): SimAnswer {
+  /** The transport between two nodes; which failures let the next node be asked is the session's to say. */
+  #forward(request: SimRequest, targets: readonly Member[]): Promise<SimAnswer> {
+    const { cluster, id } = this.node
+    return askEach(targets, async ({ node }) => {
+      cluster.count('forwarded')
+      try {
+        return await cluster.call(this, cluster.node(node)!, process => process.handle(request, id))
+      } catch (error) {
+        if (error instanceof Unreachable) throw lost(node, error, error.wasSent && request.write !== undefined)
+        throw error instanceof PercolateError && error.code === 'MISDIRECTED' ? misdirected(node) : error
+      }
+    })
+  }
+
+  async #read(session: Session, ref: RecordRef): Promise<SimAnswer> {
+    const record = await read(
+      this.#context,
+      session,
+      open => open.record(ref),
+      () => undefined,
+    )
+    return this.#answerOf(record, session, 'local')
+  }
+
+  async #write(session: Session, { ref, ifVersion }: SimRequest, plan: NonNullable<SimRequest['write']>) {
+    try {
+      await write(this.#context, session, (open, commit) =>
+        open.write(async context => {
+          const record = await context.read(ref)
+          if (ifVersion !== undefined && versionOf(record) !== ifVersion)
+            throw new PercolateError('PRECONDITION_FAILED', 'changed')
+          return { ops: plan(record, context.clock), result: undefined }
+        }, commit()),
+      )
+    } catch (error) {
+      // It says that the write stands, and how far it got.
+      if (!(error instanceof PercolateError) || error.code !== 'DURABILITY_NOT_REACHED') throw error
+    }
+    return this.#answerOf(undefined, session, session.outcome!.reached)
+  }
+
+  #answerOf(record: LwwRecord | undefined, { outcome }: Session, reached: Durability): SimAnswer {
     const { id, disk } = this.node
-    return { record, exists: record !== undefined, clock, position, reached, node: id, disk: disk.id }
+    return {
+      record,
+      exists: record !== undefined,
+      clock: outcome?.clock,
+      bookmark: outcome?.bookmark,
+      position: outcome?.bookmark.vector ?? new Map(),
+      reached,
+      node: id,
+      disk: disk.id,
+    }
   }
 
   #kv(id: TenantId): SimKv {

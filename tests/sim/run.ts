@@ -8,6 +8,7 @@ import { planDelete, planEntity, planMoment } from '../../src/rem/plan.ts'
 import { EMPTY_RECORD, type LwwRecord, type Op, type RecordRef } from '../../src/rem/record.ts'
 import { durabilities } from '../../src/replication/replica.ts'
 import { isHidden } from '../../src/replication/transfer.ts'
+import type { Bookmark } from '../../src/session/bookmark.ts'
 import { decodeEntry, decodeRecord } from '../../src/storage/codec.ts'
 import { parseRecordKey, prefixes, prefixRange, space } from '../../src/storage/keys.ts'
 import { collect } from '../../src/storage/kv.ts'
@@ -81,7 +82,7 @@ class Run {
   readonly #cluster: SimCluster
   readonly #history: History = newHistory()
   readonly #tenants: TenantId[]
-  readonly #bookmarks = new Map<TenantId, { clock: Clock; ref: RecordRef; position: VersionVector }[]>()
+  readonly #bookmarks = new Map<TenantId, { clock: Clock; ref: RecordRef; bookmark: Bookmark }[]>()
   readonly #versions = new Map<string, string>()
   /** Reads under a bookmark that did not see its write. */
   readonly #unseen: { readonly tenant: TenantId; readonly name: string; readonly clock: Clock }[] = []
@@ -352,7 +353,7 @@ class Run {
         this.#acknowledge(tenant, ref, field, isDelete ? 'del' : 'put', answer, undefined)
         this.#bookmarks.set(tenant, [
           ...(this.#bookmarks.get(tenant) ?? []).slice(-5),
-          { clock: answer.clock!, ref, position: answer.position },
+          { clock: answer.clock!, ref, bookmark: answer.bookmark! },
         ])
       },
     }
@@ -385,9 +386,9 @@ class Run {
         },
       }
     }
-    const { ref, clock, position } = this.#world.random.pick(known)
+    const { ref, clock, bookmark } = this.#world.random.pick(known)
     return {
-      request: { tenant, ref, bookmark: position },
+      request: { tenant, ref, bookmark },
       onAnswer: answer => {
         this.#cluster.count('bookmarked read')
         const { record } = answer

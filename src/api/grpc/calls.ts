@@ -9,15 +9,16 @@ import {
   status,
 } from '@grpc/grpc-js'
 import { errorTable, PercolateError, toPercolateError } from '../../base/errors.ts'
-import { parseTenantId, type TenantId } from '../../base/ids.ts'
+import type { TenantId } from '../../base/ids.ts'
 import type { Logger } from '../../base/logger.ts'
 import type { Metrics } from '../../base/metrics.ts'
 import type { Time } from '../../base/time.ts'
-import type { Clock } from '../../clock/hlc.ts'
+import { formatClock } from '../../clock/hlc.ts'
 import { PEER_HEADER } from '../../replication/auth.ts'
-import { parseBookmark } from '../bookmark.ts'
-import { type Access, type Gate, NotTaken, type Passage } from '../gate.ts'
-import { type Call, type Consistency, parseAsOf, parseConsistency, parseDurability } from '../operations/context.ts'
+import { encodeBookmark } from '../../session/bookmark.ts'
+import type { Gate } from '../../session/gate.ts'
+import { type Access, parseRequest } from '../../session/request.ts'
+import { type Ending, Session } from '../../session/session.ts'
 import type { GrpcForward, GrpcForwarder } from './forward.ts'
 import type { Message } from './messages.ts'
 
@@ -37,20 +38,20 @@ type AnyCall =
   | ServerWritableStream<Message, Message>
   | ServerDuplexStream<Message, Message>
 
-export type UnaryHandler = (call: Call, request: Message) => Promise<Message>
-export type StreamHandler = (call: Call, request: Message) => AsyncIterable<Message>
-export type ClientStreamHandler = (call: Call, requests: AsyncIterable<Message>) => Promise<Message>
+export type UnaryHandler = (call: Session, request: Message) => Promise<Message>
+export type StreamHandler = (call: Session, request: Message) => AsyncIterable<Message>
+export type ClientStreamHandler = (call: Session, requests: AsyncIterable<Message>) => Promise<Message>
 
 export function unary(context: CallContext, name: string, handler: UnaryHandler, access: Access = 'write') {
   return (call: ServerUnaryCall<Message, Message>, done: sendUnaryData<Message>) => {
     const observe = timer(context, name)
-    const run = async () => {
-      const { started, forward } = await begin(context, call, access)
-      if (forward) return forward.unary(name, call, call.request)
-      const answer = await handler(started, call.request)
-      return { answer, trailer: trailerOf(started) }
-    }
-    twice(context, call, run).then(
+    begin(context, call, access, {
+      here: async session => {
+        const answer = await handler(session, call.request)
+        return { answer, trailer: trailerOf(session) }
+      },
+      forward: forward => forward.unary(name, call, call.request),
+    }).then(
       ({ answer, trailer }) => {
         observe('OK')
         done(null, answer, trailer)
@@ -63,16 +64,17 @@ export function unary(context: CallContext, name: string, handler: UnaryHandler,
 export function serverStream(context: CallContext, name: string, handler: StreamHandler) {
   return (call: ServerWritableStream<Message, Message>) => {
     const observe = timer(context, name)
-    const run = async () => {
-      const { started, forward } = await begin(context, call, 'read')
-      const messages = forward ? forward.serverStream(name, call, call.request) : handler(started, call.request)
+    const send = async (session: Session, messages: AsyncIterable<Message>) => {
       for await (const message of messages) {
-        if (started.signal.aborted) return
+        if (session.signal.aborted) return
         // A slow reader holds us back; a cancelled one does not.
-        if (!call.write(message)) await drained(call, started.signal)
+        if (!call.write(message)) await drained(call, session.signal)
       }
     }
-    twice(context, call, run).then(
+    begin(context, call, 'read', {
+      here: session => send(session, handler(session, call.request)),
+      forward: (forward, session) => send(session, forward.serverStream(name, call, call.request)),
+    }).then(
       () => {
         observe('OK')
         call.end()
@@ -98,13 +100,14 @@ function drained(call: EventEmitter, signal: AbortSignal): Promise<void> {
 export function clientStream(context: CallContext, name: string, handler: ClientStreamHandler) {
   return (call: ServerReadableStream<Message, Message>, done: sendUnaryData<Message>) => {
     const observe = timer(context, name)
-    const run = async () => {
-      const { started, forward } = await begin(context, call, 'write')
-      if (forward) return forward.clientStream(name, call, call as AsyncIterable<Message>)
-      const answer = await handler(started, call as AsyncIterable<Message>)
-      return { answer, trailer: trailerOf(started) }
-    }
-    twice(context, call, run).then(
+    const requests = call as AsyncIterable<Message>
+    begin(context, call, 'write', {
+      here: async session => {
+        const answer = await handler(session, requests)
+        return { answer, trailer: trailerOf(session) }
+      },
+      forward: forward => forward.clientStream(name, call, requests),
+    }).then(
       ({ answer, trailer }) => {
         observe('OK')
         done(null, answer, trailer)
@@ -114,36 +117,72 @@ export function clientStream(context: CallContext, name: string, handler: Client
   }
 }
 
-/** As {@link Gate.through} does: when no node took the call, it is tried once more; a home that was handed over meanwhile may be here by now. */
-async function twice<T>(context: CallContext, call: AnyCall, run: () => Promise<T>): Promise<T> {
-  try {
-    return await run()
-  } catch (error) {
-    if (!(error instanceof NotTaken)) throw error
-    await context.gate?.refresh(parseTenantId(call.metadata.get('x-tenant-id')[0]))
-    return run()
-  }
-}
-
 /** What a write came to goes behind its answer. */
-function trailerOf({ outcome }: Call): Metadata {
+function trailerOf({ outcome }: Session): Metadata {
   const trailer = new Metadata()
   if (outcome) {
     trailer.set('x-percolate-durability', outcome.reached)
-    trailer.set('x-percolate-bookmark', outcome.bookmark)
-    trailer.set('x-percolate-clock', outcome.clock)
+    trailer.set('x-percolate-bookmark', encodeBookmark(outcome.bookmark))
+    trailer.set('x-percolate-clock', formatClock(outcome.clock))
   }
   return trailer
 }
 
-/** Reads who asks, and decides whether this node answers; cancellation and the client's deadline end the call. */
-async function begin(
-  context: CallContext,
-  call: AnyCall,
-  access: Access,
-): Promise<{ started: Call; forward: GrpcForward | undefined }> {
+/** The two ways in which a call is answered. */
+interface Ways<T> {
+  readonly here: (session: Session) => Promise<T>
+  readonly forward: (forward: GrpcForward, session: Session) => Promise<T>
+}
+
+/** Reads who asks, and has the gate decide who answers; cancellation and the client's deadline end the session. */
+async function begin<T>(context: CallContext, call: AnyCall, access: Access, ways: Ways<T>): Promise<T> {
+  const { gate, forwarder } = context
   const one = (name: string): string | undefined => call.metadata.get(name)[0]?.toString()
-  const values = call.metadata.get('x-tenant-id')
+  const tenants = call.metadata.get('x-tenant-id')
+  const ending = endingOf(context, call)
+  let hasHead = false
+  const sendHead = (served: string) => {
+    if (hasHead) return
+    hasHead = true
+    const head = new Metadata()
+    head.set('x-percolate-node', served)
+    head.set('x-percolate-entry-node', context.node)
+    call.sendMetadata(head)
+  }
+  try {
+    const request = (call as { request?: Message }).request
+    const session = new Session(
+      parseRequest(
+        {
+          tenant: tenants.length > 1 ? tenants : tenants[0],
+          access,
+          isConditional: request?.if_match !== undefined,
+          header: one,
+        },
+        context.time.now(),
+        gate?.auth,
+      ),
+      ending,
+    )
+    const here = () => {
+      context.onTenant(session.tenant)
+      sendHead(context.node)
+      return ways.here(session)
+    }
+    if (!gate || !forwarder) return await here()
+    return await gate.answer(session, here, targets => {
+      const { tenant, signal } = session
+      const isWrite = access !== 'read'
+      return ways.forward(forwarder.begin({ tenant, targets, isWrite, signal, onServed: sendHead }), session)
+    })
+  } catch (error) {
+    // To a node that forwards, a head says that the call is taken.
+    if (one(PEER_HEADER) === undefined) sendHead(context.node)
+    throw error
+  }
+}
+
+function endingOf(context: CallContext, call: AnyCall): Ending {
   const controller = new AbortController()
   ;(call as EventEmitter).once('cancelled', () => {
     const deadline = Number(call.getDeadline())
@@ -153,60 +192,12 @@ async function begin(
         : new PercolateError('CANCELLED', 'The client cancelled the call.'),
     )
   })
-  let tenant: TenantId
-  let consistency: Consistency
-  let asOf: Clock | undefined
-  let passage: Passage | undefined
-  try {
-    tenant = parseTenantId(values.length > 1 ? values : values[0])
-    const [durability, bookmark, wanted, clock] = [
-      one('x-percolate-durability'),
-      one('x-percolate-bookmark'),
-      one('x-percolate-consistency'),
-      one('x-percolate-as-of'),
-    ]
-    const request = (call as { request?: Message }).request
-    consistency = {
-      durability: durability === undefined ? undefined : parseDurability(durability),
-      bookmark: bookmark === undefined ? undefined : parseBookmark(bookmark, 'X-Percolate-Bookmark'),
-      needsHome: request?.if_match !== undefined || (wanted !== undefined && parseConsistency(wanted)),
-    }
-    asOf = clock === undefined ? undefined : parseAsOf(clock, context.time.now())
-    passage = await context.gate?.pass({ tenant, access, consistency, peerToken: one(PEER_HEADER) })
-  } catch (error) {
-    // To a node that forwards, a head says that the call is taken.
-    if (one(PEER_HEADER) === undefined) sendHead(context, call, context.node)
-    throw error
-  }
-  const started: Call = {
-    tenant,
+  return {
     signal: controller.signal,
     get hasEnded() {
       return controller.signal.aborted
     },
-    asOf,
-    consistency,
   }
-  if (passage?.kind === 'forward') {
-    const forward = context.forwarder!.begin({
-      tenant,
-      targets: passage.targets,
-      isWrite: access !== 'read',
-      signal: controller.signal,
-      onServed: served => sendHead(context, call, served),
-    })
-    return { started, forward }
-  }
-  context.onTenant(tenant)
-  sendHead(context, call, context.node)
-  return { started, forward: undefined }
-}
-
-function sendHead(context: CallContext, call: AnyCall, served: string): void {
-  const head = new Metadata()
-  head.set('x-percolate-node', served)
-  head.set('x-percolate-entry-node', context.node)
-  call.sendMetadata(head)
 }
 
 function timer(context: CallContext, name: string): (outcome: string) => void {

@@ -3,7 +3,7 @@ import { isErrorCode, PercolateError } from '../../base/errors.ts'
 import type { TenantId } from '../../base/ids.ts'
 import { PEER_HEADER, type PeerAuth } from '../../replication/auth.ts'
 import type { Member } from '../../replication/placement.ts'
-import { NotTaken } from '../gate.ts'
+import { askEach, lost, misdirected, Refused } from '../../session/forward.ts'
 import { Channels, isConnected } from './channels.ts'
 import type { Message } from './messages.ts'
 import { loadRemProto } from './protos.ts'
@@ -38,6 +38,12 @@ export interface GrpcForward {
   clientStream(name: string, call: Incoming, requests: AsyncIterable<Message>): Promise<Forwarded>
 }
 type Outgoing = ClientUnaryCall & AsyncIterable<Message> & NodeJS.WritableStream
+/** A stream that a node has taken. */
+interface Opened {
+  readonly first: IteratorResult<Message>
+  readonly next: () => Promise<IteratorResult<Message>>
+  readonly end: () => void
+}
 /** A method of a node, with all but its first arguments. */
 type Invoke = (args: unknown[], done?: (error: Error | null, answer: Message) => void) => Outgoing
 
@@ -64,13 +70,13 @@ export class GrpcForwarder {
   begin(forwarded: ForwardedCall): GrpcForward {
     return {
       unary: (name, call, request) =>
-        this.#each(forwarded, async target => {
+        askEach(forwarded.targets, async target => {
           const invoke = await this.#prepare(target, forwarded, name, call, ANSWER_MS_MAX)
           return this.#one(target, forwarded, done => invoke([request], done))
         }),
       serverStream: (name, call, request) => this.#stream(forwarded, name, call, request),
       clientStream: (name, call, requests) =>
-        this.#each(forwarded, async target => {
+        askEach(forwarded.targets, async target => {
           const invoke = await this.#prepare(target, forwarded, name, call)
           return this.#one(
             target,
@@ -80,20 +86,6 @@ export class GrpcForwarder {
           )
         }),
     }
-  }
-
-  /** Asks one node after the other, until one takes the call. */
-  async #each<T>({ targets }: ForwardedCall, attempt: (target: Member) => Promise<T>): Promise<T> {
-    let last: unknown
-    for (const target of targets) {
-      try {
-        return await attempt(target)
-      } catch (error) {
-        last = error
-        if (!(error instanceof Refused)) throw error
-      }
-    }
-    throw new NotTaken(last)
   }
 
   /** A call with one answer. */
@@ -135,33 +127,49 @@ export class GrpcForwarder {
   }
 
   async *#stream(forwarded: ForwardedCall, name: string, call: Incoming, request: Message): AsyncGenerator<Message> {
-    const { targets, signal, onServed } = forwarded
-    let last: unknown
-    for (const target of targets) {
-      let outgoing: Outgoing | undefined
-      let isTaken = false
-      const cancel = () => outgoing?.cancel()
-      signal.addEventListener('abort', cancel, { once: true })
-      try {
-        const invoke = await this.#prepare(target, forwarded, name, call)
-        if (signal.aborted) return
-        outgoing = invoke([request])
-        outgoing.once('metadata', () => {
-          isTaken = true
-          onServed(target.node)
-        })
-        for await (const message of outgoing) yield message
-        return
-      } catch (error) {
-        if (signal.aborted) return
-        last = error instanceof Refused ? error : callError(target.node, error as Error, isTaken)
-        if (!(last instanceof Refused)) throw last
-      } finally {
-        signal.removeEventListener('abort', cancel)
-        cancel()
-      }
+    const { targets, signal } = forwarded
+    let opened: Opened | undefined
+    try {
+      opened = await askEach(targets, target => this.#open(target, forwarded, name, call, request))
+      for (let next = opened.first; !next.done; next = await opened.next()) yield next.value
+    } catch (error) {
+      // Nobody waits for it any more.
+      if (!signal.aborted) throw error
+    } finally {
+      opened?.end()
     }
-    throw new NotTaken(last)
+  }
+
+  /** Asks one node for a stream, as far as its first message: from there on it is that node's to answer. */
+  async #open(
+    target: Member,
+    forwarded: ForwardedCall,
+    name: string,
+    call: Incoming,
+    request: Message,
+  ): Promise<Opened> {
+    const { signal, onServed } = forwarded
+    let isTaken = false
+    const invoke = await this.#prepare(target, forwarded, name, call)
+    signal.throwIfAborted()
+    const outgoing = invoke([request])
+    outgoing.once('metadata', () => {
+      isTaken = true
+      onServed(target.node)
+    })
+    const cancel = () => outgoing.cancel()
+    signal.addEventListener('abort', cancel, { once: true })
+    const end = () => {
+      signal.removeEventListener('abort', cancel)
+      cancel()
+    }
+    const messages = outgoing[Symbol.asyncIterator]()
+    const next = () =>
+      messages.next().catch(error => {
+        end()
+        throw callError(target.node, error as Error, isTaken)
+      })
+    return { first: await next(), next, end }
   }
 
   /** Throws {@link Refused} when there is no connection to the node. */
@@ -202,26 +210,18 @@ async function sendAll(outgoing: Outgoing, requests: AsyncIterable<Message>): Pr
   }
 }
 
-/** The node took nothing of the call: another one can be asked. */
-class Refused extends Error {}
-
 /** `isDone`: the node may have done something that must not be done twice, or has begun to answer. */
 function callError(node: string, error: Error, isDone: boolean): Error {
   if (error instanceof PercolateError) return error
   const { metadata, details, code: status } = error as Error & { metadata?: Metadata; details?: string; code?: number }
   const code = metadata?.get('percolate-code')[0]
   const field = metadata?.get('percolate-field')[0]
-  if (code === 'MISDIRECTED') return new Refused(`node ${node} does not serve the tenant`)
+  if (code === 'MISDIRECTED') return misdirected(node)
   if (isErrorCode(code))
     return new PercolateError(code, details ?? error.message, field === undefined ? {} : { field: String(field) })
   if (status === 1) return new PercolateError('CANCELLED', 'The client cancelled the call.')
   if (status === 4) return new PercolateError('DEADLINE_EXCEEDED', 'The deadline passed before the answer was ready.')
-  if (!isDone) return new Refused(String(error))
-  return new PercolateError(
-    'NODE_UNAVAILABLE',
-    `Node ${node} went away in the middle of the call; what it did is not known.`,
-    { cause: error },
-  )
+  return lost(node, error, isDone)
 }
 
 const unconfirmed = (node: string, isSent: boolean): Error =>

@@ -1,7 +1,7 @@
 import { PercolateError } from '../../base/errors.ts'
 import { checkId } from '../../base/ids.ts'
 import { BATCH_ITEMS_MAX, LIST_LIMIT_MAX } from '../../base/limits.ts'
-import type { Call } from '../operations/context.ts'
+import type { Session } from '../../session/session.ts'
 import type { Operations } from '../operations/operations.ts'
 import * as schemas from '../schemas.ts'
 import { check } from '../validate.ts'
@@ -19,7 +19,7 @@ export function remMethods(
 ) {
   const idOf = (request: Message) => checkId(String(request.id ?? ''), 'id')
   const ifMatchOf = (request: Message) => request.if_match as string | undefined
-  const remover = (name: string, of: { delete(call: Call, id: string, ifMatch?: string): Promise<void> }) =>
+  const remover = (name: string, of: { delete(call: Session, id: string, ifMatch?: string): Promise<void> }) =>
     unary(
       context,
       name,
@@ -204,7 +204,7 @@ async function* pages(
 }
 
 async function writeResources(
-  call: Call,
+  call: Session,
   requests: AsyncIterable<Message>,
   resources: Operations['resources'],
 ): Promise<Message> {

@@ -1,27 +1,19 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { PercolateError } from '../../base/errors.ts'
-import { parseTenantId, type TenantId } from '../../base/ids.ts'
+import type { TenantId } from '../../base/ids.ts'
 import type { Time } from '../../base/time.ts'
-import type { Clock } from '../../clock/hlc.ts'
-import { PEER_HEADER } from '../../replication/auth.ts'
-import type { Member } from '../../replication/placement.ts'
-import { parseBookmark } from '../bookmark.ts'
-import type { Access, Gate } from '../gate.ts'
-import {
-  type Call,
-  type Consistency,
-  parseAsOf,
-  parseConsistency,
-  parseDurability,
-  type WriteOutcome,
-} from '../operations/context.ts'
+import { formatClock } from '../../clock/hlc.ts'
+import { encodeBookmark } from '../../session/bookmark.ts'
+import type { Gate } from '../../session/gate.ts'
+import { type Access, parseRequest } from '../../session/request.ts'
+import { type Ending, Session } from '../../session/session.ts'
 import type { HttpForwarder } from './forward.ts'
 
 declare module 'fastify' {
   interface FastifyRequest {
     /** Set by the tenant hook on every route under `/api` and `/v1`. */
-    call: Call
+    call: Session
   }
   interface FastifyContextConfig {
     /** A POST that changes nothing. */
@@ -31,19 +23,12 @@ declare module 'fastify' {
   }
 }
 
-/** The signal is made when somebody asks for it: most reads are done before it could fire, and it costs more than they do. */
-class HttpCall implements Call {
-  readonly tenant: TenantId
-  readonly asOf: Clock | undefined
-  readonly consistency: Consistency
-  outcome: WriteOutcome | undefined
+/** Ends when the client goes away. The signal is made when somebody asks for it: most reads are done before it could fire, and it costs more than they do. */
+class ReplyEnding implements Ending {
   readonly #reply: FastifyReply
   #controller: AbortController | undefined
 
-  constructor(tenant: TenantId, reply: FastifyReply, asOf: Clock | undefined, consistency: Consistency) {
-    this.tenant = tenant
-    this.asOf = asOf
-    this.consistency = consistency
+  constructor(reply: FastifyReply) {
     this.#reply = reply
   }
 
@@ -88,36 +73,41 @@ export function holdContinue(app: FastifyInstance): void {
   })
 }
 
-/** Reads who asks, for the routes of one scope, decides whether this node answers, and ends the call when the client goes away. */
+/** Reads who asks, for the routes of one scope, decides whether this node answers, and ends the session when the client goes away. */
 export function addTenantHook(scope: FastifyInstance, options: TenantHookOptions): void {
   // biome-ignore lint/suspicious/noExplicitAny: Fastify wants a value of the property's type; the hook sets the real one.
   scope.decorateRequest('call', null as any)
   scope.addHook('onRequest', async (request, reply) => {
     const { headers } = request
-    const tenant = parseTenantId(headers['x-tenant-id'])
-    const asOf = headers['x-percolate-as-of']
-    const consistency = consistencyOf(request)
-    request.call = new HttpCall(
-      tenant,
-      reply,
-      asOf === undefined ? undefined : parseAsOf(String(asOf), options.time.now()),
-      consistency,
+    const { isRead, isLocal } = request.routeOptions.config
+    const gate = isLocal ? undefined : options.gate
+    const session = new Session(
+      parseRequest(
+        {
+          tenant: headers['x-tenant-id'],
+          access: accessOf(request.method, isRead),
+          isConditional: headers['if-match'] !== undefined,
+          header: name => (headers[name] === undefined ? undefined : String(headers[name])),
+        },
+        options.time.now(),
+        gate?.auth,
+      ),
+      new ReplyEnding(reply),
     )
-    const { gate, forwarder } = options
-    const config = request.routeOptions.config
-    if (!gate || !forwarder || config.isLocal) options.onTenant(tenant)
-    else {
-      const peerToken = headers[PEER_HEADER]
-      const wanted = {
-        tenant,
-        access: accessOf(request.method, config.isRead),
-        consistency,
-        peerToken: peerToken === undefined ? undefined : String(peerToken),
-      }
-      const forward = (targets: readonly Member[]) => forwarder.forward(request, reply, tenant, gate.node, targets)
-      if (await gate.through(wanted, forward)) return
-      options.onTenant(tenant)
+    request.call = session
+    const { forwarder } = options
+    if (gate && forwarder) {
+      const isHere = await gate.answer(
+        session,
+        async () => true,
+        async targets => {
+          await forwarder.forward(request, reply, session.tenant, gate.node, targets)
+          return false
+        },
+      )
+      if (!isHere) return
     }
+    options.onTenant(session.tenant)
     if (waiting.delete(request.raw)) reply.raw.writeContinue()
   })
   scope.addHook('onSend', async (request, reply) => {
@@ -125,25 +115,14 @@ export function addTenantHook(scope: FastifyInstance, options: TenantHookOptions
     if (!outcome) return
     void reply
       .header('x-percolate-durability', outcome.reached)
-      .header('x-percolate-bookmark', outcome.bookmark)
-      .header('x-percolate-clock', outcome.clock)
+      .header('x-percolate-bookmark', encodeBookmark(outcome.bookmark))
+      .header('x-percolate-clock', formatClock(outcome.clock))
   })
 }
 
 function accessOf(method: string, isRead = false): Access {
   if (isRead || method === 'GET' || method === 'HEAD') return 'read'
   return method === 'DELETE' ? 'delete' : 'write'
-}
-
-function consistencyOf({ headers }: FastifyRequest): Consistency {
-  const { 'x-percolate-durability': durability, 'x-percolate-bookmark': bookmark } = headers
-  const consistency = headers['x-percolate-consistency']
-  return {
-    durability: durability === undefined ? undefined : parseDurability(String(durability)),
-    bookmark: bookmark === undefined ? undefined : parseBookmark(String(bookmark), 'X-Percolate-Bookmark'),
-    needsHome:
-      headers['if-match'] !== undefined || (consistency !== undefined && parseConsistency(String(consistency))),
-  }
 }
 
 export const ifMatchOf = (request: FastifyRequest): string | undefined => request.headers['if-match']

@@ -5,7 +5,7 @@ import { endToEnd, forwardable } from '../../base/hop-by-hop.ts'
 import type { TenantId } from '../../base/ids.ts'
 import { PEER_HEADER, type PeerAuth } from '../../replication/auth.ts'
 import type { Member } from '../../replication/placement.ts'
-import { NotTaken } from '../gate.ts'
+import { askEach, lost, misdirected } from '../../session/forward.ts'
 
 /** Connections to one other node. */
 const SOCKETS_MAX = 512
@@ -37,21 +37,12 @@ export class HttpForwarder {
     entryNode: string,
     targets: readonly Member[],
   ): Promise<void> {
-    let last: unknown
-    for (const target of targets) {
-      try {
-        const answer = await this.#ask(request, reply, tenant, target)
-        await this.#answer(reply, answer, entryNode)
-        return
-      } catch (error) {
-        last = error
-        if (!(error instanceof Refused)) throw error
-      }
-    }
-    throw new NotTaken(last)
+    await askEach(targets, async target => {
+      await this.#answer(reply, await this.#ask(request, reply, tenant, target), entryNode)
+    })
   }
 
-  /** The answer of one node; {@link Refused} when it took nothing, so that another can be asked. */
+  /** The answer of one node; `Refused` when it took nothing, so that another can be asked. */
   #ask(request: FastifyRequest, reply: FastifyReply, tenant: TenantId, target: Member): Promise<IncomingMessage> {
     const { method, url, headers } = request.raw
     const hasBody =
@@ -99,12 +90,9 @@ export class HttpForwarder {
         if (answer.statusCode === 421) {
           answer.resume()
           reply.raw.off('close', gone)
-          if (hasBody && isSent)
-            return reject(
-              new PercolateError('NODE_UNAVAILABLE', `Node ${target.node} took the request and then refused it.`),
-            )
-          outgoing.destroy()
-          return reject(new Refused(`node ${target.node} does not serve the tenant`))
+          const hasSentBody = hasBody && isSent
+          if (!hasSentBody) outgoing.destroy()
+          return reject(misdirected(target.node, hasSentBody))
         }
         // An answer before the body was asked for: the rest of it is not wanted.
         if (!isSent) request.raw.resume()
@@ -117,17 +105,8 @@ export class HttpForwarder {
         if (reply.raw.destroyed) return reject(new PercolateError('CANCELLED', 'The client went away.'))
         const code = (error as NodeJS.ErrnoException).code
         // Nothing was done: no connection, or no body left this node. A read may be asked twice.
-        if (code === 'ECONNREFUSED' || (hasBody && !isSent) || isRead) reject(new Refused(String(error)))
-        else
-          reject(
-            new PercolateError(
-              'NODE_UNAVAILABLE',
-              `Node ${target.node} went away in the middle of the request; what it did is not known.`,
-              {
-                cause: error,
-              },
-            ),
-          )
+        const isUntouched = code === 'ECONNREFUSED' || (hasBody && !isSent) || isRead
+        reject(lost(target.node, error, !isUntouched))
       })
     })
   }
@@ -149,6 +128,3 @@ export class HttpForwarder {
     })
   }
 }
-
-/** The node took nothing of the request. */
-class Refused extends Error {}

@@ -1,6 +1,6 @@
 import type { FastifyInstance } from 'fastify'
 import { PEER_HEADER } from '../../replication/auth.ts'
-import type { Gate } from '../gate.ts'
+import type { Gate } from '../../session/gate.ts'
 import type { Operations } from '../operations/operations.ts'
 import type * as schemas from '../schemas.ts'
 import { sendEvents } from './events.ts'

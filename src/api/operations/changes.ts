@@ -2,11 +2,12 @@ import { PercolateError } from '../../base/errors.ts'
 import { formatClock } from '../../clock/hlc.ts'
 import type { VersionVector } from '../../clock/vector.ts'
 import { recordKinds } from '../../rem/record.ts'
+import { type Bookmark, encodeBookmark, parseBookmark } from '../../session/bookmark.ts'
+import type { Session } from '../../session/session.ts'
 import { unpackValue } from '../../storage/codec.ts'
 import { KeyReader, keys, prefixes, prefixRange, space } from '../../storage/keys.ts'
 import type { Tenant } from '../../tenant/tenant.ts'
-import { type Bookmark, encodeBookmark, parseBookmark } from '../bookmark.ts'
-import type { Call, OperationsContext } from './context.ts'
+import type { OperationsContext } from './context.ts'
 
 /** One entry of the feed: what one write changed. */
 export interface ChangeEvent {
@@ -63,7 +64,7 @@ export class ChangeOperations {
   }
 
   /** Ends with the call. */
-  async *follow(call: Call, from: FeedStart, heartbeatMs: number): AsyncGenerator<ChangeEvent> {
+  async *follow(call: Session, from: FeedStart, heartbeatMs: number): AsyncGenerator<ChangeEvent> {
     if (this.#feeds >= FEEDS_MAX)
       throw new PercolateError('TOO_BUSY', `This node serves ${FEEDS_MAX} change feeds; retry on another, or later.`)
     this.#feeds++
@@ -74,7 +75,7 @@ export class ChangeOperations {
     }
   }
 
-  async *#follow(call: Call, { cursor, field }: FeedStart, heartbeatMs: number): AsyncGenerator<ChangeEvent> {
+  async *#follow(call: Session, { cursor, field }: FeedStart, heartbeatMs: number): AsyncGenerator<ChangeEvent> {
     const { pool, time } = this.#context
     const { signal } = call
     let start: Bookmark | 'earliest' | undefined

@@ -4,8 +4,10 @@ import { CHAT_CHARS_MAX, QUERY_CHARS_MAX } from '../../base/limits.ts'
 import { type Citation, contextForModel, extractiveAnswer, NOTHING_RELEVANT } from '../../chat/answer.ts'
 import { type ChatContext, COVERAGE_MIN, gatherContext, isEmptyContext } from '../../chat/context.ts'
 import type { ChatModel } from '../../chat/model.ts'
+import { read } from '../../session/read.ts'
+import type { Session } from '../../session/session.ts'
 import type { ChatInput } from '../schemas.ts'
-import { type Call, type OperationsContext, read } from './context.ts'
+import type { OperationsContext } from './context.ts'
 import { readFeed } from './moments.ts'
 
 /** A piece of an answer, in order; the last one carries the citations. */
@@ -37,7 +39,7 @@ export class ChatOperations {
   }
 
   /** Gathers what the tenant knows (search, entities named in the question and their neighbours, recent moments) and answers from it. */
-  async chat(call: Call, input: ChatInput): Promise<ChatReply> {
+  async chat(call: Session, input: ChatInput): Promise<ChatReply> {
     const messages = input.messages.map(({ role, content }) => ({ role, content: textOf(content) }))
     const characters = messages.reduce((sum, { content }) => sum + content.length, 0)
     if (characters > CHAT_CHARS_MAX)
@@ -64,7 +66,7 @@ export class ChatOperations {
     return { ...reply, model: this.#model.name, pieces: this.#ask(this.#model, gathered, messages, input, call.signal) }
   }
 
-  async #gather(call: Call, question: string): Promise<ChatContext | undefined> {
+  async #gather(call: Session, question: string): Promise<ChatContext | undefined> {
     return read<ChatContext | undefined>(
       this.#context,
       call,

@@ -5,10 +5,13 @@ import type { RecordRef } from '../../rem/record.ts'
 import { type Edge, type Entity, edgeSurvives, entityView } from '../../rem/views.ts'
 import { findEntities, listEntities } from '../../search/entities.ts'
 import { edgesFrom, traverse } from '../../search/traverse.ts'
+import { read } from '../../session/read.ts'
+import type { Session } from '../../session/session.ts'
+import { write, writeExisting } from '../../session/write.ts'
 import { decodeCursor, encodeCursor } from '../cursor.ts'
 import type { EntitiesQuery, EntityInput, EntityOutput, TraverseQuery } from '../schemas.ts'
 import { checkName, checkObject } from './check-fields.ts'
-import { type Call, isoTime, notFound, type OperationsContext, read, write, writeExisting } from './context.ts'
+import { isoTime, notFound, type OperationsContext } from './context.ts'
 import { checkIfMatch, etagOf } from './resources.ts'
 
 /** Edges that one answer about an entity lists; traversal reaches the others. */
@@ -22,7 +25,7 @@ export class EntityOperations {
   }
 
   /** Merges entities, all or none. With `ifMatch` there is one, and it must be as it was read (`*`: exist). */
-  async put(call: Call, inputs: readonly EntityInput[], ifMatch?: string): Promise<{ ids: string[] }> {
+  async put(call: Session, inputs: readonly EntityInput[], ifMatch?: string): Promise<{ ids: string[] }> {
     const commands = inputs.map((input, n) => toCommand(input, inputs.length === 1 ? '' : `entities[${n}].`))
     const edges = commands.reduce((sum, command) => sum + (command.edges?.length ?? 0), 0)
     return write(this.#context, call, (tenant, commit) =>
@@ -43,7 +46,7 @@ export class EntityOperations {
     )
   }
 
-  async get(call: Call, id: string): Promise<{ entity: EntityOutput; etag: string }> {
+  async get(call: Session, id: string): Promise<{ entity: EntityOutput; etag: string }> {
     return read(
       this.#context,
       call,
@@ -60,7 +63,7 @@ export class EntityOperations {
     )
   }
 
-  async delete(call: Call, id: string, ifMatch?: string): Promise<void> {
+  async delete(call: Session, id: string, ifMatch?: string): Promise<void> {
     await writeExisting(this.#context, call, notFound('entity', id), (tenant, commit) =>
       tenant.write(async context => {
         const record = await context.read({ kind: 'entity', key: [id] })
@@ -72,7 +75,7 @@ export class EntityOperations {
   }
 
   /** By name (exact, prefix, fuzzy) when there is one, else a list by id. */
-  async query(call: Call, query: EntitiesQuery) {
+  async query(call: Session, query: EntitiesQuery) {
     const limit = query.limit ?? LIST_LIMIT_DEFAULT
     const type = query.type
     const scope = { tenant: call.tenant, listing: 'entities', parameters: [query.name ?? null, type ?? null] }
@@ -109,7 +112,7 @@ export class EntityOperations {
     )
   }
 
-  async traverse(call: Call, id: string, query: TraverseQuery) {
+  async traverse(call: Session, id: string, query: TraverseQuery) {
     return read(
       this.#context,
       call,

@@ -3,12 +3,15 @@ import { checkId } from '../../base/ids.ts'
 import { CATEGORY_BYTES_MAX, CONTENT_BYTES_MAX, LIST_LIMIT_DEFAULT, NAME_BYTES_MAX } from '../../base/limits.ts'
 import { type MomentCommand, planDelete, planMoment } from '../../rem/plan.ts'
 import { type Moment, momentView } from '../../rem/views.ts'
+import { read } from '../../session/read.ts'
+import type { Session } from '../../session/session.ts'
+import { write, writeExisting } from '../../session/write.ts'
 import { KeyReader, keyAfter, newestFirst, prefixes, prefixRange, space, textPart } from '../../storage/keys.ts'
 import type { Tenant } from '../../tenant/tenant.ts'
 import { decodeCursor, encodeCursor } from '../cursor.ts'
 import type { MomentInput, MomentOutput, MomentsQuery } from '../schemas.ts'
 import { checkName, checkObject, checkText, parseTime } from './check-fields.ts'
-import { type Call, isoTime, notFound, type OperationsContext, read, write, writeExisting } from './context.ts'
+import { isoTime, notFound, type OperationsContext } from './context.ts'
 import { checkIfMatch, etagOf } from './resources.ts'
 
 export class MomentOperations {
@@ -18,7 +21,7 @@ export class MomentOperations {
     this.#context = context
   }
 
-  async append(call: Call, inputs: readonly MomentInput[]): Promise<{ ids: string[] }> {
+  async append(call: Session, inputs: readonly MomentInput[]): Promise<{ ids: string[] }> {
     const nowMs = call.asOf?.wall ?? this.#context.time.now()
     const commands = inputs.map((input, n) => toCommand(input, inputs.length === 1 ? '' : `moments[${n}].`, nowMs))
     return write(this.#context, call, (tenant, commit) =>
@@ -32,7 +35,7 @@ export class MomentOperations {
     )
   }
 
-  async get(call: Call, id: string): Promise<{ moment: MomentOutput; etag: string }> {
+  async get(call: Session, id: string): Promise<{ moment: MomentOutput; etag: string }> {
     return read(
       this.#context,
       call,
@@ -48,7 +51,7 @@ export class MomentOperations {
     )
   }
 
-  async delete(call: Call, id: string, ifMatch?: string): Promise<void> {
+  async delete(call: Session, id: string, ifMatch?: string): Promise<void> {
     await writeExisting(this.#context, call, notFound('moment', id), (tenant, commit) =>
       tenant.write(async context => {
         const record = await context.read({ kind: 'moment', key: [id] })
@@ -60,7 +63,7 @@ export class MomentOperations {
   }
 
   /** The feed, newest first. */
-  async query(call: Call, query: MomentsQuery): Promise<{ results: MomentOutput[]; cursor?: string }> {
+  async query(call: Session, query: MomentsQuery): Promise<{ results: MomentOutput[]; cursor?: string }> {
     const limit = query.limit ?? LIST_LIMIT_DEFAULT
     const fromMs = query.from === undefined ? undefined : parseTime(query.from, 'from')
     const toMs = query.to === undefined ? undefined : parseTime(query.to, 'to')

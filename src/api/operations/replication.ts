@@ -5,10 +5,12 @@ import type { Op } from '../../rem/record.ts'
 import { compareDigests } from '../../replication/anti-entropy.ts'
 import type { CopyStatus, Digests } from '../../replication/peer.ts'
 import type { Replica } from '../../replication/replica.ts'
+import { encodeBookmark, parseBookmark } from '../../session/bookmark.ts'
+import type { Session } from '../../session/session.ts'
+import { write } from '../../session/write.ts'
 import { decodeEntry } from '../../storage/codec.ts'
 import { parseRecordKey } from '../../storage/keys.ts'
-import { encodeBookmark, parseBookmark } from '../bookmark.ts'
-import { type Call, isoTime, notFound, type OperationsContext, write } from './context.ts'
+import { isoTime, notFound, type OperationsContext } from './context.ts'
 
 /** Differences that one comparison names. */
 const DIFFERENCES_MAX = 10
@@ -27,7 +29,7 @@ export class ReplicationOperations {
   }
 
   /** Who holds the tenant, how far each has come, and whether a given bookmark is on them. */
-  async describe(call: Call, bookmarkText: string | undefined) {
+  async describe(call: Session, bookmarkText: string | undefined) {
     const replica = this.#replica()
     const bookmark = bookmarkText === undefined ? undefined : parseBookmark(bookmarkText, 'bookmark')
     const placement = replica.directory.placement(call.tenant) ?? (await replica.directory.fetch(call.tenant))
@@ -73,7 +75,7 @@ export class ReplicationOperations {
   }
 
   /** Compares the holders with one another; names the first differences. */
-  async check(call: Call) {
+  async check(call: Session) {
     const replica = this.#replica()
     const placement = replica.directory.placement(call.tenant) ?? (await replica.directory.fetch(call.tenant))
     if (!placement) throw unknownTenant(call.tenant)
@@ -115,7 +117,7 @@ export class ReplicationOperations {
   }
 
   /** Writes that came from below the floor, on any holder: from a disk that was away for longer than deletes are remembered. */
-  async late(call: Call) {
+  async late(call: Session) {
     const found = await this.#lateOf(call)
     return {
       results: [...found.values()].map(({ nodes, entry }) => ({
@@ -136,7 +138,7 @@ export class ReplicationOperations {
   }
 
   /** Applies a late write as of now, or discards it; then no holder keeps it. */
-  async resolveLate(call: Call, origin: string, sequence: number, action: 'apply' | 'discard') {
+  async resolveLate(call: Session, origin: string, sequence: number, action: 'apply' | 'discard') {
     const replica = this.#replica()
     const found = (await this.#lateOf(call)).get(`${origin} ${sequence}`)
     if (!found) throw notFound('late write', `${origin}/${sequence}`)
@@ -156,7 +158,7 @@ export class ReplicationOperations {
   }
 
   /** Entries from a peer; merged by the same rules as the stream's. */
-  async sync(call: Call, entries: readonly string[]) {
+  async sync(call: Session, entries: readonly string[]) {
     const vector = await this.#replica().service.push(
       call.tenant,
       entries.map((text, n) => {
@@ -168,7 +170,7 @@ export class ReplicationOperations {
     return { vector: vectorToObject(vector) }
   }
 
-  async #lateOf(call: Call) {
+  async #lateOf(call: Session) {
     const replica = this.#replica()
     const placement = replica.directory.placement(call.tenant) ?? (await replica.directory.fetch(call.tenant))
     const found = new Map<string, { nodes: string[]; entry: ReturnType<typeof decodeEntry> }>()
@@ -187,7 +189,7 @@ export class ReplicationOperations {
     return found
   }
 
-  async #statuses(call: Call, replica: Replica): Promise<Map<string, CopyStatus | undefined>> {
+  async #statuses(call: Session, replica: Replica): Promise<Map<string, CopyStatus | undefined>> {
     const { holders } = replica.directory.placement(call.tenant)!
     const statuses = await Promise.all(
       holders.map(async ({ node }) => {

@@ -17,6 +17,9 @@ import { type Resource, resourceView } from '../../rem/views.ts'
 import { candidates } from '../../search/candidates.ts'
 import { type Filter, matches, parseFilter } from '../../search/filter.ts'
 import { type SearchMode, search } from '../../search/search.ts'
+import { read } from '../../session/read.ts'
+import type { Session } from '../../session/session.ts'
+import { write, writeExisting } from '../../session/write.ts'
 import { encodeRecord } from '../../storage/codec.ts'
 import { KeyReader, keyAfter, keys, prefixes, prefixRange, space } from '../../storage/keys.ts'
 import type { EmbeddingSpec } from '../../tenant/state.ts'
@@ -24,7 +27,7 @@ import type { Tenant } from '../../tenant/tenant.ts'
 import { decodeCursor, encodeCursor } from '../cursor.ts'
 import type { EmbeddingsInput, ResourceInput, ResourceOutput, ResourcesQuery, SearchInput } from '../schemas.ts'
 import { checkEmbedding, checkName, checkObject, checkText } from './check-fields.ts'
-import { type Call, isoTime, notFound, type OperationsContext, read, write, writeExisting } from './context.ts'
+import { isoTime, notFound, type OperationsContext } from './context.ts'
 
 /** After the provider failed, writes store without asking it again for this long; an `embed` job catches up. */
 const PROVIDER_PAUSE_MS = 10_000
@@ -44,7 +47,7 @@ export class ResourceOperations {
   }
 
   /** Stores resources, all or none; with embeddings when they can be had now. */
-  async put(call: Call, inputs: readonly ResourceInput[]): Promise<{ ids: string[]; pending?: number }> {
+  async put(call: Session, inputs: readonly ResourceInput[]): Promise<{ ids: string[]; pending?: number }> {
     const commands = inputs.map((input, n) =>
       toCommand(input, inputs.length === 1 ? '' : `resources[${n}].`, this.#context.embedder.model),
     )
@@ -75,7 +78,7 @@ export class ResourceOperations {
   }
 
   /** Adds vectors to resources that exist; the others are passed over. */
-  async putEmbeddings(call: Call, input: EmbeddingsInput): Promise<{ ids: string[] }> {
+  async putEmbeddings(call: Session, input: EmbeddingsInput): Promise<{ ids: string[] }> {
     const vectors = input.embeddings.map(({ id, embedding, embedding_model }, n) => ({
       id,
       model: embedding_model ?? this.#context.embedder.model,
@@ -97,7 +100,7 @@ export class ResourceOperations {
     )
   }
 
-  async get(call: Call, id: string): Promise<{ resource: ResourceOutput; etag: string }> {
+  async get(call: Session, id: string): Promise<{ resource: ResourceOutput; etag: string }> {
     return read(
       this.#context,
       call,
@@ -114,7 +117,7 @@ export class ResourceOperations {
   }
 
   /** The vector of a resource, or undefined when it has none yet. */
-  async vector(call: Call, id: string): Promise<Float32Array | undefined> {
+  async vector(call: Session, id: string): Promise<Float32Array | undefined> {
     return read(
       this.#context,
       call,
@@ -129,7 +132,7 @@ export class ResourceOperations {
     )
   }
 
-  async delete(call: Call, id: string, ifMatch?: string): Promise<void> {
+  async delete(call: Session, id: string, ifMatch?: string): Promise<void> {
     await writeExisting(this.#context, call, notFound('resource', id), (tenant, commit) =>
       tenant.write(async context => {
         const record = await context.read({ kind: 'resource', key: [id] })
@@ -141,7 +144,7 @@ export class ResourceOperations {
   }
 
   /** Search when there is a query, list when there is none. */
-  async query(call: Call, query: ResourcesQuery): Promise<ResourcePage> {
+  async query(call: Session, query: ResourcesQuery): Promise<ResourcePage> {
     const { embedding, ...rest } = query
     if (query.query !== undefined && query.query.trim() !== '') return this.search(call, rest)
     if (query.query !== undefined)
@@ -152,7 +155,7 @@ export class ResourceOperations {
     return embedding === 'pending' ? this.#listPending(call, query) : this.#list(call, query)
   }
 
-  async search(call: Call, input: SearchInput): Promise<ResourcePage> {
+  async search(call: Session, input: SearchInput): Promise<ResourcePage> {
     const limit = input.limit ?? SEARCH_LIMIT_DEFAULT
     if (limit > SEARCH_LIMIT_MAX)
       throw new PercolateError(
@@ -204,7 +207,7 @@ export class ResourceOperations {
     )
   }
 
-  async #list(call: Call, query: ResourcesQuery): Promise<ResourcePage> {
+  async #list(call: Session, query: ResourcesQuery): Promise<ResourcePage> {
     const limit = query.limit ?? LIST_LIMIT_DEFAULT
     const filter = toFilter(query)
     const scope = { tenant: call.tenant, listing: 'resources', parameters: filter ?? null }
@@ -239,7 +242,7 @@ export class ResourceOperations {
     )
   }
 
-  async #listPending(call: Call, query: ResourcesQuery): Promise<ResourcePage> {
+  async #listPending(call: Session, query: ResourcesQuery): Promise<ResourcePage> {
     const limit = query.limit ?? LIST_LIMIT_DEFAULT
     const scope = { tenant: call.tenant, listing: 'pending', parameters: null }
     const position = query.cursor === undefined ? undefined : decodeCursor(scope, query.cursor, ['string'])
@@ -263,7 +266,7 @@ export class ResourceOperations {
   }
 
   /** Fills in embeddings where there are none. When the provider is down they stay out: stored is better than refused. */
-  async #embed(call: Call, tenant: Tenant, commands: readonly ResourceCommand[]): Promise<ResourceCommand[]> {
+  async #embed(call: Session, tenant: Tenant, commands: readonly ResourceCommand[]): Promise<ResourceCommand[]> {
     const { embedder, time, logger } = this.#context
     const missing = commands.filter(command => !command.embedding)
     if (missing.length === 0) return [...commands]

@@ -4,7 +4,8 @@ import type { PeerAuth } from '../replication/auth.ts'
 import { activeHolders, type Member } from '../replication/placement.ts'
 import type { Replica } from '../replication/replica.ts'
 import type { Route } from '../replication/router.ts'
-import type { Consistency } from './operations/context.ts'
+import { NotTaken } from './forward.ts'
+import type { SessionRequest } from './request.ts'
 
 export interface GateOptions {
   readonly replica: Replica
@@ -12,23 +13,7 @@ export interface GateOptions {
   readonly bookmarkWaitMs: number
 }
 
-/** What a request does with a tenant: a `delete` is a write that finds nothing, and makes nothing, where nothing is. */
-export type Access = 'read' | 'write' | 'delete'
-
-export interface GateRequest {
-  readonly tenant: TenantId
-  readonly access: Access
-  readonly consistency: Consistency
-  /** The value of {@link PEER_HEADER}, when the request came with one: another node forwarded it. */
-  readonly peerToken: string | undefined
-}
-
-export type Passage = Route & {
-  /** The node that forwarded the request here. */
-  readonly forwardedBy: string | undefined
-}
-
-/** The gate in front of every operation of a tenant, the same for HTTP and gRPC: answer here, or forward. */
+/** The gate in front of every operation of a tenant, the same for every protocol: answer here, or forward. */
 export class Gate {
   readonly auth: PeerAuth
   readonly #options: GateOptions
@@ -43,34 +28,36 @@ export class Gate {
   }
 
   /**
-   * Passes the request through `forward` when another node has to answer it; false: it is answered here. When no node takes it, the directory is asked anew, once: a home that was handed over
+   * Answers a request: `here`, or by `forward` to the first of the targets that takes it (see `forward.ts`). When no node takes it, the directory is asked anew, once: a home that was handed over
    * meanwhile may be here by now.
    */
-  async through(request: GateRequest, forward: (targets: readonly Member[]) => Promise<void>): Promise<boolean> {
+  async answer<T>(
+    request: SessionRequest,
+    here: () => Promise<T>,
+    forward: (targets: readonly Member[]) => Promise<T>,
+  ): Promise<T> {
     for (let isAgain = false; ; isAgain = true) {
-      const passage = await this.pass(request)
-      if (passage.kind === 'local') return false
       try {
-        await forward(passage.targets)
-        return true
+        const route = await this.pass(request)
+        return route.kind === 'local' ? await here() : await forward(route.targets)
       } catch (error) {
         if (isAgain || !(error instanceof NotTaken)) throw error
-        await this.refresh(request.tenant)
+        await this.#refresh(request.tenant)
       }
     }
   }
 
   /** Looks at the tenant's place in the directory itself; what this node remembers of it may be old. */
-  async refresh(tenant: TenantId): Promise<void> {
+  async #refresh(tenant: TenantId): Promise<void> {
     await this.#options.replica.directory.fetch(tenant).catch(() => undefined)
   }
 
-  async pass({ tenant, access, consistency, peerToken }: GateRequest): Promise<Passage> {
-    const { replica, auth, bookmarkWaitMs } = this.#options
-    const forwardedBy = peerToken === undefined ? undefined : auth.verify(peerToken, tenant)
+  /** Where the request is answered. A read is answered by who has what its bookmark names: here, after a bounded wait, or by another holder. */
+  async pass({ tenant, access, consistency, forwardedBy }: SessionRequest): Promise<Route> {
+    const { replica, bookmarkWaitMs } = this.#options
     const { needsHome, bookmark } = consistency
     const route = await replica.router.route({ tenant, mayCreate: access === 'write', needsHome, forwardedBy })
-    if (route.kind === 'forward' || access !== 'read' || !bookmark) return { ...route, forwardedBy }
+    if (route.kind === 'forward' || access !== 'read' || !bookmark) return route
     const placement = replica.directory.placement(tenant)
     if (placement && placement.incarnation !== bookmark.incarnation)
       throw new PercolateError(
@@ -80,7 +67,7 @@ export class Gate {
           field: 'X-Percolate-Bookmark',
         },
       )
-    if (await replica.covers(tenant, bookmark.vector, bookmarkWaitMs)) return { ...route, forwardedBy }
+    if (await replica.covers(tenant, bookmark.vector, bookmarkWaitMs)) return route
     const others = placement
       ? activeHolders(placement).filter(({ node }) => node !== this.node && replica.directory.isLive(node))
       : []
@@ -88,21 +75,11 @@ export class Gate {
     const targets = others
       .flatMap(({ node }) => replica.directory.member(node) ?? [])
       .sort((a, b) => rank(b, written, placement?.home) - rank(a, written, placement?.home))
-    if (forwardedBy === undefined && targets.length > 0) return { kind: 'forward', targets, forwardedBy }
+    if (forwardedBy === undefined && targets.length > 0) return { kind: 'forward', targets }
     throw new PercolateError(
       'BOOKMARK_NOT_REACHED',
       'No holder that could be asked has applied the bookmark yet; retry in a moment.',
     )
-  }
-}
-
-/** Every node that was asked refused before it took anything of the request. */
-export class NotTaken extends PercolateError {
-  constructor(cause: unknown) {
-    super('TENANT_UNAVAILABLE', 'No node that holds the tenant takes the request now; retry in a moment.', {
-      retryAfterS: 1,
-      cause,
-    })
   }
 }
 

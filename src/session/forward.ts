@@ -1,0 +1,57 @@
+import { PercolateError } from '../base/errors.ts'
+import type { Member } from '../replication/placement.ts'
+
+/**
+ * Sending a request on to the nodes that may answer it. Each protocol has its own way of asking one node; when the next may be asked is the same for all:
+ *
+ * | the node | what follows |
+ * |---|---|
+ * | cannot be reached, or took nothing of the request | the next is asked |
+ * | says that it does not serve the tenant (`MISDIRECTED`), having got nothing but the head | the next is asked |
+ * | answers, whatever the answer | that is the answer |
+ * | is lost in the middle of a read | the next is asked |
+ * | is lost in the middle of a write | `NODE_UNAVAILABLE`: what it did is not known, and is not done twice |
+ */
+
+/** The node took nothing of the request: another one can be asked. */
+export class Refused extends Error {}
+
+/** Every node that was asked refused before it took anything of the request. */
+export class NotTaken extends PercolateError {
+  constructor(cause: unknown) {
+    super('TENANT_UNAVAILABLE', 'No node that holds the tenant takes the request now; retry in a moment.', {
+      retryAfterS: 1,
+      cause,
+    })
+  }
+}
+
+/** Asks one node after the other, until one takes the request. `attempt` throws {@link Refused} when it took nothing of it; whatever else it throws is the answer. NotTaken when all refused. */
+export async function askEach<T>(targets: readonly Member[], attempt: (target: Member) => Promise<T>): Promise<T> {
+  let last: unknown
+  for (const target of targets) {
+    try {
+      return await attempt(target)
+    } catch (error) {
+      last = error
+      if (!(error instanceof Refused)) throw error
+    }
+  }
+  throw new NotTaken(last)
+}
+
+/** The node says that it does not serve the tenant. `hasSent`: it had the whole request by then, which cannot be sent a second time. */
+export const misdirected = (node: string, hasSent = false): Error =>
+  hasSent
+    ? new PercolateError('NODE_UNAVAILABLE', `Node ${node} took the request and then refused it.`)
+    : new Refused(`node ${node} does not serve the tenant`)
+
+/** The node did not answer. `mayHaveActed`: it may have done what must not be done twice, or has begun to answer. */
+export const lost = (node: string, cause: unknown, mayHaveActed: boolean): Error =>
+  mayHaveActed
+    ? new PercolateError(
+        'NODE_UNAVAILABLE',
+        `Node ${node} went away in the middle of the request; what it did is not known.`,
+        { cause },
+      )
+    : new Refused(String(cause), { cause })
