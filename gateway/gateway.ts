@@ -3,11 +3,11 @@ import type { FastifyInstance } from 'fastify'
 import { addTenantHook } from '../src/api/http/call.ts'
 import { closeServer, createHttpServer, listen } from '../src/api/http/server.ts'
 import { errorMessage, PercolateError } from '../src/base/errors.ts'
+import { FairSemaphore } from '../src/base/fair-semaphore.ts'
 import { Lifecycle } from '../src/base/lifecycle.ts'
 import type { Logger } from '../src/base/logger.ts'
 import { Metrics } from '../src/base/metrics.ts'
 import { Probes } from '../src/base/probes.ts'
-import { Semaphore } from '../src/base/semaphore.ts'
 import type { Time } from '../src/base/time.ts'
 import type { Config } from '../src/config/settings.ts'
 import { Jobs } from '../src/jobs/jobs.ts'
@@ -49,12 +49,36 @@ export async function startGateway(options: GatewayOptions): Promise<RunningGate
     ackWaitMs: config.jobAckWaitMs,
     recordMaxAgeMs: config.jobRecordMaxAgeMs,
   })
-  const places = new Semaphore({ permits: config.uploadsMax, waitersMax: config.uploadsWaitingMax, name: 'uploading' })
+  const { uploadsMax, uploadsWaitingMax, uploadsPerTenantMax } = config
+  const open = uploadsMax + uploadsWaitingMax
+  // A tenant may fill half of the queue, so that there is always a way in for another.
+  const openPerTenantMax = Math.max(uploadsPerTenantMax, Math.ceil(open / 2))
+  const doors = new FairSemaphore({
+    permits: open,
+    perKeyMax: openPerTenantMax,
+    waitersMax: 0,
+    waitersPerKeyMax: 0,
+    name: 'uploading',
+  })
+  const places = new FairSemaphore({
+    permits: uploadsMax,
+    perKeyMax: uploadsPerTenantMax,
+    waitersMax: uploadsWaitingMax,
+    waitersPerKeyMax: openPerTenantMax,
+    name: 'uploading',
+  })
   probes.add('stream', () => stream.ping())
   probes.add('objects', () => objects.ping())
-  const counters = addGatewayMetrics(metrics, places)
+  const counters = addGatewayMetrics(metrics, doors, places)
 
-  const app = createHttpServer({ logger, metrics, probes, bodyBytesMax: BODY_BYTES_MAX })
+  const app = createHttpServer({
+    logger,
+    metrics,
+    probes,
+    bodyBytesMax: BODY_BYTES_MAX,
+    requestReadMs: config.requestReadMs,
+  })
+  // An upload is timed by its pace, whatever its size; every other request by this.
   app.server.requestTimeout = 0
   await app.register(multipart, {
     limits: {
@@ -69,14 +93,17 @@ export async function startGateway(options: GatewayOptions): Promise<RunningGate
   })
   await app.register(async scope => {
     addTenantHook(scope, { time, onTenant: () => {} })
+    timeBodies(scope, time, config.requestReadMs)
     addUploadRoute(scope, counters, {
       objects,
       jobs,
       time,
       logger,
+      doors,
       places,
       bytesMax: config.uploadBytesMax,
       idleMs: config.uploadIdleMs,
+      bytesPerSecondMin: config.uploadBytesPerSecondMin,
     })
     addJobRoutes(scope, jobs)
   })
@@ -85,6 +112,20 @@ export async function startGateway(options: GatewayOptions): Promise<RunningGate
   const port = await listen(app, config.host, config.gatewayPort, 'PERCOLATE_GATEWAY_PORT')
   lifecycle.add('gateway', () => closeServer(app, config.drainMs))
   return { port, stop: () => lifecycle.stop() }
+}
+
+/** Cuts the connection of a request (uploads aside) whose body does not come. */
+function timeBodies(scope: FastifyInstance, time: Time, readMs: number): void {
+  scope.addHook('onRequest', async ({ raw, routeOptions }) => {
+    const { 'content-length': length, 'transfer-encoding': encoding } = raw.headers
+    if (routeOptions.url === '/upload' || (length === undefined && encoding === undefined)) return
+    const ended = new AbortController()
+    for (const event of ['end', 'close']) raw.once(event, () => ended.abort())
+    void time.sleep(readMs, { signal: ended.signal, ref: false }).then(
+      () => raw.destroy(),
+      () => {},
+    )
+  })
 }
 
 function addUploadRoute(

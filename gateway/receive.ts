@@ -7,19 +7,15 @@ export interface Received {
   readonly sha256: string
 }
 
-/** Counts, hashes and limits the bytes of an upload on their way to S3, and gives up on a client that has gone silent. */
+/** Counts, hashes and limits the bytes of an upload on their way to S3. */
 export class Meter extends Transform {
   readonly #bytesMax: number
-  readonly #idleMs: number
   readonly #hash = createHash('sha256')
-  #timer: NodeJS.Timeout | undefined
   #bytes = 0
 
-  constructor(options: { bytesMax: number; idleMs: number }) {
+  constructor(bytesMax: number) {
     super()
-    this.#bytesMax = options.bytesMax
-    this.#idleMs = options.idleMs
-    this.#rewind()
+    this.#bytesMax = bytesMax
   }
 
   /** Once the stream has ended. */
@@ -27,8 +23,12 @@ export class Meter extends Transform {
     return { bytes: this.#bytes, sha256: this.#hash.digest('hex') }
   }
 
+  /** Whether S3 is behind: the client is not to blame for what it does not send meanwhile. */
+  get isHeldBack(): boolean {
+    return this.writableLength > 0 || this.readableLength > 0
+  }
+
   override _transform(chunk: Buffer, _encoding: BufferEncoding, done: TransformCallback): void {
-    this.#rewind()
     this.#bytes += chunk.length
     if (this.#bytes > this.#bytesMax) {
       done(
@@ -45,48 +45,47 @@ export class Meter extends Transform {
   }
 
   override _flush(done: TransformCallback): void {
-    clearTimeout(this.#timer)
     if (this.#bytes === 0)
       done(new PercolateError('UPLOAD_INVALID', 'The file is empty; send one with content.', { field: 'file' }))
     else done()
   }
-
-  override _destroy(error: Error | null, done: (error: Error | null) => void): void {
-    clearTimeout(this.#timer)
-    done(error)
-  }
-
-  #rewind(): void {
-    clearTimeout(this.#timer)
-    this.#timer = setTimeout(() => {
-      // While S3 holds us back the client is not to blame.
-      if (this.writableLength > 0 || this.readableLength > 0) this.#rewind()
-      else
-        this.destroy(
-          new PercolateError(
-            'UPLOAD_STALLED',
-            `The client sent nothing for ${this.#idleMs / 1000} s; nothing was kept. Send the file again.`,
-          ),
-        )
-    }, this.#idleMs).unref()
-  }
 }
 
-/** Pipes a part into the meter; a part that breaks off breaks the meter, and so the upload. */
-export function meter(file: Readable, options: { bytesMax: number; idleMs: number }): Meter {
-  const metered = new Meter(options)
-  file.once('error', cause =>
+/** Resolves when bytes of the part have come, or its end has. */
+export async function firstBytes(file: Readable): Promise<void> {
+  if (file.readableLength > 0 || file.readableEnded || file.destroyed) return
+  await new Promise<void>(resolve => {
+    const come = () => {
+      for (const event of ['readable', 'error', 'close']) file.off(event, come)
+      resolve()
+    }
+    for (const event of ['readable', 'error', 'close']) file.on(event, come)
+  })
+}
+
+/** Pipes a part into the meter; a part that breaks off, and a client that is given up, break the meter, and so the upload. */
+export function meter(file: Readable, options: { bytesMax: number; stalled: AbortSignal }): Meter {
+  const metered = new Meter(options.bytesMax)
+  const malformed = (cause: unknown) =>
     metered.destroy(
       new PercolateError('UPLOAD_INVALID', 'The upload is malformed or cut short; nothing was kept.', {
         field: 'file',
         cause,
       }),
-    ),
-  )
+    )
+  const goneAway = () =>
+    metered.destroy(new PercolateError('CANCELLED', 'The client went away in the middle of the upload.'))
+  // It may have broken off while it waited for its place.
+  if (file.errored) malformed(file.errored)
+  else if (file.destroyed && !file.readableEnded) goneAway()
+  file.once('error', malformed)
   file.once('close', () => {
-    if (!file.readableEnded)
-      metered.destroy(new PercolateError('CANCELLED', 'The client went away in the middle of the upload.'))
+    if (!file.readableEnded) goneAway()
   })
+  const giveUp = () => metered.destroy(options.stalled.reason as Error)
+  options.stalled.addEventListener('abort', giveUp, { once: true })
+  metered.once('close', () => options.stalled.removeEventListener('abort', giveUp))
+  if (options.stalled.aborted) giveUp()
   file.pipe(metered)
   return metered
 }

@@ -2,26 +2,30 @@ import { randomUUID } from 'node:crypto'
 import type { MultipartFile } from '@fastify/multipart'
 import type { FastifyRequest } from 'fastify'
 import { PercolateError } from '../src/base/errors.ts'
+import type { FairSemaphore } from '../src/base/fair-semaphore.ts'
 import { checkId, derivedId, type TenantId } from '../src/base/ids.ts'
 import { CATEGORY_BYTES_MAX, METADATA_BYTES_MAX, NAME_BYTES_MAX, URI_BYTES_MAX } from '../src/base/limits.ts'
 import type { Logger } from '../src/base/logger.ts'
-import type { Semaphore } from '../src/base/semaphore.ts'
 import type { Time } from '../src/base/time.ts'
 import { formatClock } from '../src/clock/hlc.ts'
 import type { Jobs } from '../src/jobs/jobs.ts'
 import type { JobRecord } from '../src/jobs/model.ts'
 import type { ObjectStore } from '../src/objects/port.ts'
-import { meter, type Received } from './receive.ts'
+import { Pace } from './pace.ts'
+import { firstBytes, meter, type Received } from './receive.ts'
 
 export interface UploadOptions {
   readonly objects: ObjectStore
   readonly jobs: Jobs
   readonly time: Time
   readonly logger: Logger
-  /** Uploads that stream at once; the others wait, and their clients feel it as back-pressure. */
-  readonly places: Semaphore
+  /** Uploads that the gateway deals with at all, silent ones included; one more is refused. */
+  readonly doors: FairSemaphore
+  /** Uploads whose file streams at once; the others wait, and their clients feel it as back-pressure. */
+  readonly places: FairSemaphore
   readonly bytesMax: number
   readonly idleMs: number
+  readonly bytesPerSecondMin: number
 }
 
 interface StoredFile extends Received {
@@ -32,9 +36,12 @@ interface StoredFile extends Received {
 
 const FIELDS = ['uri', 'category', 'metadata'] as const
 
+/** How long an upload waits for its place before it is refused. */
+const PLACE_WAIT_MS_MAX = 120_000
+
 /**
  * Takes one upload: streams the part `file` to S3, then makes the job. Until the job is in the stream nothing is promised, and whatever fails
- * before takes the object away again.
+ * before takes the object away again. A place is held only while bytes of the file flow.
  */
 export async function takeUpload(
   options: UploadOptions,
@@ -45,18 +52,21 @@ export async function takeUpload(
   const jobId = randomUUID()
   const fields = new Map<string, string>()
   let stored: StoredFile | undefined
-  const release = await options.places.acquire(signal)
+  const leave = await options.doors.acquire(tenant, signal)
+  const { places } = options
+  const pace = new Pace(request.raw, { ...options, othersWait: () => places.waiting > 0 })
   try {
-    for await (const part of partsOf(request)) {
+    for await (const part of partsOf(request, pace)) {
       if (part.type === 'file') {
         if (part.fieldname !== 'file')
           throw invalid(
             `The part with the file must be named "file", not ${JSON.stringify(part.fieldname.slice(0, 100))}.`,
           )
         if (stored) throw invalid('Send one part "file" a request.')
-        stored = await storeFile(options, part, tenant, jobId, signal)
+        stored = await storeFile(options, part, tenant, jobId, pace, signal)
       } else fields.set(part.fieldname, String(part.value))
     }
+    pace.end()
     if (!stored) throw invalid('The upload has no part "file"; send for example: curl -F file=@report.pdf …')
     const job = options.jobs.newRecord({
       job_id: jobId,
@@ -82,7 +92,8 @@ export async function takeUpload(
         .catch(failure => options.logger.warn({ err: String(failure) }, 'an object without a job stays behind'))
     throw error
   } finally {
-    release()
+    pace.end()
+    leave()
   }
 }
 
@@ -91,22 +102,42 @@ async function storeFile(
   part: MultipartFile,
   tenant: TenantId,
   jobId: string,
+  pace: Pace,
   signal: AbortSignal,
 ): Promise<StoredFile> {
   const name = checkFileName(part.filename)
   const contentType = part.mimetype === 'application/octet-stream' ? null : part.mimetype.slice(0, 200)
   const objectKey = `uploads/${tenant}/${jobId}`
-  const body = meter(part.file, options)
+  await Promise.race([firstBytes(part.file), pace.stalled])
+  pace.enter('queued')
+  const release = await placeFor(options, tenant, signal)
   try {
-    await options.objects.put(objectKey, body, { ...(contentType === null ? {} : { contentType }), signal })
-  } catch (error) {
-    body.destroy()
-    part.file.resume()
-    throw error
+    const body = meter(part.file, { bytesMax: options.bytesMax, stalled: pace.signal })
+    pace.enter('file', () => body.isHeldBack)
+    try {
+      await options.objects.put(objectKey, body, { ...(contentType === null ? {} : { contentType }), signal })
+    } catch (error) {
+      body.destroy()
+      part.file.resume()
+      throw pace.signal.aborted ? pace.signal.reason : error
+    }
+    // A part that ended because the form did is cut short, not finished.
+    if (part.file.truncated) throw invalid('The file is cut short.')
+    pace.enter('rest')
+    return { ...body.received(), objectKey, name, contentType }
+  } finally {
+    release()
   }
-  // A part that ended because the form did is cut short, not finished.
-  if (part.file.truncated) throw invalid('The file is cut short.')
-  return { ...body.received(), objectKey, name, contentType }
+}
+
+async function placeFor({ places }: UploadOptions, tenant: TenantId, signal: AbortSignal): Promise<() => void> {
+  const timeout = AbortSignal.timeout(PLACE_WAIT_MS_MAX)
+  try {
+    return await places.acquire(tenant, AbortSignal.any([signal, timeout]))
+  } catch (error) {
+    if (signal.aborted || !timeout.aborted) throw error
+    throw new PercolateError('TOO_BUSY', `No place to upload became free in ${PLACE_WAIT_MS_MAX / 1000} s; retry.`)
+  }
 }
 
 /** The last part of whatever path the client sent: a name to show, never one to open. */
@@ -164,9 +195,14 @@ function parseMetadata(text: string): { readonly [key: string]: unknown } {
   return value as { readonly [key: string]: unknown }
 }
 
-async function* partsOf(request: FastifyRequest) {
+async function* partsOf(request: FastifyRequest, pace: Pace) {
   try {
-    yield* request.parts()
+    const parts = request.parts()
+    for (;;) {
+      const next = await Promise.race([parts.next(), pace.stalled])
+      if (next.done) return
+      yield next.value
+    }
   } catch (error) {
     throw fromMultipart(error)
   }

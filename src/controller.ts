@@ -121,7 +121,13 @@ export async function startController(options: ControllerRoleOptions): Promise<R
   if (options.port !== undefined) {
     const probes = new Probes(PROBE_TIMEOUT_MS)
     probes.add('stream', () => stream.ping())
-    const app = createHttpServer({ logger, metrics, probes, bodyBytesMax: BODY_BYTES_MAX })
+    const app = createHttpServer({
+      logger,
+      metrics,
+      probes,
+      bodyBytesMax: BODY_BYTES_MAX,
+      requestReadMs: config.requestReadMs,
+    })
     port = await listen(app, config.host, options.port, 'PERCOLATE_CONTROLLER_PORT')
     lifecycle.add('http', () => closeServer(app, config.drainMs))
   }

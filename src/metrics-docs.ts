@@ -1,7 +1,7 @@
 import { addGatewayMetrics } from '../gateway/metrics.ts'
 import { JobRunner } from '../workers/runner.ts'
+import { FairSemaphore } from './base/fair-semaphore.ts'
 import { Metrics } from './base/metrics.ts'
-import { Semaphore } from './base/semaphore.ts'
 import { systemTime } from './base/time.ts'
 import { addActivatorMetrics, addControllerMetrics } from './controller-metrics.ts'
 import { addNodeMetrics } from './node-metrics.ts'
@@ -23,6 +23,7 @@ export async function metricsMarkdown(): Promise<string> {
     exists: never,
     open: never,
   })
+  const noPlaces = new FairSemaphore({ permits: 1, perKeyMax: 1, waitersMax: 0, waitersPerKeyMax: 0, name: 'docs' })
   const roles: [string, (metrics: Metrics) => void][] = [
     ['every role', () => {}],
     [
@@ -46,7 +47,7 @@ export async function metricsMarkdown(): Promise<string> {
       },
     ],
     ['worker', metrics => new JobRunner({} as never).addMetrics(metrics)],
-    ['gateway', metrics => void addGatewayMetrics(metrics, new Semaphore({ permits: 1, waitersMax: 1, name: 'docs' }))],
+    ['gateway', metrics => void addGatewayMetrics(metrics, noPlaces, noPlaces)],
   ]
   const common = new Set<string>()
   const rows: string[] = []

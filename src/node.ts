@@ -215,6 +215,7 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
       metrics,
       probes,
       bodyBytesMax: config.bodyBytesMax,
+      requestReadMs: config.requestReadMs,
       time,
       operations,
       node,

@@ -19,6 +19,10 @@ const HELD_REQUEST_BYTES = 80 * 1024
 const CONFIRM_MS_MAX = 5000
 const SOCKETS_MAX = 1024
 const STOP_MS_MAX = 5000
+/** How long a client may take to send its headers, and the whole request. */
+const HEADERS_MS_MAX = 30_000
+const REQUEST_MS_MAX = 300_000
+const CONNECTIONS_CHECK_MS = 5000
 
 /**
  * Takes HTTP requests of a tier while it has no node: they are held, not read, until one is ready, and then sent through. A body leaves only when the node has said that it takes it, so that
@@ -26,7 +30,13 @@ const STOP_MS_MAX = 5000
  */
 export class HoldingHttpProxy {
   readonly #options: ProxyOptions
-  readonly #server = createServer({ keepAliveTimeout: 65_000 })
+  readonly #server = createServer({
+    keepAliveTimeout: 65_000,
+    // Held requests are not read: the time for a whole request is longer than any hold.
+    headersTimeout: HEADERS_MS_MAX,
+    requestTimeout: REQUEST_MS_MAX,
+    connectionsCheckingInterval: CONNECTIONS_CHECK_MS,
+  })
   readonly #agent = new Agent({ keepAlive: true, maxSockets: SOCKETS_MAX, maxFreeSockets: 64 })
 
   constructor(options: ProxyOptions) {

@@ -1,4 +1,5 @@
 import { request as httpRequest } from 'node:http'
+import { connect } from 'node:net'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { type RunningGateway, startGateway } from '../../gateway/gateway.ts'
 import { parseTenantId } from '../../src/base/ids.ts'
@@ -273,6 +274,111 @@ describe('bad uploads leave nothing', () => {
   it('file names are names, never paths', async () => {
     const job = await ingest('../../etc/passwd', 'harmless text')
     expect(job).toMatchObject({ status: 'completed', file: { name: 'passwd' } })
+  })
+})
+
+describe('clients that hold on to what they took', () => {
+  const IDLE_MS = 1500
+  let guarded: RunningGateway
+  beforeAll(async () => {
+    const config = testConfig(folder, {
+      ...env,
+      PERCOLATE_UPLOAD_IDLE_MS: String(IDLE_MS),
+      PERCOLATE_UPLOADS_MAX: '2',
+      PERCOLATE_UPLOADS_PER_TENANT_MAX: '1',
+      PERCOLATE_UPLOADS_WAITING_MAX: '20',
+      PERCOLATE_REQUEST_READ_MS: '2000',
+    })
+    guarded = await startGateway({ config, logger, time: systemTime, stream, objects })
+  })
+  afterAll(() => guarded.stop())
+
+  const HEADERS = (tenant: string, more = 'Content-Length: 100000') =>
+    `POST /upload HTTP/1.1\r\nHost: x\r\nX-Tenant-ID: ${tenant}\r\nContent-Type: multipart/form-data; boundary=b\r\n${more}\r\n\r\n`
+  const FIELD = '--b\r\nContent-Disposition: form-data; name="category"\r\n\r\nletters\r\n'
+  const FILE = '--b\r\nContent-Disposition: form-data; name="file"; filename="x.txt"\r\n\r\n'
+  /** A raw connection that sends something and then nothing. */
+  function hold(sent: string, options: { end?: boolean; drip?: boolean } = {}) {
+    const socket = connect({ port: guarded.port, host: '127.0.0.1', allowHalfOpen: true })
+    const state = { closed: false, answer: '', socket }
+    socket.on('error', () => {})
+    socket.on('data', data => {
+      state.answer += data
+    })
+    socket.on('end', () => socket.end())
+    socket.on('close', () => {
+      state.closed = true
+    })
+    socket.write(sent)
+    if (options.end) socket.end()
+    const timer = options.drip ? setInterval(() => socket.writable && socket.write('x'), 100) : undefined
+    socket.on('close', () => clearInterval(timer))
+    return state
+  }
+  const good = (tenant: string) => {
+    const form = new FormData()
+    form.set('file', new Blob(['a file that comes as it should']), 'good.txt')
+    return request(`http://127.0.0.1:${guarded.port}/upload`, 'POST', { tenant, body: form })
+  }
+  const quiet = [
+    ['', ''],
+    ['half of the headers', 'POST /upload HTTP/1.1\r\nX-Tenant-ID: mallory\r\n'],
+    ['no body', HEADERS('mallory')],
+    ['a field', HEADERS('mallory') + FIELD],
+    ['no byte of the file', HEADERS('mallory') + FILE],
+    ['junk instead of a form', `${HEADERS('mallory')}junk`],
+  ] as const
+
+  it('silent before the file: holds no place, and gets 408 in time', async () => {
+    const held = [...quiet, ...quiet].map(([, sent]) => hold(sent))
+    await systemTime.sleep(100)
+    expect((await good('acme')).status).toBe(202)
+    expect((await good('mallory')).status).toBe(202)
+    expect(held.filter(({ closed }) => closed)).toEqual([])
+    await eventually('all are closed', async () => held.every(({ closed }) => closed))
+    for (const { answer } of held) expect(answer).toMatch(/^HTTP\/1.1 408 /)
+  })
+
+  it('silent, dripping or half open in the file: gives way when others wait, and is dropped when none does', async () => {
+    const before = await objectsLeft()
+    const holding = (tenant: string) => [
+      hold(`${HEADERS(tenant)}${FILE}ten bytes `),
+      hold(`${HEADERS(tenant)}${FILE}ten bytes `, { drip: true }),
+    ]
+    const held = ['mallory', 'eve', 'trudy'].flatMap(holding)
+    await systemTime.sleep(100)
+    expect((await good('acme')).status).toBe(202)
+    await eventually('all are closed', async () => held.every(({ closed }) => closed))
+    for (const { answer } of held) expect(answer).toMatch(/^HTTP\/1.1 408 [\s\S]*UPLOAD_STALLED/)
+    const alone = [
+      hold(`${HEADERS('mallory')}${FILE}ten bytes `, { drip: true }),
+      hold(
+        `${HEADERS('mallory', 'Transfer-Encoding: chunked')}${(FILE.length + 10).toString(16)}\r\n${FILE}ten bytes \r\n`,
+      ),
+      hold(`${HEADERS('eve')}${FILE}ten bytes \r\n${FIELD}`),
+      hold(`${HEADERS('ivan')}${FILE}ten bytes `, { end: true }),
+    ]
+    await eventually('all are closed', async () => alone.every(({ closed }) => closed))
+    for (const { answer } of alone.slice(0, 3)) expect(answer).toMatch(/^HTTP\/1.1 408 [\s\S]*UPLOAD_STALLED/)
+    await eventually('nothing is kept', async () => (await objectsLeft()) === before + 1)
+  })
+
+  it('a tenant fills no more than half of the queue, and another comes in', async () => {
+    const held = Array.from({ length: 22 }, () => hold(HEADERS('mallory')))
+    await eventually(
+      'the rest is refused',
+      async () => held.filter(({ answer }) => answer.includes(' 503 ')).length === 11,
+    )
+    expect((await good('mallory')).body.code).toBe('TOO_BUSY')
+    expect((await good('acme')).status).toBe(202)
+    for (const { socket } of held) socket.destroy()
+  })
+
+  it('a body that does not come ends a request to the job routes', async () => {
+    const held = hold(
+      'POST /jobs/x/retry HTTP/1.1\r\nHost: x\r\nX-Tenant-ID: acme\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{',
+    )
+    await eventually('it is closed', async () => held.closed)
   })
 })
 

@@ -19,6 +19,8 @@ export interface HttpServerOptions {
   readonly metrics: Metrics
   readonly probes: Probes
   readonly bodyBytesMax: number
+  /** How long a client may take to send a request, ms; a quarter of it for the headers. */
+  readonly requestReadMs: number
 }
 
 /** Set on a route's config: what the request duration is counted under. Default: method and pattern. */
@@ -28,6 +30,7 @@ declare module 'fastify' {
   }
 }
 
+const CONNECTIONS_CHECK_MS = 5000
 const REQUEST_ID = /^[A-Za-z0-9._-]{1,64}$/
 
 /** A Fastify server with what every role's server has: request ids, errors as problem details, metrics, probes. */
@@ -37,6 +40,11 @@ export function createHttpServer(options: HttpServerOptions): FastifyInstance {
     loggerInstance: logger as FastifyBaseLogger,
     logController: new LogController({ disableRequestLogging: true }),
     bodyLimit: options.bodyBytesMax,
+    requestTimeout: options.requestReadMs,
+    http: {
+      headersTimeout: Math.ceil(options.requestReadMs / 4),
+      connectionsCheckingInterval: Math.ceil(Math.min(CONNECTIONS_CHECK_MS, options.requestReadMs / 8)),
+    },
     forceCloseConnections: 'idle',
     keepAliveTimeout: 65_000,
     genReqId: request => {

@@ -1,0 +1,120 @@
+import type { IncomingMessage } from 'node:http'
+import { PercolateError } from '../src/base/errors.ts'
+import type { Time } from '../src/base/time.ts'
+
+export interface PaceOptions {
+  readonly time: Time
+  /** A client that sends nothing for this long is given up; so is a form whose file does not begin, or that does not end after it, in this time. */
+  readonly idleMs: number
+  /** What the bytes of a file must come at, on the average over `idleMs`. */
+  readonly bytesPerSecondMin: number
+  /** Whether other uploads wait for a place. */
+  readonly othersWait: () => boolean
+}
+
+/**
+ * What an upload is doing: *form* (parts before the file) → *queued* (bytes of the file have come, waits for a place) → *file* (holds a place) →
+ * *rest* (parts after the file). Time in *queued*, and time in which S3 holds us back in *file*, is not the client's.
+ */
+type Phase = 'form' | 'queued' | 'file' | 'rest'
+
+const CHECKS_PER_IDLE = 6
+const CHECK_MS_MIN = 20
+/** An upload that we could not read on with for this long fails: S3 hangs. */
+const HELD_BACK_MS_MAX = 120_000
+
+/**
+ * Times a client from the first byte of its upload to the last, so that one who is silent, slow or half gone holds nothing for long. While others
+ * wait for a place, an upload that sends next to nothing gives way after a sixth of the idle time.
+ */
+export class Pace {
+  readonly #options: PaceOptions
+  readonly #request: IncomingMessage
+  readonly #stop = new AbortController()
+  readonly #stalled = new AbortController()
+  #phase: Phase = 'form'
+  #phaseSince: number
+  #heldBack = () => false
+  /** Rejects when the client (or S3) has had its time. */
+  readonly stalled: Promise<never>
+
+  constructor(request: IncomingMessage, options: PaceOptions) {
+    this.#options = options
+    this.#request = request
+    this.#phaseSince = options.time.monotonic()
+    const { signal } = this.#stalled
+    this.stalled = new Promise((_, reject) =>
+      signal.addEventListener('abort', () => reject(signal.reason), { once: true }),
+    )
+    this.stalled.catch(() => {})
+    void this.#watch()
+  }
+
+  /** Fires with the reason that {@link stalled} rejects with. */
+  get signal(): AbortSignal {
+    return this.#stalled.signal
+  }
+
+  enter(phase: Phase, heldBack: () => boolean = () => false): void {
+    this.#phase = phase
+    this.#phaseSince = this.#options.time.monotonic()
+    this.#heldBack = heldBack
+  }
+
+  end(): void {
+    this.#stop.abort()
+  }
+
+  async #watch(): Promise<void> {
+    const { time, idleMs, bytesPerSecondMin, othersWait } = this.#options
+    const checkMs = Math.max(CHECK_MS_MIN, idleMs / CHECKS_PER_IDLE)
+    const bytesPerCheck = (bytesPerSecondMin * checkMs) / 1000
+    /** Bytes of the last checks in which the client could have sent, newest last. */
+    let recent: number[] = []
+    let phase = this.#phase
+    let seen = this.#request.socket.bytesRead
+    let heldBackMs = 0
+    for (;;) {
+      await time.sleep(checkMs, { signal: this.#stop.signal, ref: false }).catch(() => {})
+      if (this.#stop.signal.aborted) return
+      const bytes = this.#request.socket.bytesRead - seen
+      seen += bytes
+      if (phase !== this.#phase) {
+        phase = this.#phase
+        recent = []
+        heldBackMs = 0
+        continue
+      }
+      if (phase === 'form' || phase === 'rest') {
+        if (time.monotonic() - this.#phaseSince < idleMs) continue
+        return this.#giveUp(
+          phase === 'form'
+            ? `The part "file" did not begin within ${idleMs / 1000} s`
+            : `The form did not end within ${idleMs / 1000} s after its file`,
+        )
+      }
+      if (phase === 'queued' || this.#heldBack()) {
+        recent = []
+        heldBackMs += checkMs
+        if (phase === 'file' && heldBackMs > HELD_BACK_MS_MAX)
+          return this.#stalled.abort(
+            new PercolateError('OBJECT_STORE_UNAVAILABLE', 'S3 takes no bytes; nothing was kept. Send the file again.'),
+          )
+        continue
+      }
+      heldBackMs = 0
+      recent = [...recent, bytes].slice(-CHECKS_PER_IDLE)
+      if (bytes < bytesPerCheck && othersWait())
+        return this.#giveUp('The client sent next to nothing while other uploads waited')
+      if (recent.length < CHECKS_PER_IDLE) continue
+      const total = recent.reduce((sum, part) => sum + part, 0)
+      if (total === 0) return this.#giveUp(`The client sent nothing for ${idleMs / 1000} s`)
+      if (total < bytesPerCheck * CHECKS_PER_IDLE)
+        return this.#giveUp(`The client sent less than ${bytesPerSecondMin} bytes/s for ${idleMs / 1000} s`)
+    }
+  }
+
+  #giveUp(why: string): void {
+    this.#stalled.abort(new PercolateError('UPLOAD_STALLED', `${why}; nothing was kept. Send the file again.`))
+  }
+}
