@@ -1,4 +1,5 @@
 import { PercolateError } from '../../base/errors.ts'
+import type { Time } from '../../base/time.ts'
 import type {
   ConsumerSpec,
   Delivery,
@@ -15,10 +16,24 @@ import { type MemoryLog, matches } from './log.ts'
 
 /** What the network does to one exchange with the servers. Throws to lose a request before it is done, or its answer after. */
 export interface MemoryLink {
-  request(what: string): Promise<void>
-  answer(what: string): Promise<void>
+  /** The client's own clock, for what it waits for itself: it may be paused. Default: the servers'. */
+  readonly time?: Time
+  /** `name`: the stream or bucket that is asked, where it is one. */
+  request(what: string, name?: string): Promise<void>
+  answer(what: string, name?: string): Promise<void>
   /** Milliseconds until a pushed message arrives; undefined: not at all. */
-  push(what: string): number | undefined
+  push(what: string, name?: string): number | undefined
+  /**
+   * Milliseconds for which a watch hears nothing from now on while its client takes it for alive, as after all servers were away; 0: it hears. Asked before each delivery. What
+   * was written meanwhile arrives afterwards, of each key the last value only, since the bucket keeps no other.
+   */
+  deafMs?(bucket: string): number
+  /** What a watch delivers in place of what waits for it: in another order, or some of it twice. The updates of one key stay in order. */
+  arrange?(updates: readonly KvUpdate[]): KvUpdate[]
+  /** Milliseconds by which a read of a key is behind, as from a follower, or a leader that is none any more. What is compared and set is never behind. */
+  lagMs?(): number
+  /** Milliseconds after which the servers store a message whose publisher has been told that they did not; undefined: they store it at once. */
+  lateMs?(subject: string): number | undefined
 }
 
 const CLEAR: MemoryLink = { request: async () => {}, answer: async () => {}, push: () => 0 }
@@ -36,8 +51,12 @@ export class MemoryStream implements StreamPort {
     this.#link = link
   }
 
+  get #time(): Time {
+    return this.#link.time ?? this.#log.time
+  }
+
   ensureStream(spec: StreamSpec): Promise<void> {
-    return this.#call('ensureStream', () => this.#log.ensureStream(spec))
+    return this.#call('ensureStream', spec.name, () => this.#log.ensureStream(spec))
   }
 
   ensureConsumer(_spec: ConsumerSpec): Promise<void> {
@@ -49,30 +68,43 @@ export class MemoryStream implements StreamPort {
   }
 
   publish(subject: string, data: Buffer, messageId: string): Promise<PublishAck> {
-    return this.#call('publish', () => this.#log.publish(subject, data, messageId))
+    return this.#call('publish', this.#log.streamOf(subject), () => {
+      const lateMs = this.#link.lateMs?.(subject)
+      if (lateMs === undefined) return this.#log.publish(subject, data, messageId)
+      void this.#log.time.sleep(lateMs, { ref: false }).then(() => {
+        try {
+          this.#log.publish(subject, data, messageId)
+        } catch {
+          // The stream is gone, or sealed, by now.
+        }
+      })
+      throw new PercolateError('STREAM_UNAVAILABLE', 'The simulated servers did not answer in time.')
+    })
   }
 
   streamInfo(name: string): Promise<StreamInfo | undefined> {
-    return this.#call('streamInfo', () => this.#log.streams.get(name)?.info())
+    return this.#call('streamInfo', name, () => this.#log.streams.get(name)?.info())
   }
 
   streamNames(prefix: string): Promise<string[]> {
-    return this.#call('streamNames', () => [...this.#log.streams.keys()].filter(name => name.startsWith(prefix)).sort())
+    return this.#call('streamNames', undefined, () =>
+      [...this.#log.streams.keys()].filter(name => name.startsWith(prefix)).sort(),
+    )
   }
 
   sealStream(name: string): Promise<void> {
-    return this.#call('sealStream', () => {
+    return this.#call('sealStream', name, () => {
       this.#log.stream(name).sealed = true
     })
   }
 
   deleteStream(name: string): Promise<void> {
-    return this.#call('deleteStream', () => this.#log.deleteStream(name))
+    return this.#call('deleteStream', name, () => this.#log.deleteStream(name))
   }
 
   async *consume(name: string, options: { fromSequence: number; signal: AbortSignal }): AsyncGenerator<StoredMessage> {
-    const stream = await this.#call('consume', () => this.#log.stream(name))
-    const { time } = this.#log
+    const stream = await this.#call('consume', name, () => this.#log.stream(name))
+    const time = this.#time
     let next = options.fromSequence
     while (!options.signal.aborted) {
       if (this.#log.streams.get(name) !== stream)
@@ -89,9 +121,9 @@ export class MemoryStream implements StreamPort {
         stream.watchers.delete(wake)
         continue
       }
-      const delayMs = this.#link.push('message')
+      const delayMs = this.#link.push('message', name)
       if (delayMs === undefined) {
-        await this.#link.request('consume')
+        await this.#link.request('consume', name)
         await time.sleep(POLL_MS, { signal: options.signal, ref: false }).catch(() => {})
         continue
       }
@@ -103,40 +135,40 @@ export class MemoryStream implements StreamPort {
   }
 
   announce(subject: string, data: Buffer): void {
-    void this.#later(this.#link.push('announce'), () => this.#log.announce(subject, data))
+    void later(this.#log.time, this.#link.push('announce'), () => this.#log.announce(subject, data))
   }
 
   listen(subject: string, handle: (data: Buffer) => void): () => void {
-    return this.#log.listen(subject, data => void this.#later(this.#link.push('announce'), () => handle(data)))
+    return this.#log.listen(subject, data => void later(this.#time, this.#link.push('announce'), () => handle(data)))
   }
 
   async bucket(name: string): Promise<KvBucket> {
-    await this.#call('bucket', () => this.#log.bucket(name))
-    return new MemoryBucket(this.#log, name, this.#link, (what, operation) => this.#call(what, operation))
+    await this.#call('bucket', name, () => this.#log.bucket(name))
+    return new MemoryBucket(this.#log, name, this.#link, (what, operation) => this.#call(what, name, operation))
   }
 
   depth(stream: string): Promise<number> {
-    return this.#call('depth', () => this.#log.stream(stream).messages.length)
+    return this.#call('depth', stream, () => this.#log.stream(stream).messages.length)
   }
 
   ping(): Promise<void> {
-    return this.#call('ping', () => {})
+    return this.#call('ping', undefined, () => {})
   }
 
   async close(): Promise<void> {}
 
-  async #call<T>(what: string, operation: () => T): Promise<T> {
-    await this.#link.request(what)
+  async #call<T>(what: string, name: string | undefined, operation: () => T): Promise<T> {
+    await this.#link.request(what, name)
     const result = operation()
-    await this.#link.answer(what)
+    await this.#link.answer(what, name)
     return result
   }
+}
 
-  async #later(delayMs: number | undefined, act: () => void): Promise<void> {
-    if (delayMs === undefined) return
-    if (delayMs > 0) await this.#log.time.sleep(delayMs, { ref: false })
-    act()
-  }
+async function later(time: Time, delayMs: number | undefined, act: () => void): Promise<void> {
+  if (delayMs === undefined) return
+  if (delayMs > 0) await time.sleep(delayMs, { ref: false })
+  act()
 }
 
 class MemoryBucket implements KvBucket {
@@ -158,7 +190,7 @@ class MemoryBucket implements KvBucket {
   }
 
   get(key: string): Promise<KvRecord | undefined> {
-    return this.#call('kv.get', () => this.#log.bucket(this.#name).records.get(key))
+    return this.#call('kv.get', () => this.#log.read(this.#name, key, this.#link.lagMs?.() ?? 0))
   }
 
   put(key: string, value: Buffer): Promise<number> {
@@ -183,8 +215,8 @@ class MemoryBucket implements KvBucket {
   }
 
   async *watch(signal: AbortSignal): AsyncGenerator<KvUpdate | undefined> {
-    const { time } = this.#log
-    const queue: (KvUpdate | undefined)[] = []
+    const time = this.#link.time ?? this.#log.time
+    let queue: (KvUpdate | undefined)[] = []
     let wake = () => {}
     const push = (update: KvUpdate) => {
       queue.push(update)
@@ -200,7 +232,18 @@ class MemoryBucket implements KvBucket {
     try {
       while (!signal.aborted) {
         while (queue.length > 0) {
-          const delayMs = this.#link.push('watch')
+          const deafMs = this.#link.deafMs?.(this.#name) ?? 0
+          if (deafMs > 0) {
+            await time.sleep(deafMs, { signal, ref: false }).catch(() => {})
+            queue = lastOfEach(queue)
+            if (signal.aborted) return
+            continue
+          }
+          if (this.#link.arrange) {
+            const isInitial = queue.includes(undefined)
+            if (!isInitial) queue = this.#link.arrange(queue as KvUpdate[])
+          }
+          const delayMs = this.#link.push('watch', this.#name)
           if (delayMs === undefined) throw new PercolateError('STREAM_UNAVAILABLE', 'The simulated watch was cut.')
           if (delayMs > 0) await time.sleep(delayMs, { signal, ref: false }).catch(() => {})
           if (signal.aborted) return
@@ -217,4 +260,15 @@ class MemoryBucket implements KvBucket {
       bucket.watchers.delete(push)
     }
   }
+}
+
+/** What a bucket still has of updates that were not delivered while they came. Those of the state at the start stay as they are. */
+function lastOfEach(queue: readonly (KvUpdate | undefined)[]): (KvUpdate | undefined)[] {
+  const start = queue.indexOf(undefined) + 1
+  const last = new Map<string, KvUpdate>()
+  for (const update of queue.slice(start)) {
+    last.delete(update!.key)
+    last.set(update!.key, update!)
+  }
+  return [...queue.slice(0, start), ...last.values()]
 }

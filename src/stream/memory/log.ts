@@ -78,8 +78,13 @@ class LogStream {
   }
 }
 
+/** How long the values that a key had before are remembered, for reads that are behind. */
+const PAST_MS_MAX = 10_000
+
 class LogBucket {
   readonly records = new Map<string, KvRecord>()
+  /** What keys held before, and until when. */
+  readonly past = new Map<string, { readonly record: KvRecord | undefined; readonly untilMs: number }[]>()
   readonly watchers = new Set<(update: KvUpdate) => void>()
   /** Watchers that hear nothing for now, with what they will hear then. */
   readonly deaf = new Map<(update: KvUpdate) => void, KvUpdate[]>()
@@ -116,6 +121,13 @@ export class MemoryLog {
     const stream = this.streams.get(name)
     if (!stream) throw unavailable(`has no stream ${name}`)
     return stream
+  }
+
+  /** Which stream takes messages of the subject. */
+  streamOf(subject: string): string | undefined {
+    for (const { spec } of this.streams.values())
+      if (spec.subjects.some(pattern => matches(pattern, subject))) return spec.name
+    return undefined
   }
 
   publish(subject: string, data: Buffer, id: string): PublishAck {
@@ -160,18 +172,31 @@ export class MemoryLog {
   dropBucket(name: string): void {
     const bucket = this.#buckets.get(name)
     bucket?.records.clear()
+    bucket?.past.clear()
   }
 
   /** Puts a bucket back to an earlier state, as a restored backup would. */
   restoreBucket(name: string, records: readonly KvRecord[]): void {
     const bucket = this.bucket(name)
     bucket.records.clear()
+    bucket.past.clear()
     for (const record of records) this.write(name, record.key, record.value)
+  }
+
+  /** A key's record, or the one that it had `lagMs` ago. */
+  read(name: string, key: string, lagMs = 0): KvRecord | undefined {
+    const bucket = this.bucket(name)
+    const atMs = this.#time.monotonic() - lagMs
+    const before = lagMs > 0 ? bucket.past.get(key)?.find(({ untilMs }) => untilMs > atMs) : undefined
+    return before ? before.record : bucket.records.get(key)
   }
 
   write(name: string, key: string, value: Buffer | undefined): number {
     const bucket = this.bucket(name)
     const revision = ++bucket.revision
+    const untilMs = this.#time.monotonic()
+    const past = bucket.past.get(key)?.filter(before => untilMs - before.untilMs < PAST_MS_MAX) ?? []
+    bucket.past.set(key, [...past, { record: bucket.records.get(key), untilMs }])
     if (value === undefined) bucket.records.delete(key)
     else bucket.records.set(key, { key, value: Buffer.from(value), revision, writtenAtMs: this.#time.now() })
     for (const watcher of bucket.watchers) {
@@ -194,12 +219,20 @@ export class MemoryLog {
   }
 }
 
-const patternOf = (filter: string): RegExp =>
-  new RegExp(
-    `^${filter
-      .split('.')
-      .map(token => (token === '*' ? '[^.]+' : token === '>' ? '.+' : token.replace(/[^\w-]/g, '\\$&')))
-      .join('\\.')}$`,
-  )
+const patterns = new Map<string, RegExp>()
+const PATTERNS_MAX = 10_000
+
+function patternOf(filter: string): RegExp {
+  let pattern = patterns.get(filter)
+  if (!pattern) {
+    const tokens = filter.split('.')
+    const parts = tokens.map(token =>
+      token === '*' ? '[^.]+' : token === '>' ? '.+' : token.replace(/[^\w-]/g, '\\$&'),
+    )
+    pattern = new RegExp(`^${parts.join('\\.')}$`)
+    if (patterns.size < PATTERNS_MAX) patterns.set(filter, pattern)
+  }
+  return pattern
+}
 
 export const matches = (filter: string, subject: string): boolean => patternOf(filter).test(subject)
