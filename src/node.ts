@@ -188,6 +188,12 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
             timeoutMs: config.chatTimeoutMs,
           })
     const embedder = chooseEmbedder(config, time, 1)
+    const onTenant = (id: TenantId) => {
+      if (replica) replica.active.note(id)
+      else if (pool.isOpen(id)) activity.note(id)
+      // A tenant that nobody has written is none.
+      else void pool.has(id).then(has => has && activity.note(id))
+    }
     const operations = new Operations(
       {
         time,
@@ -198,10 +204,14 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
         replica,
         durability: config.durability,
         durabilityTimeoutMs: config.durabilityTimeoutMs,
+        admitTenant: () => {
+          disk.admit()
+          replica?.membership.admitWrite()
+        },
+        onTenant: id => (replica ? replica.active : activity).note(id),
       },
       chatModel,
     )
-    const onTenant = (id: TenantId) => (replica ? replica.active : activity).note(id)
     const gate = replica && new Gate({ replica, auth, bookmarkWaitMs: config.bookmarkWaitMs })
     if (replica) {
       const running = replica

@@ -34,7 +34,10 @@ export class ActiveTenants {
   /** This node answers a request of the tenant. */
   note(tenant: TenantId): void {
     const { node, directory, activity, homes, time, peers } = this.#options
-    const home = directory.placement(tenant)?.home
+    const placement = directory.placement(tenant)
+    // Nobody has written it yet: whatever it asks for finds nothing.
+    if (!placement) return
+    const { home } = placement
     if (home === undefined || home === node || homes.isHome(tenant)) {
       activity.note(tenant)
       return

@@ -1,6 +1,7 @@
 import { PercolateError } from '../base/errors.ts'
 import type { TenantId } from '../base/ids.ts'
 import type { Logger } from '../base/logger.ts'
+import { Semaphore } from '../base/semaphore.ts'
 import type { Time } from '../base/time.ts'
 import { newIncarnation } from '../tenant/state.ts'
 import type { Copies } from './copies.ts'
@@ -30,8 +31,6 @@ export interface RouterOptions {
 
 export interface RouteRequest {
   readonly tenant: TenantId
-  /** Makes the tenant when there is none. A delete does not, nor does a read. */
-  readonly mayCreate: boolean
   /** Only the home can do it: `If-Match`, `X-Percolate-Consistency: home`. */
   readonly needsHome: boolean
   /** The node that forwarded the request, when one did: it goes no further. */
@@ -47,6 +46,9 @@ export type Route =
 const TRAFFIC_TENANTS_MAX = 10_000
 /** How long after a move that came to nothing the next is tried. */
 const MOVE_RETRY_MS = 1000
+/** Tenants that a node enters into the directory at once, and that may wait for it; TOO_BUSY beyond. */
+const CREATIONS_MAX = 32
+const CREATIONS_WAITING_MAX = 1000
 /** How long a request waits for a copy that is about to be current, before it is forwarded or refused. */
 const WAIT_MS = 1500
 
@@ -59,6 +61,11 @@ export class Router {
   readonly #traffic = new Map<TenantId, { sinceMs: number; count: number; restsUntilMs: number; isMoving: boolean }>()
   /** Tenants that this node is entering into the directory. */
   readonly #creations = new Map<TenantId, Promise<Placement>>()
+  readonly #turns = new Semaphore({
+    permits: CREATIONS_MAX,
+    waitersMax: CREATIONS_WAITING_MAX,
+    name: 'new tenants to be made',
+  })
   forwarded = 0
 
   constructor(options: RouterOptions) {
@@ -68,14 +75,17 @@ export class Router {
   async route(request: RouteRequest): Promise<Route> {
     const { tenant, needsHome } = request
     const { directory, copies, membership, node } = this.#options
-    if (membership.isFenced)
-      throw new PercolateError('NODE_ID_IN_USE', 'Another process took over the id of this node; it answers nothing.')
+    if (membership.isFenced) throw fenced()
     // The directory may show a tenant before its copy is here. How that ended for the request that makes it is not this one's matter.
     await this.#creations.get(tenant)?.catch(() => undefined)
     let placement = directory.placement(tenant)
     if (!placement || copies.state(tenant) === 'absent')
       placement = (await this.#lookUp(tenant, placement)) ?? placement
-    if (!placement) return this.#unknown(request)
+    if (!placement) {
+      this.#assertComplete()
+      // There is nothing: reads are empty, and a first write makes the tenant, here, when all of it has been looked at.
+      return { kind: 'local' }
+    }
     if (copies.isCurrent(tenant) && !needsHome) {
       this.#note(tenant, placement, request)
       return { kind: 'local' }
@@ -112,24 +122,46 @@ export class Router {
     }
   }
 
-  async #unknown(request: RouteRequest): Promise<Route> {
-    const { directory } = this.#options
-    if (!directory.isComplete)
+  #assertComplete(): void {
+    if (!this.#options.directory.isComplete)
       throw new PercolateError('PLACEMENT_UNKNOWN', 'The cluster directory is being rebuilt; retry in a moment.')
-    // The answer is empty.
-    if (!request.mayCreate) return { kind: 'local' }
-    const placement = await this.#created(request.tenant)
-    if (this.#options.copies.isCurrent(request.tenant)) return { kind: 'local' }
-    return this.#elsewhere(request, placement)
+  }
+
+  /** Whether a tenant of which there is no database here has nothing anywhere: its copy here is new, or the directory knows no such tenant. */
+  isNew(tenant: TenantId): boolean {
+    const { directory, copies } = this.#options
+    return copies.isCurrent(tenant) || (copies.state(tenant) === 'absent' && !directory.placement(tenant))
+  }
+
+  /** Enters a tenant into the directory that is about to be written for the first time; false when others hold it. Looks again at what {@link route} saw, which may be long ago. */
+  async enter(tenant: TenantId): Promise<boolean> {
+    const { directory, copies, membership } = this.#options
+    if (membership.isFenced) throw fenced()
+    // The directory may show a tenant before its copy is here.
+    await this.#creations.get(tenant)?.catch(() => undefined)
+    if (copies.isCurrent(tenant)) return true
+    if (directory.placement(tenant)) return false
+    this.#assertComplete()
+    await this.#created(tenant)
+    return copies.isCurrent(tenant)
   }
 
   /** One attempt at a time: first writes often come together. */
   #created(tenant: TenantId): Promise<Placement> {
     const standing = this.#creations.get(tenant)
     if (standing) return standing
-    const creation = this.#create(tenant).finally(() => this.#creations.delete(tenant))
+    const creation = this.#inTurn(() => this.#create(tenant)).finally(() => this.#creations.delete(tenant))
     this.#creations.set(tenant, creation)
     return creation
+  }
+
+  async #inTurn<T>(work: () => Promise<T>): Promise<T> {
+    const release = await this.#turns.acquire()
+    try {
+      return await work()
+    } finally {
+      release()
+    }
   }
 
   /** Enters a new tenant into the directory, with this node as its home if it is of the tier; others join as holders. */
@@ -255,6 +287,9 @@ export class Router {
 /** The home first, a draining node last. */
 const rank = (member: Member, placement: Placement): number =>
   (member.node === placement.home ? 2 : 0) + (member.state === 'ready' ? 1 : -2)
+
+const fenced = () =>
+  new PercolateError('NODE_ID_IN_USE', 'Another process took over the id of this node; it answers nothing.')
 
 const noHome = () =>
   new PercolateError('HOME_UNAVAILABLE', "The tenant's home cannot be reached now; plain writes and reads go on.")

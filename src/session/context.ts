@@ -1,12 +1,32 @@
+import type { TenantId } from '../base/ids.ts'
+import type { Time } from '../base/time.ts'
 import type { Durability, Replica } from '../replication/replica.ts'
 import type { TenantPool } from '../tenant/pool.ts'
+import { final, NotTaken } from './forward.ts'
+import type { Session } from './session.ts'
 
 /** What reads and writes of a session need of the node. */
 export interface SessionContext {
+  readonly time: Time
   readonly pool: TenantPool
   /** The node's part in a cluster; a node without a stream has none. */
   readonly replica: Replica | undefined
   /** Of writes that ask for none. */
   readonly durability: Durability
   readonly durabilityTimeoutMs: number
+  /** Throws when no tenant can be made here now, such as DISK_FULL. */
+  readonly admitTenant: () => void
+  /** A tenant that was made here a moment ago counts as active. */
+  readonly onTenant: (tenant: TenantId) => void
+}
+
+/**
+ * There is no database of the tenant on this node. That it has nothing follows only when this node's copy is current, or when the directory knows no such tenant; else its copy went after the gate
+ * was passed, and another node has to answer.
+ */
+export function assertNothingStands({ replica }: SessionContext, { tenant, outcome }: Session): void {
+  if (!replica || replica.router.isNew(tenant)) return
+  const error = new NotTaken('the copy of this node is not here any more')
+  // A session that has written is not answered by another node from its start.
+  throw outcome ? final(error) : error
 }

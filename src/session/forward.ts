@@ -26,6 +26,12 @@ export class NotTaken extends PercolateError {
   }
 }
 
+/** The same error, for a request that was taken in part by now: no other node may be asked for it from its start. */
+export const final = (error: unknown): unknown =>
+  error instanceof NotTaken
+    ? new PercolateError(error.code, error.message, { retryAfterS: error.retryAfterS ?? 1, cause: error.cause })
+    : error
+
 /** Asks one node after the other, until one takes the request. `attempt` throws {@link Refused} when it took nothing of it; whatever else it throws is the answer. NotTaken when all refused. */
 export async function askEach<T>(targets: readonly Member[], attempt: (target: Member) => Promise<T>): Promise<T> {
   let last: unknown

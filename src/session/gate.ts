@@ -28,23 +28,40 @@ export class Gate {
   }
 
   /**
-   * Answers a request: `here`, or by `forward` to the first of the targets that takes it (see `forward.ts`). When no node takes it, the directory is asked anew, once: a home that was handed over
-   * meanwhile may be here by now.
+   * Answers a request: `here`, or by `forward` to the first of the targets that takes it (see `forward.ts`). When nobody takes it, neither here nor there, the directory is asked anew, once: a home
+   * that was handed over meanwhile may be here by now, a copy that was here elsewhere.
    */
   async answer<T>(
     request: SessionRequest,
     here: () => Promise<T>,
     forward: (targets: readonly Member[]) => Promise<T>,
   ): Promise<T> {
-    for (let isAgain = false; ; isAgain = true) {
-      try {
-        const route = await this.pass(request)
-        return route.kind === 'local' ? await here() : await forward(route.targets)
-      } catch (error) {
-        if (isAgain || !(error instanceof NotTaken)) throw error
-        await this.#refresh(request.tenant)
-      }
+    try {
+      return await this.#answer(request, here, forward)
+    } catch (error) {
+      return this.answerAgain(request, error, here, forward)
     }
+  }
+
+  /** The second attempt of {@link answer}, for who makes the first itself; rethrows whatever else it failed for. */
+  async answerAgain<T>(
+    request: SessionRequest,
+    error: unknown,
+    here: () => Promise<T>,
+    forward: (targets: readonly Member[]) => Promise<T>,
+  ): Promise<T> {
+    if (!(error instanceof NotTaken)) throw error
+    await this.#refresh(request.tenant)
+    return this.#answer(request, here, forward)
+  }
+
+  async #answer<T>(
+    request: SessionRequest,
+    here: () => Promise<T>,
+    forward: (targets: readonly Member[]) => Promise<T>,
+  ): Promise<T> {
+    const route = await this.pass(request)
+    return route.kind === 'local' ? here() : forward(route.targets)
   }
 
   /** Looks at the tenant's place in the directory itself; what this node remembers of it may be old. */
@@ -56,7 +73,7 @@ export class Gate {
   async pass({ tenant, access, consistency, forwardedBy }: SessionRequest): Promise<Route> {
     const { replica, bookmarkWaitMs } = this.#options
     const { needsHome, bookmark } = consistency
-    const route = await replica.router.route({ tenant, mayCreate: access === 'write', needsHome, forwardedBy })
+    const route = await replica.router.route({ tenant, needsHome, forwardedBy })
     if (route.kind === 'forward' || access !== 'read' || !bookmark) return route
     const placement = replica.directory.placement(tenant)
     if (placement && placement.incarnation !== bookmark.incarnation)

@@ -3,28 +3,39 @@ import { type Clock, laterClock } from '../clock/hlc.ts'
 import { joinVectors, type VersionVector } from '../clock/vector.ts'
 import { durabilities } from '../replication/replica.ts'
 import type { Tenant } from '../tenant/tenant.ts'
-import type { WriteOptions } from '../tenant/writer.ts'
+import type { Plan, Planner, WriteOptions } from '../tenant/writer.ts'
 import { encodeBookmark, joinBookmarks } from './bookmark.ts'
-import type { SessionContext } from './context.ts'
+import { assertNothingStands, type SessionContext } from './context.ts'
+import { NotTaken } from './forward.ts'
 import type { Session } from './session.ts'
 
-/** What the writer of a session's commands is told beside them. */
-export type Commit = (options?: Omit<WriteOptions, 'asOf' | 'onCommitted'>) => WriteOptions
+/** What a session tells the writer beside its plan; `asOf` instead of its own. */
+export type Commit = Omit<WriteOptions, 'onCommitted'>
 
 /**
- * Writes, and answers when the session's durability is reached. DURABILITY_NOT_REACHED: not in time, and the write stands; HOME_UNAVAILABLE: this node was not the home from before the condition was
- * looked at until the answer.
+ * Plans and commits one command, and answers when the session's durability is reached. A tenant comes to be with its first write, when all that can be refused of it has been looked at: what is refused
+ * leaves nothing, on no disk and not in the directory. DURABILITY_NOT_REACHED: not in time, and the write stands; HOME_UNAVAILABLE: this node was not the home from before the condition was looked at
+ * until the answer.
  */
 export async function write<T>(
   context: SessionContext,
   session: Session,
-  work: (tenant: Tenant, commit: Commit) => Promise<T>,
+  plan: Planner<T>,
+  options: Commit = {},
 ): Promise<T> {
   session.throwIfEnded()
+  const commit = { asOf: session.asOf, ...options }
   const writing = new Writing(context, session)
-  return writing.finish(
-    await context.pool.use(session.tenant, tenant => work(tenant, writing.begin(tenant)), { create: true }),
-  )
+  const work = (tenant: Tenant) => tenant.write(plan, writing.begin(tenant, commit))
+  const { pool } = context
+  const standing = await pool.use(session.tenant, async tenant => ({ value: await work(tenant) }))
+  if (standing) return writing.finish(standing.value)
+  assertNothingStands(context, session)
+  const { ops, result } = await rehearse(context, plan, commit)
+  if (ops.length === 0) return result
+  session.throwIfEnded()
+  await enter(context, session)
+  return writing.finish(await pool.use(session.tenant, work, { create: true }))
 }
 
 /** As {@link write}; in a tenant that was never written it finds nothing, and makes nothing. */
@@ -32,15 +43,32 @@ export async function writeExisting<T>(
   context: SessionContext,
   session: Session,
   missing: PercolateError,
-  work: (tenant: Tenant, commit: Commit) => Promise<T>,
+  plan: Planner<T>,
+  options: Commit = {},
 ): Promise<T> {
   session.throwIfEnded()
+  const commit = { asOf: session.asOf, ...options }
   const writing = new Writing(context, session)
   const result = await context.pool.use(session.tenant, async tenant => ({
-    value: await work(tenant, writing.begin(tenant)),
+    value: await tenant.write(plan, writing.begin(tenant, commit)),
   }))
-  if (result === undefined) throw missing
-  return writing.finish(result.value)
+  if (result) return writing.finish(result.value)
+  assertNothingStands(context, session)
+  throw missing
+}
+
+/** What the command would do in a tenant that has nothing; throws what it is refused for. */
+async function rehearse<T>({ time }: SessionContext, plan: Planner<T>, { asOf }: Commit): Promise<Plan<T>> {
+  const clock: Clock = asOf ?? { wall: time.now(), counter: 0, origin: 'none' }
+  return plan({ clock, embedding: undefined, read: async () => undefined })
+}
+
+/** Makes the tenant known to the cluster, with a new copy here. */
+async function enter({ replica, admitTenant, onTenant }: SessionContext, { tenant }: Session): Promise<void> {
+  admitTenant()
+  if (replica && !(await replica.router.enter(tenant)))
+    throw new NotTaken('the tenant was made on another node at the same moment')
+  onTenant(tenant)
 }
 
 /** One write of a session: where it got to, whether its condition was decided by the home, how durable it is. */
@@ -58,8 +86,8 @@ class Writing {
     this.#session = session
   }
 
-  begin(tenant: Tenant): Commit {
-    const { tenant: id, consistency, asOf } = this.#session
+  begin(tenant: Tenant, commit: Commit): WriteOptions {
+    const { tenant: id, consistency } = this.#session
     if (consistency.needsHome) this.#epoch ??= this.#context.replica?.homes.assertHome(id)
     this.#incarnation = tenant.identity.incarnation
     const onCommitted = (position: VersionVector, clock: Clock, origin: string) => {
@@ -67,7 +95,7 @@ class Writing {
       this.#clock = laterClock(this.#clock, clock)
       this.#position = this.#position ? joinVectors(this.#position, position) : position
     }
-    return (options = {}) => ({ ...options, asOf, onCommitted })
+    return { ...commit, onCommitted }
   }
 
   async finish<T>(result: T): Promise<T> {

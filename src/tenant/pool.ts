@@ -123,6 +123,15 @@ export class TenantPool {
     return [...this.#slots.values()].flatMap(slot => slot.tenant ?? [])
   }
 
+  /** Whether the tenant has a database on this node. */
+  async has(id: TenantId): Promise<boolean> {
+    return this.isOpen(id) || (await this.#options.exists(id))
+  }
+
+  isOpen(id: TenantId): boolean {
+    return this.#slots.has(id)
+  }
+
   stats(): PoolStats {
     let leases = 0
     for (const slot of this.#slots.values()) leases += slot.leases

@@ -137,6 +137,109 @@ describe('a tenant in a cluster', () => {
   })
 })
 
+describe('a request that is refused', () => {
+  const known = () =>
+    [...cluster.nodes.values()].flatMap(({ replica }) => [
+      ...replica!.directory.placements().map(placement => placement.tenant as string),
+      ...replica!.copies.tenants(),
+    ])
+
+  it('leaves nothing of a tenant that nobody knows, over HTTP: not in the directory, no copy, no retries', async () => {
+    const bad: [method: string, path: string, body: unknown, headers?: Record<string, string>][] = [
+      ['POST', '/api/v1/resources', '{ not json'],
+      ['POST', '/api/v1/resources', {}],
+      ['POST', '/api/v1/resources', { resources: [{ content: 'fine' }, { content: 7 }] }],
+      ['POST', '/api/v1/resources', { content: '\ud800' }],
+      [
+        'POST',
+        '/api/v1/resources',
+        {
+          resources: [
+            { content: 'a', embedding: [1] },
+            { content: 'b', embedding: [1, 2] },
+          ],
+        },
+      ],
+      ['POST', '/api/v1/resources/embeddings', { embeddings: [{ id: 'x', embedding: ['y'] }] }],
+      ['PUT', '/api/v1/entities/e', { properties: 7 }],
+      ['PUT', '/api/v1/entities/e', { properties: { a: 1 } }, { 'if-match': '"x"' }],
+      ['PUT', '/api/v1/entities/e', { properties: { a: 1 } }, { 'x-percolate-as-of': 'yesterday' }],
+      ['POST', '/api/v1/moments', { content: 'x', time: 'yesterday' }],
+      ['POST', '/api/v1/sync', { entries: ['!'] }],
+      ['DELETE', '/api/v1/entities/e', undefined],
+      ['POST', '/api/v1/replication/late', { origin: 'x', sequence: 1, action: 'apply' }],
+    ]
+    const answers = await Promise.all(
+      bad.flatMap(([method, path, body, headers = {}], n) =>
+        [...cluster.nodes.values()].map(node =>
+          node.request(method, path, { tenant: `refused-${n}-${node.name}`, body, headers }),
+        ),
+      ),
+    )
+    for (const { status } of answers) expect([400, 403, 404, 412, 422]).toContain(status)
+    // Nothing to write is nothing to make a tenant for, either.
+    const nothing = await cluster.node('n1').request('POST', '/api/v1/resources/embeddings', {
+      tenant: 'refused-nothing',
+      body: { embeddings: [{ id: 'x', embedding: [1] }] },
+    })
+    expect([nothing.status, nothing.body]).toEqual([200, { ids: [] }])
+    // What was entered before this one is known by when this one is.
+    await put('n1', 'accepted', 'e', { a: 1 }, replicated)
+    await cluster.holders('accepted')
+    expect(known()).toContain('accepted')
+    expect(known().filter(tenant => tenant.startsWith('refused-'))).toEqual([])
+  })
+
+  it('leaves nothing over gRPC either; a stream makes its tenant with the first batch that is written', async () => {
+    const call = (tenant: string, method: string, request: object) =>
+      new Promise<number>(resolve => {
+        const { client, metadata } = grpcClient(`127.0.0.1:${cluster.node('n2').grpcPort}`, tenant)
+        client[method]!(request, metadata, (error: { code: number } | null) => {
+          client.close()
+          resolve(error?.code ?? 0)
+        })
+      })
+    const codes = await Promise.all([
+      call('refused-g1', 'PutResources', { resources: [] }),
+      call('refused-g2', 'PutEntities', { entities: [{ id: '' }] }),
+      call('refused-g3', 'PutEntities', { entities: [{ id: 'e' }], if_match: '"x"' }),
+      call('refused-g4', 'AppendMoments', { moments: [{ content: 'x', time: 'yesterday' }] }),
+      call('refused-g5', 'DeleteEntity', { id: 'e' }),
+    ])
+    for (const code of codes) expect(code).not.toBe(0)
+    const { client, metadata } = grpcClient(`127.0.0.1:${cluster.node('n2').grpcPort}`, 'refused-stream')
+    await new Promise<void>(resolve => {
+      const stream = client.WriteResources!(metadata, (error: Error | null) => {
+        expect(error).not.toBeNull()
+        resolve()
+      })
+      stream.write({ content: 'fine', ordinal: -1 })
+      stream.end()
+    })
+    const empty = await new Promise(resolve => {
+      const stream = client.WriteResources!(metadata, (_: Error | null, answer: object) => resolve(answer))
+      stream.end()
+    })
+    expect(empty).toMatchObject({ written: 0 })
+    client.close()
+    await put('n2', 'accepted-too', 'e', { a: 1 }, replicated)
+    await cluster.holders('accepted-too')
+    expect(known().filter(tenant => tenant.startsWith('refused-'))).toEqual([])
+  })
+
+  it('is no first write: those that come together on every node make one tenant', async () => {
+    for (let n = 0; n < 5; n++) {
+      const tenant = `together-${n}`
+      const answers = await Promise.all(
+        ['n1', 'n2', 'n3', 'n1', 'n2', 'n3'].map((node, m) => put(node, tenant, `e${m}`, { m })),
+      )
+      expect(answers.map(({ status }) => status)).toEqual(Array(6).fill(200))
+      const { body } = await cluster.node('n3').request('GET', '/api/v1/entities', { tenant })
+      expect(body.results).toHaveLength(6)
+    }
+  })
+})
+
 describe('who claims to be of the cluster', () => {
   it('has to prove it: forged forward headers and sync entries are refused', async () => {
     const forged = await get('n1', 'acme', 'ada', { 'x-percolate-peer': `n2:${'0'.repeat(64)}` })

@@ -320,7 +320,15 @@ export class SimProcess {
       snapshots: undefined,
     })
     const { pool, replica } = this
-    this.#context = { pool, replica, durability: 'local', durabilityTimeoutMs: DURABILITY_TIMEOUT_MS }
+    this.#context = {
+      time,
+      pool,
+      replica,
+      durability: 'local',
+      durabilityTimeoutMs: DURABILITY_TIMEOUT_MS,
+      admitTenant: () => replica.membership.admitWrite(),
+      onTenant: () => {},
+    }
     this.#gate = new Gate({ replica, auth: new PeerAuth(undefined, node.id), bookmarkWaitMs: BOOKMARK_WAIT_MS })
   }
 
@@ -372,14 +380,12 @@ export class SimProcess {
 
   async #write(session: Session, { ref, ifVersion }: SimRequest, plan: NonNullable<SimRequest['write']>) {
     try {
-      await write(this.#context, session, (open, commit) =>
-        open.write(async context => {
-          const record = await context.read(ref)
-          if (ifVersion !== undefined && versionOf(record) !== ifVersion)
-            throw new PercolateError('PRECONDITION_FAILED', 'changed')
-          return { ops: plan(record, context.clock), result: undefined }
-        }, commit()),
-      )
+      await write(this.#context, session, async context => {
+        const record = await context.read(ref)
+        if (ifVersion !== undefined && versionOf(record) !== ifVersion)
+          throw new PercolateError('PRECONDITION_FAILED', 'changed')
+        return { ops: plan(record, context.clock), result: undefined }
+      })
     } catch (error) {
       // It says that the write stands, and how far it got.
       if (!(error instanceof PercolateError) || error.code !== 'DURABILITY_NOT_REACHED') throw error

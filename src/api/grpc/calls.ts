@@ -16,6 +16,7 @@ import type { Time } from '../../base/time.ts'
 import { formatClock } from '../../clock/hlc.ts'
 import { PEER_HEADER } from '../../replication/auth.ts'
 import { encodeBookmark } from '../../session/bookmark.ts'
+import { final } from '../../session/forward.ts'
 import type { Gate } from '../../session/gate.ts'
 import { type Access, parseRequest } from '../../session/request.ts'
 import { type Ending, Session } from '../../session/session.ts'
@@ -65,10 +66,16 @@ export function serverStream(context: CallContext, name: string, handler: Stream
   return (call: ServerWritableStream<Message, Message>) => {
     const observe = timer(context, name)
     const send = async (session: Session, messages: AsyncIterable<Message>) => {
-      for await (const message of messages) {
-        if (session.signal.aborted) return
-        // A slow reader holds us back; a cancelled one does not.
-        if (!call.write(message)) await drained(call, session.signal)
+      let hasSent = false
+      try {
+        for await (const message of messages) {
+          if (session.signal.aborted) return
+          hasSent = true
+          // A slow reader holds us back; a cancelled one does not.
+          if (!call.write(message)) await drained(call, session.signal)
+        }
+      } catch (error) {
+        throw hasSent ? final(error) : error
       }
     }
     begin(context, call, 'read', {
@@ -103,7 +110,10 @@ export function clientStream(context: CallContext, name: string, handler: Client
     const requests = call as AsyncIterable<Message>
     begin(context, call, 'write', {
       here: async session => {
-        const answer = await handler(session, requests)
+        // What was read of the client's stream cannot be read again.
+        const answer = await handler(session, requests).catch(error => {
+          throw final(error)
+        })
         return { answer, trailer: trailerOf(session) }
       },
       forward: forward => forward.clientStream(name, call, requests),

@@ -110,6 +110,27 @@ export function addTenantHook(scope: FastifyInstance, options: TenantHookOptions
     options.onTenant(session.tenant)
     if (waiting.delete(request.raw)) reply.raw.writeContinue()
   })
+  const { gate, forwarder } = options
+  if (gate && forwarder) {
+    scope.addHook('onRoute', route => {
+      const { handler } = route
+      if (route.config?.isLocal) return
+      // The copy may have gone, or the tenant have been made elsewhere, while the body was read: what was read of it goes to who answers now.
+      route.handler = async function (request, reply) {
+        const { call } = request
+        const here = async (): Promise<unknown> => handler.call(this, request, reply)
+        try {
+          return await here()
+        } catch (error) {
+          return gate.answerAgain(call, error, here, async targets => {
+            const body = request.body === undefined ? undefined : Buffer.from(JSON.stringify(request.body))
+            await forwarder.forward(request, reply, call.tenant, gate.node, targets, body)
+            return reply
+          })
+        }
+      }
+    })
+  }
   scope.addHook('onSend', async (request, reply) => {
     const { outcome } = request.call ?? {}
     if (!outcome) return

@@ -30,20 +30,28 @@ export class HttpForwarder {
     this.#agent.destroy()
   }
 
+  /** `body`: the request's, when it has been read by now. */
   async forward(
     request: FastifyRequest,
     reply: FastifyReply,
     tenant: TenantId,
     entryNode: string,
     targets: readonly Member[],
+    body?: Buffer,
   ): Promise<void> {
     await askEach(targets, async target => {
-      await this.#answer(reply, await this.#ask(request, reply, tenant, target), entryNode)
+      await this.#answer(reply, await this.#ask(request, reply, tenant, target, body), entryNode)
     })
   }
 
   /** The answer of one node; `Refused` when it took nothing, so that another can be asked. */
-  #ask(request: FastifyRequest, reply: FastifyReply, tenant: TenantId, target: Member): Promise<IncomingMessage> {
+  #ask(
+    request: FastifyRequest,
+    reply: FastifyReply,
+    tenant: TenantId,
+    target: Member,
+    body: Buffer | undefined,
+  ): Promise<IncomingMessage> {
     const { method, url, headers } = request.raw
     const hasBody =
       headers['content-length'] !== undefined
@@ -63,6 +71,7 @@ export class HttpForwarder {
           'x-request-id': request.id,
           [PEER_HEADER]: this.#auth.token(target.node, tenant),
           ...(hasBody ? { expect: '100-continue' } : {}),
+          ...(body ? { 'content-length': body.length } : {}),
         },
       })
       const confirm = setTimeout(() => outgoing.destroy(new Error('not confirmed')), CONFIRM_MS_MAX)
@@ -74,7 +83,8 @@ export class HttpForwarder {
       outgoing.once('continue', () => {
         isSent = true
         clearTimeout(confirm)
-        request.raw.pipe(outgoing)
+        if (body) outgoing.end(body)
+        else request.raw.pipe(outgoing)
       })
       if (!hasBody) {
         outgoing.end()

@@ -28,21 +28,21 @@ export class EntityOperations {
   async put(call: Session, inputs: readonly EntityInput[], ifMatch?: string): Promise<{ ids: string[] }> {
     const commands = inputs.map((input, n) => toCommand(input, inputs.length === 1 ? '' : `entities[${n}].`))
     const edges = commands.reduce((sum, command) => sum + (command.edges?.length ?? 0), 0)
-    return write(this.#context, call, (tenant, commit) =>
-      tenant.write(
-        async context => {
-          if (ifMatch !== undefined) {
-            const id = commands[0]!.id
-            const record = await context.read({ kind: 'entity', key: [id] })
-            checkIfMatch(entityView(id, record) && record, ifMatch)
-          }
-          return {
-            ops: commands.flatMap(command => planEntity(command, context.clock)),
-            result: { ids: commands.map(({ id }) => id) },
-          }
-        },
-        commit({ weight: commands.length + edges, touches: commands.flatMap(touchedBy) }),
-      ),
+    return write(
+      this.#context,
+      call,
+      async context => {
+        if (ifMatch !== undefined) {
+          const id = commands[0]!.id
+          const record = await context.read({ kind: 'entity', key: [id] })
+          checkIfMatch(entityView(id, record) && record, ifMatch)
+        }
+        return {
+          ops: commands.flatMap(command => planEntity(command, context.clock)),
+          result: { ids: commands.map(({ id }) => id) },
+        }
+      },
+      { weight: commands.length + edges, touches: commands.flatMap(touchedBy) },
     )
   }
 
@@ -64,14 +64,12 @@ export class EntityOperations {
   }
 
   async delete(call: Session, id: string, ifMatch?: string): Promise<void> {
-    await writeExisting(this.#context, call, notFound('entity', id), (tenant, commit) =>
-      tenant.write(async context => {
-        const record = await context.read({ kind: 'entity', key: [id] })
-        if (!entityView(id, record)) throw notFound('entity', id)
-        checkIfMatch(record!, ifMatch)
-        return { ops: [planDelete('entity', id, context.clock)], result: undefined }
-      }, commit()),
-    )
+    await writeExisting(this.#context, call, notFound('entity', id), async context => {
+      const record = await context.read({ kind: 'entity', key: [id] })
+      if (!entityView(id, record)) throw notFound('entity', id)
+      checkIfMatch(record!, ifMatch)
+      return { ops: [planDelete('entity', id, context.clock)], result: undefined }
+    })
   }
 
   /** By name (exact, prefix, fuzzy) when there is one, else a list by id. */

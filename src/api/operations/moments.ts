@@ -24,14 +24,14 @@ export class MomentOperations {
   async append(call: Session, inputs: readonly MomentInput[]): Promise<{ ids: string[] }> {
     const nowMs = call.asOf?.wall ?? this.#context.time.now()
     const commands = inputs.map((input, n) => toCommand(input, inputs.length === 1 ? '' : `moments[${n}].`, nowMs))
-    return write(this.#context, call, (tenant, commit) =>
-      tenant.write(
-        context => {
-          const ops = commands.map(command => planMoment(command, context.clock))
-          return { ops, result: { ids: ops.map(op => op.key[0]!) } }
-        },
-        commit({ weight: commands.length }),
-      ),
+    return write(
+      this.#context,
+      call,
+      context => {
+        const ops = commands.map(command => planMoment(command, context.clock))
+        return { ops, result: { ids: ops.map(op => op.key[0]!) } }
+      },
+      { weight: commands.length },
     )
   }
 
@@ -52,14 +52,12 @@ export class MomentOperations {
   }
 
   async delete(call: Session, id: string, ifMatch?: string): Promise<void> {
-    await writeExisting(this.#context, call, notFound('moment', id), (tenant, commit) =>
-      tenant.write(async context => {
-        const record = await context.read({ kind: 'moment', key: [id] })
-        if (!momentView(id, record)) throw notFound('moment', id)
-        checkIfMatch(record!, ifMatch)
-        return { ops: [planDelete('moment', id, context.clock)], result: undefined }
-      }, commit()),
-    )
+    await writeExisting(this.#context, call, notFound('moment', id), async context => {
+      const record = await context.read({ kind: 'moment', key: [id] })
+      if (!momentView(id, record)) throw notFound('moment', id)
+      checkIfMatch(record!, ifMatch)
+      return { ops: [planDelete('moment', id, context.clock)], result: undefined }
+    })
   }
 
   /** The feed, newest first. */

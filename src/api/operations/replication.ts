@@ -143,14 +143,14 @@ export class ReplicationOperations {
     const found = (await this.#lateOf(call)).get(`${origin} ${sequence}`)
     if (!found) throw notFound('late write', `${origin}/${sequence}`)
     if (action === 'apply') {
-      await write(this.#context, call, (tenant, commit) =>
-        tenant.write(
-          ({ clock }) => {
-            const ops: Op[] = found.entry.ops.map(op => ({ ...op, clock }))
-            return { ops, result: undefined }
-          },
-          commit({ weight: found.entry.ops.length }),
-        ),
+      await write(
+        this.#context,
+        call,
+        ({ clock }) => {
+          const ops: Op[] = found.entry.ops.map(op => ({ ...op, clock }))
+          return { ops, result: undefined }
+        },
+        { weight: found.entry.ops.length },
       )
     }
     for (const node of found.nodes) await this.#handlers(replica, node).dismissLate(call.tenant, origin, sequence)

@@ -51,9 +51,19 @@ export class ResourceOperations {
     const commands = inputs.map((input, n) =>
       toCommand(input, inputs.length === 1 ? '' : `resources[${n}].`, this.#context.embedder.model),
     )
-    return write(this.#context, call, async (tenant, commit) => {
-      const embedded = await this.#embed(call, tenant, commands)
-      const result = await tenant.write(
+    const spec = await read(
+      this.#context,
+      call,
+      async tenant => tenant.embedding,
+      () => undefined,
+    )
+    // No lease is held meanwhile: a provider may take long. The tenant's vectors may have got another model since; the plan looks again.
+    const embedded = await this.#embed(call, spec, commands)
+    const pending = embedded.filter(command => !command.embedding).length
+    try {
+      const ids = await write(
+        this.#context,
+        call,
         context => {
           embedded.forEach((command, n) => {
             if (command.embedding)
@@ -66,15 +76,16 @@ export class ResourceOperations {
           const ops = embedded.map(command => planResource(command, context.clock))
           return { ops, result: ops.map(op => op.key[0]!) }
         },
-        commit({
+        {
           weight: embedded.length,
           touches: embedded.map(command => ({ kind: 'resource', key: [resourceId(command)] })),
-        }),
+        },
       )
-      const pending = embedded.filter(command => !command.embedding).length
-      if (pending > 0) this.#context.onPending(call.tenant)
-      return pending > 0 ? { ids: result, pending } : { ids: result }
-    })
+      return pending > 0 ? { ids, pending } : { ids }
+    } finally {
+      // Also when it stands without being as durable as was asked for.
+      if (pending > 0 && call.outcome) this.#context.onPending(call.tenant)
+    }
   }
 
   /** Adds vectors to resources that exist; the others are passed over. */
@@ -84,19 +95,19 @@ export class ResourceOperations {
       model: embedding_model ?? this.#context.embedder.model,
       vector: checkEmbedding(embedding, `embeddings[${n}].embedding`),
     }))
-    return write(this.#context, call, (tenant, commit) =>
-      tenant.write(
-        async context => {
-          const ops = []
-          for (const [n, { id, model, vector }] of vectors.entries()) {
-            checkSpec(context.embedding ?? vectors[0], { model, vector }, `embeddings[${n}].embedding`)
-            if (resourceView(id, await context.read({ kind: 'resource', key: [id] })))
-              ops.push(planEmbedding(id, model, vector, context.clock))
-          }
-          return { ops, result: { ids: ops.map(op => op.key[0]!) } }
-        },
-        { ...commit({ weight: vectors.length }), asOf: undefined },
-      ),
+    return write(
+      this.#context,
+      call,
+      async context => {
+        const ops = []
+        for (const [n, { id, model, vector }] of vectors.entries()) {
+          checkSpec(context.embedding ?? vectors[0], { model, vector }, `embeddings[${n}].embedding`)
+          if (resourceView(id, await context.read({ kind: 'resource', key: [id] })))
+            ops.push(planEmbedding(id, model, vector, context.clock))
+        }
+        return { ops, result: { ids: ops.map(op => op.key[0]!) } }
+      },
+      { weight: vectors.length, asOf: undefined },
     )
   }
 
@@ -133,14 +144,12 @@ export class ResourceOperations {
   }
 
   async delete(call: Session, id: string, ifMatch?: string): Promise<void> {
-    await writeExisting(this.#context, call, notFound('resource', id), (tenant, commit) =>
-      tenant.write(async context => {
-        const record = await context.read({ kind: 'resource', key: [id] })
-        if (!resourceView(id, record)) throw notFound('resource', id)
-        checkIfMatch(record!, ifMatch)
-        return { ops: [planDelete('resource', id, context.clock)], result: undefined }
-      }, commit()),
-    )
+    await writeExisting(this.#context, call, notFound('resource', id), async context => {
+      const record = await context.read({ kind: 'resource', key: [id] })
+      if (!resourceView(id, record)) throw notFound('resource', id)
+      checkIfMatch(record!, ifMatch)
+      return { ops: [planDelete('resource', id, context.clock)], result: undefined }
+    })
   }
 
   /** Search when there is a query, list when there is none. */
@@ -266,14 +275,18 @@ export class ResourceOperations {
   }
 
   /** Fills in embeddings where there are none. When the provider is down they stay out: stored is better than refused. */
-  async #embed(call: Session, tenant: Tenant, commands: readonly ResourceCommand[]): Promise<ResourceCommand[]> {
+  async #embed(
+    call: Session,
+    spec: EmbeddingSpec | undefined,
+    commands: readonly ResourceCommand[],
+  ): Promise<ResourceCommand[]> {
     const { embedder, time, logger } = this.#context
     const missing = commands.filter(command => !command.embedding)
     if (missing.length === 0) return [...commands]
-    if (tenant.embedding && tenant.embedding.model !== embedder.model) {
+    if (spec && spec.model !== embedder.model) {
       throw new PercolateError(
         'EMBEDDING_MODEL_MISMATCH',
-        `This tenant's vectors come from "${tenant.embedding.model}" and the configured model is "${embedder.model}": send an embedding with embedding_model "${tenant.embedding.model}", or configure that model again.`,
+        `This tenant's vectors come from "${spec.model}" and the configured model is "${embedder.model}": send an embedding with embedding_model "${spec.model}", or configure that model again.`,
         { field: 'embedding' },
       )
     }

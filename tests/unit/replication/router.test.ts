@@ -8,33 +8,31 @@ import { type RouteRequest, Router, type RouterOptions } from '../../../src/repl
 /** A node alone, whose directory shows a new tenant some time before it answers who entered it. */
 function lonelyNode(delayMs: number) {
   const node = { isAway: false, creations: 0 }
-  let placement: Placement | undefined
-  let isCurrent = false
+  const placements = new Map<TenantId, Placement>()
+  const current = new Set<TenantId>()
   const directory = {
     isComplete: true,
     isWatching: true,
     members: () => [],
     member: () => undefined,
     isLive: () => true,
-    placement: () => placement,
-    fetch: async () => placement,
+    placement: (id: TenantId) => placements.get(id),
+    fetch: async (id: TenantId) => placements.get(id),
     create: async (wanted: Placement) => {
       node.creations++
       if (node.isAway) throw new Error('the directory is away')
-      placement = wanted
+      placements.set(wanted.tenant, wanted)
       await systemTime.sleep(delayMs)
       return wanted
     },
   }
   const copies = {
-    isCurrent: () => isCurrent,
-    state: () => (isCurrent ? 'current' : 'absent'),
+    isCurrent: (id: TenantId) => current.has(id),
+    state: (id: TenantId) => (current.has(id) ? 'current' : 'absent'),
     reason: () => 'this node has no copy',
-    whenCurrent: async () => isCurrent,
+    whenCurrent: async (id: TenantId) => current.has(id),
     creating: <T>(_: TenantId, work: () => Promise<T>) => work(),
-    created: () => {
-      isCurrent = true
-    },
+    created: (id: TenantId) => void current.add(id),
   }
   const router = new Router({
     node: 'n1',
@@ -50,36 +48,44 @@ function lonelyNode(delayMs: number) {
   return { router, node }
 }
 
-const request = (mayCreate: boolean): RouteRequest => ({
-  tenant: 'new' as TenantId,
-  mayCreate,
-  needsHome: false,
-  forwardedBy: undefined,
-})
+const request: RouteRequest = { tenant: 'new' as TenantId, needsHome: false, forwardedBy: undefined }
+const tenant = request.tenant
 
-describe('the first requests of a tenant', () => {
-  it('wait for the one that makes it, also when the directory shows it first', async () => {
+describe('a tenant that nobody has written', () => {
+  it('is answered for by the node that is asked, which makes nothing', async () => {
+    const { router, node } = lonelyNode(0)
+    expect(await router.route(request)).toEqual({ kind: 'local' })
+    expect(router.isNew(tenant)).toBe(true)
+    expect(node.creations).toBe(0)
+  })
+
+  it('is entered once by first writes that come together; requests wait for that, also when the directory shows it first', async () => {
     const { router, node } = lonelyNode(20)
-    const first = router.route(request(true))
+    const entered = [router.enter(tenant), router.enter(tenant)]
     await systemTime.sleep(5)
-    const routes = await Promise.all([first, router.route(request(true)), router.route(request(false))])
-    expect(routes).toEqual(Array(3).fill({ kind: 'local' }))
+    expect(await router.route(request)).toEqual({ kind: 'local' })
+    expect(await Promise.all(entered)).toEqual([true, true])
+    expect(await router.enter(tenant)).toBe(true)
     expect(node.creations).toBe(1)
   })
 
-  it('make it once when they come together', async () => {
-    const { router, node } = lonelyNode(5)
-    const routes = await Promise.all([router.route(request(true)), router.route(request(true))])
-    expect(routes).toEqual(Array(2).fill({ kind: 'local' }))
-    expect(node.creations).toBe(1)
-  })
-
-  it('make it anew when that failed', async () => {
+  it('is entered anew when that failed', async () => {
     const { router, node } = lonelyNode(0)
     node.isAway = true
-    await expect(router.route(request(true))).rejects.toThrow('away')
+    await expect(router.enter(tenant)).rejects.toThrow('away')
     node.isAway = false
-    expect(await router.route(request(true))).toEqual({ kind: 'local' })
+    expect(await router.enter(tenant)).toBe(true)
     expect(node.creations).toBe(2)
+  })
+
+  it('waits its turn when very many are entered at once', async () => {
+    const { router, node } = lonelyNode(1)
+    const entered = Array.from({ length: 2000 }, (_, n) => router.enter(`t${n}` as TenantId))
+    const settled = await Promise.allSettled(entered)
+    const refused = settled.filter(({ status }) => status === 'rejected')
+    expect(refused.length).toBe(2000 - node.creations)
+    expect(node.creations).toBeGreaterThan(1000)
+    expect(node.creations).toBeLessThan(1100)
+    expect(refused[0]).toMatchObject({ reason: { code: 'TOO_BUSY' } })
   })
 })
