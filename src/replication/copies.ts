@@ -412,9 +412,9 @@ export class Copies {
     }
     await this.#reconciler.checkRollback(tenant, before)
     let hasRead = true
-    let isWhole = false
     try {
-      isWhole = await follower.catchUp(tenant)
+      if (!(await follower.readToEnd(tenant)))
+        throw new PercolateError('TENANT_UNAVAILABLE', 'The stream has not been read to its end yet.')
     } catch (error) {
       hasRead = false
       const others = activeHolders(placement).filter(holder => holder.node !== node)
@@ -445,12 +445,7 @@ export class Copies {
         'TENANT_UNAVAILABLE',
         'Writes from before the garbage collection floor are missing, and no other holder can be reached for them.',
       )
-    if (
-      hasRead &&
-      !isWhole &&
-      this.#options.applier.hasHole(tenant) &&
-      !(await this.#holes.giveUp(tenant, placement, after))
-    )
+    if (hasRead && this.#options.applier.hasHole(tenant) && !(await this.#holes.giveUp(tenant, placement, after)))
       throw new PercolateError(
         'TENANT_UNAVAILABLE',
         'Entries are missing, and no other holder can be reached for them.',

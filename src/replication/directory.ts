@@ -45,12 +45,21 @@ interface ClusterRecord {
 
 interface SeenMember {
   readonly member: Member
+  readonly revision: number
   /** By our monotonic clock, when the record last changed under our eyes. */
   readonly seenAtMs: number
 }
 
+/** A placement as the bucket had it. */
+export interface StandingPlacement {
+  readonly placement: Placement
+  readonly revision: number
+}
+
 const UPDATE_ATTEMPTS_MAX = 10
 const LOOK_MS = 2000
+/** A watch that does not tell of our own write for this long is deaf, and is opened anew. */
+const DEAF_MS = 1500
 
 /**
  * Members and placements, as the cluster's bucket has them: watched, cached in memory and on disk. The bucket is soft: a node that finds it empty or older than
@@ -73,9 +82,18 @@ export class Directory {
   /** When anything was heard from the bucket last, and when that came after a silence, by our monotonic clock. */
   #heardAtMs = Number.NEGATIVE_INFINITY
   #resumedAtMs = Number.NEGATIVE_INFINITY
+  /** Our last write, which the watch should tell of. */
+  #wrote: { readonly revision: number; readonly atMs: number } | undefined
+  #heardRevision = 0
+  /** Counts the lives of the bucket that this process has seen. */
+  #life = 0
+  /** The bucket was there long before this process came. */
+  #isOld = false
   #running: Promise<unknown>[] = []
   /** Placements put back because the bucket had none, or an older one. */
   restored = 0
+  /** Watches that were found deaf. */
+  deafWatches = 0
 
   constructor(options: DirectoryOptions) {
     this.#options = options
@@ -85,7 +103,8 @@ export class Directory {
   async start(): Promise<void> {
     const { placements, members } = await this.#options.store.load()
     for (const placement of placements) this.#placements.set(placement.tenant, placement)
-    for (const member of members) this.#members.set(member.node, { member, seenAtMs: Number.NEGATIVE_INFINITY })
+    for (const member of members)
+      this.#members.set(member.node, { member, revision: 0, seenAtMs: Number.NEGATIVE_INFINITY })
     this.#running = [this.#follow(), this.#lookOut()]
   }
 
@@ -149,6 +168,24 @@ export class Directory {
     return seen !== undefined && this.#heardAtMs - Math.max(seen.seenAtMs, this.#resumedAtMs) < this.#options.leaseMs
   }
 
+  /**
+   * Names the life of the bucket, when it is the one that this node follows, and was there a lease ago; asks the bucket itself. Undefined: leases from before the bucket was lost or put back may still
+   * be running, and nothing may be concluded from what it says about them.
+   */
+  async settledLife(): Promise<number | undefined> {
+    const { time, leaseMs } = this.#options
+    const found = await (await this.#open()).get(subjects.clusterKey)
+    const record = found && (JSON.parse(found.value.toString()) as ClusterRecord)
+    if (!record || record.id !== this.#cluster?.id || record.generation !== this.#cluster.generation) return undefined
+    return this.#isOld || time.monotonic() - this.#clusterSeenAtMs >= leaseMs ? this.#life : undefined
+  }
+
+  /** When the watch told of the record that it told of last; a hint. */
+  sighting(node: string): { readonly revision: number; readonly atMs: number } | undefined {
+    const seen = this.#members.get(node)
+    return seen && seen.revision > 0 ? { revision: seen.revision, atMs: seen.seenAtMs } : undefined
+  }
+
   #hear(): void {
     const now = this.#options.time.monotonic()
     if (now - this.#heardAtMs > this.#options.leaseMs / 2) this.#resumedAtMs = now
@@ -176,6 +213,28 @@ export class Directory {
     const placement = decodePlacement(record.value)
     this.#take(placement)
     return placement
+  }
+
+  /** As {@link fetch}, with what {@link replace} needs. */
+  async read(tenant: TenantId): Promise<StandingPlacement | undefined> {
+    const record = await (await this.#open()).get(subjects.tenantKey(tenant))
+    if (!record) return undefined
+    const placement = decodePlacement(record.value)
+    this.#take(placement)
+    return { placement, revision: record.revision }
+  }
+
+  /** Writes `wanted` if the placement still stands as it was read; undefined when it does not. */
+  async replace({ placement, revision }: StandingPlacement, wanted: Placement): Promise<Placement | undefined> {
+    const next = { ...wanted, version: placement.version + 1, changedAtMs: this.#options.time.now() }
+    const written = await (await this.#open()).update(
+      subjects.tenantKey(placement.tenant),
+      encodePlacement(next),
+      revision,
+    )
+    if (written === undefined) return undefined
+    this.#take(next)
+    return next
   }
 
   /** Makes the placement unless there is one; returns the one that stands. */
@@ -221,16 +280,21 @@ export class Directory {
   /** Writes this node's record if it is still the one written before (`revision`; 0: none). Undefined when somebody else wrote it. */
   async writeMember(member: Member, revision: number): Promise<number | undefined> {
     const bucket = await this.#open()
-    return bucket.update(subjects.memberKey(member.node), encodeMember(member), revision)
+    const written = await bucket.update(subjects.memberKey(member.node), encodeMember(member), revision)
+    if (written !== undefined) this.wrote(written)
+    return written
+  }
+
+  /** Our own write to the bucket, of which the watch will tell unless it is deaf. */
+  wrote(revision: number): void {
+    // Only the first that was not told of is waited for.
+    if (this.#wrote && this.#wrote.revision > this.#heardRevision) return
+    this.#wrote = { revision, atMs: this.#options.time.monotonic() }
   }
 
   async readMember(node: string): Promise<{ member: Member; revision: number; writtenAtMs: number } | undefined> {
     const record = await (await this.#open()).get(subjects.memberKey(node))
     return record && { member: decodeMember(record.value), revision: record.revision, writtenAtMs: record.writtenAtMs }
-  }
-
-  async deleteMember(node: string): Promise<void> {
-    await (await this.#open()).delete(subjects.memberKey(node))
   }
 
   async bucket(): Promise<KvBucket> {
@@ -254,6 +318,7 @@ export class Directory {
         this.#watch = new AbortController()
         const bucket = await this.#open()
         await this.#ensureCluster(bucket)
+        this.#wrote = undefined
         const seen = new Set<string>()
         let isInitial = true
         for await (const update of bucket.watch(this.#watch.signal)) {
@@ -263,6 +328,7 @@ export class Directory {
             await this.#putBack(bucket, seen)
           } else {
             this.#hear()
+            this.#heardRevision = update.revision
             if (isInitial) seen.add(update.key)
             await this.#apply(bucket, update)
           }
@@ -275,13 +341,29 @@ export class Directory {
     }
   }
 
-  /** A watch does not tell that its bucket was lost or put back: this looks. */
+  /** Whether the watch has told of nothing since a write of our own: it may say that it is connected, and stay silent for long. */
+  get #isDeaf(): boolean {
+    const wrote = this.#wrote
+    return (
+      wrote !== undefined &&
+      wrote.revision > this.#heardRevision &&
+      this.#options.time.monotonic() - wrote.atMs > DEAF_MS
+    )
+  }
+
+  /** A watch does not tell that its bucket was lost or put back, nor that it is deaf: this looks. */
   async #lookOut(): Promise<void> {
     const { time, logger } = this.#options
     const { signal } = this.#stop
     while (!signal.aborted) {
       await time.sleep(LOOK_MS, { signal, ref: false }).catch(() => {})
       if (signal.aborted || !this.#isWatching) continue
+      if (this.#isDeaf) {
+        this.deafWatches++
+        logger.warn('the watch of the cluster directory tells nothing of what is written; it is opened anew')
+        this.#watch.abort()
+        continue
+      }
       try {
         const bucket = await this.#open()
         const found = await bucket.get(subjects.clusterKey)
@@ -337,11 +419,14 @@ export class Directory {
 
   #takeCluster(record: ClusterRecord): void {
     if (this.#cluster && this.#cluster.generation === record.generation && this.#cluster.id === record.id) return
+    const isFirst = this.#cluster === undefined
     this.#cluster = record
+    this.#life++
     const { time, leaseMs, heartbeatMs } = this.#options
     this.#clusterSeenAtMs = time.monotonic()
     // A cluster that is new may be one that lost its directory: whoever knows better says so within two heartbeats.
     const isOld = record.generation === 1 && time.now() - record.madeAtMs > 2 * leaseMs
+    this.#isOld = isFirst && time.now() - record.madeAtMs > 2 * leaseMs
     this.#graceMs = isOld ? 0 : record.generation === 1 ? 2 * heartbeatMs : leaseMs
   }
 
@@ -351,10 +436,9 @@ export class Directory {
     for (const placement of this.#placements.values()) {
       const key = subjects.tenantKey(placement.tenant)
       if (seen.has(key)) continue
-      // A home of before may not know that it is none any more; a later epoch makes it ask.
+      // The home of before must claim it anew, and is named, so that whoever takes its place waits until its lease is over.
       const restored: Placement = {
         ...placement,
-        home: undefined,
         epoch: placement.epoch + 1,
         version: placement.version + 1,
       }
@@ -369,11 +453,11 @@ export class Directory {
     if ((this.#revisions.get(key) ?? 0) === revision) return
     this.#revisions.set(key, revision)
     if (key.startsWith('node.')) {
-      if (!value) this.#members.delete(key.slice('node.'.length))
+      const member = value && decodeMember(value)
+      if (!member || member.ended) this.#members.delete(key.slice('node.'.length))
       else {
-        const member = decodeMember(value)
         const known = this.#members.get(member.node)?.member
-        this.#members.set(member.node, { member, seenAtMs: this.#options.time.monotonic() })
+        this.#members.set(member.node, { member, revision, seenAtMs: this.#options.time.monotonic() })
         if (known?.session !== member.session || known.state !== member.state)
           await this.#options.store.saveMember(member)
       }
@@ -387,7 +471,7 @@ export class Directory {
     }
   }
 
-  /** The bucket has an older record than this node saw: it was put back from a backup. Nobody is dropped on its word, and the home is chosen anew. */
+  /** The bucket has an older record than this node saw: it was put back from a backup. Nobody is dropped on its word, and the home has to claim anew. */
   async #rollForward(
     bucket: KvBucket,
     key: string,
@@ -403,7 +487,6 @@ export class Directory {
     const merged: Placement = {
       ...known,
       holders: [...holders.values()],
-      home: undefined,
       epoch: Math.max(known.epoch, older.epoch) + 1,
       version: known.version + 1,
     }

@@ -102,28 +102,45 @@ export class Follower {
     await reading?.done
   }
 
+  /** As {@link readToEnd}; true only when nothing is missing before that end. */
+  async catchUp(tenant: TenantId, timeoutMs = CATCH_UP_MS_MAX): Promise<boolean> {
+    return (await this.readToEnd(tenant, timeoutMs)) && !this.#options.applier.hasHole(tenant)
+  }
+
   /**
-   * Reads to what is now the end of the tenant's stream. True when it got there without a hole; a stream that does not exist has no end. Throws STREAM_UNAVAILABLE
-   * when the stream can't be asked.
+   * Reads to what the stream itself says is its end now. True when all up to there has been read, and applied unless something before it is missing; false is no answer: it did not get there in time. A stream
+   * that the servers say does not exist has no end. Throws STREAM_UNAVAILABLE when the stream can't be asked.
    */
-  async catchUp(tenant: TenantId): Promise<boolean> {
-    const { stream, time, streams: streamsOf, applier } = this.#options
-    const streams = streamsOf()
+  async readToEnd(tenant: TenantId, timeoutMs = CATCH_UP_MS_MAX): Promise<boolean> {
+    const { stream, time } = this.#options
+    const streams = this.#options.streams()
     if (!streams) return false
     const name = streams.streamOf(tenant)
-    const info = await stream.streamInfo(name)
-    if (!info || info.lastSequence === 0) return true
-    const reading = this.#read(streams, tenant)
-    const until = time.monotonic() + CATCH_UP_MS_MAX
-    while (!this.#stop.signal.aborted && time.monotonic() < until) {
-      const { position } = reading
-      if (position?.stream === info.incarnation && position.sequence >= info.lastSequence) break
-      if (position && position.stream !== info.incarnation) break
-      // It ended, and another one may have begun.
-      if (this.#readings.get(name) !== reading) return this.catchUp(tenant)
-      await time.sleep(2, { signal: this.#stop.signal, ref: false }).catch(() => {})
+    const until = time.monotonic() + timeoutMs
+    const { signal } = this.#stop
+    const isInTime = () => !signal.aborted && time.monotonic() < until
+    while (isInTime()) {
+      const info = await stream.streamInfo(name)
+      if (!info || info.lastSequence === 0) return true
+      const reading = this.#read(streams, tenant)
+      // Another stream of that name, or another reader of it, may have begun: then its end is asked for anew.
+      while (this.#readings.get(name) === reading && isInTime()) {
+        const { position } = reading
+        if (position && position.stream !== info.incarnation) break
+        if (position && position.sequence === info.lastSequence) return true
+        if (position && position.sequence > info.lastSequence) {
+          const now = await stream.streamInfo(name)
+          if (now?.incarnation === info.incarnation && now.lastSequence >= position.sequence) return true
+          // It lost its end, or is another by now, and is read anew.
+          reading.stop.abort()
+          await reading.done
+          break
+        }
+        await time.sleep(2, { signal, ref: false }).catch(() => {})
+      }
+      if (isInTime()) await time.sleep(2, { signal, ref: false }).catch(() => {})
     }
-    return !applier.hasHole(tenant)
+    return false
   }
 
   /** Whether the tenant's stream has everything from its first entry on, or never had one. */

@@ -54,10 +54,12 @@ export class Holes {
       const placement = directory.placement(tenant)
       if (!placement) continue
       try {
-        if (attempt > 0) await follower.catchUp(tenant)
+        // What the stream may still have is not lost.
+        const hasRead = attempt > 0 && (await follower.readToEnd(tenant))
         const statuses = await reconciler.statuses(tenant, reconciler.sources(placement), placement)
         for (const status of statuses) await takeFrom(tenant, status)
-        if (!applier.hasHole(tenant) || (await this.giveUp(tenant, placement, statuses))) return
+        if (!applier.hasHole(tenant)) return
+        if (hasRead && (await this.giveUp(tenant, placement, statuses))) return
       } catch (error) {
         if (attempt % 20 === 0) logger.warn({ tenant, reason: String(error) }, 'a hole could not be filled yet')
       }

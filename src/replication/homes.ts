@@ -3,9 +3,11 @@ import type { TenantId } from '../base/ids.ts'
 import type { Logger } from '../base/logger.ts'
 import type { Time } from '../base/time.ts'
 import type { TenantPool } from '../tenant/pool.ts'
+import type { WriteGuard } from '../tenant/writer.ts'
 import type { Copies } from './copies.ts'
 import type { Directory } from './directory.ts'
 import type { Follower } from './follower.ts'
+import type { LeaseProof } from './lease-proof.ts'
 import type { Membership } from './membership.ts'
 import type { PeerPort } from './peer.ts'
 import { activeHolders, holderOf } from './placement.ts'
@@ -20,7 +22,9 @@ export interface HomesOptions {
   readonly follower: Follower
   readonly pool: TenantPool
   readonly peers: PeerPort
+  readonly proof: LeaseProof
   readonly leaseMs: number
+  readonly clockSkewMsMax: number
   readonly handoverTimeoutMs: number
   readonly moveRestMs: number
   /** Told when this node has handed a home over. */
@@ -32,7 +36,7 @@ const ARRIVALS_MAX = 10_000
 
 /**
  * Which tenants this node is the home of. A home decides on conditional writes, alone, while its node's lease lives. It is *held*, *handing over* (conditional writes
- * wait for the outcome as 503) or somebody else's. A home whose node is silent for longer than a lease is taken by a holder, with a higher epoch, after it has
+ * wait for the outcome as 503) or somebody else's. A home whose node's lease is proven to be over ({@link LeaseProof}) is taken by a holder, with a higher epoch, after it has
  * read the stream to its end.
  */
 export class Homes {
@@ -77,43 +81,95 @@ export class Homes {
     return this.#claims.get(tenant)!.epoch
   }
 
+  /** What a decision that was begun at `epoch` rests on, for the tenant's writer. Throws HOME_UNAVAILABLE when this node's clock is too far behind to follow the homes before it. */
+  guard(tenant: TenantId, epoch: number): WriteGuard {
+    const { directory, membership, time, clockSkewMsMax } = this.#options
+    const aboveMs = Math.max(directory.placement(tenant)?.decidesAboveMs ?? 0, membership.inheritedMs)
+    if (aboveMs > time.now() + clockSkewMsMax)
+      throw new PercolateError(
+        'HOME_UNAVAILABLE',
+        'The home before this one may have decided with clocks that are ahead of what this node may write with; retry in a moment.',
+        { retryAfterS: Math.ceil((aboveMs - time.now() - clockSkewMsMax) / 1000) },
+      )
+    return {
+      aboveMs,
+      check: wallMs => {
+        if (this.assertHome(tenant) !== epoch)
+          throw new PercolateError(
+            'HOME_UNAVAILABLE',
+            'The home of the tenant changed before the condition was decided; read, and decide anew.',
+          )
+        if (wallMs <= membership.decidesBelowMs) return
+        membership.wantClock(wallMs)
+        throw new PercolateError(
+          'HOME_UNAVAILABLE',
+          "The tenant's clock is ahead of what this home may decide with until its next heartbeat; retry in a moment.",
+          { retryAfterS: 1 },
+        )
+      },
+    }
+  }
+
   /** The node to ask for what only the home can do, or undefined when nobody can be it now. May take the home over. */
   async find(tenant: TenantId): Promise<string | undefined> {
     const { directory, node } = this.#options
     await this.#leaving.get(tenant)
     const placement = directory.placement(tenant)
     if (!placement) return undefined
-    if (placement.home === node) return (await this.#prepare(tenant)) ? node : undefined
-    if (placement.home !== undefined && !this.#isGone(placement.home)) return placement.home
-    return (await this.take(tenant)) ? node : directory.placement(tenant)?.home
+    if (placement.home === node) {
+      if (await this.#prepare(tenant)) return node
+    } else {
+      if (placement.home !== undefined && !this.#isDoubted(placement.home)) return placement.home
+      if (await this.take(tenant)) return node
+    }
+    // It may be another's, as was found out just now.
+    const home = directory.placement(tenant)?.home
+    return home === node ? undefined : home
   }
 
-  /** This node has just made the placement with itself as home. */
-  created(tenant: TenantId, epoch: number): void {
-    this.#claims.set(tenant, { epoch, term: this.#options.membership.term })
+  /** This node has just made the placement with itself as home; `term` is its membership's from before it asked. */
+  created(tenant: TenantId, epoch: number, term: number): void {
+    this.#claims.set(tenant, { epoch, term })
   }
 
-  /** Takes the home when nobody live has it, after reading the stream to its end. */
+  /**
+   * Takes the home when the lease of the one that is has been proven to be over, after reading the stream to its end. What stands in the bucket is read first, the proof comes then, and the write succeeds only if nobody
+   * claimed it in between.
+   */
   async take(tenant: TenantId): Promise<boolean> {
-    const { directory, copies, follower, membership, node, logger } = this.#options
-    if (!copies.isCurrent(tenant) || !membership.hasLease) return false
+    const { directory, copies, follower, membership, proof, node, logger } = this.#options
+    if (!copies.isCurrent(tenant) || !membership.mayClaim) return false
     const { term } = membership
     try {
-      await follower.catchUp(tenant)
-      const standing = await directory.update(tenant, current => {
-        if (current.home !== undefined && current.home !== node && !this.#isGone(current.home)) return undefined
-        if (holderOf(current, node)?.state !== 'active') return undefined
-        return { ...current, home: node, epoch: current.epoch + 1 }
+      const standing = await directory.read(tenant)
+      if (!standing || holderOf(standing.placement, node)?.state !== 'active') return false
+      const { home, epoch, decidesAboveMs = 0 } = standing.placement
+      const over = home === undefined || home === node ? { decidedBelowMs: 0 } : await proof.isOver(home)
+      if (!over || !(await this.#mayClaimNow())) return false
+      // Asked for after the lease was over: whatever was decided under it and published is in the stream by now.
+      if (!(await follower.catchUp(tenant))) return false
+      if (!copies.isCurrent(tenant) || !membership.mayClaim || membership.term !== term) return false
+      const taken = await directory.replace(standing, {
+        ...standing.placement,
+        home: node,
+        epoch: epoch + 1,
+        decidesAboveMs: Math.max(decidesAboveMs, over.decidedBelowMs),
       })
-      if (standing?.home !== node) return false
-      this.#claims.set(tenant, { epoch: standing.epoch, term })
+      if (!taken) return false
+      this.#claims.set(tenant, { epoch: taken.epoch, term })
+      if (home === node) return true
       this.takeovers++
-      logger.info({ tenant, epoch: standing.epoch }, 'took a home over')
+      logger.info({ tenant, from: home, epoch: taken.epoch }, 'took a home over')
       return true
     } catch (error) {
       logger.debug({ tenant, reason: String(error) }, 'a home could not be taken')
       return false
     }
+  }
+
+  /** Whether the directory is the one that leases of now are kept in. */
+  async #mayClaimNow(): Promise<boolean> {
+    return (await this.#options.directory.settledLife()) !== undefined
   }
 
   /** The home was brought here by its traffic; it rests. */
@@ -154,6 +210,8 @@ export class Homes {
         .to(successor)
         .awaitVector(tenant, position.incarnation, position.vector, handoverTimeoutMs)
       if (!reached) return false
+      // Whatever becomes of the write and its answer: to decide again, this node has to claim anew.
+      this.#claims.delete(tenant)
       const standing = await directory.update(tenant, current =>
         current.home === node && holderOf(current, successor)?.state === 'active'
           ? { ...current, home: successor, epoch: current.epoch + 1 }
@@ -199,22 +257,12 @@ export class Homes {
   }
 
   async #claim(tenant: TenantId): Promise<boolean> {
-    const { directory, follower, copies, membership, node } = this.#options
+    const { directory, copies, membership } = this.#options
     const placement = directory.placement(tenant)
     if (!placement || !copies.isCurrent(tenant) || !membership.hasLease) return false
     if (this.#hasClaimed(tenant, placement.epoch)) return true
-    const { term } = membership
-    try {
-      if (!(await follower.catchUp(tenant))) return false
-      const standing = await directory.update(tenant, current =>
-        current.home === node ? { ...current, epoch: current.epoch + 1 } : undefined,
-      )
-      if (standing?.home !== node) return false
-      this.#claims.set(tenant, { epoch: standing.epoch, term })
-      return membership.term === term
-    } catch {
-      return false
-    }
+    // Another may have become the home since; then its lease is looked at.
+    return (await this.take(tenant)) && this.holdsLease(tenant)
   }
 
   #hasClaimed(tenant: TenantId, epoch: number): boolean {
@@ -222,8 +270,8 @@ export class Homes {
     return claim?.epoch === epoch && claim.term === this.#options.membership.term
   }
 
-  /** Its lease is over by every clock, or it left. */
-  #isGone(home: string): boolean {
+  /** Whether it is worth looking at its lease: nothing was heard of it for as long. That it is silent proves nothing yet. */
+  #isDoubted(home: string): boolean {
     const { directory, leaseMs } = this.#options
     if (!directory.isWatching) return false
     return directory.member(home) === undefined || directory.silentMs(home) > leaseMs

@@ -18,12 +18,16 @@ export interface MembershipOptions {
   readonly describe: () => Pick<Member, 'state' | 'unpublished' | 'tenants' | 'reported'>
 }
 
-/** Part of the lease in which this node already holds itself for out, so that two monotonic clocks need not run alike. */
-const LEASE_MARGIN = 0.2
+/**
+ * Part of the lease in which its holder already holds itself for out. It is the drift that is assumed: while another node's monotonic clock measures a lease, the holder's measures at least this
+ * much less than one.
+ */
+export const LEASE_MARGIN = 0.2
 
 /**
- * This node's record in the directory, rewritten every heartbeat. While a rewrite has succeeded within the lease, the node's homes are its own; nobody else takes
- * them before the lease is over by everybody's monotonic clock. The answers also tell the servers' wall clock, and so our own skew.
+ * This node's record in the directory, rewritten every heartbeat by a compare-and-set on what it wrote before. While a rewrite has succeeded within the lease, the node's homes are its own; nobody else
+ * takes them before it is over ({@link LeaseProof}). A chain of such rewrites, each asked for before the lease that the one before it gave was over, is a *term*; another begins when the lease lapsed, was ended by somebody else, or when
+ * the record is not what was written (the directory was lost or put back). The answers also tell the servers' wall clock, and so our own skew.
  */
 export class Membership {
   readonly #options: MembershipOptions
@@ -33,7 +37,22 @@ export class Membership {
   #beat = 0
   #leaseUntilMs = Number.NEGATIVE_INFINITY
   #term = 0
+  /** The beat that was confirmed last, by its answer. */
+  #confirmedBeat = 0
+  /** The chain of our own writes was found broken; the next write that is confirmed begins a term. */
+  #isBroken = false
+  /** Until when no home is claimed: the directory is not the one of before, and others may not have noticed yet. */
+  #settlesAtMs = Number.NEGATIVE_INFINITY
+  /** Decisions of this term carry no wall clock above it; as of the last write that was confirmed. */
+  #decidesBelowMs = 0
+  /** What decisions under this node's record may carry that were not made by this process. */
+  #inheritedMs = 0
+  /** A clock that a decision had to carry and could not. */
+  #wantedMs = 0
+  /** The servers' wall clock when we last knew it, and our monotonic one then. */
+  #servers: { readonly wallMs: number; readonly atMs: number } | undefined
   #running: Promise<void> | undefined
+  #beating: Promise<void> | undefined
   #skewMs = 0
   #isFenced = false
   #rival: { session: string; beat: number; sinceMs: number } | undefined
@@ -60,12 +79,19 @@ export class Membership {
     this.#leaseUntilMs = Number.NEGATIVE_INFINITY
     this.#stop.abort()
     await this.#running
+    await this.#beating?.catch(() => {})
   }
 
+  /** Ends the lease, and says so in the record: others need not wait for it. */
   async leave(): Promise<void> {
     await this.stop()
-    const { directory, identity } = this.#options
-    if (!this.#isFenced) await directory.deleteMember(identity.node)
+    const { directory, identity, describe } = this.#options
+    if (this.#isFenced) return
+    const member = { ...this.#record(), ...describe(), decidesBelowMs: this.#decidesBelowMs, ended: true }
+    if ((await directory.writeMember(member, this.#revision)) !== undefined) return
+    // The answer to our last write may have been lost.
+    const standing = await directory.readMember(identity.node)
+    if (standing?.member.session === this.#session) await directory.writeMember(member, standing.revision)
   }
 
   /** Whether this node may act as the home of its tenants now. */
@@ -73,9 +99,29 @@ export class Membership {
     return !this.#isFenced && this.#options.time.monotonic() < this.#leaseUntilMs
   }
 
+  /** Whether it may claim homes, beside those that it has claimed. */
+  get mayClaim(): boolean {
+    return this.hasLease && this.#options.time.monotonic() >= this.#settlesAtMs
+  }
+
   /** Counts the times that a lease began anew: between two of them, others may have decided in this node's place. */
   get term(): number {
     return this.#term
+  }
+
+  /** Wall clock, milliseconds since the epoch, that no decision of this term may be above: whoever follows decides above it, so that what this node commits too late never wins. */
+  get decidesBelowMs(): number {
+    return this.#decidesBelowMs
+  }
+
+  /** Wall clock up to which another process under this node's id may have decided. */
+  get inheritedMs(): number {
+    return this.#inheritedMs
+  }
+
+  /** A decision needs a clock above {@link decidesBelowMs}: the next heartbeat raises it, as far as clocks may be ahead. */
+  wantClock(wallMs: number): void {
+    this.#wantedMs = Math.max(this.#wantedMs, wallMs)
   }
 
   /** Another process runs under this node's id: this one must not take requests. */
@@ -99,17 +145,39 @@ export class Membership {
     )
   }
 
-  /** Writes the record now, for instance because its state changed. */
-  async beat(): Promise<void> {
+  #record(): Omit<Member, 'state' | 'unpublished' | 'tenants' | 'reported'> {
+    return { ...this.#options.identity, session: this.#session, beat: ++this.#beat }
+  }
+
+  /**
+   * Above every clock that is decided with until this lease is over, unless our wall clock jumps; never further ahead of the servers' than clocks may be. Who doesn't know the servers' clock yet decides nothing.
+   */
+  #boundMs(): number {
+    const { time, leaseMs, clockSkewMsMax } = this.#options
+    if (!this.#servers) return this.#inheritedMs
+    const serversMs = this.#servers.wallMs + time.monotonic() - this.#servers.atMs
+    const wanted = Math.max(time.now(), this.#wantedMs)
+    return Math.max(this.#inheritedMs, this.#decidesBelowMs, Math.min(wanted, serversMs + clockSkewMsMax) + leaseMs)
+  }
+
+  /** Writes the record now, for instance because its state changed. One at a time. */
+  beat(): Promise<void> {
+    const beating = (this.#beating ?? Promise.resolve()).catch(() => {}).then(() => this.#write())
+    this.#beating = beating
+    return beating
+  }
+
+  async #write(): Promise<void> {
     const { directory, time, leaseMs, identity, describe } = this.#options
     const askedAtMs = time.monotonic()
     const wallMs = time.now()
-    const member: Member = { ...identity, session: this.#session, beat: ++this.#beat, ...describe() }
+    const decidesBelowMs = Math.ceil(this.#boundMs())
+    const member: Member = { ...this.#record(), ...describe(), ...(decidesBelowMs > 0 ? { decidesBelowMs } : {}) }
     let written = await directory.writeMember(member, this.#revision)
     if (written === undefined) {
       const standing = await directory.readMember(identity.node)
       // Our own write whose answer was lost, a record that is gone with its bucket, or one that was put back with it: that one stands still.
-      if (standing && standing.member.session !== this.#session && !this.#isStale(standing)) {
+      if (standing && !this.#isOurs(standing.member) && !this.#isStale(standing)) {
         this.#leaseUntilMs = Number.NEGATIVE_INFINITY
         if (!this.#isFenced) return
         throw new PercolateError(
@@ -117,17 +185,37 @@ export class Membership {
           `Another process of the cluster runs as node "${identity.node}"; give one of them another PERCOLATE_NODE_ID.`,
         )
       }
+      this.#lookForBreak(standing?.member)
+      if (standing && standing.member.session !== this.#session)
+        this.#inheritedMs = Math.max(this.#inheritedMs, standing.member.decidesBelowMs ?? 0)
       written = await directory.writeMember(member, standing?.revision ?? 0)
     }
-    if (written === undefined) return
+    if (written === undefined || this.#stop.signal.aborted) return
     this.#revision = written
-    if (time.monotonic() >= this.#leaseUntilMs) this.#term++
+    this.#confirmedBeat = member.beat
+    if (this.#isBroken || time.monotonic() >= this.#leaseUntilMs) this.#term++
+    this.#isBroken = false
     this.#leaseUntilMs = askedAtMs + leaseMs * (1 - LEASE_MARGIN)
+    if (this.#servers) this.#decidesBelowMs = decidesBelowMs
     const tookMs = time.monotonic() - askedAtMs
     const standing = await directory.readMember(identity.node)
     // The servers wrote it somewhere between the two; a slow answer tells nothing.
-    if (standing?.revision === written && tookMs < this.#options.clockSkewMsMax / 2)
-      this.#skewMs = wallMs + tookMs / 2 - standing.writtenAtMs
+    if (standing?.revision !== written || tookMs >= this.#options.clockSkewMsMax / 2) return
+    this.#skewMs = wallMs + tookMs / 2 - standing.writtenAtMs
+    this.#servers = { wallMs: standing.writtenAtMs, atMs: askedAtMs + tookMs / 2 }
+  }
+
+  /** A record without a session was made by somebody who doubted a node that had none. */
+  #isOurs(member: Member): boolean {
+    return member.session === this.#session || (member.ended === true && member.session === '')
+  }
+
+  /** Whether what stands instead of our last confirmed write is a later one of ours, whose answer was lost; else others may have decided in our place. */
+  #lookForBreak(standing: Member | undefined): void {
+    if (standing?.session === this.#session && standing.beat > this.#confirmedBeat && !standing.ended) return
+    this.#isBroken = true
+    // Ended by somebody who waited for our lease to be over; else the directory is not what it was.
+    if (!standing?.ended) this.#settlesAtMs = this.#options.time.monotonic() + this.#options.leaseMs
   }
 
   /** Whether a record of another session under our id has stood still for a lease; one that moves fences this process. */
@@ -150,7 +238,8 @@ export class Membership {
   async #claim(): Promise<void> {
     const { directory, time, leaseMs, identity } = this.#options
     const before = await directory.readMember(identity.node)
-    if (before && before.member.disk !== identity.disk) {
+    this.#inheritedMs = before?.member.decidesBelowMs ?? 0
+    if (before && before.member.disk !== identity.disk && !before.member.ended) {
       await time.sleep(leaseMs, { signal: this.#stop.signal })
       const since = await directory.readMember(identity.node)
       if (since && since.member.session === before.member.session && since.member.beat > before.member.beat) {
@@ -159,8 +248,11 @@ export class Membership {
           `Another process of the cluster runs as node "${identity.node}", on another disk; give one of them another PERCOLATE_NODE_ID.`,
         )
       }
+      this.#inheritedMs = Math.max(this.#inheritedMs, since?.member.decidesBelowMs ?? 0)
       this.#revision = since?.revision ?? 0
     } else this.#revision = before?.revision ?? 0
+    await this.beat()
+    // Now that the servers' clock is known, the record says how far decisions go.
     await this.beat()
   }
 

@@ -27,6 +27,10 @@ export interface Member {
   readonly reported: number
   readonly beat: number
   readonly version: string
+  /** No decision of the node under this lease carries a wall clock above this, milliseconds since the epoch; not set: it decides nothing yet. */
+  readonly decidesBelowMs?: number
+  /** The lease is over: the node signed off, or another has proven it to be silent. Whoever renews such a record begins a new term. */
+  readonly ended?: boolean
 }
 
 /**
@@ -49,6 +53,10 @@ export interface Placement {
   readonly covered?: Record<string, number>
   /** Grows with every change of home. */
   readonly epoch: number
+  /** Homes before this one may have decided up to this wall clock, milliseconds since the epoch; this one decides above it. */
+  readonly decidesAboveMs?: number
+  /** The fencing token of the last controller that changed this; one with a lower token changes nothing any more. */
+  readonly token?: number
   readonly version: number
   readonly changedAtMs: number
 }

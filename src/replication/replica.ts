@@ -20,6 +20,7 @@ import { Directory, type DirectoryStore } from './directory.ts'
 import { Follower } from './follower.ts'
 import { Homes } from './homes.ts'
 import { Maintenance } from './maintenance.ts'
+import { LeaseProof } from './lease-proof.ts'
 import { Membership } from './membership.ts'
 import type { PeerPort } from './peer.ts'
 import { activeHolders, holderOf, type Member } from './placement.ts'
@@ -92,6 +93,7 @@ export class Replica {
   readonly follower: Follower
   readonly reconciler: Reconciler
   readonly copies: Copies
+  readonly proof: LeaseProof
   readonly homes: Homes
   readonly active: ActiveTenants
   readonly router: Router
@@ -201,7 +203,10 @@ export class Replica {
       },
       retryMs: settings.copyRetryMs,
     })
+    this.proof = new LeaseProof({ time, directory: this.directory, leaseMs: settings.leaseMs })
     this.homes = new Homes({
+      proof: this.proof,
+      clockSkewMsMax: settings.clockSkewMsMax,
       node,
       time,
       logger,

@@ -184,9 +184,10 @@ export class Router {
       changedAtMs: time.now(),
     }
     return copies.creating(tenant, async () => {
+      const { term } = this.#options.membership
       const standing = await directory.create(wanted)
       if (standing.incarnation === wanted.incarnation && !copies.isCurrent(tenant)) {
-        homes.created(tenant, standing.epoch)
+        homes.created(tenant, standing.epoch, term)
         copies.created(tenant)
       }
       return standing

@@ -10,7 +10,7 @@ import { NotTaken } from './forward.ts'
 import type { Session } from './session.ts'
 
 /** What a session tells the writer beside its plan; `asOf` instead of its own. */
-export type Commit = Omit<WriteOptions, 'onCommitted'>
+export type Commit = Omit<WriteOptions, 'onCommitted' | 'guard'>
 
 /**
  * Plans and commits one command, and answers when the session's durability is reached. A tenant comes to be with its first write, when all that can be refused of it has been looked at: what is refused
@@ -88,14 +88,16 @@ class Writing {
 
   begin(tenant: Tenant, commit: Commit): WriteOptions {
     const { tenant: id, consistency } = this.#session
-    if (consistency.needsHome) this.#epoch ??= this.#context.replica?.homes.assertHome(id)
+    const homes = this.#context.replica?.homes
+    if (consistency.needsHome) this.#epoch ??= homes?.assertHome(id)
+    const guard = this.#epoch === undefined ? undefined : homes?.guard(id, this.#epoch)
     this.#incarnation = tenant.identity.incarnation
     const onCommitted = (position: VersionVector, clock: Clock, origin: string) => {
       this.#origins.add(origin)
       this.#clock = laterClock(this.#clock, clock)
       this.#position = this.#position ? joinVectors(this.#position, position) : position
     }
-    return { ...commit, onCommitted }
+    return { ...commit, guard, onCommitted }
   }
 
   async finish<T>(result: T): Promise<T> {

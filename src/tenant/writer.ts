@@ -40,6 +40,14 @@ export interface WriterState {
   embedding: EmbeddingSpec | undefined
 }
 
+/** The right to decide that a command rests on; it may end at any moment. */
+export interface WriteGuard {
+  /** Wall clock, milliseconds since the epoch, that the command's clock has to be above. */
+  readonly aboveMs: number
+  /** Throws when the right is over. Asked at once before the batch goes to the store, with nothing waited for in between; the command then fails alone. */
+  check(wallMs: number): void
+}
+
 export interface WriteOptions {
   /** The clock to write with, for retries of work that began earlier; default: now. */
   readonly asOf?: Clock | undefined
@@ -47,6 +55,8 @@ export interface WriteOptions {
   readonly weight?: number
   /** Records that the command will read or change, as far as the caller knows: they are read together for the whole group. */
   readonly touches?: readonly RecordRef[]
+  /** Whose right to decide the command rests on; undefined: it needs none. */
+  readonly guard?: WriteGuard | undefined
   /** Called when the batch is fsynced, before the answer: the position of what this command wrote, or of what it found already there. */
   readonly onCommitted?: (position: VersionVector, clock: Clock, origin: string) => void
 }
@@ -154,6 +164,8 @@ export class TenantWriter {
       }
       if (planned.length === 0) return
       const batch = await staging.finish()
+      const refused = planned.filter(({ pending, clock }) => this.#isRefused(pending, clock))
+      if (refused.length > 0) return await this.#commit(group.filter(pending => !this.#settled.has(pending)))
       await this.#tenant.kv.write(batch.operations, { sync: true })
       const { origin } = this.#tenant
       this.#tenant.state = batch.state
@@ -171,6 +183,18 @@ export class TenantWriter {
         error,
         group.filter(pending => !this.#settled.has(pending)),
       )
+    }
+  }
+
+  /** Asks the guard of a command that is about to be decided; one that is refused is answered here. */
+  #isRefused(pending: Pending, clock: Clock | undefined): boolean {
+    try {
+      pending.options.guard?.check(clock?.wall ?? 0)
+      return false
+    } catch (error) {
+      this.#settled.add(pending)
+      pending.reject(error)
+      return true
     }
   }
 
@@ -192,7 +216,7 @@ export class TenantWriter {
     staging: Staging,
     pending: Pending,
   ): Promise<{ ops: readonly Op[]; result: unknown; clock: Clock } | undefined> {
-    const { asOf } = pending.options
+    const { asOf, guard } = pending.options
     const settled = laterClock(this.#tenant.floor?.clock, this.#tenant.promised)
     if (asOf && settled && compareClocks(asOf, settled) <= 0) {
       this.#settled.add(pending)
@@ -207,14 +231,19 @@ export class TenantWriter {
     }
     // What comes after must be later, also than a client's clock that runs ahead of ours.
     if (asOf) this.#tenant.clock.observe(asOf)
+    if (guard && guard.aboveMs > 0)
+      this.#tenant.clock.observe({ wall: guard.aboveMs + 1, counter: 0, origin: this.#tenant.origin })
     const ticked = this.#tenant.clock.tick()
     const clock = asOf ?? ticked
     try {
       const plan = await pending.plan!({ clock, embedding: staging.embedding, read: ref => staging.read(ref) })
       return { ...plan, clock: ticked }
     } catch (error) {
-      this.#settled.add(pending)
-      pending.reject(error)
+      // A refusal is a decision too.
+      if (!this.#isRefused(pending, clock)) {
+        this.#settled.add(pending)
+        pending.reject(error)
+      }
       return undefined
     }
   }

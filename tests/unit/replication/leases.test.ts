@@ -1,0 +1,142 @@
+import { describe, expect, it } from 'vitest'
+import { PercolateError } from '../../../src/base/errors.ts'
+import { parseTenantId } from '../../../src/base/ids.ts'
+import { Slicer } from '../../../src/base/slice.ts'
+import { planEntity } from '../../../src/rem/plan.ts'
+import type { LwwRecord, RecordRef } from '../../../src/rem/record.ts'
+import { subjects } from '../../../src/stream/subjects.ts'
+import { type SimAnswer, SimCluster, type SimNode, TIMES, versionOf } from '../../sim/cluster.ts'
+import { World } from '../../sim/world.ts'
+
+const acme = parseTenantId('acme')
+const ref: RecordRef = { kind: 'entity', key: ['counter'] }
+
+/** Nodes on simulated time, one tenant with its home on the first of them, and who decided which version. */
+class Deciders {
+  readonly world = new World(7)
+  readonly cluster: SimCluster
+  /** Per version, the nodes whose answer said that the write stands. */
+  readonly decided = new Map<string, string[]>()
+  readonly refusals = new Map<string, number>()
+  version = 'none'
+  #writes = 0
+
+  constructor(nodes = 3) {
+    Slicer.sliceMs = Number.POSITIVE_INFINITY
+    this.cluster = new SimCluster(this.world, nodes)
+    for (const node of this.cluster.nodes) node.start()
+  }
+
+  async begin(): Promise<void> {
+    await this.world.run(4000)
+    await this.write(this.cluster.nodes[0]!, 'none', 'replicated')
+    // Every copy is there, and the directory is older than a lease.
+    await this.world.run(4000)
+  }
+
+  get homeNode(): SimNode {
+    const home = this.record?.home
+    return this.cluster.node(home ?? '')!
+  }
+
+  get record() {
+    const found = this.cluster.log.bucket(subjects.clusterBucket).records.get(subjects.tenantKey(acme))
+    return found && (JSON.parse(found.value.toString()) as { home?: string; epoch: number; holders: { node: string }[] })
+  }
+
+  /** A conditional write, sent to one node. */
+  async send(
+    node: SimNode,
+    ifVersion: string,
+    durability: 'local' | 'stream' | 'replicated' = 'stream',
+  ): Promise<SimAnswer | undefined> {
+    const n = ++this.#writes
+    try {
+      const answer = await node.process!.handle(
+        {
+          tenant: acme,
+          ref,
+          ifVersion,
+          durability,
+          write: (_: LwwRecord | undefined, clock) => planEntity({ id: 'counter', properties: { n } }, clock),
+        },
+        undefined,
+      )
+      this.decided.set(ifVersion, [...(this.decided.get(ifVersion) ?? []), answer.node])
+      this.version = versionOf({ put: answer.clock, del: undefined, fields: new Map() })
+      return answer
+    } catch (error) {
+      if (!(error instanceof PercolateError)) throw error
+      this.refusals.set(error.code, (this.refusals.get(error.code) ?? 0) + 1)
+      return undefined
+    }
+  }
+
+  async write(...args: Parameters<Deciders['send']>): Promise<SimAnswer | undefined> {
+    const outcome = await this.world.settle(this.send(...args), 30_000)
+    return outcome && 'value' in outcome ? outcome.value : undefined
+  }
+
+  /** Everybody tries to be the next, on every node at once, for `ms`. */
+  async contend(ms: number): Promise<void> {
+    const until = this.world.nowMs + ms
+    while (this.world.nowMs < until) {
+      const { version } = this
+      const running = this.cluster.nodes.filter(({ process }) => process)
+      await this.world.settle(Promise.all(running.map(node => this.send(node, version))), 30_000)
+      await this.world.run(20)
+    }
+  }
+
+  get twice(): [string, string[]][] {
+    return [...this.decided].filter(([, nodes]) => nodes.length > 1)
+  }
+}
+
+describe('two homes never decide at once', () => {
+  it('while the watches of the directory are deaf, and get and put work', async () => {
+    const deciders = new Deciders()
+    await deciders.begin()
+    const home = deciders.homeNode.id
+    const hear = deciders.cluster.log.deafen(subjects.clusterBucket)
+    await deciders.contend(10_000)
+    hear()
+    await deciders.contend(3000)
+    expect(deciders.twice).toEqual([])
+    // The home was alive all the time: nobody had a reason to take its place.
+    expect(deciders.homeNode.id).toBe(home)
+    expect(deciders.decided.size).toBeGreaterThan(20)
+  })
+
+  it('when the home is cut from the directory and everybody is deaf', async () => {
+    const deciders = new Deciders()
+    await deciders.begin()
+    const first = deciders.homeNode
+    deciders.cluster.log.deafen(subjects.clusterBucket)
+    first.natsCut = true
+    await deciders.contend(8000)
+    first.natsCut = false
+    await deciders.contend(8000)
+    expect(deciders.twice).toEqual([])
+    expect(deciders.homeNode.id).not.toBe(first.id)
+  })
+})
+
+describe('a home that is gone', () => {
+  it('is followed within two leases and a round of the controller', async () => {
+    const deciders = new Deciders()
+    await deciders.begin()
+    const first = deciders.homeNode
+    const { version } = deciders
+    first.process!.kill()
+    const diedAtMs = deciders.world.nowMs
+    let answer: SimAnswer | undefined
+    while (!answer && deciders.world.nowMs < diedAtMs + 60_000) {
+      for (const node of deciders.cluster.nodes)
+        if (node.process && !answer) answer = await deciders.write(node, version)
+      await deciders.world.run(50)
+    }
+    expect(answer?.node).not.toBe(first.id)
+    expect(deciders.world.nowMs - diedAtMs).toBeLessThan(2 * TIMES.leaseMs)
+  })
+})
