@@ -251,8 +251,8 @@ export class Maintenance {
     const moved = await pool.use(tenant, async open => {
       if (!(await open.waitUntil(() => open.covers(everything), waitMs))) return false
       // Who was made a holder meanwhile was made from one that promised.
-      homes.assertHome(tenant)
-      await open.write(() => ({ ops: [planFloor({ clock, vector: everything })], result: undefined }))
+      const guard = homes.guard(tenant, homes.assertHome(tenant))
+      await open.write(() => ({ ops: [planFloor({ clock, vector: everything })], result: undefined }), { guard })
       this.counts.floors++
       return true
     })

@@ -41,7 +41,9 @@ class Deciders {
 
   get record() {
     const found = this.cluster.log.bucket(subjects.clusterBucket).records.get(subjects.tenantKey(acme))
-    return found && (JSON.parse(found.value.toString()) as { home?: string; epoch: number; holders: { node: string }[] })
+    return (
+      found && (JSON.parse(found.value.toString()) as { home?: string; epoch: number; holders: { node: string }[] })
+    )
   }
 
   /** A conditional write, sent to one node. */
