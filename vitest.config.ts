@@ -1,11 +1,29 @@
+import { availableParallelism } from 'node:os'
 import { defineConfig } from 'vitest/config'
+import { BaseSequencer, type TestSpecification } from 'vitest/node'
 
-// Unit, property and contract tests run in parallel; what starts servers and processes runs one file at a time.
+/** What takes long begins first, so that nothing long is left for the end. */
+const ORDER = ['tests/e2e/', 'tests/sim/', 'tests/integration/', 'tests/contract/', 'tests/unit/']
+const rank = ({ moduleId }: TestSpecification): number => {
+  const found = ORDER.findIndex(folder => moduleId.includes(`/${folder}`))
+  return found < 0 ? ORDER.length : found
+}
+
+class LongFirst extends BaseSequencer {
+  override async sort(files: TestSpecification[]): Promise<TestSpecification[]> {
+    return (await super.sort(files)).toSorted((a, b) => rank(a) - rank(b))
+  }
+}
+
+// Tests that start servers and processes wait more than they work: one file more runs at a time than there are cores. All take free ports and folders of their own.
 export default defineConfig({
   test: {
     testTimeout: 60_000,
     hookTimeout: 60_000,
     reporters: ['default'],
+    pool: 'forks',
+    maxWorkers: availableParallelism() + 1,
+    sequence: { sequencer: LongFirst },
     projects: [
       {
         extends: true,
@@ -13,32 +31,16 @@ export default defineConfig({
           name: 'unit',
           env: { AWS_SDK_JS_NODE_VERSION_SUPPORT_WARNING_DISABLED: 'true' },
           include: ['tests/{unit,property,contract}/**/*.test.ts'],
-          pool: 'forks',
         },
       },
-      {
-        extends: true,
-        test: {
-          name: 'sim',
-          include: ['tests/sim/**/*.test.ts'],
-          pool: 'forks',
-        },
-      },
-      {
-        extends: true,
-        test: {
-          name: 'integration',
-          include: ['tests/{integration,e2e}/**/*.test.ts'],
-          pool: 'forks',
-          fileParallelism: false,
-        },
-      },
+      { extends: true, test: { name: 'sim', include: ['tests/sim/**/*.test.ts'] } },
+      { extends: true, test: { name: 'integration', include: ['tests/{integration,e2e}/**/*.test.ts'] } },
       {
         extends: true,
         test: {
           name: 'long',
           include: ['tests/long/**/*.test.ts'],
-          pool: 'forks',
+          maxWorkers: 1,
           fileParallelism: false,
           testTimeout: 2_400_000,
           hookTimeout: 300_000,

@@ -1,7 +1,7 @@
 // npm test: sets up what is missing, checks the code (types, lint, boundaries, generated docs), runs the tests, and says which took longest. --long: the long tests.
 // With paths it runs only those: `npm test -- tests/unit/search`; what starts no servers fetches none.
 import { spawnSync } from 'node:child_process'
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join, relative } from 'node:path'
 import { root, setup } from './setup.mjs'
@@ -12,7 +12,8 @@ const isLong = args.includes('--long')
 const rest = args.filter(arg => arg !== '--long')
 const paths = rest.filter(arg => !arg.startsWith('-'))
 const needsNothing = path => /^(\.\/)?tests\/(unit|property|contract|sim)(\/|$)/.test(path)
-const reports = mkdtempSync(join(tmpdir(), 'percolate-tests-'))
+const folder = mkdtempSync(join(tmpdir(), 'percolate-tests-'))
+const report = join(folder, 'report.json')
 let status = 1
 try {
   await setup(!isLong && paths.length > 0 && paths.every(needsNothing) ? 'checking' : 'clusters')
@@ -20,7 +21,7 @@ try {
 } catch (error) {
   console.error(`percolate: ${error.message}`)
 } finally {
-  rmSync(reports, { recursive: true, force: true })
+  rmSync(folder, { recursive: true, force: true })
 }
 process.exit(status)
 
@@ -33,10 +34,14 @@ function main() {
   if (rest.length > 0) return run({}, ...vitest('unit', 'integration', 'sim'), ...rest)
   const failed =
     run({}, 'scripts/verify.mjs') ||
-    run({}, ...vitest('unit'), ...report('unit')) ||
-    run({}, ...vitest('integration'), ...report('integration')) ||
-    run({}, ...vitest('sim'), ...report('sim'))
-  slowest()
+    run(
+      {},
+      ...vitest('unit', 'integration', 'sim'),
+      '--reporter=default',
+      '--reporter=json',
+      `--outputFile.json=${report}`,
+    )
+  if (existsSync(report)) slowest()
   return failed
 }
 
@@ -44,19 +49,9 @@ function vitest(...projects) {
   return ['node_modules/vitest/vitest.mjs', 'run', ...projects.flatMap(name => ['--project', name])]
 }
 
-function report(name) {
-  return ['--reporter=default', '--reporter=json', `--outputFile.json=${join(reports, `${name}.json`)}`]
-}
-
 /** The test files that took longest, so that a slow one does not come in unseen. */
 function slowest() {
-  const files = ['unit', 'integration', 'sim'].flatMap(name => {
-    try {
-      return JSON.parse(readFileSync(join(reports, `${name}.json`), 'utf8')).testResults
-    } catch {
-      return []
-    }
-  })
+  const files = JSON.parse(readFileSync(report, 'utf8')).testResults
   const tests = files.flatMap(({ name, assertionResults }) =>
     assertionResults.map(({ fullName, duration }) => ({
       file: relative(root, name),

@@ -6,13 +6,6 @@ import { PACKAGE_FOLDER } from '../../src/base/version.ts'
 import type { TopologyState } from '../../test-topology/control.ts'
 import { isAlive, runCli } from '../../test-topology/launch.ts'
 import { eventually, remove, tempFolder } from '../support/running.ts'
-import { expectScenario } from '../support/scenarios.ts'
-
-/** The rolling upgrade, and all of them with the windows of production, are in the long command. */
-describe('scenarios of the test topology', () => {
-  for (const name of ['affinity', 'scaling-up', 'scale-to-zero', 'workers', 'replication', 'end-to-end', 'zone-loss'])
-    it(name, { timeout: 240_000 }, () => expectScenario(name, 60))
-})
 
 describe('percolate test-topology up', () => {
   let folder: string

@@ -34,18 +34,16 @@ describe('percolate up', () => {
     const server = createServer().listen(0, '127.0.0.1')
     await new Promise(resolve => server.once('listening', resolve))
     const port = (server.address() as { port: number }).port
-    for (const flag of ['--http-port', '--grpc-port', '--gateway-port', '--nats-port', '--s3-port']) {
-      const free = ['--http-port', '0', '--grpc-port', '0', '--gateway-port', '0']
-        .join(' ')
-        .replace(`${flag} 0`, '')
-        .split(' ')
-        .filter(Boolean)
+    const flags = ['--http-port', '--grpc-port', '--gateway-port', '--nats-port', '--s3-port']
+    const refusals = flags.map(async flag => {
+      const free = flags.slice(0, 3).flatMap(other => (other === flag ? [] : [other, '0']))
       const refused = await runCli(['up', '--data-dir', join(folder, `taken${flag}`), ...free, flag, String(port)], {
         PERCOLATE_LOG_LEVEL: 'error',
       })
       expect(refused.code).toBe(1)
       expect(refused.stderr.trim()).toMatch(new RegExp(`^percolate: .*${port}.*in use.*$`))
-    }
+    })
+    await Promise.all(refusals)
     server.close()
   })
 

@@ -102,13 +102,15 @@ describe('the embedded endpoint', () => {
     const store = connectS3(server.endpoint)
     await store.prepare()
     const names = Array.from({ length: 1100 }, (_, n) => `many/${String(n % 550).padStart(4, '0')}/${n}`)
-    for (let at = 0; at < names.length; at += 50)
-      await Promise.all(names.slice(at, at + 50).map(name => store.put(name, Readable.from(['x']), {})))
+    const client = clientOf()
+    const put = (Key: string) => client.send(new PutObjectCommand({ Bucket: 'uploads', Key, Body: 'x' }))
+    for (let at = 0; at < names.length; at += 50) await Promise.all(names.slice(at, at + 50).map(put))
     expect(await listed(store, 'many/')).toEqual([...names].sort())
     const folders: string[] = []
     for await (const folder of store.folders('many/')) folders.push(folder)
     expect(folders).toEqual([...new Set(names.map(name => name.split('/')[1]!))].sort())
-    for (const name of names) await store.delete(name)
+    for (let at = 0; at < names.length; at += 50)
+      await Promise.all(names.slice(at, at + 50).map(name => store.delete(name)))
   })
 
   it('answers garbage with an error, not a crash', async () => {
