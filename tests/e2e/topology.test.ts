@@ -23,7 +23,7 @@ describe('percolate test-topology up', () => {
       [
         join(PACKAGE_FOLDER, 'bin', 'percolate.mjs'),
         ...['test-topology', 'up', '--nats', '1', '--speed', '60', '--json'],
-        ...['--scaling', scaling, '--set', 'percolate-node.cooldownPeriod=600', '--data-dir', folder],
+        ...['--scaling', scaling, '--set', 'percolate-node.cooldownPeriod=6000', '--data-dir', folder],
       ],
       { stdio: ['ignore', 'pipe', 'inherit'] },
     )

@@ -113,7 +113,7 @@ describe('percolate up', () => {
 })
 
 describe('kill -9 of the whole process group under load', () => {
-  it('loses nothing that was acknowledged, and every index agrees with its records', async () => {
+  it('loses nothing that was acknowledged, and every index agrees with its records', { timeout: 240_000 }, async () => {
     const dataDir = join(folder, 'killed')
     const report = await killSeries({ dataDir, rounds: 4, writers: 6, loadMsMax: 2500, say: () => {} })
     expect(report.acknowledgedWrites).toBeGreaterThan(100)
