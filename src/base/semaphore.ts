@@ -8,10 +8,10 @@ export interface SemaphoreOptions {
   readonly name: string
 }
 
-/** Bounded concurrency with a bounded, first-in first-out queue. */
+/** Bounded concurrency with a bounded queue: first in, first out among those of one rank, lower ranks first. */
 export class Semaphore {
   readonly #options: SemaphoreOptions
-  readonly #waiters: { grant: () => void }[] = []
+  readonly #waiters: { readonly rank: number; readonly grant: () => void }[] = []
   #held = 0
 
   constructor(options: SemaphoreOptions) {
@@ -27,7 +27,7 @@ export class Semaphore {
   }
 
   /** Resolves to a release function, to be called exactly once; calling it again does nothing. */
-  async acquire(signal?: AbortSignal): Promise<() => void> {
+  async acquire(signal?: AbortSignal, rank = 0): Promise<() => void> {
     if (this.#held < this.#options.permits) {
       this.#held++
       return this.#release()
@@ -37,6 +37,7 @@ export class Semaphore {
     }
     await new Promise<void>((resolve, reject) => {
       const waiter = {
+        rank,
         grant: () => {
           signal?.removeEventListener('abort', onAbort)
           resolve()
@@ -52,7 +53,9 @@ export class Semaphore {
         return
       }
       signal?.addEventListener('abort', onAbort, { once: true })
-      this.#waiters.push(waiter)
+      let at = this.#waiters.length
+      while (at > 0 && this.#waiters[at - 1]!.rank > rank) at--
+      this.#waiters.splice(at, 0, waiter)
     })
     return this.#release()
   }

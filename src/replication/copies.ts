@@ -45,10 +45,17 @@ interface Copy {
   reason: string
   /** It is known to have been made whole once, and not to be wiped since. */
   isComplete: boolean
+  /** Changes of its placement that were seen. */
+  changes: number
+  /** Ends its wait for the next attempt. */
+  wake: (() => void) | undefined
 }
 
-/** Copies that are being made or checked at once. */
+/** Copies that are being made or checked at once, and those of them that have failed before. */
 const TASKS_MAX = 4
+const RETRIES_MAX = 2
+/** The longest wait between two attempts is 2^5 = 32 times the first. */
+const RETRY_DOUBLINGS_MAX = 5
 
 /**
  * This node's copies, and what becomes of them. A copy answers only while it is *current*; it gets there by *joining* (made from another copy or a snapshot)
@@ -56,10 +63,13 @@ const TASKS_MAX = 4
  * delete one: that takes an order to drop it, an empty outbox, and other holders that have all it has.
  */
 export class Copies {
-  readonly counts = { joined: 0, wiped: 0, dropped: 0 }
+  readonly counts = { joined: 0, wiped: 0, dropped: 0, attempts: 0 }
   readonly #options: CopiesOptions
   readonly #copies = new Map<TenantId, Copy>()
   readonly #tasks = new Semaphore({ permits: TASKS_MAX, waitersMax: 1_000_000, name: 'copies' })
+  readonly #retries = new Semaphore({ permits: RETRIES_MAX, waitersMax: 1_000_000, name: 'copies' })
+  /** Counts what {@link #wakeAll} was told of. */
+  #changes = 0
   readonly #stop = new AbortController()
   readonly #reconciler: Reconciler
   readonly #holes: Holes
@@ -83,6 +93,7 @@ export class Copies {
     const { directory, store } = this.#options
     for (const tenant of await store.tenants()) this.#set(tenant, 'verifying', 'it was on disk when the node started')
     directory.onPlacement(placement => this.#onPlacement(placement))
+    directory.onMembers(() => this.#wakeAll())
     for (const tenant of this.#copies.keys()) this.#work(tenant)
     for (const placement of directory.placements()) this.#onPlacement(placement)
   }
@@ -169,11 +180,16 @@ export class Copies {
     const copy = this.#copies.get(tenant)
     if (state === 'absent') this.#copies.delete(tenant)
     else if (copy) Object.assign(copy, { state, reason })
-    else this.#copies.set(tenant, { state, task: undefined, reason, isComplete: false })
+    else this.#copies.set(tenant, { state, task: undefined, reason, isComplete: false, changes: 0, wake: undefined })
   }
 
   #onPlacement(placement: Placement): void {
     const { tenant } = placement
+    const copy = this.#copies.get(tenant)
+    if (copy) {
+      copy.changes++
+      copy.wake?.()
+    }
     if (this.#creating.has(tenant)) return
     const mine = holderOf(placement, this.#options.node)
     const state = this.state(tenant)
@@ -231,26 +247,71 @@ export class Copies {
     })
   }
 
+  /**
+   * Tries until it is done. What goes on failing is tried ever more seldom, and at once when anything changes that it may have waited for: its placement, a member, the watch. Those that failed
+   * least go first, and never have to wait for all places to be free of those that failed before.
+   */
   async #workOn(tenant: TenantId, copy: Copy): Promise<void> {
     const { time, logger, retryMs } = this.#options
     const { signal } = this.#stop
-    for (let attempt = 0; !signal.aborted && this.#copies.get(tenant) === copy; attempt++) {
+    for (let failures = 0; !signal.aborted && this.#copies.get(tenant) === copy; ) {
+      const { state } = copy
       let isDone = false
+      let isFailure = false
+      const changes = this.#changes
+      const seen = copy.changes
       try {
-        const release = await this.#tasks.acquire(signal)
-        try {
-          isDone = await this.#step(tenant, copy)
-        } finally {
-          release()
-        }
+        isDone = await this.#inTurn(failures, () => {
+          this.counts.attempts++
+          return this.#step(tenant, copy)
+        })
       } catch (error) {
+        isFailure = true
         copy.reason = error instanceof PercolateError ? error.message : 'an internal error, see the log'
-        if (attempt % 20 === 0)
+        if (failures % 20 === 0)
           logger.info({ tenant, state: copy.state, reason: String(error) }, 'a copy is not current yet')
       }
       if (isDone) return
+      failures = isFailure && copy.state === state ? failures + 1 : 0
+      const delayMs = retryMs * 2 ** Math.min(Math.max(0, failures - 1), RETRY_DOUBLINGS_MAX)
+      const hasNews = () => this.#changes !== changes || copy.changes !== seen
+      // However much changes, it is not tried more often than in the beginning.
       await time.sleep(retryMs, { signal, ref: false }).catch(() => {})
+      if (delayMs > retryMs && !hasNews()) await this.#pause(copy, delayMs - retryMs)
+      if (hasNews()) failures = 0
     }
+  }
+
+  async #inTurn<T>(failures: number, work: () => Promise<T>): Promise<T> {
+    const { signal } = this.#stop
+    const releaseRetry = failures > 0 ? await this.#retries.acquire(signal, failures) : undefined
+    try {
+      const release = await this.#tasks.acquire(signal, failures)
+      try {
+        return await work()
+      } finally {
+        release()
+      }
+    } finally {
+      releaseRetry?.()
+    }
+  }
+
+  /** Waits, at most `ms`, for something to change that the copy may be waiting for. */
+  async #pause(copy: Copy, ms: number): Promise<void> {
+    const ended = new AbortController()
+    const wake = () => ended.abort()
+    copy.wake = wake
+    this.#stop.signal.addEventListener('abort', wake, { once: true })
+    await this.#options.time.sleep(ms, { signal: ended.signal, ref: false }).catch(() => {})
+    this.#stop.signal.removeEventListener('abort', wake)
+    copy.wake = undefined
+  }
+
+  /** Something that any copy may be waiting for has changed. */
+  #wakeAll(): void {
+    this.#changes++
+    for (const copy of this.#copies.values()) copy.wake?.()
   }
 
   /** One attempt; true when there is nothing left to do. */

@@ -71,6 +71,7 @@ export class Directory {
   readonly #placements = new Map<TenantId, Placement>()
   readonly #revisions = new Map<string, number>()
   readonly #listeners: ((placement: Placement) => void)[] = []
+  readonly #memberListeners: (() => void)[] = []
   readonly #stop = new AbortController()
   #watch = new AbortController()
   #bucket: KvBucket | undefined
@@ -116,6 +117,11 @@ export class Directory {
 
   onPlacement(listener: (placement: Placement) => void): void {
     this.#listeners.push(listener)
+  }
+
+  /** Told when a member comes, goes, or is in another state, and when the bucket is followed again. */
+  onMembers(listener: () => void): void {
+    this.#memberListeners.push(listener)
   }
 
   get cluster(): ClusterRecord | undefined {
@@ -325,6 +331,7 @@ export class Directory {
           if (update === undefined) {
             isInitial = false
             this.#isWatching = true
+            this.#tellOfMembers()
             await this.#putBack(bucket, seen)
           } else {
             this.#hear()
@@ -448,18 +455,26 @@ export class Directory {
     }
   }
 
+  #tellOfMembers(): void {
+    for (const listener of this.#memberListeners) listener()
+  }
+
   async #apply(bucket: KvBucket, { key, value, revision }: KvUpdate): Promise<void> {
     // A watch that starts over repeats what is known.
     if ((this.#revisions.get(key) ?? 0) === revision) return
     this.#revisions.set(key, revision)
     if (key.startsWith('node.')) {
       const member = value && decodeMember(value)
-      if (!member || member.ended) this.#members.delete(key.slice('node.'.length))
-      else {
+      if (!member || member.ended) {
+        this.#members.delete(key.slice('node.'.length))
+        this.#tellOfMembers()
+      } else {
         const known = this.#members.get(member.node)?.member
         this.#members.set(member.node, { member, revision, seenAtMs: this.#options.time.monotonic() })
-        if (known?.session !== member.session || known.state !== member.state)
+        if (known?.session !== member.session || known.state !== member.state) {
+          this.#tellOfMembers()
           await this.#options.store.saveMember(member)
+        }
       }
     } else if (key === subjects.clusterKey && value) {
       await this.#correctCluster(bucket, JSON.parse(value.toString()) as ClusterRecord, revision)

@@ -5,6 +5,7 @@ import type { VersionVector } from '../clock/vector.ts'
 import { decodeEntry } from '../storage/codec.ts'
 import { keys } from '../storage/keys.ts'
 import type { TenantPool } from '../tenant/pool.ts'
+import type { Tenant } from '../tenant/tenant.ts'
 import type { ActiveTenants } from './active-tenants.ts'
 import type { Applier } from './applier.ts'
 import type { Copies } from './copies.ts'
@@ -47,7 +48,7 @@ export class PeerService implements PeerHandlers {
     const { node, pool, copies } = this.#options
     const state = copies.state(tenant)
     if (state === 'absent') return undefined
-    return pool.use(tenant, async open => ({
+    const describe = async (open: Tenant): Promise<CopyStatus> => ({
       node,
       state,
       incarnation: open.identity.incarnation,
@@ -59,7 +60,9 @@ export class PeerService implements PeerHandlers {
       streamSequence: open.cursor?.sequence,
       late: await countLate(open),
       skipped: (await readSkipped(open)).length,
-    }))
+    })
+    // A tenant that was entered here and never written has a copy too: an empty one, from which others are made.
+    return pool.use(tenant, describe, { create: state === 'current' })
   }
 
   awaitVector(tenant: TenantId, incarnation: string, vector: VersionVector, timeoutMs: number): Promise<boolean> {

@@ -27,6 +27,21 @@ describe('semaphore', () => {
     ;(await second)()
     expect([order, semaphore.held, semaphore.waiting]).toEqual([[2], 0, 0])
   })
+
+  it('serves lower ranks first', async () => {
+    const semaphore = new Semaphore({ permits: 1, waitersMax: 10, name: 'tests' })
+    const order: string[] = []
+    const use = async (name: string, rank?: number) => {
+      const release = await semaphore.acquire(undefined, rank)
+      order.push(name)
+      release()
+    }
+    const release = await semaphore.acquire()
+    const uses = [use('b', 2), use('c', 7), use('a'), use('b too', 2), use('a too')]
+    release()
+    await Promise.all(uses)
+    expect(order).toEqual(['a', 'a too', 'b', 'b too', 'c'])
+  })
 })
 
 describe('retry', () => {

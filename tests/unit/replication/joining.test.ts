@@ -1,0 +1,104 @@
+import { describe, expect, it } from 'vitest'
+import { parseTenantId, type TenantId } from '../../../src/base/ids.ts'
+import { planEntity } from '../../../src/rem/plan.ts'
+import type { Placement } from '../../../src/replication/placement.ts'
+import { SimCluster, TIMES } from '../../sim/cluster.ts'
+import { World } from '../../sim/world.ts'
+
+/** Nodes of a simulated cluster that have joined. */
+async function clusterOf(count: number, replicas = 2): Promise<SimCluster> {
+  const world = new World(1)
+  const cluster = new SimCluster(world, count, { ...TIMES, replicas })
+  for (const node of cluster.nodes) node.start()
+  await world.run(3500)
+  return cluster
+}
+
+const replicaOf = (cluster: SimCluster, id: string) => cluster.node(id)!.process!.replica
+const settled = async <T>(cluster: SimCluster, work: Promise<T>): Promise<T> => {
+  const outcome = await cluster.world.settle(work, 20_000)
+  if (outcome && 'value' in outcome) return outcome.value
+  throw outcome?.error ?? new Error('it did not end')
+}
+const states = (cluster: SimCluster, tenant: TenantId) =>
+  cluster.nodes.map(({ process }) => process?.replica.copies.state(tenant)).sort()
+
+/** A placement whose only whole copy is on a node that nobody has seen. */
+const hopeless = (n: number): Placement => ({
+  tenant: parseTenantId(`hopeless-${n}`),
+  incarnation: '0001',
+  tier: 'small',
+  holders: [
+    { node: 'lost', state: 'active' },
+    { node: 'n2', state: 'joining' },
+  ],
+  home: 'lost',
+  epoch: 1,
+  version: 1,
+  changedAtMs: 0,
+})
+
+const write = (cluster: SimCluster, tenant: TenantId) =>
+  cluster
+    .node('n1')!
+    .process!.handle(
+      { tenant, ref: { kind: 'entity', key: ['e'] }, write: (_, clock) => planEntity({ id: 'e', type: 't' }, clock) },
+      undefined,
+    )
+
+describe('a copy that is to be made', () => {
+  it('of a tenant that was entered and never written is an empty one: its maker says that it has nothing', async () => {
+    const cluster = await clusterOf(2)
+    const tenant = parseTenantId('new')
+    expect(await settled(cluster, replicaOf(cluster, 'n1').router.enter(tenant))).toBe(true)
+    expect(cluster.node('n1')!.disk.databases.has(tenant)).toBe(false)
+    await cluster.world.run(3000)
+    expect(states(cluster, tenant)).toEqual(['current', 'current'])
+  })
+
+  it('is an empty one also when the maker died before it wrote, whether it comes back or not', async () => {
+    for (const isBack of [true, false]) {
+      const cluster = await clusterOf(3)
+      const tenant = parseTenantId('new')
+      await settled(cluster, replicaOf(cluster, 'n1').router.enter(tenant))
+      cluster.node('n1')!.process!.kill()
+      await cluster.world.run(1000)
+      if (isBack) cluster.node('n1')!.start()
+      await cluster.world.run(60_000)
+      expect(states(cluster, tenant).filter(state => state === 'current')).toHaveLength(2)
+    }
+  })
+
+  it('and can never be is tried ever more seldom, at once when something changes, and others do not wait for it', async () => {
+    const cluster = await clusterOf(2)
+    const { world } = cluster
+    const n2 = replicaOf(cluster, 'n2')
+    for (let n = 0; n < 500; n++)
+      void replicaOf(cluster, 'n1')
+        .directory.create(hopeless(n))
+        .catch(() => {})
+    await world.run(60_000)
+    expect(n2.copies.count('joining')).toBe(500)
+    const before = n2.copies.counts.attempts
+    await world.run(60_000)
+    // By then each waits 32 times as long as at first, when there would have been 100,000.
+    expect(n2.copies.counts.attempts - before).toBeLessThan(500 * (60_000 / (32 * TIMES.copyRetryMs) + 1))
+
+    const real = parseTenantId('real')
+    await settled(cluster, write(cluster, real))
+    await world.run(1000)
+    expect(states(cluster, real)).toEqual(['current', 'current'])
+
+    // The directory says that there is nobody else any more: the first of them can be made.
+    await settled(
+      cluster,
+      n2.directory.update(hopeless(0).tenant, current => ({
+        ...current,
+        holders: current.holders.filter(({ node }) => node === 'n2'),
+        home: undefined,
+      })),
+    )
+    await world.run(1000)
+    expect(n2.copies.state(hopeless(0).tenant)).toBe('current')
+  })
+})
