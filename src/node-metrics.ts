@@ -73,6 +73,11 @@ function addReplicationMetrics(metrics: Metrics, replica: Replica | undefined): 
     'Copies that are being made or checked',
     r => r.copies.count('joining') + r.copies.count('verifying'),
   )
+  gauge(
+    'copy_attempts_total',
+    'Attempts to make, check or drop a copy; an idle cluster makes few',
+    r => r.copies.counts.attempts,
+  )
   gauge('copies_joined_total', 'Copies made since the start', r => r.copies.counts.joined)
   gauge(
     'copies_reconciled_total',
