@@ -1,5 +1,6 @@
 import { crashPoints } from './cluster.ts'
-import { faultKinds, simulate } from './run.ts'
+import { plainFaults, wideFaults } from './faults.ts'
+import { simulate } from './run.ts'
 
 /**
  * Runs the simulator: `node dist/tests/sim/cli.js --seed 1 --runs 100 [--seconds 60] [--trace] [--json]`. Prints what happened and how often, and every failing seed with what
@@ -12,6 +13,7 @@ const flag = (name: string): string | undefined => {
 const firstSeed = Number(flag('seed') ?? 1)
 const runs = Number(flag('runs') ?? 100)
 const untilMs = performance.now() + Number(flag('seconds') ?? 1e9) * 1000
+const wide = process.argv.includes('--wide')
 const isJson = process.argv.includes('--json')
 const stopAtFirst = process.argv.includes('--first')
 const totals = new Map<string, number>()
@@ -22,7 +24,7 @@ let acknowledged = 0
 let faults = 0
 let simulatedMs = 0
 for (let seed = firstSeed; seed < firstSeed + runs && performance.now() < untilMs; seed++) {
-  const result = await simulate({ seed, trace: process.argv.includes('--trace') })
+  const result = await simulate({ seed, wide, trace: process.argv.includes('--trace') })
   done++
   operations += result.operations
   acknowledged += result.acknowledged
@@ -35,7 +37,10 @@ for (let seed = firstSeed; seed < firstSeed + runs && performance.now() < untilM
   if (!isJson) console.error(`seed ${seed} failed:\n  ${result.violations.slice(0, 8).join('\n  ')}`)
   if (stopAtFirst) break
 }
-const expected = [...faultKinds.map(kind => `fault: ${kind}`), ...crashPoints.map(point => `crash ${point}`)]
+const expected = [
+  ...[...plainFaults, ...(wide ? wideFaults : [])].map(kind => `fault: ${kind}`),
+  ...crashPoints.map(point => `crash ${point}`),
+]
 const missing = done >= 300 ? expected.filter(name => !totals.has(name)) : []
 const counts = Object.fromEntries([...totals].sort(([a], [b]) => (a < b ? -1 : 1)))
 const summary = {

@@ -1,3 +1,4 @@
+import { ChangeOperations } from '../../src/api/operations/changes.ts'
 import { PercolateError } from '../../src/base/errors.ts'
 import { parseTenantId, type TenantId } from '../../src/base/ids.ts'
 import type { Logger } from '../../src/base/logger.ts'
@@ -28,6 +29,8 @@ import type { StreamCursor } from '../../src/tenant/state.ts'
 import { wipeCopy } from '../../src/tenant/state.ts'
 import { Tenant } from '../../src/tenant/tenant.ts'
 import { never, SimDatabase, SimDisk, SimKv } from './disk.ts'
+import type { StoredEntry } from './feeds.ts'
+import { linkOf, NatsFaults, type SimClient } from './link.ts'
 import type { World } from './world.ts'
 
 /** Scaling is not simulated; the settings' default. */
@@ -96,6 +99,8 @@ export interface SimRequest {
   readonly ifVersion?: string
   readonly durability?: Durability
   readonly bookmark?: Bookmark
+  /** Milliseconds for which the provider of the write's embeddings hangs, before the copy is written or while it is planned. */
+  readonly provider?: { readonly ms: number; readonly isPlanning: boolean }
 }
 
 export interface SimAnswer {
@@ -115,12 +120,17 @@ const DIFFERED = 'two copies that should have been equal differed'
 /** The simulated log, which knows what it once had. */
 class RememberingLog extends MemoryLog {
   readonly #stored = new Set<string>()
+  readonly entries: StoredEntry[] = []
 
   override publish(subject: string, data: Buffer, id: string): PublishAck {
     const ack = super.publish(subject, data, id)
     if (subject.startsWith('percolate.sync') && !ack.duplicate) {
-      const { tenant, origin, sequence } = decodeEntry(data)
+      const { tenant, origin, sequence, ops } = decodeEntry(data)
       this.#stored.add(`${tenant} ${origin} ${sequence}`)
+      const changes = ops
+        .filter(({ kind }) => kind !== 'setting')
+        .map(({ kind, key, clock }) => ({ record: `${kind} ${key.join(' ')}`, clock }))
+      this.entries.push({ tenant, origin, sequence, changes })
     }
     return ack
   }
@@ -140,19 +150,24 @@ export class SimCluster {
   readonly nodes: SimNode[]
   readonly counts = new Map<string, number>()
   readonly settings: ReplicaSettings
+  readonly nats = new NatsFaults()
+  /** Told when a copy is emptied to be made anew. */
+  onWipe: (node: string, disk: string, tenant: TenantId) => void = () => {}
+  /** Requests to the servers, by process. */
+  readonly requests = new Map<string, number>()
   natsDown = false
   dropRate = 0
   slowRate = 0
   readonly cuts = new Set<string>()
-  controller: SimController
+  readonly controllers: readonly SimController[]
   trace: string[] | undefined
 
-  constructor(world: World, nodeCount: number, settings: ReplicaSettings = TIMES) {
+  constructor(world: World, nodeCount: number, settings: ReplicaSettings = TIMES, controllerCount = 1) {
     this.world = world
     this.settings = settings
     this.log = new RememberingLog(world.timeOf(this.servers))
     this.nodes = Array.from({ length: nodeCount }, (_, n) => new SimNode(this, `n${n + 1}`, `z${(n % 3) + 1}`))
-    this.controller = new SimController(this)
+    this.controllers = Array.from({ length: controllerCount }, (_, n) => new SimController(this, `c${n + 1}`))
   }
 
   count(what: string): void {
@@ -193,14 +208,17 @@ export class SimCluster {
     }
     if (!target) throw unreachable('is down', false)
     let outcome: { value: T } | { error: unknown } | undefined
-    const done = work(target).then(
-      value => {
-        outcome = { value }
-      },
-      error => {
-        outcome = { error }
-      },
-    )
+    const done = target
+      .whenAwake()
+      .then(() => work(target))
+      .then(
+        value => {
+          outcome = { value }
+        },
+        error => {
+          outcome = { error }
+        },
+      )
     const patience = async () => {
       for (let waitedMs = 0; !outcome && !target.isDead && waitedMs < 20_000; waitedMs += 250) await time.sleep(250)
     }
@@ -218,14 +236,20 @@ export class SimCluster {
 }
 
 /** One life of a node's process. */
-export class SimProcess {
+export class SimProcess implements SimClient {
+  readonly name: string
   readonly node: SimNode
   readonly time: Time
   readonly replica: Replica
   readonly pool: TenantPool
+  readonly changes: ChangeOperations
   readonly #context: SessionContext
   readonly #gate: Gate
   isDead = false
+  /** Nothing of it runs until then, while its clocks go on. */
+  pausedUntilMs = 0
+  /** Set to be paused at the next time that it gets there. */
+  armedPause: { readonly point: string; readonly ms: number } | undefined
   /** Ends the transfers that this process reads. */
   readonly reading = new Set<() => void>()
   /** Set to be killed at the next time that it gets there. */
@@ -233,24 +257,23 @@ export class SimProcess {
 
   constructor(node: SimNode) {
     this.node = node
+    this.name = node.id
     const self = this
-    const clock = {
+    this.time = node.cluster.world.timeOf({
       get skewMs() {
         return node.skewMs
       },
       get isDead() {
         return self.isDead
       },
-    }
-    this.time = node.cluster.world.timeOf(clock as { skewMs: number; isDead: boolean })
+      get pausedUntilMs() {
+        return self.pausedUntilMs
+      },
+    })
     const { cluster, disk } = node
     const { time } = this
     const logger = loggerOf(cluster, node.id)
-    const stream = new MemoryStream(cluster.log, {
-      request: what => this.#request(what),
-      answer: what => this.#answer(what),
-      push: what => this.#push(what),
-    })
+    const stream = new MemoryStream(cluster.log, linkOf(cluster, this))
     this.pool = new TenantPool({
       time,
       logger,
@@ -290,9 +313,11 @@ export class SimProcess {
         has: async id => disk.databases.has(id),
         wipe: async id => {
           cluster.count('copy wiped')
+          cluster.onWipe(node.id, disk.id, id)
           await wipeCopy(this.#kv(id), time)
         },
         remove: async id => {
+          this.reach('removing')
           await this.#wait('before-commit')
           disk.databases.delete(id)
         },
@@ -329,6 +354,7 @@ export class SimProcess {
       admitTenant: () => replica.membership.admitWrite(),
       onTenant: () => {},
     }
+    this.changes = new ChangeOperations(this.#context as never)
     this.#gate = new Gate({ replica, auth: new PeerAuth(undefined, node.id), bookmarkWaitMs: BOOKMARK_WAIT_MS })
   }
 
@@ -343,6 +369,7 @@ export class SimProcess {
 
   /** A client's request, or one that another node forwarded: what HTTP and gRPC do with theirs. */
   async handle(request: SimRequest, forwardedBy: string | undefined): Promise<SimAnswer> {
+    await this.whenAwake()
     const { tenant, ifVersion, bookmark, durability } = request
     const consistency = { ...ANY, bookmark, durability, needsHome: ifVersion !== undefined }
     const access = request.write ? 'write' : 'read'
@@ -378,9 +405,12 @@ export class SimProcess {
     return this.#answerOf(record, session, 'local')
   }
 
-  async #write(session: Session, { ref, ifVersion }: SimRequest, plan: NonNullable<SimRequest['write']>) {
+  async #write(session: Session, { ref, ifVersion, provider }: SimRequest, plan: NonNullable<SimRequest['write']>) {
+    // As operations do that need an embedding: it is asked for after the gate, and before the tenant is opened.
+    if (provider && !provider.isPlanning) await this.time.sleep(provider.ms)
     try {
       await write(this.#context, session, async context => {
+        if (provider?.isPlanning) await this.time.sleep(provider.ms)
         const record = await context.read(ref)
         if (ifVersion !== undefined && versionOf(record) !== ifVersion)
           throw new PercolateError('PRECONDITION_FAILED', 'changed')
@@ -419,56 +449,39 @@ export class SimProcess {
 
   async #wait(point: CrashPoint | 'read'): Promise<void> {
     if (point !== 'read' && this.reach(point)) return never()
-    await this.time.sleep(point === 'before-commit' ? 0.2 + this.node.cluster.world.random.next() : 0.05)
+    const { slowDiskMsMax, cluster } = this.node
+    const slowMs = slowDiskMsMax > 0 && point === 'before-commit' ? cluster.world.random.int(0, slowDiskMsMax) : 0
+    await this.time.sleep(point === 'before-commit' ? slowMs + 0.2 + cluster.world.random.next() : 0.05)
     if (this.isDead) return never()
   }
 
-  /** Dies here if it is armed for this point. */
-  reach(point: CrashPoint): boolean {
+  get isCut(): boolean {
+    return this.node.natsCut
+  }
+
+  pause(ms: number): void {
+    this.pausedUntilMs = Math.max(this.pausedUntilMs, this.node.cluster.world.nowMs + ms)
+  }
+
+  /** Resolves when it runs; never when it dies before. */
+  async whenAwake(): Promise<void> {
+    while (this.pausedUntilMs > this.node.cluster.world.nowMs) await this.time.sleep(0.01)
+  }
+
+  /** Dies here if it is armed for this point, or is paused. */
+  reach(point: string): boolean {
     if (this.isDead) return true
+    if (this.armedPause?.point === point) {
+      this.node.cluster.count(`pause ${point}`)
+      this.node.cluster.note(`${this.node.id} is paused ${point}`)
+      this.pause(this.armedPause.ms)
+      this.armedPause = undefined
+    }
     if (this.armed !== point) return false
     this.node.cluster.count(`crash ${point}`)
     this.node.cluster.note(`${this.node.id} dies ${point}`)
     this.kill()
     return true
-  }
-
-  async #request(what: string): Promise<void> {
-    if (this.isDead) return never()
-    const { cluster } = this.node
-    if (what === 'publish' && this.reach('before-publish')) return never()
-    await this.time.sleep(cluster.delayMs())
-    if (this.isDead) return never()
-    const isAway = cluster.natsDown || this.node.natsCut
-    if (!isAway && !cluster.world.random.chance(cluster.dropRate)) return
-    cluster.count(cluster.natsDown ? 'NATS away' : this.node.natsCut ? 'node cut from NATS' : 'drop')
-    await this.time.sleep(400)
-    throw new PercolateError('STREAM_UNAVAILABLE', 'the servers cannot be reached')
-  }
-
-  async #answer(what: string): Promise<void> {
-    if (this.isDead) return never()
-    const { cluster } = this.node
-    if (what === 'publish') {
-      if (this.reach('before-puback')) return never()
-      if (this.armed === 'after-puback') cluster.world.at(0.01, () => void this.reach('after-puback'))
-    }
-    await this.time.sleep(cluster.delayMs())
-    if (this.isDead) return never()
-    if (!cluster.world.random.chance(cluster.dropRate)) return
-    cluster.count('lost PubAck')
-    await this.time.sleep(400)
-    throw new PercolateError('STREAM_UNAVAILABLE', 'no answer')
-  }
-
-  #push(what: string): number | undefined {
-    const { cluster } = this.node
-    if (this.isDead || cluster.natsDown || this.node.natsCut) return undefined
-    if (what === 'announce' && cluster.world.random.chance(Math.max(0.05, cluster.dropRate))) {
-      cluster.count('lost hint')
-      return undefined
-    }
-    return cluster.delayMs()
   }
 
   #peers(): PeerPort {
@@ -540,6 +553,8 @@ export class SimNode {
   process: SimProcess | undefined
   skewMs = 0
   natsCut = false
+  /** A commit takes up to this long. */
+  slowDiskMsMax = 0
   #disks = 0
 
   constructor(cluster: SimCluster, id: string, zone: string) {
@@ -566,30 +581,33 @@ export class SimNode {
   }
 }
 
-/** The controller, on a process of its own that is never killed: nodes must be safe whatever it does. */
-class SimController {
+/** A controller, on a process of its own that is never killed, but may be paused: nodes must be safe whatever it does. */
+export class SimController implements SimClient {
   readonly controller: Controller
+  readonly name: string
+  readonly time: Time
+  readonly isDead = false
+  readonly isCut = false
+  readonly armed = undefined
+  readonly skewMs = 0
+  pausedUntilMs = 0
+  /** Paused for this long when it next changes the directory. */
+  armedPauseMs = 0
+  readonly #cluster: SimCluster
 
-  constructor(cluster: SimCluster) {
-    const process = { skewMs: 0, isDead: false }
-    const time = cluster.world.timeOf(process)
-    const link = {
-      request: async () => {
-        await time.sleep(cluster.delayMs())
-        if (!cluster.natsDown) return
-        await time.sleep(400)
-        throw new PercolateError('STREAM_UNAVAILABLE', 'the servers cannot be reached')
-      },
-      answer: () => time.sleep(cluster.delayMs()),
-      push: () => (cluster.natsDown ? undefined : cluster.delayMs()),
-    }
+  constructor(cluster: SimCluster, name: string) {
+    this.name = name
+    this.#cluster = cluster
+    this.time = cluster.world.timeOf(this)
+    const { time } = this
+    const link = linkOf(cluster, this)
     const stream = new MemoryStream(cluster.log, link)
     const observer = new Replica({
       identity: { node: 'controller', disk: 'none', zone: 'none', tier: 'controller', version: 'sim' },
       addresses: () => ({ http: '', grpc: '' }),
       settings: cluster.settings,
       time,
-      logger: loggerOf(cluster, 'controller'),
+      logger: loggerOf(cluster, name),
       stream,
       activity: new Activity(time, ACTIVE_WINDOW_MS),
       pool: undefined as never,
@@ -607,9 +625,9 @@ class SimController {
     void observer.directory.start()
     const caller = { node: { id: 'controller' }, time } as unknown as SimProcess
     this.controller = new Controller({
-      name: 'sim',
+      name,
       time,
-      logger: loggerOf(cluster, 'controller'),
+      logger: loggerOf(cluster, name),
       directory: observer.directory,
       stream,
       peers: {
@@ -631,6 +649,15 @@ class SimController {
       streamIdleMs: 6000,
     })
     this.controller.start()
+  }
+
+  reach(point: string): boolean {
+    if (this.armedPauseMs > 0 && point === 'before-kv.update') {
+      this.#cluster.count('pause of a controller before it decides')
+      this.pausedUntilMs = this.#cluster.world.nowMs + this.armedPauseMs
+      this.armedPauseMs = 0
+    }
+    return false
   }
 }
 

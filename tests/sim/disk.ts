@@ -1,5 +1,8 @@
 import { PercolateError } from '../../src/base/errors.ts'
+import { kindByte, space } from '../../src/storage/keys.ts'
 import type { Kv, KvEntry, KvOperation, KvRange } from '../../src/storage/kv.ts'
+
+const SETTING = kindByte.setting
 
 /** One database on a simulated disk. What was written without sync is lost by a crash of the machine, back to the last synced write. */
 export class SimDatabase {
@@ -7,6 +10,10 @@ export class SimDatabase {
   #values = new Map<string, Buffer>()
   /** What undoes the writes since the last synced one, newest last. */
   #undo: { key: string; before: Buffer | undefined }[] = []
+  /** Blocks that cannot be read any more: those of records and indexes, or those that are read when it is opened. */
+  rot: 'none' | 'records' | 'meta' = 'none'
+  /** The disk says that it has synced, and has not, until the next crash. */
+  lies = false
 
   get(key: string): Buffer | undefined {
     return this.#values.get(key)
@@ -22,10 +29,19 @@ export class SimDatabase {
       this.#undo.push({ key, before: this.#values.get(key) })
       this.#set(key, operation.type === 'put' ? Buffer.from(operation.value) : undefined)
     }
-    if (sync) this.#undo = []
+    if (sync && !this.lies) this.#undo = []
+  }
+
+  /** What reading this key throws. */
+  checkRot(key: Buffer): void {
+    if (this.rot === 'none') return
+    const isData = key[0]! >= space.record && key[0]! < space.outbox && !(key[0] === space.record && key[1] === SETTING)
+    if (this.rot === 'meta' ? key[0] === space.meta : isData)
+      throw new PercolateError('DATA_CORRUPT', 'The simulated disk has a block that cannot be read.')
   }
 
   crash(): void {
+    this.lies = false
     for (const { key, before } of this.#undo.reverse()) this.#set(key, before)
     this.#undo = []
   }
@@ -44,6 +60,7 @@ export class SimDatabase {
     const copy = new SimDatabase()
     copy.#keys = [...this.#keys]
     copy.#values = new Map(this.#values)
+    copy.rot = this.rot
     return copy
   }
 
@@ -90,6 +107,7 @@ export class SimKv implements Kv {
 
   async get(key: Buffer): Promise<Buffer | undefined> {
     this.#check()
+    this.#database.checkRot(key)
     const value = this.#database.get(key.toString('latin1'))
     return value && Buffer.from(value)
   }
@@ -97,6 +115,7 @@ export class SimKv implements Kv {
   async getMany(keys: readonly Buffer[]): Promise<(Buffer | undefined)[]> {
     this.#check()
     return keys.map(key => {
+      this.#database.checkRot(key)
       const value = this.#database.get(key.toString('latin1'))
       return value && Buffer.from(value)
     })
@@ -104,6 +123,7 @@ export class SimKv implements Kv {
 
   async *chunks(range: KvRange): AsyncIterable<KvEntry[]> {
     this.#check()
+    this.#database.checkRot(range.gte)
     const entries = this.#database.range(range)
     for (let at = 0; at < entries.length; at += 64) {
       yield entries.slice(at, at + 64)

@@ -3,6 +3,10 @@ import { type VersionVector, vectorToObject } from '../../src/clock/vector.ts'
 import { mergeRecords } from '../../src/rem/merge.ts'
 import { EMPTY_RECORD, type LwwRecord } from '../../src/rem/record.ts'
 import type { Durability } from '../../src/replication/replica.ts'
+import { checkLinearizable, type RegisterOperation } from '../../test-topology/linearizable.ts'
+
+/** The version of a record that was never written. */
+export const NO_VERSION = 'none'
 
 /** What clients were told, for the checkers. */
 export interface Acked {
@@ -34,9 +38,17 @@ export interface History {
   /** Disks that were lost or put back, and when the state that was lost had begun to differ. */
   readonly lostDisks: Map<string, number>
   readonly violations: string[]
+  /** Conditional writes, by tenant and record. */
+  readonly conditionals: Map<string, RegisterOperation[]>
 }
 
-export const newHistory = (): History => ({ acked: [], attempted: [], lostDisks: new Map(), violations: [] })
+export const newHistory = (): History => ({
+  acked: [],
+  attempted: [],
+  lostDisks: new Map(),
+  violations: [],
+  conditionals: new Map(),
+})
 
 /** One copy at the end. */
 export interface FinalCopy {
@@ -78,7 +90,10 @@ export function check(history: History, copies: readonly FinalCopy[]): string[] 
     const lost = lossOf(acked, held[0]!, history)
     if (lost) violations.push(lost)
   }
-  violations.push(...lostUpdates(history))
+  for (const [name, operations] of history.conditionals) {
+    const { verdict, reason } = checkLinearizable(operations, NO_VERSION)
+    if (verdict !== 'linearizable') violations.push(`conditional writes of ${name}: ${reason}`)
+  }
   return [...new Set(violations)]
 }
 
@@ -156,21 +171,3 @@ const laterDelete = (acked: Acked, history: History): boolean =>
       other.record === acked.record &&
       compareClocks(other.clock, acked.clock) > 0,
   )
-
-/** Two conditional writes that both succeeded on the same version: one of them was lost by the other's client. */
-function lostUpdates(history: History): string[] {
-  const seen = new Map<string, Acked>()
-  const found: string[] = []
-  for (const acked of history.acked) {
-    // What only one disk has is not known to the next home when that one is gone.
-    if (acked.ifVersion === undefined || acked.reached === 'local') continue
-    const name = `${acked.tenant} ${acked.record} ${acked.ifVersion}`
-    const other = seen.get(name)
-    if (other)
-      found.push(
-        `two conditional writes of ${name} were acknowledged: ${formatClock(other.clock)}, ${formatClock(acked.clock)}`,
-      )
-    seen.set(name, acked)
-  }
-  return found
-}

@@ -19,6 +19,7 @@ export async function tryMutation(mutation: Mutation, seconds: number): Promise<
   mkdirSync(folder, { recursive: true })
   cpSync(join(PACKAGE_FOLDER, 'dist', 'src'), join(folder, 'dist', 'src'), { recursive: true })
   cpSync(join(PACKAGE_FOLDER, 'dist', 'tests', 'sim'), join(folder, 'dist', 'tests', 'sim'), { recursive: true })
+  cpSync(join(PACKAGE_FOLDER, 'dist', 'test-topology'), join(folder, 'dist', 'test-topology'), { recursive: true })
   cpSync(join(PACKAGE_FOLDER, 'package.json'), join(folder, 'package.json'))
   symlinkSync(join(PACKAGE_FOLDER, 'node_modules'), join(folder, 'node_modules'))
   for (const { file, from, to } of mutation.edits) {

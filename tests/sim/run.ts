@@ -2,7 +2,7 @@ import { PercolateError } from '../../src/base/errors.ts'
 import { parseTenantId, type TenantId } from '../../src/base/ids.ts'
 import { Slicer } from '../../src/base/slice.ts'
 import { type Clock, compareClocks, formatClock } from '../../src/clock/hlc.ts'
-import { sameVector, type VersionVector } from '../../src/clock/vector.ts'
+import { sameVector } from '../../src/clock/vector.ts'
 import { mergeOp, mergeRecords } from '../../src/rem/merge.ts'
 import { planDelete, planEntity, planMoment } from '../../src/rem/plan.ts'
 import { EMPTY_RECORD, type LwwRecord, type Op, type RecordRef } from '../../src/rem/record.ts'
@@ -12,16 +12,20 @@ import type { Bookmark } from '../../src/session/bookmark.ts'
 import { decodeEntry, decodeRecord } from '../../src/storage/codec.ts'
 import { parseRecordKey, prefixes, prefixRange, space } from '../../src/storage/keys.ts'
 import { collect } from '../../src/storage/kv.ts'
-import { subjects } from '../../src/stream/subjects.ts'
 import { checkTenant } from '../../src/tenant/check.ts'
-import { crashPoints, type SimAnswer, SimCluster, type SimNode, type SimRequest, versionOf } from './cluster.ts'
+import { type SimAnswer, SimCluster, type SimNode, type SimRequest, TIMES, versionOf } from './cluster.ts'
+import { Faults } from './faults.ts'
+import { checkFeeds, checkToldClocks, SimFeed } from './feeds.ts'
 import { check, type FinalCopy, type History, newHistory } from './history.ts'
+import { Watch } from './watch.ts'
 import { World } from './world.ts'
 
 export interface RunOptions {
   readonly seed: number
   readonly operations?: number
   readonly trace?: boolean
+  /** With the faults of a wide world. */
+  readonly wide?: boolean | undefined
 }
 
 export interface RunResult {
@@ -36,36 +40,23 @@ export interface RunResult {
 }
 
 const OPERATIONS = 200
-const FAULTS = 7
 const KEYS = 8
 const LOOKS_MAX = 5
 const RIVAL_MS_MAX = 4000
-
-/** Kinds of fault; each run has some, and every kind has to have occurred when all runs are done. */
-export const faultKinds = [
-  'crash',
-  'restart all',
-  'disk lost',
-  'disk put back',
-  'NATS away',
-  'node cut from NATS',
-  'partition',
-  'drop',
-  'delay',
-  'clock skew',
-  'stream deleted',
-  'stream tail lost',
-  'message ids forgotten',
-  'directory lost',
-  'directory put back',
-  'away beyond tombstones',
-  'drain',
-] as const
-type FaultKind = (typeof faultKinds)[number]
-
-/** A fault that destroys the only other place of an acknowledged write is no promise broken: such pairs never share a run. */
-const losesDisks: readonly FaultKind[] = ['disk lost', 'disk put back']
-const losesLog: readonly FaultKind[] = ['stream deleted', 'stream tail lost', 'directory lost', 'directory put back']
+const CLIENT_PATIENCE_MS = 25_000
+/** What is under way when the faults end may still kill a process until then. */
+const AFTERMATH_MS = 12_000
+/** After the last fault every copy is current within this time, and everything at rest within the other. */
+const CURRENT_MS_MAX = 60_000
+const REST_MS_MAX = 400_000
+/** The origin of clocks with which a write was only tried out. */
+const REHEARSAL = 'none'
+const FEEDS = 2
+/** How long a feed may take to tell of the last write. */
+const FEED_MS_MAX = 20_000
+const IDLE_MS = 5000
+/** Requests a second of one process to the servers when nobody asks it for anything. */
+const IDLE_REQUESTS_MAX = 16
 
 /** One seeded life of a cluster: operations under faults, then everything is healed, and the checkers look. */
 export async function simulate(options: RunOptions): Promise<RunResult> {
@@ -86,16 +77,33 @@ class Run {
   readonly #versions = new Map<string, string>()
   /** Reads under a bookmark that did not see its write. */
   readonly #unseen: { readonly tenant: TenantId; readonly name: string; readonly clock: Clock }[] = []
+  readonly #isWide: boolean
+  readonly #faults: Faults
+  readonly #watch: Watch
+  readonly #feeds: SimFeed[] = []
+  readonly #refused = new Set<string>()
   #inFlight = 0
-  #faults = 0
 
   constructor(options: RunOptions) {
     this.#options = options
     this.#world = new World(options.seed)
     const { random } = this.#world
-    this.#cluster = new SimCluster(this.#world, random.int(3, 4))
+    this.#isWide = options.wide ?? false
+    this.#cluster = new SimCluster(this.#world, random.int(3, 4), TIMES, this.#isWide ? 2 : 1)
     if (options.trace) this.#cluster.trace = []
+    if (this.#isWide) this.#cluster.nats.watchesOutliveServers = random.chance(0.7)
     this.#tenants = ['a', 'b'].map(parseTenantId)
+    const clients = {
+      writeSlowly: (node: SimNode, ms: number) => {
+        for (let n = 0; n < 6; n++) this.#writeSlowly(node, ms)
+      },
+      refuse: (node: SimNode, tenants: number) => {
+        for (let n = 0; n < tenants; n++) this.#refuse(node)
+      },
+    }
+    this.#faults = new Faults(this.#cluster, this.#tenants, this.#history, clients, this.#isWide)
+    this.#watch = new Watch(this.#cluster, this.#tenants, this.#history)
+    this.#cluster.onWipe = (node, disk, tenant) => this.#watch.madeAnew(node, disk, tenant)
   }
 
   async go(): Promise<RunResult> {
@@ -103,11 +111,18 @@ class Run {
     const world = this.#world
     for (const node of this.#cluster.nodes) node.start()
     await world.run(3500)
-    this.#scheduleFaults(operations * 150)
+    this.#faults.schedule(operations * 150)
+    if (this.#isWide)
+      for (let n = 0; n < FEEDS; n++) {
+        const feed = new SimFeed(this.#cluster, this.#tenants[n % this.#tenants.length]!)
+        this.#feeds.push(feed)
+        feed.start()
+      }
     for (let n = 0; n < operations; n++) {
       await world.runUntil(() => this.#inFlight < 6, 60_000)
       void this.#operate(n)
       await world.run(world.random.int(20, 260))
+      this.#watch.look()
     }
     await world.runUntil(() => this.#inFlight === 0, 60_000)
     let healed = await this.#heal()
@@ -117,6 +132,7 @@ class Run {
       healed = await world.runUntil(() => this.#unrest(false) === '', 400_000)
       copies = await this.#finalCopies()
     }
+    if (healed && this.#isWide) await this.#lookAtRest(copies)
     if (!healed) this.#history.violations.push(`the cluster did not come to rest: ${this.#unrest(true)}`)
     return {
       seed,
@@ -124,165 +140,10 @@ class Run {
       counts: this.#cluster.counts,
       operations,
       acknowledged: this.#history.acked.length,
-      faults: this.#faults,
+      faults: this.#faults.inflicted,
       simulatedMs: world.nowMs,
       trace: this.#cluster.trace ?? [],
     }
-  }
-
-  #scheduleFaults(spanMs: number): void {
-    const { random } = this.#world
-    const allowed = faultKinds.filter(kind => !(random.int(0, 1) === 0 ? losesDisks : losesLog).includes(kind))
-    const kinds = random.chance(0.5)
-      ? allowed.filter(kind => !losesLog.includes(kind))
-      : allowed.filter(kind => !losesDisks.includes(kind))
-    for (let n = 0; n < FAULTS; n++) {
-      const kind = random.pick(kinds)
-      this.#world.at(random.int(500, spanMs), () => {
-        this.#faults++
-        this.#cluster.count(`fault: ${kind}`)
-        this.#inflict(kind)
-      })
-    }
-  }
-
-  #inflict(kind: FaultKind): void {
-    const world = this.#world
-    const { random } = world
-    const cluster = this.#cluster
-    const node = random.pick(cluster.nodes)
-    cluster.note(`fault: ${kind} (${node.id})`)
-    const heal = (ms: number, act: () => void) => world.at(ms, act)
-    switch (kind) {
-      case 'crash': {
-        if (!node.process) return
-        node.process.armed = random.pick(crashPoints)
-        const process = node.process
-        // What never gets there is killed anyway.
-        world.at(1500, () => {
-          if (!process.isDead) cluster.count('crash anywhere')
-          process.kill()
-        })
-        heal(random.int(1600, 9000), () => node.start())
-        return
-      }
-      case 'restart all':
-        for (const each of cluster.nodes) {
-          each.process?.kill()
-          heal(random.int(200, 4000), () => each.start())
-        }
-        return
-      case 'disk lost':
-        this.#loseDisk(node, () => node.loseDisk())
-        return
-      case 'disk put back': {
-        const backup = node.disk.clone()
-        backup.crash()
-        const sinceMs = world.nowMs
-        world.at(random.int(1000, 6000), () => this.#loseDisk(node, () => (node.disk = backup), sinceMs))
-        return
-      }
-      case 'NATS away':
-        cluster.natsDown = true
-        heal(random.int(300, 9000), () => {
-          cluster.natsDown = false
-        })
-        return
-      case 'node cut from NATS':
-        node.natsCut = true
-        heal(random.int(300, 9000), () => {
-          node.natsCut = false
-        })
-        return
-      case 'partition': {
-        const others = cluster.nodes.filter(other => other !== node && random.chance(0.7))
-        for (const other of others) cluster.cuts.add(`${node.id}|${other.id}`)
-        heal(random.int(500, 9000), () => cluster.cuts.clear())
-        return
-      }
-      case 'drop':
-        cluster.dropRate = random.next() * 0.2
-        heal(random.int(500, 6000), () => {
-          cluster.dropRate = 0
-        })
-        return
-      case 'delay':
-        cluster.slowRate = random.next() * 0.4
-        heal(random.int(500, 6000), () => {
-          cluster.slowRate = 0
-        })
-        return
-      case 'clock skew':
-        node.skewMs = random.pick([-240_000, -30_000, -3000, 3000, 30_000, 240_000])
-        heal(random.int(2000, 12_000), () => {
-          node.skewMs = 0
-        })
-        return
-      case 'stream deleted':
-        cluster.log.deleteStream(subjects.syncStream(random.pick(this.#tenants)))
-        return
-      case 'stream tail lost': {
-        const stream = cluster.log.streams.get(subjects.syncStream(random.pick(this.#tenants)))
-        stream?.loseTail(random.int(1, 5))
-        return
-      }
-      case 'message ids forgotten':
-        for (const stream of cluster.log.streams.values()) stream.forgetIds()
-        return
-      case 'directory lost':
-        cluster.log.dropBucket(subjects.clusterBucket)
-        return
-      case 'directory put back': {
-        const records = [...cluster.log.bucket(subjects.clusterBucket).records.values()]
-        world.at(random.int(1000, 6000), () => cluster.log.restoreBucket(subjects.clusterBucket, records))
-        return
-      }
-      case 'away beyond tombstones':
-        // What it writes last stays with it.
-        node.natsCut = true
-        world.at(random.int(500, 2500), () => {
-          node.process?.kill()
-          node.natsCut = false
-        })
-        heal(random.int(25_000, 40_000), () => node.start())
-        return
-      case 'drain': {
-        const process = node.process
-        if (!process) return
-        void process.replica
-          .beginDrain()
-          .then(() => process.replica.handOff(1500))
-          .then(() => process.replica.drain(3000))
-          .catch(() => {})
-          .finally(() => process.kill())
-        heal(random.int(4000, 9000), () => {
-          process.kill()
-          node.start()
-        })
-        return
-      }
-    }
-  }
-
-  /** One disk at a time, and only while another node has a whole copy of each tenant: more is no promise. */
-  #loseDisk(node: SimNode, replace: () => void, sinceMs = Number.NEGATIVE_INFINITY): void {
-    const cluster = this.#cluster
-    if (!node.process) return
-    const isSafe = this.#tenants.every(tenant => {
-      if (!node.disk.databases.has(tenant)) return true
-      return cluster.nodes.some(
-        other =>
-          other !== node &&
-          other.process?.replica.copies.isCurrent(tenant) &&
-          node.process!.replica.copies.isCurrent(tenant),
-      )
-    })
-    if (!isSafe || this.#history.lostDisks.size > 0) return
-    cluster.count('disk gone')
-    node.process.kill()
-    this.#history.lostDisks.set(node.disk.id + node.id, sinceMs)
-    replace()
-    this.#world.at(this.#world.random.int(200, 4000), () => node.start())
   }
 
   async #operate(n: number): Promise<void> {
@@ -292,7 +153,18 @@ class Run {
     const favourite = cluster.nodes[tenant.charCodeAt(0) % cluster.nodes.length]!
     const entry = random.chance(0.6) ? favourite : random.pick(cluster.nodes)
     if (!entry.process) return
-    const outcome = this.#request(n, tenant)
+    const planned = this.#request(n, tenant)
+    const { providerMsMax } = this.#faults
+    const outcome =
+      providerMsMax > 0 && planned.request.write && random.chance(0.3)
+        ? {
+            ...planned,
+            request: {
+              ...planned.request,
+              provider: { ms: random.int(1, providerMsMax), isPlanning: random.chance(0.3) },
+            },
+          }
+        : planned
     // Others hold the same version, and try the same on other nodes, now or after a home has moved: one of them may succeed.
     if (outcome.request.ifVersion !== undefined)
       for (const rival of cluster.nodes)
@@ -304,12 +176,26 @@ class Run {
     const cluster = this.#cluster
     if (!process) return
     this.#inFlight++
+    const calledAtMs = this.#world.nowMs
+    let planned: Clock | undefined
+    const write = outcome.request.write
+    const request = write
+      ? {
+          ...outcome.request,
+          write: (record: LwwRecord | undefined, clock: Clock) => {
+            planned = clock
+            return write(record, clock)
+          },
+        }
+      : outcome.request
+    let answer: SimAnswer | undefined
     try {
-      const answer = await Promise.race([
-        process.handle(outcome.request, undefined),
-        this.#world.timeOf({ skewMs: 0, isDead: false }).sleep(25_000),
-      ])
-      if (answer) outcome.onAnswer(answer)
+      answer =
+        (await Promise.race([
+          process.handle(request, undefined),
+          this.#world.timeOf({ skewMs: 0, isDead: false }).sleep(CLIENT_PATIENCE_MS),
+        ])) ?? undefined
+      if (answer) outcome.onAnswer(answer, calledAtMs)
     } catch (error) {
       cluster.count(error instanceof PercolateError ? `answer ${error.code}` : 'answer INTERNAL')
       if (!(error instanceof PercolateError))
@@ -317,15 +203,53 @@ class Run {
     } finally {
       this.#inFlight--
     }
+    if (request.ifVersion !== undefined && planned && planned.origin !== REHEARSAL)
+      this.#noteConditional(request, answer, planned, calledAtMs)
   }
 
-  #request(n: number, tenant: TenantId): Operation {
+  /** Acknowledged on the word of one disk alone it may be unknown to the next home: such a write stands, and its condition is not vouched for. */
+  #noteConditional(request: SimRequest, answer: SimAnswer | undefined, planned: Clock, calledAtMs: number): void {
+    const { conditionals } = this.#history
+    const name = `${request.tenant} ${nameOf(request.ref)}`
+    const isSure = answer !== undefined && answer.reached !== 'local'
+    const version = versionOf({ put: answer?.clock ?? planned, del: undefined, fields: new Map() })
+    conditionals.set(name, [
+      ...(conditionals.get(name) ?? []),
+      {
+        name: `the write at ${formatClock(planned)}`,
+        kind: isSure ? 'written' : 'unknown',
+        calledAtMs,
+        answeredAtMs: isSure ? this.#world.nowMs : Number.POSITIVE_INFINITY,
+        expected: request.ifVersion,
+        version,
+      },
+    ])
+  }
+
+  #writeSlowly(node: SimNode, ms: number): void {
+    const { random } = this.#world
+    const outcome = this.#request(random.int(0, 1e6), random.pick(this.#tenants), true)
+    const provider = { ms: random.int(1, ms), isPlanning: random.chance(0.3) }
+    void this.#send(node, { ...outcome, request: { ...outcome.request, provider } })
+  }
+
+  /** A request for a tenant that nobody knows, which is refused for what it says: nothing of it may be anywhere. */
+  #refuse(node: SimNode): void {
+    const tenant = parseTenantId(`refused${this.#refused.size}`)
+    this.#refused.add(tenant)
+    const write = (): Op[] => {
+      throw new PercolateError('INVALID_ARGUMENT', 'The simulated request says nothing sensible.')
+    }
+    void this.#send(node, { request: { tenant, ref: { kind: 'entity', key: ['e'] }, write }, onAnswer: () => {} })
+  }
+
+  #request(n: number, tenant: TenantId, isWrite = false): Operation {
     const { random } = this.#world
     const durability = random.pick(durabilities)
     const kind = random.next()
     const id = `e${random.int(0, KEYS - 1)}`
-    if (kind < 0.15) return this.#readRequest(tenant)
-    if (kind < 0.3) return this.#conditional(tenant, durability, n)
+    if (kind < 0.15 && !isWrite) return this.#readRequest(tenant)
+    if (kind < 0.3 && !isWrite) return this.#conditional(tenant, durability, n)
     const isDelete = kind > 0.8
     const isMoment = random.chance(0.2)
     const ref: RecordRef = isMoment
@@ -349,8 +273,8 @@ class Run {
     }
     return {
       request: { tenant, ref, write, durability },
-      onAnswer: answer => {
-        this.#acknowledge(tenant, ref, field, isDelete ? 'del' : 'put', answer, undefined)
+      onAnswer: (answer, calledAtMs) => {
+        this.#acknowledge(tenant, ref, field, isDelete ? 'del' : 'put', answer, undefined, calledAtMs)
         this.#bookmarks.set(tenant, [
           ...(this.#bookmarks.get(tenant) ?? []).slice(-5),
           { clock: answer.clock!, ref, bookmark: answer.bookmark! },
@@ -368,9 +292,9 @@ class Run {
     }
     return {
       request: { tenant, ref, write, ifVersion, ...(durability ? { durability } : {}) },
-      onAnswer: (answer: SimAnswer) => {
+      onAnswer: (answer: SimAnswer, calledAtMs: number) => {
         this.#cluster.count('conditional write')
-        this.#acknowledge(tenant, ref, 'property:n', 'put', answer, ifVersion)
+        this.#acknowledge(tenant, ref, 'property:n', 'put', answer, ifVersion, calledAtMs)
       },
     }
   }
@@ -417,14 +341,9 @@ class Run {
     ref: RecordRef,
     field: string | undefined,
     action: 'put' | 'del',
-    answer: {
-      clock: Clock | undefined
-      reached: Acked['reached']
-      node: string
-      disk: string
-      position: VersionVector
-    },
+    answer: SimAnswer,
     ifVersion: string | undefined,
+    calledAtMs: number,
   ): void {
     this.#cluster.count(`acknowledged ${answer.reached}`)
     this.#cluster.note(
@@ -436,6 +355,7 @@ class Run {
           this.#history.violations.push(
             `${tenant}: a write was acknowledged at level stream, and no stream has had ${origin}/${sequence}`,
           )
+    this.#watch.acknowledged(tenant, answer, calledAtMs)
     this.#history.acked.push({
       tenant,
       record: nameOf(ref),
@@ -452,26 +372,73 @@ class Run {
 
   async #heal(): Promise<boolean> {
     const cluster = this.#cluster
-    const heal = () => {
-      cluster.natsDown = false
-      cluster.dropRate = 0
-      cluster.slowRate = 0
-      cluster.cuts.clear()
-      for (const node of cluster.nodes) {
-        node.natsCut = false
-        node.skewMs = 0
-        if (node.process) node.process.armed = undefined
-        node.start()
+    const world = this.#world
+    cluster.note('healing')
+    // What was to heal later is over now; what is under way may still end a process.
+    this.#faults.heal()
+    await world.run(AFTERMATH_MS)
+    this.#faults.heal()
+    const sinceMs = world.nowMs
+    const isCurrent = await world.runUntil(() => this.#notCurrent() === '', CURRENT_MS_MAX)
+    if (!isCurrent)
+      this.#history.violations.push(
+        `${CURRENT_MS_MAX / 1000} s after the last fault not every copy is current: ${this.#notCurrent()}`,
+      )
+    cluster.count(`current again within ${Math.ceil((world.nowMs - sinceMs) / 5000) * 5} s`)
+    const isAtRest = await world.runUntil(() => this.#unrest(false) === '', REST_MS_MAX)
+    cluster.count(`at rest within ${Math.ceil((world.nowMs - sinceMs) / 20_000) * 20} s`)
+    return isAtRest
+  }
+
+  #notCurrent(): string {
+    const { nodes } = this.#cluster
+    for (const tenant of this.#tenants) {
+      const placement = nodes.flatMap(({ process }) => process?.replica.directory.placement(tenant) ?? [])[0]
+      for (const { node } of placement?.holders ?? []) {
+        const copies = this.#cluster.node(node)?.process?.replica.copies
+        if (!copies?.isCurrent(tenant))
+          return `${tenant} on ${node} is ${copies?.state(tenant)}: ${copies?.reason(tenant)}`
       }
     }
-    // Faults that were to heal later are over now, and those that were still to come do not.
-    cluster.note('healing')
-    for (let n = 0; n < 4; n++) {
-      heal()
-      await this.#world.run(12_000)
+    return ''
+  }
+
+  /** What the feeds told, what was refused, and what an idle cluster still does. */
+  async #lookAtRest(copies: readonly FinalCopy[]): Promise<void> {
+    const cluster = this.#cluster
+    const world = this.#world
+    const { violations } = this.#history
+    for (const feed of this.#feeds) {
+      const vector = copies.find(copy => copy.tenant === feed.tenant)?.vector
+      if (vector && !(await world.runUntil(() => feed.covers(vector), FEED_MS_MAX)))
+        violations.push(`a feed of ${feed.tenant} does not come to the end of the changes: ${feed.describe(vector)}`)
+      feed.stop()
+      const aside = copies.find(copy => copy.tenant === feed.tenant)?.setAside
+      const isSetAside = (_: string, record: string, clock: Clock) => {
+        const set = aside?.get(record)
+        return set !== undefined && versionOf(set) >= versionOf({ put: clock, del: undefined, fields: new Map() })
+      }
+      violations.push(...checkFeeds(feed.windows, cluster.log.entries, isSetAside))
+      violations.push(...checkToldClocks(feed.clocks, this.#history.attempted))
+      cluster.count('feed resumed')
     }
-    heal()
-    return this.#world.runUntil(() => this.#unrest(false) === '', 400_000)
+    for (const { id, process, disk } of cluster.nodes) {
+      const known = process?.replica.directory.placements().filter(({ tenant }) => this.#refused.has(tenant)) ?? []
+      const held = [...disk.databases.keys()].filter(tenant => this.#refused.has(tenant))
+      if (known.length + held.length > 0)
+        violations.push(
+          `${id} knows ${known.length} tenants and holds ${held.length} of which every request was refused, such as ${known[0]?.tenant ?? held[0]}`,
+        )
+    }
+    cluster.requests.clear()
+    await world.run(IDLE_MS)
+    for (const [name, requests] of cluster.requests)
+      if (requests > (IDLE_REQUESTS_MAX * IDLE_MS) / 1000)
+        violations.push(`${name} asks the servers ${(requests * 1000) / IDLE_MS} times a second while nothing happens`)
+    for (const { id, process } of cluster.nodes) {
+      const { leases } = process!.pool.stats()
+      if (leases > 0) violations.push(`${id} has ${leases} uses of tenants while nothing happens`)
+    }
   }
 
   /** What is not at rest yet. */
@@ -599,11 +566,9 @@ function isStill(copies: readonly FinalCopy[]): boolean {
   return true
 }
 
-type Acked = History['acked'][number]
-
 interface Operation {
   readonly request: SimRequest
-  readonly onAnswer: (answer: SimAnswer) => void
+  readonly onAnswer: (answer: SimAnswer, calledAtMs: number) => void
 }
 
 const nameOf = (ref: RecordRef): string => `${ref.kind} ${ref.key.join(' ')}`

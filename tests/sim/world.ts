@@ -43,6 +43,13 @@ interface Timer {
   cancelled: boolean
 }
 
+/** What a process' clocks do. */
+export interface SimClock {
+  readonly skewMs: number
+  readonly isDead: boolean
+  readonly pausedUntilMs?: number
+}
+
 const START_MS = 1_700_000_000_000
 
 /** Simulated time: a heap of timers. Between two of them everything that can run without waiting does. */
@@ -63,8 +70,10 @@ export class World {
     return timer
   }
 
-  /** The time of one process, or of the servers: its clock may be wrong, and stops for good when the process is dead. */
-  timeOf(process: { skewMs: number; isDead: boolean }): Time {
+  /**
+   * The time of one process, or of the servers: its clock may be wrong. Nothing that it waits for comes up while the process is paused, though its clocks go on; nothing ever again when it is dead.
+   */
+  timeOf(process: SimClock): Time {
     return {
       now: () => START_MS + Math.floor(this.nowMs) + process.skewMs,
       monotonic: () => this.nowMs,
@@ -73,10 +82,16 @@ export class World {
           const { signal } = options
           const fail = () => reject(signal?.reason instanceof Error ? signal.reason : new Error('aborted'))
           if (signal?.aborted) return fail()
-          const timer = this.at(ms, () => {
+          const fire = () => {
+            const pausedMs = (process.pausedUntilMs ?? 0) - this.nowMs
+            if (pausedMs > 0 && !process.isDead) {
+              timer = this.at(pausedMs, fire)
+              return
+            }
             signal?.removeEventListener('abort', onAbort)
             if (!process.isDead) resolve()
-          })
+          }
+          let timer = this.at(ms, fire)
           const onAbort = () => {
             timer.cancelled = true
             if (!process.isDead) fail()

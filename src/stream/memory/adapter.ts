@@ -24,10 +24,10 @@ export interface MemoryLink {
   /** Milliseconds until a pushed message arrives; undefined: not at all. */
   push(what: string, name?: string): number | undefined
   /**
-   * Milliseconds for which a watch hears nothing from now on while its client takes it for alive, as after all servers were away; 0: it hears. Asked before each delivery. What
-   * was written meanwhile arrives afterwards, of each key the last value only, since the bucket keeps no other.
+   * Milliseconds for which a watch that was opened then hears nothing from now on while its client takes it for alive, as after all servers were away; 0: it hears. Asked before each delivery.
+   * What was written meanwhile arrives afterwards, of each key the last value only, since the bucket keeps no other.
    */
-  deafMs?(bucket: string): number
+  deafMs?(openedAtMs: number): number
   /** What a watch delivers in place of what waits for it: in another order, or some of it twice. The updates of one key stay in order. */
   arrange?(updates: readonly KvUpdate[]): KvUpdate[]
   /** Milliseconds by which a read of a key is behind, as from a follower, or a leader that is none any more. What is compared and set is never behind. */
@@ -216,6 +216,7 @@ class MemoryBucket implements KvBucket {
 
   async *watch(signal: AbortSignal): AsyncGenerator<KvUpdate | undefined> {
     const time = this.#link.time ?? this.#log.time
+    const openedAtMs = time.monotonic()
     let queue: (KvUpdate | undefined)[] = []
     let wake = () => {}
     const push = (update: KvUpdate) => {
@@ -232,7 +233,7 @@ class MemoryBucket implements KvBucket {
     try {
       while (!signal.aborted) {
         while (queue.length > 0) {
-          const deafMs = this.#link.deafMs?.(this.#name) ?? 0
+          const deafMs = this.#link.deafMs?.(openedAtMs) ?? 0
           if (deafMs > 0) {
             await time.sleep(deafMs, { signal, ref: false }).catch(() => {})
             queue = lastOfEach(queue)

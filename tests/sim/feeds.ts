@@ -1,0 +1,192 @@
+import { PercolateError } from '../../src/base/errors.ts'
+import type { TenantId } from '../../src/base/ids.ts'
+import { type Clock, formatClock } from '../../src/clock/hlc.ts'
+import { dominates, type VersionVector } from '../../src/clock/vector.ts'
+import { parseBookmark } from '../../src/session/bookmark.ts'
+import { ANY } from '../../src/session/request.ts'
+import { Session } from '../../src/session/session.ts'
+import type { SimCluster, SimProcess } from './cluster.ts'
+
+const HEARTBEAT_MS = 1000
+/** A client that hears nothing for this long turns to another node. */
+const SILENCE_MS_MAX = 5000
+const RETRY_MS = 300
+
+/** What a client of a feed has seen without a gap, as it was told. */
+export interface FeedWindow {
+  readonly tenant: string
+  readonly start: VersionVector
+  end: VersionVector
+  /** By record: the latest clock that the feed told of, as text that sorts. */
+  readonly latest: Map<string, string>
+}
+
+/** An entry that the stream has had. */
+export interface StoredEntry {
+  readonly tenant: string
+  readonly origin: string
+  readonly sequence: number
+  readonly changes: readonly { readonly record: string; readonly clock: Clock }[]
+}
+
+/** A client that follows a tenant's changes for the whole life of the cluster, on whatever node answers. */
+export class SimFeed {
+  readonly tenant: TenantId
+  readonly windows: FeedWindow[] = []
+  /** Clocks that the feed told of. */
+  readonly clocks = new Set<string>()
+  resumed = 0
+  readonly #cluster: SimCluster
+  #cursor: string | undefined
+  #window: FeedWindow | undefined
+  #isOver = false
+
+  constructor(cluster: SimCluster, tenant: TenantId) {
+    this.#cluster = cluster
+    this.tenant = tenant
+  }
+
+  start(): void {
+    void this.#run()
+  }
+
+  stop(): void {
+    this.#isOver = true
+  }
+
+  /** Whether it has heard of everything up to there. */
+  covers(vector: VersionVector): boolean {
+    return this.#window !== undefined && dominates(this.#window.end, vector)
+  }
+
+  describe(vector: VersionVector): string {
+    const end = this.#window?.end
+    const lacking = [...vector].filter(([origin, sequence]) => (end?.get(origin) ?? 0) < sequence)
+    return `it lacks ${lacking.map(([origin, sequence]) => `${origin}/${end?.get(origin) ?? 0}..${sequence}`).join(', ')}`
+  }
+
+  async #run(): Promise<void> {
+    const { world, nodes } = this.#cluster
+    const time = world.timeOf({ skewMs: 0, isDead: false })
+    while (!this.#isOver) {
+      const process = world.random.pick(nodes).process
+      if (process && process.pausedUntilMs <= world.nowMs && process.replica.copies.isCurrent(this.tenant))
+        await this.#follow(process).catch(error => this.#failed(error))
+      await time.sleep(RETRY_MS)
+    }
+  }
+
+  #failed(error: unknown): void {
+    const code = error instanceof PercolateError ? error.code : 'INTERNAL'
+    this.#cluster.count(`feed ${code}`)
+    this.#cluster.note(`feed of ${this.tenant}: ${String(error)}`)
+    if (!(error instanceof PercolateError)) throw error
+    if (code !== 'CHANGES_EXPIRED') return
+    // It reads everything anew, and goes on from there.
+    this.#cursor = error.extra?.cursor as string
+    this.#window = undefined
+    this.#begin(vectorOf(this.#cursor))
+  }
+
+  /** Until the node is gone, or silent. */
+  async #follow(process: SimProcess): Promise<void> {
+    const { world } = this.#cluster
+    const stop = new AbortController()
+    const consistency = { ...ANY, needsHome: false }
+    const session = new Session(
+      { tenant: this.tenant, access: 'read', consistency, asOf: undefined, forwardedBy: undefined },
+      { signal: stop.signal, hasEnded: false },
+    )
+    this.resumed++
+    this.#cluster.note(`feed of ${this.tenant} is read from ${process.name}`)
+    const events = process.changes.follow(session, { cursor: this.#cursor, field: 'cursor' }, HEARTBEAT_MS)
+    const time = world.timeOf({ skewMs: 0, isDead: false })
+    for (;;) {
+      let arrived: Awaited<ReturnType<typeof events.next>> | undefined
+      let failure: unknown
+      const asked = events.next().then(
+        value => {
+          arrived = value
+        },
+        error => {
+          failure = error ?? new Error('failed')
+        },
+      )
+      for (let waitedMs = 0; !arrived && failure === undefined && waitedMs < SILENCE_MS_MAX; waitedMs += 100) {
+        if (process.isDead || this.#isOver) break
+        await Promise.race([asked, time.sleep(100)])
+      }
+      if (failure !== undefined) throw failure
+      if (!arrived || arrived.done) {
+        stop.abort()
+        return
+      }
+      this.#take(arrived.value)
+    }
+  }
+
+  #take({
+    cursor,
+    changes,
+  }: {
+    cursor: string
+    changes?: readonly { kind: string; id: string; type?: string; to?: string; clock: string }[]
+  }): void {
+    if (cursor === '') return
+    this.#cursor = cursor
+    const vector = vectorOf(cursor)
+    const window = this.#window
+    if (!window) {
+      this.#begin(vector)
+      return
+    }
+    window.end = vector
+    for (const { kind, id, type, to, clock } of changes ?? []) {
+      this.clocks.add(clock)
+      const record = [kind, id, ...(type === undefined ? [] : [type, to])].join(' ')
+      if ((window.latest.get(record) ?? '') < clock) window.latest.set(record, clock)
+    }
+  }
+
+  #begin(vector: VersionVector): void {
+    this.#window = { tenant: this.tenant, start: vector, end: vector, latest: new Map() }
+    this.windows.push(this.#window)
+  }
+}
+
+const vectorOf = (cursor: string): VersionVector => new Map(parseBookmark(cursor, 'cursor').vector)
+
+/**
+ * Every entry between the two ends of a window was told of, by itself or by something later of the same record; what is set aside is shown to an operator instead. Nothing was told of that nobody wrote.
+ */
+export function checkFeeds(
+  windows: readonly FeedWindow[],
+  entries: readonly StoredEntry[],
+  isSetAside: (tenant: string, record: string, clock: Clock) => boolean,
+): string[] {
+  const found: string[] = []
+  for (const { tenant, start, end, latest } of windows) {
+    const missing: string[] = []
+    for (const { origin, sequence, changes, tenant: of } of entries) {
+      if (of !== tenant || sequence <= (start.get(origin) ?? 0) || sequence > (end.get(origin) ?? 0)) continue
+      for (const { record, clock } of changes) {
+        const told = latest.get(record)
+        if (told !== undefined && told >= formatClock(clock)) continue
+        if (!isSetAside(tenant, record, clock))
+          missing.push(`${record} at ${formatClock(clock)} (${origin}/${sequence})`)
+      }
+    }
+    if (missing.length > 0)
+      found.push(`a feed of ${tenant} passed over ${missing.length} changes without saying so, such as ${missing[0]}`)
+  }
+  return found
+}
+
+/** What the feeds told of that nobody has written. */
+export function checkToldClocks(
+  clocks: ReadonlySet<string>,
+  attempted: readonly { readonly clock: Clock }[],
+): string[] {
+  const written = new Set(attempted.map(({ clock }) => formatClock(clock)))
+  return [...clocks].filter(clock => !written.has(clock)).map(clock => `a feed told of ${clock}, which nobody wrote`)
+}
