@@ -1,6 +1,8 @@
 import { randomUUID } from 'node:crypto'
 import type { MultipartFile } from '@fastify/multipart'
 import type { FastifyRequest } from 'fastify'
+import { checkObject } from '../src/api/operations/check-fields.ts'
+import { cleanLine } from '../src/base/clean-text.ts'
 import { PercolateError } from '../src/base/errors.ts'
 import type { FairSemaphore } from '../src/base/fair-semaphore.ts'
 import { checkId, derivedId, type TenantId } from '../src/base/ids.ts'
@@ -140,11 +142,17 @@ async function placeFor({ places }: UploadOptions, tenant: TenantId, signal: Abo
   }
 }
 
-/** The last part of whatever path the client sent: a name to show, never one to open. */
+/** The last part of whatever path the client sent: a name to show, never one to open. Control characters go; what is too long is refused. */
 function checkFileName(raw: string | undefined): string {
-  const name = (raw ?? '').split(/[/\\]/).at(-1) ?? ''
-  if (name.trim() === '') return 'unnamed'
-  return checkId(name.replace(/[\u0000-\u001f\u007f]/g, '').trim() || 'unnamed', 'filename', NAME_BYTES_MAX)
+  const name = cleanLine((raw ?? '').split(/[/\\]/).at(-1) ?? '', Number.MAX_SAFE_INTEGER)
+  return name === '' ? 'unnamed' : checkId(name, 'filename', NAME_BYTES_MAX)
+}
+
+/** A uri that the content names; a file name that would make it too long is left out. */
+function derivedUri({ sha256, name }: StoredFile): string {
+  const identity = `upload:${derivedId(sha256, name)}`
+  const uri = `${identity}/${encodeURIComponent(name)}`
+  return uri.length <= URI_BYTES_MAX ? uri : identity
 }
 
 function jobFields(
@@ -164,9 +172,7 @@ function jobFields(
   const metadata = fields.get('metadata')
   return {
     // Without a uri the content names the document: the same file twice is one.
-    uri: uri
-      ? checkId(uri, 'uri', URI_BYTES_MAX)
-      : `upload:${derivedId(stored.sha256, stored.name)}/${encodeURIComponent(stored.name)}`,
+    uri: uri ? checkId(uri, 'uri', URI_BYTES_MAX) : derivedUri(stored),
     ...(uri ? { replaces: true } : {}),
     ...(category ? { category: checkId(category, 'category', CATEGORY_BYTES_MAX) } : {}),
     ...(metadata ? { metadata: parseMetadata(metadata) } : {}),
@@ -192,7 +198,7 @@ function parseMetadata(text: string): { readonly [key: string]: unknown } {
       { field: 'metadata' },
     )
   }
-  return value as { readonly [key: string]: unknown }
+  return checkObject(value as Record<string, unknown>, 'metadata')
 }
 
 async function* partsOf(request: FastifyRequest, pace: Pace) {

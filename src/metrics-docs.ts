@@ -46,7 +46,7 @@ export async function metricsMarkdown(): Promise<string> {
         addActivatorMetrics(metrics, ['small'], undefined)
       },
     ],
-    ['worker', metrics => new JobRunner({} as never).addMetrics(metrics)],
+    ['worker', metrics => new JobRunner({ parsers: { idle: 0 } } as never).addMetrics(metrics)],
     ['gateway', metrics => void addGatewayMetrics(metrics, noPlaces, noPlaces)],
   ]
   const common = new Set<string>()

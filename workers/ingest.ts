@@ -1,13 +1,12 @@
 import { createWriteStream } from 'node:fs'
-import { mkdtemp, rm } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
 import { pipeline } from 'node:stream/promises'
 import { PercolateClient } from '../client/client.ts'
 import { PercolateClientError } from '../client/errors.ts'
 import type { EntityInput, ResourceInput } from '../src/api/schemas.ts'
+import { cleanLine } from '../src/base/clean-text.ts'
 import { PercolateError } from '../src/base/errors.ts'
 import { derivedId } from '../src/base/ids.ts'
+import { ID_BYTES_MAX, NAME_BYTES_MAX } from '../src/base/limits.ts'
 import { parseClock } from '../src/clock/hlc.ts'
 import type { Embedder } from '../src/embedding/port.ts'
 import type { JobRecord, UploadedFile } from '../src/jobs/model.ts'
@@ -15,19 +14,43 @@ import type { ObjectStore } from '../src/objects/port.ts'
 import { normalizeName } from '../src/text/analyze.ts'
 import type { Mention } from './extract/entities.ts'
 import type { Chunk } from './parse/chunk.ts'
-import { type ParsedFile, parseInSandbox, type SandboxOptions } from './parse/sandbox.ts'
+import type { ParserPool } from './parse/pool.ts'
+import type { ParsedFile } from './parse/sandbox.ts'
 import type { JobProgress } from './progress.ts'
 
 export interface IngestOptions {
   readonly objects: ObjectStore
   readonly nodeUrl: string
   readonly embedder: Embedder
-  readonly sandbox: SandboxOptions
+  readonly parsers: ParserPool
+  readonly parseLimits: ParseLimits
+}
+
+export interface ParseLimits {
+  readonly bytesMax: number
+  /** Longest time that any document may take. */
+  readonly timeoutMs: number
+  /** What the smallest may take, and what each MiB adds. */
+  readonly timeoutBaseMs: number
+  readonly timeoutPerMibMs: number
+}
+
+/** What has to be known to take an ingestion back. */
+export interface IngestTrace {
+  /** Chunks under the document's uri that other jobs (or nobody's) had written before this one began to write. */
+  before?: ReadonlySet<string>
+}
+
+/** A small document has a small part of the time; one that took its worker down before has half of that. */
+export function parseTimeoutMs(limits: ParseLimits, bytes: number, attempt: number): number {
+  const bySize = limits.timeoutBaseMs + limits.timeoutPerMibMs * (bytes / 1024 / 1024)
+  return Math.round(Math.min(limits.timeoutMs, bySize) / (attempt > 1 ? 2 : 1))
 }
 
 const BATCH_CHUNKS = 64
 const BATCH_ENTITIES = 100
 const MENTIONING_CHUNKS_SHOWN = 20
+const HEADING_BYTES_MAX = 400
 
 /**
  * The way of an uploaded document: download, parse and chunk in the sandbox, embed, write chunks, entities and a moment through the API. Ids are
@@ -37,35 +60,74 @@ export async function ingest(
   options: IngestOptions,
   job: JobRecord,
   progress: JobProgress,
+  trace: IngestTrace,
 ): Promise<{ done: number; total: number }> {
   const file = job.file!
-  if (file.bytes > options.sandbox.parseBytesMax) {
+  const { bytesMax } = options.parseLimits
+  if (file.bytes > bytesMax) {
     throw new PercolateError(
       'DOCUMENT_TOO_COSTLY',
-      `${file.name} has ${file.bytes} bytes; at most ${options.sandbox.parseBytesMax} are parsed (PERCOLATE_PARSE_BYTES_MAX).`,
+      `${file.name} has ${file.bytes} bytes; at most ${bytesMax} are parsed (PERCOLATE_PARSE_BYTES_MAX).`,
     )
   }
   const client = new PercolateClient({ url: options.nodeUrl, tenant: job.tenant })
-  const folder = await mkdtemp(join(tmpdir(), 'percolate-'))
+  const sandbox = options.parsers.take()
+  let parsed: ParsedFile
   try {
     await progress.report('download', 0, 0)
-    const path = join(folder, 'document')
-    await download(options.objects, file, path, progress.signal)
+    await download(options.objects, file, sandbox.path, progress.signal)
     await progress.report('parse', 0, 0)
-    const parsed = await parseInSandbox(
-      path,
-      { name: file.name, contentType: file.contentType },
-      options.sandbox,
-      progress.signal,
-    )
-    const ids = await writeChunks(options, client, job, parsed, progress)
-    if (job.replaces) await removeOldChunks(client, job, new Set(ids), progress)
-    await writeEntities(client, job, parsed, ids, progress)
-    await writeMoment(client, job, parsed, ids)
-    return { done: ids.length, total: ids.length }
+    parsed = await sandbox.parse({
+      name: file.name,
+      contentType: file.contentType,
+      timeoutMs: parseTimeoutMs(options.parseLimits, file.bytes, job.attempts),
+      signal: progress.signal,
+    })
   } finally {
-    await rm(folder, { recursive: true, force: true })
+    await sandbox.close()
   }
+  trace.before = new Set((await chunksOf(client, job)).filter(({ own }) => !own).map(({ id }) => id))
+  const ids = await writeChunks(options, client, job, parsed, progress)
+  if (job.replaces) await removeOldChunks(client, job, new Set(ids), progress)
+  await writeEntities(client, job, parsed, ids, progress)
+  await writeMoment(client, job, parsed, ids)
+  return { done: ids.length, total: ids.length }
+}
+
+/**
+ * Takes back what a job that failed for good (or was cancelled) has written: a document is in as a whole or not at all. Chunks that were there
+ * before stay.
+ */
+export async function undoIngest(
+  options: { readonly nodeUrl: string },
+  job: JobRecord,
+  { before }: IngestTrace,
+): Promise<void> {
+  if (!before) return
+  const client = new PercolateClient({ url: options.nodeUrl, tenant: job.tenant })
+  for (const { id, own } of await chunksOf(client, job)) {
+    if (own && !before.has(id)) await deleted(client.deleteResource(id))
+  }
+  if (before.size === 0)
+    await deleted(client.request('DELETE', `/api/v1/entities/${encodeURIComponent(documentEntityId(job.uri!))}`))
+}
+
+async function deleted(deleting: Promise<void>): Promise<void> {
+  await deleting.catch(error => {
+    if (!(error instanceof PercolateClientError) || error.code !== 'NOT_FOUND') throw error
+  })
+}
+
+/** The chunks under the job's uri; `own`: this job wrote them last. */
+async function chunksOf(client: PercolateClient, job: JobRecord): Promise<{ id: string; own: boolean }[]> {
+  const chunks: { id: string; own: boolean }[] = []
+  let cursor: string | undefined
+  do {
+    const page = await client.listResources({ uri: job.uri, limit: 500, cursor })
+    chunks.push(...page.results.map(({ id, metadata }) => ({ id, own: metadata?.job_id === job.job_id })))
+    cursor = page.cursor
+  } while (cursor !== undefined)
+  return chunks
 }
 
 async function download(objects: ObjectStore, file: UploadedFile, path: string, signal: AbortSignal): Promise<void> {
@@ -128,7 +190,7 @@ function toResource(job: JobRecord, parsed: ParsedFile, chunk: Chunk): ResourceI
     uri: job.uri!,
     ordinal: chunk.ordinal,
     content: chunk.content,
-    name: clip([parsed.title ?? file.name, heading].filter(Boolean).join(' › '), 500),
+    name: cleanLine([parsed.title ?? file.name, heading].filter(Boolean).join(' › '), NAME_BYTES_MAX),
     ...(job.category === undefined ? {} : { category: job.category }),
     metadata: {
       ...job.metadata,
@@ -136,7 +198,7 @@ function toResource(job: JobRecord, parsed: ParsedFile, chunk: Chunk): ResourceI
       type: parsed.type,
       job_id: job.job_id,
       ...(parsed.title ? { title: parsed.title } : {}),
-      ...(heading === '' ? {} : { heading: clip(heading, 200) }),
+      ...(heading === '' ? {} : { heading: cleanLine(heading, HEADING_BYTES_MAX) }),
       ...(chunk.place.page === undefined ? {} : { page: chunk.place.page }),
       ...(chunk.place.sheet === undefined ? {} : { sheet: chunk.place.sheet }),
       ...(chunk.rows === undefined ? {} : { first_row: chunk.rows[0], last_row: chunk.rows[1] }),
@@ -151,23 +213,18 @@ async function removeOldChunks(
   kept: ReadonlySet<string>,
   progress: JobProgress,
 ): Promise<void> {
-  let cursor: string | undefined
-  const old: string[] = []
-  do {
-    const page = await client.listResources({ uri: job.uri, limit: 500, cursor })
-    old.push(...page.results.filter(({ id }) => !kept.has(id)).map(({ id }) => id))
-    cursor = page.cursor
-  } while (cursor !== undefined)
-  for (const id of old) {
-    await client.deleteResource(id, { asOf: job.clock, signal: progress.signal }).catch(error => {
-      if (!(error instanceof PercolateClientError) || error.code !== 'NOT_FOUND') throw error
-    })
+  for (const { id } of await chunksOf(client, job)) {
+    if (!kept.has(id)) await deleted(client.deleteResource(id, { asOf: job.clock, signal: progress.signal }))
   }
 }
 
 export const documentEntityId = (uri: string): string => `document:${derivedId(uri)}`
-export const mentionEntityId = ({ type, name }: Pick<Mention, 'type' | 'name'>): string =>
-  `${type}:${(type === 'email' || type === 'url' ? name : normalizeName(name).replaceAll(' ', '-')).slice(0, 200)}`
+export function mentionEntityId({ type, name }: Pick<Mention, 'type' | 'name'>): string {
+  const key = type === 'email' || type === 'url' ? name : normalizeName(name).replaceAll(' ', '-')
+  const id = cleanLine(`${type}:${key.slice(0, 200)}`, Number.MAX_SAFE_INTEGER)
+  // What is too long to be an id is told apart by its hash.
+  return Buffer.byteLength(id) <= ID_BYTES_MAX ? id : `${type}:${derivedId(key)}`
+}
 
 /** The document as an entity, with an edge to each entity that it mentions, as heavy as it mentions it often. */
 async function writeEntities(
@@ -181,14 +238,14 @@ async function writeEntities(
   const entities: EntityInput[] = parsed.mentions.map(mention => ({
     id: mentionEntityId(mention),
     type: mention.type,
-    name: mention.name,
+    name: cleanLine(mention.name, NAME_BYTES_MAX),
   }))
   const idOfOrdinal = new Map(parsed.chunks.map(({ ordinal }, n) => [ordinal, ids[n]!]))
   entities.push({
     id: documentEntityId(job.uri!),
     type: 'document',
     name: file.name,
-    ...(parsed.title && parsed.title !== file.name ? { aliases: [clip(parsed.title, 300)] } : {}),
+    ...(parsed.title && parsed.title !== file.name ? { aliases: [cleanLine(parsed.title, NAME_BYTES_MAX)] } : {}),
     properties: { uri: job.uri!, bytes: file.bytes, format: parsed.type, chunks: ids.length },
     edges: parsed.mentions.map(mention => ({
       type: 'mentions',
@@ -219,7 +276,7 @@ async function writeMoment(
         id: `ingest:${job.job_id}`,
         time: parseClock(job.clock)?.wall ?? Date.parse(job.created_at),
         type: 'ingestion',
-        name: `Ingested ${file.name}`,
+        name: cleanLine(`Ingested ${file.name}`, NAME_BYTES_MAX),
         content: `${file.name}: ${ids.length} chunks, ${parsed.mentions.length} entities.`,
         resources: ids.slice(0, 100),
         entities: [documentEntityId(job.uri!)],
@@ -229,5 +286,3 @@ async function writeMoment(
     { asOf: job.clock },
   )
 }
-
-const clip = (text: string, max: number): string => (text.length <= max ? text : text.slice(0, max)).toWellFormed()

@@ -1,6 +1,7 @@
 import type { Counter } from 'prom-client'
 import { PercolateClientError } from '../client/errors.ts'
 import { errorMessage, PercolateError } from '../src/base/errors.ts'
+import type { TenantId } from '../src/base/ids.ts'
 import type { Logger } from '../src/base/logger.ts'
 import type { Metrics } from '../src/base/metrics.ts'
 import type { Time } from '../src/base/time.ts'
@@ -10,8 +11,9 @@ import { decodeJobMessage, isFinished, type JobRecord } from '../src/jobs/model.
 import type { ObjectStore } from '../src/objects/port.ts'
 import type { Delivery } from '../src/stream/port.ts'
 import { embedPending } from './embed.ts'
-import { ingest } from './ingest.ts'
-import type { SandboxOptions } from './parse/sandbox.ts'
+import { HeldJobs, type PulledJob } from './held-jobs.ts'
+import { type IngestTrace, ingest, type ParseLimits, undoIngest } from './ingest.ts'
+import type { ParserPool } from './parse/pool.ts'
 import type { JobProgress } from './progress.ts'
 
 export interface RunnerOptions {
@@ -22,27 +24,48 @@ export interface RunnerOptions {
   readonly nodeUrl: string
   readonly embedder: Embedder
   readonly attemptsMax: number
+  /** Jobs that run at once; of these, jobs of one tenant. */
   readonly concurrency: number
+  readonly perTenantMax: number
   readonly ackWaitMs: number
   readonly drainMs: number
-  readonly sandbox: SandboxOptions
+  readonly parsers: ParserPool
+  readonly parseLimits: ParseLimits
 }
 
 const FETCH_WAIT_MS = 5000
 const RELEASE_MS_MAX = 30_000
 const AWAY_MS = 1000
+/** Jobs that are pulled ahead: enough to keep the slots busy, few enough to leave work for other workers. */
+const HELD_MAX = 64
+const HELD_PER_TENANT_MAX = 16
+/** A job of a tenant that has its share here comes back after this, and later each time: so the jobs behind it come to the front. */
+const SHARE_RELEASE_MS = 500
+/** A hint says at once that a job was cancelled; hints can be lost, so the record is looked at as well. */
+const RECORD_CHECK_MS = 2000
+
+interface RunningJob {
+  readonly pulled: PulledJob
+  readonly stop: AbortController
+  readonly done: Promise<void>
+}
 
 /**
- * Pulls jobs and runs them. A message is counted before its work starts; one that was started too often (it takes its worker down, or
- * hangs it) is dead-lettered before it is started again. What fails because a service is away is given back and not held against it.
+ * Pulls jobs and runs them, shared between tenants: one never gets more than its part of the slots, and tenants that wait get the others in turn.
+ * A message is counted before its work starts; one that was started too often (it takes its worker down, or hangs it) is dead-lettered before it
+ * is started again. What fails because a service is away is given back and not held against it. A job that is cancelled stops at once.
  */
 export class JobRunner {
   readonly #options: RunnerOptions
   readonly #stop = new AbortController()
   /** Ends running jobs when the drain has taken too long. */
   readonly #interrupt = new AbortController()
-  #loops: Promise<void>[] = []
-  #running = 0
+  readonly #held = new HeldJobs({ max: HELD_MAX, perTenantMax: HELD_PER_TENANT_MAX })
+  readonly #running = new Map<Delivery, RunningJob>()
+  #wake = () => {}
+  #pulling: Promise<void> | undefined
+  #tickers: Promise<void>[] = []
+  #endListening = () => {}
   #finished: Counter<'outcome'> | undefined
 
   constructor(options: RunnerOptions) {
@@ -50,7 +73,13 @@ export class JobRunner {
   }
 
   addMetrics(metrics: Metrics): void {
-    metrics.gauge('percolate_jobs_running', 'Jobs that this worker runs now', () => this.#running)
+    metrics.gauge('percolate_jobs_running', 'Jobs that this worker runs now', () => this.#running.size)
+    metrics.gauge('percolate_jobs_held', 'Jobs that this worker has pulled and not started yet', () => this.#held.size)
+    metrics.gauge(
+      'percolate_parsers_idle',
+      'Parser processes that wait for a document',
+      () => this.#options.parsers.idle,
+    )
     metrics.asyncGauge(
       'percolate_jobs_waiting',
       "Messages in this tier's job stream, those that are being worked on included",
@@ -62,25 +91,60 @@ export class JobRunner {
   }
 
   start(): void {
-    this.#loops = Array.from({ length: this.#options.concurrency }, () => this.#loop())
+    const { jobs, ackWaitMs } = this.#options
+    this.#endListening = jobs.onChange(changed => {
+      for (const { pulled, stop } of this.#running.values())
+        if (pulled.job.tenant === changed.tenant && pulled.job.job_id === changed.jobId) void this.#check(pulled, stop)
+    })
+    this.#tickers = [
+      this.#every(Math.max(200, ackWaitMs / 3), () => {
+        for (const { delivery } of this.#held) delivery.working()
+        for (const delivery of this.#running.keys()) delivery.working()
+      }),
+      this.#every(RECORD_CHECK_MS, () => {
+        for (const { pulled, stop } of this.#running.values()) void this.#check(pulled, stop)
+      }),
+    ]
+    this.#pulling = this.#pull()
   }
 
   /** Takes no more jobs, waits for the running ones, then gives back those that take too long. */
   async stop(): Promise<void> {
     this.#stop.abort()
+    this.#wake()
     const timer = setTimeout(
       () => this.#interrupt.abort(new PercolateError('CANCELLED', 'The worker is stopping.')),
       this.#options.drainMs,
     ).unref()
-    await Promise.all(this.#loops)
+    await this.#pulling
+    for (const { delivery } of this.#held.clear()) delivery.release(0)
+    await Promise.all([...this.#running.values()].map(({ done }) => done))
     clearTimeout(timer)
+    this.#endListening()
+    this.#interrupt.abort(new PercolateError('CANCELLED', 'The worker is stopping.'))
+    await Promise.all(this.#tickers)
   }
 
-  async #loop(): Promise<void> {
-    const { jobs, time, logger } = this.#options
+  async #every(ms: number, act: () => void): Promise<void> {
+    const { signal } = this.#interrupt
+    while (!signal.aborted) {
+      await this.#options.time.sleep(ms, { signal, ref: false }).catch(() => {})
+      if (!signal.aborted) act()
+    }
+  }
+
+  async #pull(): Promise<void> {
+    const { jobs, time, logger, concurrency } = this.#options
     for (let failures = 0; !this.#stop.signal.aborted; ) {
+      this.#startHeld()
+      if (this.#running.size >= concurrency || this.#held.room <= 0) {
+        await new Promise<void>(resolve => {
+          this.#wake = resolve
+        })
+        continue
+      }
       try {
-        const deliveries = await jobs.fetch(1, FETCH_WAIT_MS, this.#stop.signal)
+        const deliveries = await jobs.fetch(this.#held.room, FETCH_WAIT_MS, this.#stop.signal)
         failures = 0
         for (const delivery of deliveries) await this.#take(delivery)
       } catch (error) {
@@ -91,6 +155,7 @@ export class JobRunner {
     }
   }
 
+  /** A pulled job is held, or given back when its tenant has its share here. */
   async #take(delivery: Delivery): Promise<void> {
     let job: JobRecord
     try {
@@ -103,21 +168,50 @@ export class JobRunner {
       )
       return
     }
-    this.#running++
-    const heartbeat = setInterval(() => delivery.working(), Math.max(200, this.#options.ackWaitMs / 3))
-    try {
-      await this.#run(delivery, job)
-    } catch (error) {
-      // The record or the stream can't be reached: the message comes again.
-      this.#options.logger.warn({ job: job.job_id, reason: errorMessage(error) }, 'job given back')
-      delivery.release(AWAY_MS)
-    } finally {
-      clearInterval(heartbeat)
-      this.#running--
+    if (!this.#held.add({ delivery, job }))
+      delivery.release(Math.min(RELEASE_MS_MAX, SHARE_RELEASE_MS * delivery.deliveries))
+    else this.#startHeld()
+  }
+
+  #startHeld(): void {
+    const { concurrency, perTenantMax } = this.#options
+    while (this.#running.size < concurrency && !this.#stop.signal.aborted) {
+      const next = this.#held.take(tenant => this.#runningOf(tenant) < perTenantMax)
+      if (!next) return
+      this.#start(next)
     }
   }
 
-  async #run(delivery: Delivery, message: JobRecord): Promise<void> {
+  #runningOf(tenant: TenantId): number {
+    let count = 0
+    for (const { pulled } of this.#running.values()) if (pulled.job.tenant === tenant) count++
+    return count
+  }
+
+  #start(pulled: PulledJob): void {
+    const { delivery, job } = pulled
+    const stop = new AbortController()
+    const done = this.#run(delivery, job, AbortSignal.any([stop.signal, this.#interrupt.signal]))
+      .catch(error => {
+        // The record or the stream can't be reached: the message comes again.
+        this.#options.logger.warn({ job: job.job_id, reason: errorMessage(error) }, 'job given back')
+        delivery.release(AWAY_MS)
+      })
+      .finally(() => {
+        this.#running.delete(delivery)
+        this.#startHeld()
+        this.#wake()
+      })
+    this.#running.set(delivery, { pulled, stop, done })
+  }
+
+  /** Stops a running job whose record says that it was cancelled. */
+  async #check({ job }: PulledJob, stop: AbortController): Promise<void> {
+    const current = await this.#options.jobs.get(job.tenant, job.job_id).catch(() => undefined)
+    if (current?.status === 'cancelled') stop.abort(new PercolateError('CANCELLED', 'The job was cancelled.'))
+  }
+
+  async #run(delivery: Delivery, message: JobRecord, signal: AbortSignal): Promise<void> {
     const { jobs, logger, attemptsMax } = this.#options
     let poisoned = false
     const started = await jobs.update(message, job => {
@@ -125,7 +219,7 @@ export class JobRunner {
       if (isFinished(job.status)) return undefined
       if (poisoned) {
         const detail = `Started ${job.attempts} times and never finished${job.error ? `; the last reason: ${job.error.detail}` : ': it takes its worker down or hangs'}.`
-        return { status: 'dead', stage: 'done', error: { code: job.error?.code ?? 'JOB_POISONOUS', detail } }
+        return { status: 'dead', error: { code: job.error?.code ?? 'JOB_POISONOUS', detail } }
       }
       return { status: 'running', attempts: job.attempts + 1 }
     })
@@ -141,11 +235,12 @@ export class JobRunner {
       { job: started.job_id, tenant: started.tenant, kind: started.kind, attempt: started.attempts },
       'job started',
     )
+    const trace: IngestTrace = {}
     try {
       const counts =
         started.kind === 'ingest'
-          ? await ingest(this.#options, started, this.#progress(started))
-          : await embedPending(this.#options, started, this.#progress(started))
+          ? await ingest(this.#options, started, this.#progress(started, signal), trace)
+          : await embedPending(this.#options, started, this.#progress(started, signal))
       await jobs.update(started, job =>
         isFinished(job.status)
           ? undefined
@@ -155,11 +250,11 @@ export class JobRunner {
       this.#finished?.inc({ outcome: 'completed' })
       logger.info({ job: started.job_id, ...counts }, 'job completed')
     } catch (error) {
-      await this.#failed(delivery, started, error)
+      await this.#failed(delivery, started, signal.aborted ? signal.reason : error, trace)
     }
   }
 
-  async #failed(delivery: Delivery, job: JobRecord, error: unknown): Promise<void> {
+  async #failed(delivery: Delivery, job: JobRecord, error: unknown, trace: IngestTrace): Promise<void> {
     const { jobs, logger, attemptsMax } = this.#options
     const { code, retry } = classify(error)
     const reason = { code, detail: errorMessage(error) }
@@ -169,8 +264,10 @@ export class JobRunner {
           ? { status: 'queued', stage: 'waiting', attempts: Math.max(0, now.attempts - 1) }
           : undefined,
       )
-      if (isFinished(current.status)) await delivery.ack()
-      else delivery.release(0)
+      if (isFinished(current.status)) {
+        await undoIngest(this.#options, job, trace)
+        await delivery.ack()
+      } else delivery.release(0)
       return
     }
     if (retry === 'later') {
@@ -186,7 +283,9 @@ export class JobRunner {
     }
     if (retry === 'never' || job.attempts >= attemptsMax) {
       const status = retry === 'never' ? 'failed' : 'dead'
-      await jobs.update(job, now => (isFinished(now.status) ? undefined : { status, stage: 'done', error: reason }))
+      // First: once the record says that it failed, nothing of it is there.
+      await undoIngest(this.#options, job, trace)
+      await jobs.update(job, now => (isFinished(now.status) ? undefined : { status, error: reason }))
       await this.#bury(delivery, reason, job.job_id, status)
       return
     }
@@ -213,12 +312,12 @@ export class JobRunner {
     )
   }
 
-  #progress(job: JobRecord): JobProgress {
+  #progress(job: JobRecord, signal: AbortSignal): JobProgress {
     const { jobs } = this.#options
     return {
-      signal: this.#interrupt.signal,
+      signal,
       report: async (stage, done, total) => {
-        if (this.#interrupt.signal.aborted) throw this.#interrupt.signal.reason
+        if (signal.aborted) throw signal.reason
         const current = await jobs.update(job, now => (isFinished(now.status) ? undefined : { stage, done, total }))
         if (current.status === 'cancelled') throw new PercolateError('CANCELLED', 'The job was cancelled.')
       },

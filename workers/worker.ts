@@ -9,6 +9,7 @@ import { chooseEmbedder } from '../src/embedding/choose.ts'
 import { Jobs } from '../src/jobs/jobs.ts'
 import type { ObjectStore } from '../src/objects/port.ts'
 import type { StreamPort } from '../src/stream/port.ts'
+import { ParserPool } from './parse/pool.ts'
 import { JobRunner } from './runner.ts'
 
 export interface WorkerOptions {
@@ -45,6 +46,15 @@ export async function startWorker(options: WorkerOptions): Promise<RunningWorker
     ackWaitMs: config.jobAckWaitMs,
     recordMaxAgeMs: config.jobRecordMaxAgeMs,
   })
+  const parsers = new ParserPool({
+    time,
+    warm: config.parsersWarm,
+    memoryBytes: config.parseMemoryBytes,
+    parseBytesMax: config.parseBytesMax,
+    chunkChars: config.chunkChars,
+  })
+  parsers.start()
+  lifecycle.add('parsers', () => parsers.stop())
   const runner = new JobRunner({
     jobs,
     objects,
@@ -56,11 +66,13 @@ export async function startWorker(options: WorkerOptions): Promise<RunningWorker
     concurrency: config.jobConcurrency,
     ackWaitMs: config.jobAckWaitMs,
     drainMs: config.drainMs,
-    sandbox: {
+    perTenantMax: config.jobsPerTenantMax,
+    parsers,
+    parseLimits: {
+      bytesMax: config.parseBytesMax,
       timeoutMs: config.parseTimeoutMs,
-      memoryBytes: config.parseMemoryBytes,
-      parseBytesMax: config.parseBytesMax,
-      chunkChars: config.chunkChars,
+      timeoutBaseMs: config.parseTimeoutBaseMs,
+      timeoutPerMibMs: config.parseTimeoutPerMibMs,
     },
   })
   runner.addMetrics(metrics)

@@ -1,6 +1,7 @@
 import { PercolateError } from '../base/errors.ts'
 import type { TenantId } from '../base/ids.ts'
 import type { Time } from '../base/time.ts'
+import { formatClock } from '../clock/hlc.ts'
 import type { Delivery, KvBucket, StreamPort } from '../stream/port.ts'
 import { subjects } from '../stream/subjects.ts'
 import { encodeJobMessage, isFinished, type JobRecord } from './model.ts'
@@ -77,9 +78,19 @@ export class Jobs {
       const changed = change(job)
       if (changed === undefined) return job
       const next: JobRecord = { ...job, ...changed, updated_at: this.#now() }
-      if ((await bucket.update(key, encodeRecord(next), record?.revision ?? 0)) !== undefined) return next
+      if ((await bucket.update(key, encodeRecord(next), record?.revision ?? 0)) === undefined) continue
+      if (next.status !== job.status) this.#announce(next)
+      return next
     }
     throw new PercolateError('STREAM_UNAVAILABLE', 'The job record is changed by too many at once.')
+  }
+
+  /** Calls `handle` when a job's status has changed, on whichever process. A hint: it may be lost, and the record decides. */
+  onChange(handle: (job: { tenant: string; jobId: string }) => void): () => void {
+    return this.#options.stream.listen(subjects.jobHint, data => {
+      const [tenant, jobId, ...rest] = data.toString().split(' ')
+      if (tenant && jobId && rest.length === 0) handle({ tenant, jobId })
+    })
   }
 
   async fetch(max: number, waitMs: number, signal: AbortSignal): Promise<Delivery[]> {
@@ -102,7 +113,7 @@ export class Jobs {
     )
   }
 
-  /** Starts a failed, dead or cancelled job over. */
+  /** Starts a failed, dead or cancelled job over, as if it had been uploaded now: what it wrote was taken back, and an older clock would lose against that. */
   async retry(tenant: TenantId, jobId: string): Promise<JobRecord> {
     const job = await this.#existing(tenant, jobId)
     if (job.status !== 'failed' && job.status !== 'dead' && job.status !== 'cancelled') {
@@ -119,6 +130,7 @@ export class Jobs {
       attempts: 0,
       done: 0,
       total: 0,
+      clock: formatClock({ wall: this.#options.time.now(), counter: 0, origin: `retry-${jobId}` }),
     }))
     await this.#send(queued, `${jobId}-${this.#options.time.now()}`)
     return queued
@@ -159,6 +171,10 @@ export class Jobs {
 
   async #send(job: JobRecord, messageId: string): Promise<void> {
     await this.#options.stream.publish(subjects.jobs(job.tier), encodeJobMessage(job), messageId)
+  }
+
+  #announce({ tenant, job_id }: JobRecord): void {
+    this.#options.stream.announce(subjects.jobHint, Buffer.from(`${tenant} ${job_id}`))
   }
 
   #records(): Promise<KvBucket> {

@@ -8,6 +8,8 @@ export const subjects = {
   deadJobsStream: 'percolate-dead-jobs',
   deadJobs: (tier: string) => `percolate.dead-jobs.${tier}`,
   deadJobsAll: 'percolate.dead-jobs.>',
+  /** Says that the status of a job has changed; a hint that may be lost. */
+  jobHint: 'percolate.hint.job',
   jobsBucket: 'percolate-jobs',
   jobKey: (tenant: TenantId, jobId: string) => `${tenant}.${jobId}`,
   jobKeysOf: (tenant: TenantId) => `${tenant}.*`,

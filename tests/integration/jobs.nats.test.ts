@@ -12,7 +12,7 @@ import type { NatsStream } from '../../src/stream/nats/adapter.ts'
 import type { EmbeddedNats } from '../../src/stream/nats/server.ts'
 import { subjects } from '../../src/stream/subjects.ts'
 import { type RunningWorker, startWorker } from '../../workers/worker.ts'
-import { makeDocx, makePdf, makeXlsx } from '../support/documents.ts'
+import { makeDocx, makePdf, makeSpinningPdf, makeXlsx } from '../support/documents.ts'
 import {
   connectNats,
   connectS3,
@@ -274,6 +274,65 @@ describe('bad uploads leave nothing', () => {
   it('file names are names, never paths', async () => {
     const job = await ingest('../../etc/passwd', 'harmless text')
     expect(job).toMatchObject({ status: 'completed', file: { name: 'passwd' } })
+  })
+})
+
+describe('one worker, many tenants', () => {
+  const send = (tenant: string, name: string, content: Buffer | string) => upload(name, content, {}, tenant)
+  const state = async (id: string, tenant: string) => (await request(`${url}/jobs/${id}`, 'GET', { tenant })).body
+  const cancel = (id: string, tenant: string) => request(`${url}/jobs/${id}`, 'DELETE', { tenant })
+
+  it('hostile documents of one tenant leave slots to others, and end when they are cancelled', async () => {
+    const hostile: string[] = []
+    for (let n = 0; n < 24; n++) hostile.push((await send('mallory', `spin${n}.pdf`, makeSpinningPdf())).body.job_id)
+    const running = async () => {
+      const all = await Promise.all(hostile.map(id => state(id, 'mallory')))
+      return all.filter(({ status, stage }) => status === 'running' && stage === 'parse').length
+    }
+    await eventually('they spin', async () => (await running()) === 2)
+    for (const tenant of ['acme', 'bert', 'carl']) {
+      const job = await ingest('small.txt', `A small file of ${tenant}.`, {}, tenant)
+      expect(job.status).toBe('completed')
+      expect(await running()).toBe(2)
+    }
+    for (const id of hostile) expect((await cancel(id, 'mallory')).body.status).toBe('cancelled')
+    expect((await ingest('mine.txt', 'The other file of mallory.', {}, 'mallory')).status).toBe('completed')
+    await eventually('no slot is held', async () => (await jobs.depth()) === 0)
+    const { body } = await node.request('GET', '/api/v1/resources?query=spin', { tenant: 'mallory' })
+    expect(body.results.filter(({ name }: { name: string }) => name.startsWith('spin'))).toEqual([])
+  })
+
+  it('a file name in any script, with control characters, or as long as allowed, comes in whole', async () => {
+    for (const name of [`${'漢'.repeat(337)}.txt`, 'a\u0085b\u0001c.txt']) {
+      const { status, body } = await upload(name, `The content of ${name.length}.`)
+      expect(status).toBe(202)
+      expect((await finished(body.job_id)).status).toBe('completed')
+    }
+    expect((await upload(`${'漢'.repeat(342)}.txt`, 'x')).body).toMatchObject({ status: 400, field: 'filename' })
+    const deep = `${'{"a":'.repeat(20)}1${'}'.repeat(20)}`
+    expect((await upload('x.txt', 'x', { metadata: deep })).body).toMatchObject({ code: 'INVALID_ARGUMENT' })
+  })
+
+  it('a job that fails after it began to write leaves nothing, and what was there before stays', async () => {
+    const list = async (uri: string) =>
+      (await node.request('GET', `/api/v1/resources?uri=${encodeURIComponent(uri)}`)).body.results as { id: string }[]
+    const done = await ingest('halfway.txt', 'A text that is there.', { uri: 'file:///halfway.txt' })
+    const record = (await jobs.get(acme, done.job_id))!
+    // The chunk is taken, the entity is refused for its name.
+    const file = { ...record.file!, name: 'x'.repeat(2000) }
+    for (const [job_id, uri, left] of [
+      ['halfway-same', 'file:///halfway.txt', 1],
+      ['halfway-new', 'file:///never.txt', 0],
+    ] as const) {
+      await jobs.enqueue({ ...record, job_id, uri, file, status: 'queued', attempts: 0 })
+      expect(await finished(job_id)).toMatchObject({ status: 'failed', stage: 'write' })
+      expect((await list(uri)).length).toBe(left)
+    }
+    // Once what was wrong is right, it can be done over, and what was taken back comes again.
+    await jobs.update((await jobs.get(acme, 'halfway-new'))!, () => ({ file: record.file! }))
+    await request(`${url}/jobs/halfway-new/retry`, 'POST')
+    expect((await finished('halfway-new')).status).toBe('completed')
+    expect((await list('file:///never.txt')).length).toBe(1)
   })
 })
 

@@ -93,3 +93,34 @@ export function makeZip(
   end.writeUInt32LE(30 + name.length + packed.length, 16)
   return Buffer.concat([local, Buffer.from(name), packed, central, Buffer.from(name), end])
 }
+
+/** A small PDF that keeps a parser busy for ever: forms that draw the next form twice, forty deep, with a word at the bottom. */
+export function makeSpinningPdf(): Buffer {
+  const levels = 40
+  const objects = [
+    '<< /Type /Catalog /Pages 2 0 R >>',
+    '<< /Type /Pages /Kids [3 0 R] /Count 1 >>',
+    '<< /Type /Page /Parent 2 0 R /MediaBox [0 0 595 842] /Contents 4 0 R /Resources << /XObject << /F 6 0 R >> /Font << /T 5 0 R >> >> >>',
+    stream('', '/F Do'),
+    '<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>',
+  ]
+  for (let level = 0; level < levels; level++) {
+    const next = objects.length + 2
+    const isLast = level === levels - 1
+    const resources = isLast ? '/Font << /T 5 0 R >>' : `/XObject << /F ${next} 0 R >>`
+    const body = isLast ? 'BT /T 11 Tf 50 700 Td (spin) Tj ET' : '/F Do /F Do'
+    objects.push(stream(`/Type /XObject /Subtype /Form /BBox [0 0 595 842] /Resources << ${resources} >>`, body))
+  }
+  let text = '%PDF-1.4\n'
+  const offsets = objects.map((object, n) => {
+    const at = text.length
+    text += `${n + 1} 0 obj\n${object}\nendobj\n`
+    return at
+  })
+  const table = offsets.map(at => `${String(at).padStart(10, '0')} 00000 n \n`).join('')
+  text += `xref\n0 ${objects.length + 1}\n0000000000 65535 f \n${table}trailer\n<< /Size ${objects.length + 1} /Root 1 0 R >>\nstartxref\n${text.length}\n%%EOF`
+  return Buffer.from(text, 'latin1')
+}
+
+const stream = (dictionary: string, body: string): string =>
+  `<< ${dictionary} /Length ${body.length} >>\nstream\n${body}\nendstream`

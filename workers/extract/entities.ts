@@ -14,7 +14,7 @@ const MENTIONS_MAX = 100
 const NAMED_CHARS_MAX = 400_000
 const NAME_CHARS_MAX = 80
 const EMAIL = /[A-Za-z0-9][A-Za-z0-9._%+-]{0,63}@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*\.[A-Za-z]{2,24}/g
-const URL_PATTERN = /\bhttps?:\/\/[^\s<>"')\]]{3,300}/g
+const URL_PATTERN = /\bhttps?:\/\/[^\s<>"')\]\u0000-\u001f\u007f-\u009f]{3,300}/g
 const ORGANIZATION =
   /\b(?:[A-Z][\p{L}&.-]*\s+){1,4}(?:Inc|Corp|Corporation|Ltd|LLC|GmbH|AG|Foundation|University|Institute|Association|Consortium|Committee|Agency|Bank)\b\.?/gu
 

@@ -15,10 +15,13 @@ for (const name of ['DOMMatrix', 'Path2D', 'ImageData']) {
     Object.defineProperty(globalThis, name, { value: NotDrawn, configurable: true, writable: true })
 }
 
+/** pdf.js, once what it looks for when it loads is there. */
+export const loadPdf = () => import('pdfjs-dist/legacy/build/pdf.mjs')
+
 /** PDF by pdf.js: words are put back into lines and paragraphs by their places, large ones are headings. Scanned pages have no text to find. */
 export async function parsePdf(input: ParseInput): Promise<ParsedDocument> {
   await checkEnd(input)
-  const { getDocument, VerbosityLevel } = await import('pdfjs-dist/legacy/build/pdf.mjs')
+  const { getDocument, VerbosityLevel } = await loadPdf()
   const assets = dirname(createRequire(import.meta.url).resolve('pdfjs-dist/package.json'))
   const task = getDocument({
     data: new Uint8Array(await readFile(input.path)),

@@ -1,7 +1,7 @@
 import type { Mention } from '../extract/entities.ts'
 import type { Chunk } from './chunk.ts'
 
-/** What the parent asks of the child, as one line of JSON on its standard input. */
+/** What the parent asks of the child, as one line of JSON on its standard input; the child parses one document in its life. */
 export interface SandboxRequest {
   readonly path: string
   readonly name: string
@@ -11,8 +11,9 @@ export interface SandboxRequest {
   readonly chunksMax: number
 }
 
-/** What the child answers, a line of JSON each on its standard output; `done` or `error` is the last. */
+/** What the child says, a line of JSON each on its standard output: `ready` when it has loaded its parsers; `done` or `error` is the last. */
 export type SandboxMessage =
+  | { readonly kind: 'ready' }
   | { readonly kind: 'chunk'; readonly chunk: Chunk }
   | { readonly kind: 'done'; readonly type: string; readonly title?: string; readonly mentions: readonly Mention[] }
   | { readonly kind: 'error'; readonly code: string; readonly detail: string }

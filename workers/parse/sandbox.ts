@@ -1,6 +1,8 @@
 import { type ChildProcess, spawn } from 'node:child_process'
-import { readFile } from 'node:fs/promises'
+import { mkdtempSync } from 'node:fs'
+import { readFile, rm } from 'node:fs/promises'
 import { createRequire } from 'node:module'
+import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
@@ -11,7 +13,6 @@ import type { Chunk } from './chunk.ts'
 import type { SandboxMessage, SandboxRequest } from './sandbox-protocol.ts'
 
 export interface SandboxOptions {
-  readonly timeoutMs: number
   /** Heap of the child; it is also killed when its whole memory exceeds this by more than {@link RSS_MARGIN_BYTES}. */
   readonly memoryBytes: number
   readonly parseBytesMax: number
@@ -25,11 +26,21 @@ export interface ParsedFile {
   readonly mentions: readonly Mention[]
 }
 
+export interface ParseRequest {
+  readonly name: string
+  readonly contentType: string | null
+  /** How long parsing may take once the file is there. */
+  readonly timeoutMs: number
+  readonly signal: AbortSignal
+}
+
 const CHUNKS_MAX = 50_000
 /** Beside the heap: code, stacks, buffers. */
 const RSS_MARGIN_BYTES = 384 * 1024 * 1024
 const RSS_CHECK_MS = 200
 const LINE_BYTES_MAX = 4 * 1024 * 1024
+/** Loading the parsers takes half a second of a whole core; a machine that needs this long is out of order. */
+const READY_MS_MAX = 60_000
 
 const childPath = fileURLToPath(
   new URL(
@@ -38,107 +49,170 @@ const childPath = fileURLToPath(
   ),
 )
 const packages = dirname(dirname(createRequire(import.meta.url).resolve('pdfjs-dist/package.json')))
+const permission = process.allowedNodeEnvironmentFlags.has('--permission')
+  ? '--permission'
+  : '--experimental-permission'
 
 /**
- * Parses a file in a process of its own, so that no document can take the worker down, hold its event loop, or read what it may not: no
- * environment, file reads limited to the program and the file (Node's permission model), no writes, bounded heap, memory and time.
+ * A process for one document, so that none can take the worker down, hold its event loop, read what it may not, or see another tenant's: no
+ * environment, file reads limited to the program and the one file (Node's permission model), no writes, bounded heap, memory and time. It
+ * loads its parsers before it is needed, parses once, and is killed.
  */
-export async function parseInSandbox(
-  path: string,
-  file: { name: string; contentType: string | null },
-  options: SandboxOptions,
-  signal: AbortSignal,
-): Promise<ParsedFile> {
-  const permission = process.allowedNodeEnvironmentFlags.has('--permission')
-    ? '--permission'
-    : '--experimental-permission'
-  const child = spawn(
-    process.execPath,
-    [
-      permission,
-      ...[`${PACKAGE_FOLDER}/*`, `${packages}/*`, path].map(folder => `--allow-fs-read=${folder}`),
-      '--no-warnings',
-      `--max-old-space-size=${Math.round(options.memoryBytes / 1024 / 1024)}`,
-      childPath,
-    ],
-    { env: {}, stdio: ['pipe', 'pipe', 'pipe'], cwd: PACKAGE_FOLDER },
-  )
-  const request: SandboxRequest = {
-    path,
-    ...file,
-    outputBytesMax: options.parseBytesMax,
-    chunkChars: options.chunkChars,
-    chunksMax: CHUNKS_MAX,
-  }
-  child.stdin.on('error', () => {})
-  child.stdin.end(JSON.stringify(request))
-  let stopped: PercolateError | undefined
-  const stop = (reason: PercolateError) => {
-    stopped ??= reason
-    child.kill('SIGKILL')
-  }
-  const timer = setTimeout(
-    () =>
-      stop(
-        new PercolateError(
-          'DOCUMENT_TOO_COSTLY',
-          `${file.name} took longer than ${options.timeoutMs / 1000} s to parse (PERCOLATE_PARSE_TIMEOUT_MS).`,
-        ),
-      ),
-    options.timeoutMs,
-  )
-  const memory = setInterval(
-    () => void checkMemory(child, options.memoryBytes + RSS_MARGIN_BYTES, () => stop(outOfMemory(file.name, options))),
-    RSS_CHECK_MS,
-  )
-  const abort = () => stop(new PercolateError('CANCELLED', 'The worker is stopping.'))
-  signal.addEventListener('abort', abort, { once: true })
-  if (signal.aborted) abort()
-  try {
-    return await collectAnswer(child, file.name, options, () => stopped)
-  } finally {
-    clearTimeout(timer)
-    clearInterval(memory)
-    signal.removeEventListener('abort', abort)
-    child.kill('SIGKILL')
-  }
-}
+export class Sandbox {
+  /** Where the document is to be put. */
+  readonly path: string
+  readonly #folder: string
+  readonly #options: SandboxOptions
+  readonly #child: ChildProcess
+  readonly #exited: Promise<void>
+  readonly #lines: AsyncIterableIterator<string>
+  readonly #ready: Promise<void>
+  #complaint = ''
 
-async function collectAnswer(
-  child: ChildProcess,
-  name: string,
-  options: SandboxOptions,
-  stopped: () => PercolateError | undefined,
-): Promise<ParsedFile> {
-  const chunks: Chunk[] = []
-  let ending: Exclude<SandboxMessage, { kind: 'chunk' }> | undefined
-  let complaint = ''
-  child.stderr!.setEncoding('utf8').on('data', (text: string) => {
-    complaint = (complaint + text).slice(-4000)
-  })
-  const exited = new Promise<void>(resolve => child.once('close', () => resolve()))
-  for await (const line of createInterface({ input: child.stdout!, crlfDelay: Number.POSITIVE_INFINITY })) {
-    if (line.length > LINE_BYTES_MAX)
-      throw new PercolateError('DOCUMENT_TOO_COSTLY', `${name} has a part that is too large.`)
-    const message = JSON.parse(line) as SandboxMessage
-    if (message.kind === 'chunk') chunks.push(message.chunk)
-    else ending = message
+  constructor(options: SandboxOptions) {
+    this.#options = options
+    this.#folder = mkdtempSync(join(tmpdir(), 'percolate-'))
+    this.path = join(this.#folder, 'document')
+    this.#child = spawn(
+      process.execPath,
+      [
+        permission,
+        ...[`${PACKAGE_FOLDER}/*`, `${packages}/*`, this.path].map(folder => `--allow-fs-read=${folder}`),
+        '--no-warnings',
+        `--max-old-space-size=${Math.round(options.memoryBytes / 1024 / 1024)}`,
+        childPath,
+      ],
+      { env: {}, stdio: ['pipe', 'pipe', 'pipe'], cwd: PACKAGE_FOLDER },
+    )
+    const child = this.#child
+    child.stdin!.on('error', () => {})
+    child.stderr!.setEncoding('utf8').on('data', (text: string) => {
+      this.#complaint = (this.#complaint + text).slice(-4000)
+    })
+    this.#exited = new Promise(resolve => {
+      child.once('close', () => resolve())
+      child.once('error', () => resolve())
+    })
+    this.#lines = createInterface({ input: child.stdout!, crlfDelay: Number.POSITIVE_INFINITY })[
+      Symbol.asyncIterator
+    ]() as AsyncIterableIterator<string>
+    this.#ready = this.#lines.next().then(({ done, value }) => {
+      if (done || (JSON.parse(value) as SandboxMessage).kind !== 'ready')
+        throw new PercolateError('INTERNAL', 'A parser process did not start.', { cause: new Error(this.#complaint) })
+    })
+    this.#ready.catch(() => {})
   }
-  await exited
-  const reason = stopped()
-  if (reason) throw reason
-  if (ending?.kind === 'error')
-    throw new PercolateError(isErrorCode(ending.code) ? ending.code : 'DOCUMENT_DAMAGED', ending.detail)
-  if (ending?.kind === 'done') return { type: ending.type, title: ending.title, chunks, mentions: ending.mentions }
-  if (
-    /heap out of memory|Allocation failed|allocation failed/.test(complaint) ||
-    child.signalCode === 'SIGKILL' ||
-    child.signalCode === 'SIGABRT'
-  )
-    throw outOfMemory(name, options)
-  throw new PercolateError('DOCUMENT_DAMAGED', `${name} made its parser end without an answer.`, {
-    cause: new Error(complaint),
-  })
+
+  get pid(): number | undefined {
+    return this.#child.pid
+  }
+
+  /** Resolves when the process has loaded its parsers; rejects when it can't. */
+  get ready(): Promise<void> {
+    return this.#ready
+  }
+
+  get exited(): Promise<void> {
+    return this.#exited
+  }
+
+  /** Parses the file at {@link path}; only once. The process is gone afterwards, whatever happened. */
+  async parse(request: ParseRequest): Promise<ParsedFile> {
+    const { name, contentType, timeoutMs, signal } = request
+    const options = this.#options
+    let stopped: PercolateError | undefined
+    const stop = (reason: PercolateError) => {
+      stopped ??= reason
+      this.#child.kill('SIGKILL')
+    }
+    const abort = () =>
+      stop(
+        signal.reason instanceof PercolateError
+          ? signal.reason
+          : new PercolateError('CANCELLED', 'The worker is stopping.'),
+      )
+    signal.addEventListener('abort', abort, { once: true })
+    if (signal.aborted) abort()
+    let timer = setTimeout(() => stop(new PercolateError('INTERNAL', 'A parser process did not start.')), READY_MS_MAX)
+    let memory: NodeJS.Timeout | undefined
+    try {
+      await this.#ready.catch(error => {
+        throw stopped ?? error
+      })
+      clearTimeout(timer)
+      if (!stopped && (this.#child.exitCode !== null || this.#child.signalCode !== null))
+        throw new PercolateError('INTERNAL', 'A parser process ended before it had anything to parse.')
+      timer = setTimeout(
+        () =>
+          stop(
+            new PercolateError(
+              'DOCUMENT_TOO_COSTLY',
+              `${name} took longer than ${timeoutMs / 1000} s to parse, what a document of its size may take (PERCOLATE_PARSE_TIMEOUT_MS).`,
+            ),
+          ),
+        timeoutMs,
+      )
+      memory = setInterval(
+        () =>
+          void checkMemory(this.#child, options.memoryBytes + RSS_MARGIN_BYTES, () => stop(outOfMemory(name, options))),
+        RSS_CHECK_MS,
+      )
+      const message: SandboxRequest = {
+        path: this.path,
+        name,
+        contentType,
+        outputBytesMax: options.parseBytesMax,
+        chunkChars: options.chunkChars,
+        chunksMax: CHUNKS_MAX,
+      }
+      this.#child.stdin!.end(JSON.stringify(message))
+      return await this.#answer(name, () => stopped)
+    } finally {
+      clearTimeout(timer)
+      clearInterval(memory)
+      signal.removeEventListener('abort', abort)
+      await this.close()
+    }
+  }
+
+  /** Kills the process and removes the document. */
+  async close(): Promise<void> {
+    this.#child.kill('SIGKILL')
+    await rm(this.#folder, { recursive: true, force: true })
+  }
+
+  async #answer(name: string, stopped: () => PercolateError | undefined): Promise<ParsedFile> {
+    const chunks: Chunk[] = []
+    let ending: Extract<SandboxMessage, { kind: 'done' | 'error' }> | undefined
+    for await (const line of this.#lines) {
+      if (line.length > LINE_BYTES_MAX)
+        throw new PercolateError('DOCUMENT_TOO_COSTLY', `${name} has a part that is too large.`)
+      const message = JSON.parse(line) as SandboxMessage
+      if (message.kind === 'chunk') chunks.push(message.chunk)
+      else if (message.kind !== 'ready') {
+        ending = message
+        // Nothing comes after it; how long the process takes to end is not waited for.
+        break
+      }
+    }
+    const reason = stopped()
+    if (reason) throw reason
+    if (ending?.kind === 'error')
+      throw new PercolateError(isErrorCode(ending.code) ? ending.code : 'DOCUMENT_DAMAGED', ending.detail)
+    if (ending?.kind === 'done') return { type: ending.type, title: ending.title, chunks, mentions: ending.mentions }
+    await this.#exited
+    const late = stopped()
+    if (late) throw late
+    if (
+      /heap out of memory|Allocation failed|allocation failed/.test(this.#complaint) ||
+      this.#child.signalCode === 'SIGKILL' ||
+      this.#child.signalCode === 'SIGABRT'
+    )
+      throw outOfMemory(name, this.#options)
+    throw new PercolateError('DOCUMENT_DAMAGED', `${name} made its parser end without an answer.`, {
+      cause: new Error(this.#complaint),
+    })
+  }
 }
 
 const outOfMemory = (name: string, options: SandboxOptions): PercolateError =>

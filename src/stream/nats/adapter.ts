@@ -287,20 +287,27 @@ export class NatsStream implements StreamPort {
     consumer: string,
     options: { max: number; waitMs: number; signal?: AbortSignal },
   ): Promise<Delivery[]> {
+    const { max, waitMs, signal } = options
     return this.#call(async ({ jetstream }) => {
-      const source = await jetstream.consumers.get(stream, consumer)
-      const batch = await source.fetch({ max_messages: options.max, expires: Math.max(1000, options.waitMs) })
-      const stop = () => void batch.close()
-      options.signal?.addEventListener('abort', stop, { once: true })
       const deliveries: Delivery[] = []
-      try {
+      const take = async (batch: AsyncIterable<JsMsg>) => {
         for await (const message of batch) {
-          if (options.signal?.aborted) message.nak()
+          if (signal?.aborted) message.nak()
           else deliveries.push(toDelivery(message))
         }
-      } finally {
-        options.signal?.removeEventListener('abort', stop)
       }
+      // A request for several would be answered when all are there: one is waited for, and then those that wait already are taken.
+      const source = await jetstream.consumers.get(stream, consumer)
+      const first = await source.fetch({ max_messages: 1, expires: Math.max(1000, waitMs) })
+      const stop = () => void first.close()
+      signal?.addEventListener('abort', stop, { once: true })
+      try {
+        await take(first)
+      } finally {
+        signal?.removeEventListener('abort', stop)
+      }
+      if (deliveries.length > 0 && max > 1 && !signal?.aborted)
+        await take(jetstream.fetch(stream, consumer, { batch: max - 1, no_wait: true }))
       return deliveries
     })
   }
