@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto'
 import type { MultipartFile } from '@fastify/multipart'
 import type { FastifyRequest } from 'fastify'
-import { checkObject } from '../src/api/operations/check-fields.ts'
+import { checkObject } from '../src/base/check-object.ts'
 import { cleanLine } from '../src/base/clean-text.ts'
 import { PercolateError } from '../src/base/errors.ts'
 import type { FairSemaphore } from '../src/base/fair-semaphore.ts'

@@ -1,7 +1,5 @@
 import { PercolateError } from '../../base/errors.ts'
 import { checkId } from '../../base/ids.ts'
-import { METADATA_BYTES_MAX, METADATA_DEPTH_MAX } from '../../base/limits.ts'
-import type { Value } from '../../rem/record.ts'
 import { TIME_MS_MAX, TIME_MS_MIN } from '../../storage/keys.ts'
 
 /** Checks that a JSON schema can't make: bytes, depth, Unicode, numbers. Each error names the field. */
@@ -24,51 +22,6 @@ export function checkText(text: string, field: string, bytesMax: number): string
 
 export function checkName(text: string, field: string, bytesMax: number): string {
   return checkId(text, field, bytesMax)
-}
-
-/** Metadata or properties: bounded JSON whose keys are safe to carry. */
-export function checkObject(object: Record<string, unknown>, field: string): { [key: string]: Value } {
-  checkDepth(object, field, 1)
-  const bytes = Buffer.byteLength(JSON.stringify(object))
-  if (bytes > METADATA_BYTES_MAX)
-    throw new PercolateError(
-      'BODY_TOO_LARGE',
-      `${field} has ${bytes} bytes as JSON; at most ${METADATA_BYTES_MAX} are allowed.`,
-      { field },
-    )
-  return object as { [key: string]: Value }
-}
-
-function checkDepth(value: unknown, field: string, depth: number): void {
-  if (typeof value === 'string') {
-    if (!value.isWellFormed())
-      throw new PercolateError('INVALID_ARGUMENT', `${field} must be well-formed Unicode (it has a lone surrogate).`, {
-        field,
-      })
-    return
-  }
-  if (typeof value === 'number') {
-    if (!Number.isFinite(value))
-      throw new PercolateError('INVALID_ARGUMENT', `${field} is not a finite number.`, { field })
-    return
-  }
-  if (value === null || typeof value !== 'object') return
-  if (depth > METADATA_DEPTH_MAX)
-    throw new PercolateError('INVALID_ARGUMENT', `${field} is nested deeper than ${METADATA_DEPTH_MAX} levels.`, {
-      field,
-    })
-  if (Array.isArray(value)) {
-    value.forEach((item, n) => {
-      checkDepth(item, `${field}[${n}]`, depth + 1)
-    })
-    return
-  }
-  for (const [key, item] of Object.entries(value)) {
-    if (key === '__proto__')
-      throw new PercolateError('INVALID_ARGUMENT', `${field} must not have a key "__proto__".`, { field })
-    checkId(key === '' ? ' ' : key, `a key of ${field}`)
-    checkDepth(item, `${field}.${key}`, depth + 1)
-  }
 }
 
 /** Finite also as 32-bit floats, which is how vectors are stored. */

@@ -1,3 +1,4 @@
+import { checkObject } from '../../base/check-object.ts'
 import { checkId } from '../../base/ids.ts'
 import { CATEGORY_BYTES_MAX, ID_BYTES_MAX, LIST_LIMIT_DEFAULT, NAME_BYTES_MAX } from '../../base/limits.ts'
 import { type EntityCommand, planDelete, planEntity } from '../../rem/plan.ts'
@@ -10,7 +11,7 @@ import type { Session } from '../../session/session.ts'
 import { write, writeExisting } from '../../session/write.ts'
 import { decodeCursor, encodeCursor } from '../cursor.ts'
 import type { EntitiesQuery, EntityInput, EntityOutput, TraverseQuery } from '../schemas.ts'
-import { checkName, checkObject } from './check-fields.ts'
+import { checkName } from './check-fields.ts'
 import { isoTime, notFound, type OperationsContext } from './context.ts'
 import { checkIfMatch, etagOf } from './resources.ts'
 

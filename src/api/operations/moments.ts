@@ -1,3 +1,4 @@
+import { checkObject } from '../../base/check-object.ts'
 import { PercolateError } from '../../base/errors.ts'
 import { checkId } from '../../base/ids.ts'
 import { CATEGORY_BYTES_MAX, CONTENT_BYTES_MAX, LIST_LIMIT_DEFAULT, NAME_BYTES_MAX } from '../../base/limits.ts'
@@ -10,7 +11,7 @@ import { KeyReader, keyAfter, newestFirst, prefixes, prefixRange, space, textPar
 import type { Tenant } from '../../tenant/tenant.ts'
 import { decodeCursor, encodeCursor } from '../cursor.ts'
 import type { MomentInput, MomentOutput, MomentsQuery } from '../schemas.ts'
-import { checkName, checkObject, checkText, parseTime } from './check-fields.ts'
+import { checkName, checkText, parseTime } from './check-fields.ts'
 import { isoTime, notFound, type OperationsContext } from './context.ts'
 import { checkIfMatch, etagOf } from './resources.ts'
 

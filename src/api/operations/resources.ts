@@ -1,3 +1,4 @@
+import { checkObject } from '../../base/check-object.ts'
 import { PercolateError } from '../../base/errors.ts'
 import { derivedId } from '../../base/ids.ts'
 import {
@@ -26,7 +27,7 @@ import type { EmbeddingSpec } from '../../tenant/state.ts'
 import type { Tenant } from '../../tenant/tenant.ts'
 import { decodeCursor, encodeCursor } from '../cursor.ts'
 import type { EmbeddingsInput, ResourceInput, ResourceOutput, ResourcesQuery, SearchInput } from '../schemas.ts'
-import { checkEmbedding, checkName, checkObject, checkText } from './check-fields.ts'
+import { checkEmbedding, checkName, checkText } from './check-fields.ts'
 import { isoTime, notFound, type OperationsContext } from './context.ts'
 
 /** After the provider failed, writes store without asking it again for this long; an `embed` job catches up. */
