@@ -4,6 +4,7 @@ import type { TenantId } from '../base/ids.ts'
 import type { Logger } from '../base/logger.ts'
 import { Semaphore } from '../base/semaphore.ts'
 import type { Time } from '../base/time.ts'
+import { sameVector } from '../clock/vector.ts'
 import type { TenantPool } from '../tenant/pool.ts'
 import { setAsideUnknown } from './anti-entropy.ts'
 import type { Applier } from './applier.ts'
@@ -12,8 +13,8 @@ import type { Directory } from './directory.ts'
 import { dropCopy } from './drop.ts'
 import type { Follower } from './follower.ts'
 import { Holes } from './holes.ts'
-import { moveLate } from './late.ts'
-import type { CopyState, CopyStatus, PeerPort, TransferPart } from './peer.ts'
+import { countLate, moveLate } from './late.ts'
+import type { CopyState, CopyStatus, PeerHandlers, PeerPort, TransferPart } from './peer.ts'
 import { activeHolders, holderOf, type Placement } from './placement.ts'
 import type { Reconciler } from './reconciler.ts'
 import { importTransfer, readProgress, readSkipped } from './transfer.ts'
@@ -120,7 +121,21 @@ export class Copies {
    * find nothing in the copy that came another way.
    */
   takesEntries(tenant: TenantId): boolean {
-    return this.#copies.get(tenant)?.isComplete ?? false
+    const copy = this.#copies.get(tenant)
+    return copy?.isComplete === true && copy.state !== 'dropping'
+  }
+
+  /**
+   * Throws unless the copy is current. Asked under the lease, at the last moment before a write is planned, because the gate was passed earlier: a copy that is to go, or to be made anew, then
+   * only has to wait for its uses to end, and nothing is acknowledged by it after that.
+   */
+  assertCurrent(tenant: TenantId): void {
+    if (this.isCurrent(tenant)) return
+    throw new PercolateError(
+      'TENANT_UNAVAILABLE',
+      `This node's copy of the tenant does not answer now (${this.reason(tenant).replace(/\.$/, '')}).`,
+      { retryAfterS: 1 },
+    )
   }
 
   tenants(): TenantId[] {
@@ -160,8 +175,9 @@ export class Copies {
     }
   }
 
-  /** A tenant that this node has just entered into the directory: its copy is new, empty and complete. */
+  /** A tenant that this node has just entered into the directory: its copy is new, empty and complete. Not when there is one already, which has to be looked at first. */
   created(tenant: TenantId): void {
+    if (this.state(tenant) !== 'absent') return
     this.#set(tenant, 'current', '')
     this.#copies.get(tenant)!.isComplete = true
     this.#options.onCurrent(tenant)
@@ -332,8 +348,10 @@ export class Copies {
     const { node, pool, directory, follower, applier, peers, logger } = this.#options
     const placement = directory.placement(tenant)
     if (!placement || !holderOf(placement, node)) {
-      // Not wanted any more.
-      return this.#forget(tenant)
+      // Not wanted any more. One that has become whole by now may be the only one: it goes by an order, like any other.
+      if ((await pool.use(tenant, async open => open.isJoining)) !== false) return this.#forget(tenant)
+      this.#set(tenant, 'verifying', 'the directory does not list this copy')
+      return false
     }
     if (holderOf(placement, node)?.state === 'active') {
       // The record still speaks of a disk that is gone: others must not wait for what was on it.
@@ -368,7 +386,7 @@ export class Copies {
     const isSound = await pool.use(tenant, async open => !open.floor || open.covers(open.floor.vector))
     if (isSound === false) {
       // Parts from before and after a floor do not make one copy.
-      await this.#wipe(tenant, copy)
+      await this.#wipe(tenant, copy, [])
       return false
     }
     copy.isComplete = true
@@ -392,7 +410,7 @@ export class Copies {
       const status = await peers.to(source).status(tenant)
       if (status && (await this.#reconciler.isBelowFloor(tenant, [status]))) {
         // It was made over several attempts, and is too old already.
-        await this.#wipe(tenant, copy)
+        await this.#wipe(tenant, copy, [])
         return false
       }
       if (status && !(await this.#reconciler.covers(tenant, status.vector)))
@@ -456,19 +474,10 @@ export class Copies {
         { tenant },
         'this copy was away for longer than deletes are remembered: it is made anew, and what it never published is set aside',
       )
-      const unknown = await setAsideUnknown(
-        pool,
-        tenant,
-        before
-          .toSorted((a, b) => Number(b.state === 'current') - Number(a.state === 'current'))
-          .map(status => this.#options.peers.to(status.node)),
-      )
-      if (unknown > 0)
-        logger.error(
-          { tenant, records: unknown },
-          'this copy has writes from streams that are gone, and no other copy has them: they are set aside',
-        )
-      await this.#wipe(tenant, copy)
+      const others = before
+        .toSorted((a, b) => Number(b.state === 'current') - Number(a.state === 'current'))
+        .map(status => this.#options.peers.to(status.node))
+      await this.#wipe(tenant, copy, others)
       return false
     }
     await this.#reconciler.checkRollback(tenant, before)
@@ -556,35 +565,50 @@ export class Copies {
   async #forget(tenant: TenantId): Promise<boolean> {
     const { directory, follower, peers, pool, store } = this.#options
     const placement = directory.placement(tenant)
-    await pool.use(tenant, open =>
-      moveLate(open, async entries => {
-        const sources = placement ? this.#reconciler.sources(placement) : []
-        const keeper = placement && (await this.#reconciler.firstCurrent(tenant, placement, sources))
-        if (!keeper)
-          throw new PercolateError(
-            'TENANT_UNAVAILABLE',
-            'No other copy can be reached to keep what was set aside here.',
-          )
-        await peers.to(keeper).keepLate(tenant, entries)
-      }),
-    )
-    await follower.unfollow(tenant)
-    await pool.exclusive(tenant, async () => {
-      if (await store.has(tenant)) await store.remove(tenant)
+    await moveLate(pool, tenant, async entries => {
+      const sources = placement ? this.#reconciler.sources(placement) : []
+      const keeper = placement && (await this.#reconciler.firstCurrent(tenant, placement, sources))
+      if (!keeper)
+        throw new PercolateError('TENANT_UNAVAILABLE', 'No other copy can be reached to keep what was set aside here.')
+      await peers.to(keeper).keepLate(tenant, entries)
     })
+    await follower.unfollow(tenant)
+    const isGone = await pool.exclusive(
+      tenant,
+      async () => {
+        if (await store.has(tenant)) await store.remove(tenant)
+      },
+      async open => open.isJoining && (await countLate(open)) === 0,
+    )
+    if (!isGone) return false
     this.#gone(tenant)
     return true
   }
 
-  async #wipe(tenant: TenantId, copy: Copy): Promise<void> {
-    const { pool, store, follower, applier } = this.#options
+  /**
+   * Empties the copy, to be made anew. It is not current any more, so nothing new is written; from here on nothing is taken in either. What was admitted before is waited for; then what `others`
+   * can't get is set aside, and the copy goes only if it is still what was looked at.
+   */
+  async #wipe(tenant: TenantId, copy: Copy, others: readonly PeerHandlers[]): Promise<void> {
+    const { pool, store, follower, applier, directory, node, logger } = this.#options
     copy.isComplete = false
     await follower.unfollow(tenant)
     applier.forget(tenant)
-    await pool.exclusive(tenant, () => store.wipe(tenant))
+    const before = await pool.alone(tenant, async open => new Map(open.vector))
+    const unknown = await setAsideUnknown(pool, tenant, others)
+    if (unknown > 0)
+      logger.error(
+        { tenant, records: unknown },
+        'this copy has writes from streams that are gone, and no other copy has them: they are set aside',
+      )
+    const isWiped = await pool.exclusive(
+      tenant,
+      () => store.wipe(tenant),
+      async open => before !== undefined && sameVector(before, open.vector),
+    )
+    if (!isWiped) throw new PercolateError('TENANT_UNAVAILABLE', 'The copy changed while it was being set aside.')
     this.counts.wiped++
     Object.assign(copy, { state: 'joining', reason: 'the copy is being made anew' })
-    const { directory, node } = this.#options
     await directory.update(tenant, current => withHolder(current, node, 'joining'))
   }
 
@@ -602,8 +626,9 @@ export class Copies {
   }
 
   async #drop(tenant: TenantId, copy: Copy): Promise<boolean> {
-    if (!(await dropCopy(tenant, this.#options))) {
-      this.#set(tenant, 'verifying', 'the order to go was taken back')
+    const isDropping = () => this.#copies.get(tenant) === copy && copy.state === 'dropping'
+    if (!(await dropCopy(tenant, { ...this.#options, isDropping }))) {
+      this.#set(tenant, 'verifying', 'the order to go was taken back, or the copy changed while it was looked at')
       return false
     }
     if (this.#copies.get(tenant) === copy) this.#gone(tenant)

@@ -6,7 +6,7 @@ import type { TenantPool } from '../tenant/pool.ts'
 import type { CopyStore } from './copy-store.ts'
 import type { Directory } from './directory.ts'
 import type { Follower } from './follower.ts'
-import { moveLate } from './late.ts'
+import { countLate, moveLate } from './late.ts'
 import type { PeerPort } from './peer.ts'
 import { activeHolders, holderOf } from './placement.ts'
 import type { Reconciler } from './reconciler.ts'
@@ -24,14 +24,25 @@ export interface DropContext {
 }
 
 /**
- * Deletes this node's copy as ordered: when its outbox is empty and enough other copies have all that it has, else TENANT_UNAVAILABLE, and it stays. False when the order was taken back.
+ * Deletes this node's copy as ordered: when its outbox is empty and enough other copies have all that it has, else TENANT_UNAVAILABLE, and it stays. False when the order was taken back, or the
+ * copy changed meanwhile.
+ *
+ * The caller has made the copy *dropping* before: since then nothing new is written or taken in, but what had been admitted goes on under its lease. So the uses are waited for first, what the copy
+ * has then is compared with the others while no lease is held, and at last, alone with the copy again, it goes only if what it has is still covered by what they said.
  */
-export async function dropCopy(tenant: TenantId, context: DropContext): Promise<boolean> {
-  const { node, pool, store, directory, follower, replicas, logger, peers, reconciler } = context
+export async function dropCopy(
+  tenant: TenantId,
+  context: DropContext & {
+    /** Whether the copy is still to go. */
+    readonly isDropping: () => boolean
+  },
+): Promise<boolean> {
+  const { node, pool, store, directory, follower, replicas, logger, peers, reconciler, isDropping } = context
   const placement = await directory.fetch(tenant)
   const mine = holderOf(placement, node)
   if (!placement || !mine || mine.state !== 'dropping') return false
-  const own = await pool.use(tenant, async open => ({ vector: open.vector, outbox: open.outbox.entries }))
+  await follower.unfollow(tenant)
+  const own = await pool.alone(tenant, async open => ({ vector: open.vector, outbox: open.outbox.entries }))
   if (own && own.outbox > 0)
     throw new PercolateError('TENANT_UNAVAILABLE', 'The copy has writes that are not published.')
   const others = activeHolders(placement).filter(holder => holder.node !== node)
@@ -40,9 +51,8 @@ export async function dropCopy(tenant: TenantId, context: DropContext): Promise<
     others.map(holder => holder.node),
     placement,
   )
-  const covering = statuses.filter(
-    status => status.state === 'current' && dominates(status.vector, own?.vector ?? new Map()),
-  )
+  const current = statuses.filter(status => status.state === 'current')
+  const covering = current.filter(status => dominates(status.vector, own?.vector ?? new Map()))
   const wanted = Math.max(1, Math.min(replicas, others.length))
   if (covering.length < wanted) for (const status of statuses) await reconciler.nudge(tenant, status)
   if (covering.length < wanted)
@@ -51,15 +61,22 @@ export async function dropCopy(tenant: TenantId, context: DropContext): Promise<
       `Only ${covering.length} of ${wanted} other copies have all that this one has.`,
     )
   // What was set aside here has no other place.
-  await pool.use(tenant, open => moveLate(open, entries => peers.to(covering[0]!.node).keepLate(tenant, entries)))
+  await moveLate(pool, tenant, entries => peers.to(covering[0]!.node).keepLate(tenant, entries))
   let isStanding = false
-  await directory.update(tenant, current => {
-    isStanding = holderOf(current, node)?.state === 'dropping'
-    return isStanding ? { ...current, holders: current.holders.filter(holder => holder.node !== node) } : undefined
+  await directory.update(tenant, latest => {
+    isStanding = holderOf(latest, node)?.state === 'dropping' && isDropping()
+    return isStanding ? { ...latest, holders: latest.holders.filter(holder => holder.node !== node) } : undefined
   })
   if (!isStanding) return false
-  await follower.unfollow(tenant)
-  await pool.exclusive(tenant, () => store.remove(tenant))
-  logger.info({ tenant }, 'dropped a copy as ordered')
-  return true
+  const isGone = await pool.exclusive(
+    tenant,
+    () => store.remove(tenant),
+    async open =>
+      isDropping() &&
+      open.outbox.entries === 0 &&
+      covering.every(status => dominates(status.vector, open.vector)) &&
+      (await countLate(open)) === 0,
+  )
+  if (isGone) logger.info({ tenant }, 'dropped a copy as ordered')
+  return isGone
 }

@@ -274,7 +274,10 @@ export class Follower {
   /** False when the entry could not be kept, and must be read again. */
   async #offer(id: TenantId, message: StoredMessage): Promise<boolean> {
     try {
-      const offered = await this.#options.pool.use(id, tenant => this.#options.applier.offer(tenant, message.data))
+      const offered = await this.#options.pool.use(id, async tenant => {
+        // Looked at under the lease: the copy may have been emptied meanwhile.
+        if (this.#options.takesEntries(id)) return this.#options.applier.offer(tenant, message.data)
+      })
       if (offered === 'waiting' || offered === 'full') this.#options.onHole(id)
       return true
     } catch (error) {

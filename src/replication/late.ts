@@ -1,5 +1,7 @@
+import type { TenantId } from '../base/ids.ts'
 import { decodeEntry } from '../storage/codec.ts'
 import { keys, prefixes, prefixRange, space } from '../storage/keys.ts'
+import type { TenantPool } from '../tenant/pool.ts'
 import type { Tenant } from '../tenant/tenant.ts'
 
 /** Entries that are listed at once, and their bytes, about. */
@@ -28,10 +30,14 @@ export async function countLate(open: Tenant): Promise<number> {
   return count
 }
 
-/** Hands what is set aside in a copy that goes to `keep`, part by part; each part is forgotten here when it is kept there. */
-export async function moveLate(open: Tenant, keep: (entries: readonly Buffer[]) => Promise<void>): Promise<void> {
+/** Hands what is set aside in a copy that goes to `keep`, part by part, with no lease held meanwhile; each part is forgotten here when it is kept there. */
+export async function moveLate(
+  pool: TenantPool,
+  tenant: TenantId,
+  keep: (entries: readonly Buffer[]) => Promise<void>,
+): Promise<void> {
   for (;;) {
-    const late = await lateEntries(open)
+    const late = (await pool.use(tenant, lateEntries)) ?? []
     if (late.length === 0) return
     for (let at = 0; at < late.length; ) {
       const part: Buffer[] = []
@@ -40,9 +46,11 @@ export async function moveLate(open: Tenant, keep: (entries: readonly Buffer[]) 
         bytes += late[at]!.length
       }
       await keep(part)
-      await open.change(async staging => {
-        for (const entry of part.map(decodeEntry)) staging.del(keys.quarantine(entry.origin, entry.sequence))
-      })
+      await pool.use(tenant, open =>
+        open.change(async staging => {
+          for (const entry of part.map(decodeEntry)) staging.del(keys.quarantine(entry.origin, entry.sequence))
+        }),
+      )
     }
   }
 }

@@ -39,6 +39,8 @@ export class Reconciler {
   async reconcile(tenant: TenantId, from: string): Promise<boolean> {
     const { pool, peers, applier } = this.#options
     const done = await pool.use(tenant, async open => {
+      // It was emptied since somebody looked: what is merged into half a copy would look like part of the whole.
+      if (open.isJoining) return false
       await importTransfer(open, peers.to(from).transfer(tenant, open.identity.incarnation, undefined), {
         resumable: false,
       })
@@ -155,6 +157,7 @@ export class Reconciler {
     )
   }
 
+  /** The first that answers as current, else one that is on its way out: it has everything still, and is good to copy from, not to leave anything with. */
   async firstCurrent(tenant: TenantId, placement: Placement, nodes: readonly string[]): Promise<string | undefined> {
     const statuses = await this.statuses(tenant, nodes, placement)
     return (statuses.find(({ state }) => state === 'current') ?? statuses.find(({ state }) => state === 'dropping'))

@@ -315,8 +315,9 @@ export class Replica {
     throw new PercolateError('TENANT_UNAVAILABLE', 'This node holds no copy of the tenant now.')
   }
 
-  /** Throws CLOCK_SKEWED when a write would carry a clock that others take for the future. */
+  /** Throws TENANT_UNAVAILABLE when the copy is not current any more, CLOCK_SKEWED when a write would carry a clock that others take for the future. */
   admitWrite(tenant: Tenant): void {
+    this.copies.assertCurrent(tenant.id)
     this.membership.admitWrite()
     if (tenant.clockAheadMs > this.#options.settings.clockSkewMsMax)
       throw new PercolateError(

@@ -83,6 +83,11 @@ export class Router {
       placement = (await this.#lookUp(tenant, placement)) ?? placement
     if (!placement) {
       this.#assertComplete()
+      if (copies.state(tenant) !== 'absent') {
+        // There is a copy on this disk that the directory has not been told of yet: it is neither empty nor to be made.
+        if (await copies.whenCurrent(tenant, WAIT_MS)) return { kind: 'local' }
+        copies.assertCurrent(tenant)
+      }
       // There is nothing: reads are empty, and a first write makes the tenant, here, when all of it has been looked at.
       return { kind: 'local' }
     }
@@ -142,6 +147,7 @@ export class Router {
     if (copies.isCurrent(tenant)) return true
     if (directory.placement(tenant)) return false
     this.#assertComplete()
+    if (copies.state(tenant) !== 'absent') copies.assertCurrent(tenant)
     await this.#created(tenant)
     return copies.isCurrent(tenant)
   }
@@ -186,7 +192,7 @@ export class Router {
     return copies.creating(tenant, async () => {
       const { term } = this.#options.membership
       const standing = await directory.create(wanted)
-      if (standing.incarnation === wanted.incarnation && !copies.isCurrent(tenant)) {
+      if (standing.incarnation === wanted.incarnation && copies.state(tenant) === 'absent') {
         homes.created(tenant, standing.epoch, term)
         copies.created(tenant)
       }

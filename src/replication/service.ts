@@ -102,9 +102,11 @@ export class PeerService implements PeerHandlers {
   }
 
   promiseFloor(tenant: TenantId, incarnation: string, clock: Clock): Promise<VersionVector> {
-    if (!this.#options.copies.isCurrent(tenant))
-      throw new PercolateError('TENANT_UNAVAILABLE', 'This copy is not current, and promises nothing.')
-    return withCopy(this.#options.pool, tenant, incarnation, open => open.promiseFloor(clock))
+    const { pool, copies } = this.#options
+    return withCopy(pool, tenant, incarnation, open => {
+      copies.assertCurrent(tenant)
+      return open.promiseFloor(clock)
+    })
   }
 
   async hasRead(tenant: TenantId, stream: string, sequence: number): Promise<VersionVector | undefined> {
@@ -113,7 +115,7 @@ export class PeerService implements PeerHandlers {
     if (sequence > 0 && !follower.hasRead(tenant, stream, sequence)) {
       if (!(await follower.catchUp(tenant)) || !follower.hasRead(tenant, stream, sequence)) return undefined
     }
-    return pool.use(tenant, async open => new Map(open.vector))
+    return pool.use(tenant, async open => (copies.isCurrent(tenant) ? new Map(open.vector) : undefined))
   }
 
   requestHome(tenant: TenantId, successor: string): Promise<boolean> {
@@ -124,37 +126,46 @@ export class PeerService implements PeerHandlers {
     return this.#options.active.heard(tenant)
   }
 
-  offer(tenant: TenantId, from: string): Promise<boolean> {
+  async offer(tenant: TenantId, from: string): Promise<boolean> {
+    if (!this.#options.copies.takesEntries(tenant)) return false
     return this.#options.reconciler.takeSkipped(tenant, from)
   }
 
   late(tenant: TenantId): Promise<Buffer[]> {
-    return withCopy(this.#options.pool, tenant, undefined, lateEntries)
+    return withCopy(this.#options.pool, tenant, undefined, lateEntries, { mayBeJoining: true })
   }
 
   async keepLate(tenant: TenantId, entries: readonly Buffer[]): Promise<void> {
-    await withCopy(this.#options.pool, tenant, undefined, open =>
-      open.change(async staging => {
+    const { pool, copies } = this.#options
+    await withCopy(pool, tenant, undefined, open => {
+      // One that is to go, or to be made anew, is no place to keep anything.
+      copies.assertCurrent(tenant)
+      return open.change(async staging => {
         for (const bytes of entries) {
           const { origin, sequence } = decodeEntry(bytes)
           staging.put(keys.quarantine(origin, sequence), bytes)
         }
-      }),
-    )
+      })
+    })
   }
 
   async dismissLate(tenant: TenantId, origin: string, sequence: number): Promise<void> {
-    await withCopy(this.#options.pool, tenant, undefined, open =>
-      open.change(async staging => staging.del(keys.quarantine(origin, sequence))),
+    await withCopy(
+      this.#options.pool,
+      tenant,
+      undefined,
+      open => open.change(async staging => staging.del(keys.quarantine(origin, sequence))),
+      { mayBeJoining: true },
     )
   }
 
   /** Entries that could not go through the stream; merged by the same rules as the stream's. All are looked at before any is applied. */
   async push(tenant: TenantId, entries: readonly Buffer[]): Promise<VersionVector> {
     const { pool, applier, copies } = this.#options
-    if (copies.state(tenant) === 'absent')
-      throw new PercolateError('TENANT_UNAVAILABLE', 'This node has no copy of the tenant.')
     return withCopy(pool, tenant, undefined, async open => {
+      // The sender may go when they are here: a copy that is to go itself, or to be made anew, takes nothing over.
+      if (!copies.takesEntries(tenant))
+        throw new PercolateError('TENANT_UNAVAILABLE', "This node's copy of the tenant takes nothing over now.")
       for (const [n, bytes] of entries.entries()) {
         try {
           const entry = decodeEntry(bytes)

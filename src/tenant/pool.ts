@@ -23,6 +23,11 @@ export interface PoolOptions {
   readonly open: (id: TenantId) => Promise<Tenant>
 }
 
+/** How long the uses of a tenant may take to end for one that wants it alone. */
+const EXCLUSIVE_MS_MAX = 30_000
+/** An end of a use wakes who waits for it; this is for an opening that ends without one. */
+const HELD_LOOK_MS = 20
+
 interface Slot {
   readonly id: TenantId
   readonly opening: Promise<Tenant>
@@ -95,9 +100,40 @@ export class TenantPool {
     }
   }
 
-  /** Waits for the uses of a tenant to end, closes it, and keeps it closed while `work` runs: for what changes its files. */
-  async exclusive<T>(id: TenantId, work: () => Promise<T>): Promise<T> {
-    while (this.#held.has(id)) await this.#held.get(id)
+  /**
+   * Waits for the uses of a tenant to end, closes it, and keeps it closed while `work` runs: for what changes its files. What was true before may not be true any more when the last use has ended:
+   * `may` looks at the open tenant then, when nobody else can, and without its word nothing is done (it is not asked when there is no database). Whether `work` was done. TOO_BUSY when the uses
+   * do not end within {@link EXCLUSIVE_MS_MAX}.
+   */
+  async exclusive(
+    id: TenantId,
+    work: () => Promise<void>,
+    may?: (tenant: Tenant) => Promise<boolean>,
+  ): Promise<boolean> {
+    return this.#whileHeld(id, async untilMs => {
+      if (may && !((await this.#lookAlone(id, untilMs, may)) ?? true)) return false
+      for (;;) {
+        const slot = await this.#unusedSlot(id, untilMs)
+        if (!slot) break
+        await this.#close(slot)
+      }
+      await this.#closing.get(id)
+      await work()
+      return true
+    })
+  }
+
+  /** Waits for the uses of a tenant to end, and runs `look` on it, open, while new ones wait; undefined when there is no database. TOO_BUSY as for {@link exclusive}. */
+  async alone<T>(id: TenantId, look: (tenant: Tenant) => Promise<T>): Promise<T | undefined> {
+    return this.#whileHeld(id, untilMs => this.#lookAlone(id, untilMs, look))
+  }
+
+  async #whileHeld<T>(id: TenantId, work: (untilMs: number) => Promise<T>): Promise<T> {
+    const untilMs = this.#options.time.monotonic() + EXCLUSIVE_MS_MAX
+    while (this.#held.has(id)) {
+      await this.#whenReleased(id, untilMs)
+      if (this.#options.time.monotonic() >= untilMs) throw inUse(id)
+    }
     let done = () => {}
     this.#held.set(
       id,
@@ -106,16 +142,48 @@ export class TenantPool {
       }),
     )
     try {
-      for (let slot = this.#slots.get(id); slot; slot = this.#slots.get(id)) {
-        if (slot.leases === 0 && slot.tenant) await this.#close(slot)
-        else await this.#options.time.sleep(5)
-      }
-      await this.#closing.get(id)
-      return await work()
+      return await work(untilMs)
     } finally {
       this.#held.delete(id)
       done()
     }
+  }
+
+  async #lookAlone<T>(id: TenantId, untilMs: number, look: (tenant: Tenant) => Promise<T>): Promise<T | undefined> {
+    let slot = await this.#unusedSlot(id, untilMs)
+    while (!slot) {
+      await this.#closing.get(id)
+      if (!(await this.#options.exists(id))) return undefined
+      if (this.#isFull) await this.#makeRoom(untilMs)
+      // Nobody else opens it while it is held.
+      else await this.#open(id).opening
+      slot = await this.#unusedSlot(id, untilMs)
+    }
+    slot.leases++
+    try {
+      return await look(slot.tenant!)
+    } finally {
+      this.#release(slot)
+    }
+  }
+
+  /** The open slot of a held tenant once its last use has ended; undefined when it has none. */
+  async #unusedSlot(id: TenantId, untilMs: number): Promise<Slot | undefined> {
+    for (let slot = this.#slots.get(id); slot; slot = this.#slots.get(id)) {
+      if (slot.leases === 0 && slot.tenant) return slot
+      const leftMs = untilMs - this.#options.time.monotonic()
+      if (leftMs <= 0) throw inUse(id)
+      await this.#nextFreed(Math.min(leftMs, HELD_LOOK_MS))
+    }
+    return undefined
+  }
+
+  /** Waits until a tenant is not held any more, at most until then. */
+  async #whenReleased(id: TenantId, untilMs: number): Promise<void> {
+    const released = new AbortController()
+    void this.#held.get(id)?.then(() => released.abort())
+    const leftMs = Math.max(0, untilMs - this.#options.time.monotonic())
+    await this.#options.time.sleep(leftMs, { signal: released.signal, ref: false }).catch(() => {})
   }
 
   /** The open tenants; for metrics and background work, not for reading data (no lease is held). */
@@ -175,9 +243,9 @@ export class TenantPool {
     const giveUpAt = this.#options.time.monotonic() + this.#options.waitMsMax
     for (;;) {
       if (this.#stopped) throw new PercolateError('SHUTTING_DOWN', 'This node is draining; retry on another.')
-      const held = this.#held.get(id)
-      if (held) {
-        await held
+      if (this.#held.has(id)) {
+        await this.#whenReleased(id, giveUpAt)
+        if (this.#held.has(id) && this.#options.time.monotonic() >= giveUpAt) throw inUse(id)
         continue
       }
       const slot = this.#slots.get(id)
@@ -208,7 +276,7 @@ export class TenantPool {
     }
   }
 
-  #open(id: TenantId): void {
+  #open(id: TenantId): Slot {
     const slot: Slot = {
       id,
       opening: this.#openLimited(id),
@@ -227,6 +295,7 @@ export class TenantPool {
         this.#notifyFreed()
       },
     )
+    return slot
   }
 
   async #openLimited(id: TenantId): Promise<Tenant> {
@@ -314,3 +383,6 @@ export class TenantPool {
     for (const wake of waiting) wake()
   }
 }
+
+const inUse = (id: TenantId) =>
+  new PercolateError('TOO_BUSY', `The database of ${id} is being changed or is in use for long; retry in a moment.`)

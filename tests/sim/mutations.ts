@@ -146,6 +146,7 @@ export const mutations: readonly Mutation[] = [
         'const wanted = Math.max(1, Math.min(replicas, others.length));',
         'const wanted = 0; covering.push({ node });',
       ),
+      edit('replication/drop', 'isDropping() &&', 'true || isDropping() &&'),
     ],
   },
   {

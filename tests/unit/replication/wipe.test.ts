@@ -1,0 +1,48 @@
+import { describe, expect, it } from 'vitest'
+import { decodeEntry } from '../../../src/storage/codec.ts'
+import { SmallCluster } from '../../support/small-cluster.ts'
+
+describe('a copy that is made anew', () => {
+  it('stops acknowledging first, and keeps aside what it had acknowledged', async () => {
+    const small = await SmallCluster.start()
+    const n2 = small.cluster.node('n2')!
+    // Cut off for so long that the others forget deletes that it never saw.
+    n2.natsCut = true
+    for (const other of ['n1', 'n3']) small.cluster.cuts.add(`n2|${other}`)
+    await small.hold('n2', undefined)
+    for (let n = 0; n < 4; n++) {
+      await small.write('n1', `elsewhere-${n}`)
+      await small.world.run(5000)
+    }
+    expect(await small.open('n1', async open => open.floor)).toBeDefined()
+    expect(small.state('n2')).toBe('current')
+    const outcomes = new Map<string, string>()
+    const put = (id: string, slow: { underLease?: number; inPlan?: number }) =>
+      small.put('n2', id, slow).then(
+        () => outcomes.set(id, 'acknowledged'),
+        error => outcomes.set(id, error.code),
+      )
+    put('before', {})
+    await small.world.run(100)
+    n2.natsCut = false
+    small.cluster.cuts.clear()
+    for (let round = 0; round < 60 && small.process('n2').replica.copies.counts.wiped === 0; round++) {
+      put(`leased-${round}`, { underLease: 500 })
+      put(`planned-${round}`, { inPlan: 150 })
+      await small.world.run(200)
+    }
+    await small.until('n2 is made anew', () => small.process('n2').replica.copies.counts.wiped > 0)
+    await small.until('n2 is current', () => small.isCurrent('n2'))
+    await small.world.run(10_000)
+    const aside = (await small.settle(small.process('n2').replica.service.late(small.tenant))).flatMap(bytes =>
+      decodeEntry(bytes).ops.map(op => op.key[0]),
+    )
+    expect(outcomes.get('before')).toBe('acknowledged')
+    expect([...outcomes.values()]).toContain('TENANT_UNAVAILABLE')
+    for (const [id, outcome] of outcomes) {
+      if (outcome === 'acknowledged')
+        expect(aside.includes(id) || (await small.read('n1', id)) !== undefined, `${id} is somewhere`).toBe(true)
+      else expect(outcome, id).toBe('TENANT_UNAVAILABLE')
+    }
+  })
+})
