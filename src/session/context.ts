@@ -30,3 +30,10 @@ export function assertNothingStands({ replica }: SessionContext, { tenant, outco
   // A session that has written is not answered by another node from its start.
   throw outcome ? final(error) : error
 }
+
+/** Asked under the lease: the copy answers still. It may have been ordered to go, or to be made anew, since the gate was passed; then another node has to answer. */
+export function assertAnswers({ replica }: SessionContext, { tenant, outcome }: Session): void {
+  if (!replica || replica.copies.isCurrent(tenant)) return
+  const error = new NotTaken(`the copy of this node does not answer any more: ${replica.copies.reason(tenant)}`)
+  throw outcome ? final(error) : error
+}

@@ -5,7 +5,7 @@ import { durabilities } from '../replication/replica.ts'
 import type { Tenant } from '../tenant/tenant.ts'
 import type { Plan, Planner, WriteOptions } from '../tenant/writer.ts'
 import { encodeBookmark, joinBookmarks } from './bookmark.ts'
-import { assertNothingStands, type SessionContext } from './context.ts'
+import { assertAnswers, assertNothingStands, type SessionContext } from './context.ts'
 import { NotTaken } from './forward.ts'
 import type { Session } from './session.ts'
 
@@ -88,6 +88,7 @@ class Writing {
 
   begin(tenant: Tenant, commit: Commit): WriteOptions {
     const { tenant: id, consistency } = this.#session
+    assertAnswers(this.#context, this.#session)
     const homes = this.#context.replica?.homes
     if (consistency.needsHome) this.#epoch ??= homes?.assertHome(id)
     const guard = this.#epoch === undefined ? undefined : homes?.guard(id, this.#epoch)

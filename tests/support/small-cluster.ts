@@ -92,9 +92,7 @@ export class SmallCluster {
   /** As a client's write: through the router, then {@link put}. */
   async write(node: string, id: string): Promise<void> {
     const { replica } = this.process(node)
-    await this.settle(
-      replica.router.route({ tenant: this.tenant, mayCreate: true, needsHome: false, forwardedBy: undefined }),
-    )
+    if (replica.router.isNew(this.tenant)) await this.settle(replica.router.enter(this.tenant))
     await this.settle(this.put(node, id))
   }
 

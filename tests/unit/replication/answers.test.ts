@@ -1,4 +1,5 @@
 import { describe, expect, it } from 'vitest'
+import type { SessionContext } from '../../../src/session/context.ts'
 import { read } from '../../../src/session/read.ts'
 import { Session } from '../../../src/session/session.ts'
 import { SmallCluster } from '../../support/small-cluster.ts'
@@ -22,10 +23,9 @@ describe('a read that has passed the gate', () => {
       const small = await SmallCluster.start()
       await small.hold('n3', 'joining')
       await small.until('n3 is current', () => small.isCurrent('n3'))
-      const { pool, replica } = small.process('n3')
+      const { pool, replica, time } = small.process('n3')
       const passed = await replica.router.route({
         tenant: small.tenant,
-        mayCreate: false,
         needsHome: false,
         forwardedBy: undefined,
       })
@@ -33,7 +33,15 @@ describe('a read that has passed the gate', () => {
       await small.hold('n3', 'dropping')
       await small.until('the copy is gone', () => small.state('n3') === 'absent')
       if (listed) await small.hold('n3', listed)
-      const context = { pool, replica, durability: 'local', durabilityTimeoutMs: 0 } as const
+      const context: SessionContext = {
+        time,
+        pool,
+        replica,
+        durability: 'local',
+        durabilityTimeoutMs: 0,
+        admitTenant: () => {},
+        onTenant: () => {},
+      }
       const answer = read(
         context,
         session(small),
