@@ -43,7 +43,7 @@ export class SmallCluster {
   }
 
   async #stopController(): Promise<void> {
-    await this.settle(this.cluster.controller.controller.stop())
+    for (const { controller } of this.cluster.controllers) await this.settle(controller.stop())
   }
 
   process(node: string): SimProcess {
