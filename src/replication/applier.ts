@@ -11,6 +11,8 @@ export interface ApplierOptions {
   readonly logger: Logger
   /** How far ahead of this node's wall clock an entry may be before it is parked. */
   readonly clockSkewMsMax: number
+  /** Entries of a tenant that wait in memory for one that is missing before them; default: 1,024. */
+  readonly waitingEntriesMax?: number | undefined
   readonly onParked: (tenant: TenantId) => void
 }
 
@@ -213,7 +215,11 @@ export class Applier {
       this.#waiting.set(id, waiting)
       this.counts.holes++
     }
-    if (waiting.entries >= WAITING_ENTRIES_MAX || waiting.bytes + bytes.length > WAITING_BYTES_MAX) return 'full'
+    if (
+      waiting.entries >= (this.#options.waitingEntriesMax ?? WAITING_ENTRIES_MAX) ||
+      waiting.bytes + bytes.length > WAITING_BYTES_MAX
+    )
+      return 'full'
     const entries = waiting.byOrigin.get(entry.origin) ?? new Map<number, Entry>()
     if (!entries.has(entry.sequence)) {
       waiting.entries++

@@ -52,6 +52,8 @@ export interface ReplicaSettings {
   readonly moveRestMs: number
   readonly handoverTimeoutMs: number
   readonly copyRetryMs: number
+  /** As the applier's; simulated clusters reach it with few entries. */
+  readonly waitingEntriesMax?: number
 }
 
 /** What the node keeps beside its tenants. */
@@ -150,6 +152,7 @@ export class Replica {
       time,
       logger,
       clockSkewMsMax: settings.clockSkewMsMax,
+      waitingEntriesMax: settings.waitingEntriesMax,
       onParked: tenant => this.maintenance.parked(tenant),
     })
     this.follower = new Follower({

@@ -23,6 +23,7 @@ import { decodeEntry } from '../../src/storage/codec.ts'
 import { MemoryStream } from '../../src/stream/memory/adapter.ts'
 import { MemoryLog } from '../../src/stream/memory/log.ts'
 import type { PublishAck } from '../../src/stream/port.ts'
+import { subjects } from '../../src/stream/subjects.ts'
 import { Activity } from '../../src/tenant/activity.ts'
 import { TenantPool } from '../../src/tenant/pool.ts'
 import type { StreamCursor } from '../../src/tenant/state.ts'
@@ -76,6 +77,7 @@ export const TIMES: ReplicaSettings = {
   moveRestMs: 10_000,
   handoverTimeoutMs: 1000,
   copyRetryMs: 300,
+  waitingEntriesMax: 8,
 }
 
 /** Log lines go into the trace of a run, when there is one. */
@@ -133,6 +135,18 @@ class RememberingLog extends MemoryLog {
       this.entries.push({ tenant, origin, sequence, changes })
     }
     return ack
+  }
+
+  /** One entry is gone from its stream, those behind it are not. Whether it was there. */
+  loseEntry(tenant: TenantId, origin: string, sequence: number): boolean {
+    const stream = this.streams.get(subjects.syncStream(tenant))
+    const at = stream?.messages.findIndex(({ data }) => {
+      const entry = decodeEntry(data)
+      return entry.origin === origin && entry.sequence === sequence
+    })
+    if (!stream || at === undefined || at < 0) return false
+    stream.messages.splice(at, 1)
+    return true
   }
 
   hasHad(tenant: TenantId, origin: string, sequence: number): boolean {

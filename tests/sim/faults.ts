@@ -1,4 +1,5 @@
 import type { TenantId } from '../../src/base/ids.ts'
+import { formatClock } from '../../src/clock/hlc.ts'
 import { subjects } from '../../src/stream/subjects.ts'
 import { crashPoints, type SimCluster, type SimNode } from './cluster.ts'
 import type { SimDisk } from './disk.ts'
@@ -46,6 +47,8 @@ export const wideFaults = [
   'busy drain',
   'controller paused',
   'refused at the door',
+  'entries lost for good',
+  'copy moved under load',
 ] as const
 export type FaultKind = (typeof plainFaults)[number] | (typeof wideFaults)[number]
 
@@ -62,7 +65,14 @@ export const pausePoints = [
 ] as const
 
 /** A fault that destroys the only other place of an acknowledged write is no promise broken: such pairs never share a run. */
-const losesDisks: readonly FaultKind[] = ['disk lost', 'disk put back', 'rot', 'rot at open', 'disk lies']
+const losesDisks: readonly FaultKind[] = [
+  'disk lost',
+  'disk put back',
+  'rot',
+  'rot at open',
+  'disk lies',
+  'entries lost for good',
+]
 const losesLog: readonly FaultKind[] = ['stream deleted', 'stream tail lost', 'directory lost', 'directory put back']
 
 const FAULTS = 7
@@ -72,6 +82,8 @@ const WIDE_FAULTS = 9
 export interface FaultClients {
   /** Writes to a node, each of which waits for a provider for that long. */
   writeSlowly(node: SimNode, ms: number): void
+  /** So many writes to a node at once, which count as acknowledged when the stream has them. */
+  burst(node: SimNode, tenant: TenantId, writes: number): void
   /** Requests for tenants that nobody knows, each of which is refused for what it says. */
   refuse(node: SimNode, tenants: number): void
 }
@@ -375,6 +387,28 @@ export class Faults {
       case 'refused at the door':
         this.#clients.refuse(node, random.int(20, 100))
         return
+      case 'entries lost for good':
+        this.#loseEntries(node)
+        return
+      case 'copy moved under load': {
+        this.providerMsMax = 4000
+        heal(random.int(4000, 10_000), () => {
+          this.providerMsMax = 0
+        })
+        const tenant = random.pick(this.#tenants)
+        // As an operator's order, or traffic: a copy more than there should be, so that one has to go.
+        void node.process?.replica.directory
+          .update(tenant, current =>
+            current.holders.some(holder => holder.node === node.id)
+              ? undefined
+              : { ...current, holders: [...current.holders, { node: node.id, state: 'joining' }] },
+          )
+          .then(standing => {
+            if (standing) cluster.count('copy moved')
+          })
+          .catch(() => {})
+        return
+      }
     }
   }
 
@@ -402,6 +436,37 @@ export class Faults {
     if (rot !== 'meta') return
     node.process?.kill()
     this.#world.at(this.#random.int(200, 4000), () => node.start())
+  }
+
+  /**
+   * A node writes what no other has read yet; the stream loses the first of it, and the node its disk. Nobody has that entry any more; whoever waits for it has to go on in the end, with all that came
+   * behind it, and that is more than what waits in memory.
+   */
+  #loseEntries(node: SimNode): void {
+    const cluster = this.#cluster
+    const { log, nodes } = cluster
+    const { process } = node
+    const tenant = this.#random.pick(this.#tenants)
+    if (!process?.replica.copies.isCurrent(tenant) || !this.#mayLose(node)) return
+    const others = nodes.filter(other => other !== node)
+    for (const other of others) other.natsCut = true
+    const before = log.entries.length
+    this.#clients.burst(node, tenant, 40)
+    this.#world.at(this.#random.int(600, 2500), () => {
+      const open = process.isDead ? undefined : process.pool.openTenants().find(({ id }) => id === tenant)
+      const entries = log.entries
+        .slice(before)
+        .filter(entry => entry.tenant === tenant && entry.origin === open?.origin)
+      if (entries.length > 12 && this.#mayLose(node)) {
+        const { origin, sequence, changes } = entries[0]!
+        if (log.loseEntry(tenant, origin, sequence)) {
+          cluster.count('entry lost for good')
+          for (const { clock } of changes) this.#history.excused.add(formatClock(clock))
+          this.#loseDisk(node, () => node.loseDisk())
+        }
+      }
+      for (const other of others) other.natsCut = false
+    })
   }
 
   /** One disk at a time, and only while another node has a whole copy of each tenant: more is no promise. */

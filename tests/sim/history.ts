@@ -37,6 +37,8 @@ export interface History {
   readonly attempted: Attempted[]
   /** Disks that were lost or put back, and when the state that was lost had begun to differ. */
   readonly lostDisks: Map<string, number>
+  /** Clocks of writes whose every place was lost on purpose: more was no promise. */
+  readonly excused: Set<string>
   readonly violations: string[]
   /** Conditional writes, by tenant and record. */
   readonly conditionals: Map<string, RegisterOperation[]>
@@ -46,6 +48,7 @@ export const newHistory = (): History => ({
   acked: [],
   attempted: [],
   lostDisks: new Map(),
+  excused: new Set(),
   violations: [],
   conditionals: new Map(),
 })
@@ -157,6 +160,7 @@ function lossIn(acked: Acked, record: LwwRecord | undefined, history: History): 
 
 /** `local` promises as much as the disk that took it. */
 function isCovered(acked: Acked, history: History): boolean {
+  if (history.excused.has(formatClock(acked.clock))) return false
   if (acked.reached !== 'local') return true
   const lostAtMs = history.lostDisks.get(acked.disk)
   return lostAtMs === undefined || acked.atMs < lostAtMs

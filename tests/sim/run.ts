@@ -97,6 +97,12 @@ class Run {
       writeSlowly: (node: SimNode, ms: number) => {
         for (let n = 0; n < 6; n++) this.#writeSlowly(node, ms)
       },
+      burst: (node: SimNode, tenant: TenantId, writes: number) => {
+        for (let n = 0; n < writes; n++) {
+          const { request, onAnswer } = this.#request(random.int(0, 1e6), tenant, true)
+          void this.#send(node, { request: { ...request, durability: 'stream' }, onAnswer })
+        }
+      },
       refuse: (node: SimNode, tenants: number) => {
         for (let n = 0; n < tenants; n++) this.#refuse(node)
       },
