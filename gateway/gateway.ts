@@ -48,6 +48,7 @@ export async function startGateway(options: GatewayOptions): Promise<RunningGate
     replicas: config.jobReplicas,
     ackWaitMs: config.jobAckWaitMs,
     recordMaxAgeMs: config.jobRecordMaxAgeMs,
+    bytesMax: config.jobBytesMax,
   })
   const { uploadsMax, uploadsWaitingMax, uploadsPerTenantMax } = config
   const open = uploadsMax + uploadsWaitingMax

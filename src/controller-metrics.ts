@@ -2,14 +2,28 @@ import type { Activator } from './activator/activator.ts'
 import type { Metrics } from './base/metrics.ts'
 import type { Controller } from './replication/controller.ts'
 import type { Directory } from './replication/directory.ts'
+import type { Placement } from './replication/placement.ts'
+import type { StreamPort } from './stream/port.ts'
+import { subjects } from './stream/subjects.ts'
 
 interface Parts {
   readonly controller: Controller
   readonly directory: Directory
+  readonly stream: StreamPort
+}
+
+function underreplicated(directory: Directory, tier: string): number {
+  const live = new Set(
+    directory.members().flatMap(({ member, isLive }) => (isLive && member.tier === tier ? [member.node] : [])),
+  )
+  const wanted = Math.min(2, live.size)
+  const complete = ({ holders }: Placement) =>
+    holders.filter(({ node, state }) => state === 'active' && live.has(node)).length
+  return directory.placements().filter(placement => placement.tier === tier && complete(placement) < wanted).length
 }
 
 /** The controller's metrics; `parts` is undefined where only their names are wanted. */
-export function addControllerMetrics(metrics: Metrics, parts: Parts | undefined): void {
+export function addControllerMetrics(metrics: Metrics, tiers: readonly string[], parts: Parts | undefined): void {
   const gauge = (name: string, help: string, read: (parts: Parts) => number) =>
     metrics.gauge(`percolate_controller_${name}`, help, () => (parts ? read(parts) : 0))
   gauge('leading', '1 while this controller leads', ({ controller }) => (controller.isLeading ? 1 : 0))
@@ -31,24 +45,45 @@ export function addControllerMetrics(metrics: Metrics, parts: Parts | undefined)
     'Homes given to another node because theirs was gone',
     ({ controller }) => controller.counts.homes,
   )
+  gauge(
+    'streams_trimmed_total',
+    'Times that the older part of a sync stream was dropped, read by every holder, because it came near its byte limit',
+    ({ controller }) => controller.counts.trimmed,
+  )
   gauge('streams_reaped_total', 'Idle sync streams deleted', ({ controller }) => controller.counts.reaped)
   gauge(
     'tenants_restored_total',
     'Tenants put back into the directory from their snapshots',
     ({ controller }) => controller.counts.restored,
   )
-  gauge(
-    'tenants_underreplicated',
-    'Tenants with fewer live complete copies than two, or than there are nodes',
-    ({ directory }) => {
-      const live = new Set(directory.members().flatMap(({ member, isLive }) => (isLive ? [member.node] : [])))
-      return directory
-        .placements()
-        .filter(
-          ({ holders }) =>
-            holders.filter(({ node, state }) => state === 'active' && live.has(node)).length < Math.min(2, live.size),
-        ).length
-    },
+  // Not by workers: there is none while a tier's are scaled to zero and jobs wait.
+  metrics.labelledGauge(
+    'percolate_jobs_waiting',
+    "Messages in the tier's job stream, those that are being worked on included",
+    'tier',
+    tiers,
+    async tier => (parts ? parts.stream.depth(subjects.jobsStream(tier)) : 0),
+  )
+  const storage = async () => {
+    if (!parts) throw new Error('nothing to ask')
+    return parts.stream.storage()
+  }
+  metrics.asyncGauge(
+    'percolate_jetstream_used_bytes',
+    'What the streams of the NATS account take, replicas counted',
+    async () => (await storage()).usedBytes,
+  )
+  metrics.asyncGauge(
+    'percolate_jetstream_limit_bytes',
+    'What they may take together, when the account has a limit',
+    async () => (await storage()).limitBytes ?? Number.POSITIVE_INFINITY,
+  )
+  metrics.labelledGauge(
+    'percolate_controller_tenants_underreplicated',
+    'Tenants of the tier with fewer live complete copies than two, or than it has live nodes; 0 while it has none, as a tier at zero',
+    'tier',
+    tiers,
+    tier => (parts ? underreplicated(parts.directory, tier) : 0),
   )
 }
 

@@ -46,6 +46,8 @@ const PROBE_TIMEOUT_MS = 2000
 const PEER_TIMEOUT_MS = 3000
 const BODY_BYTES_MAX = 64 * 1024
 const JOB_STREAMS_RETRY_MS = 1000
+/** Leases that a controller that goes waits for its successor's list. */
+const RELEASE_LEASES = 3
 
 /** The controller as a role: keeps placement as it should be while it leads; several stand by. It keeps nothing on disk. */
 export async function startController(options: ControllerRoleOptions): Promise<RunningController> {
@@ -57,6 +59,7 @@ export async function startController(options: ControllerRoleOptions): Promise<R
     time,
     logger,
     replicas: config.syncReplicas,
+    bytesMax: config.directoryBytesMax,
     leaseMs: config.leaseMs,
     heartbeatMs: config.heartbeatMs,
     store: {
@@ -86,10 +89,29 @@ export async function startController(options: ControllerRoleOptions): Promise<R
     replaceAfterMs: config.replaceAfterMs,
     forgetAfterMs: config.forgetAfterMs,
     streamIdleMs: config.streamIdleMs,
+    syncBytesMax: config.syncBytesMax,
   })
-  controller.start()
-  lifecycle.add('controller', () => controller.stop())
   const metrics = options.metrics ?? new Metrics()
+  let isStarted = false
+  let port: number | undefined
+  if (options.port !== undefined) {
+    const probes = new Probes(PROBE_TIMEOUT_MS)
+    probes.add('stream', () => stream.ping())
+    // A roll goes on to the next one when this one can take its place.
+    probes.add('directory', () => {
+      if (!isStarted || !directory.isWatching)
+        throw new PercolateError('PLACEMENT_UNKNOWN', 'the cluster directory is not known yet')
+    })
+    const app = createHttpServer({
+      logger,
+      metrics,
+      probes,
+      bodyBytesMax: BODY_BYTES_MAX,
+      requestReadMs: config.requestReadMs,
+    })
+    port = await listen(app, config.host, options.port, 'PERCOLATE_CONTROLLER_PORT')
+    lifecycle.add('http', () => closeServer(app, config.drainMs))
+  }
   let activator: Activator | undefined
   if (config.activatorTiers !== undefined) {
     activator = new Activator({
@@ -108,29 +130,22 @@ export async function startController(options: ControllerRoleOptions): Promise<R
       holdMs: config.holdMs,
       wakeMs: config.wakeMs,
       resyncMs: config.routerResyncMs,
+      releaseMs: RELEASE_LEASES * config.leaseMs,
+      noticeMs: config.drainNoticeMs,
+      drainMs: config.drainMs,
       router: await routerOf(config),
     })
     await activator.start()
-    lifecycle.add('job streams', keepJobStreams(activator.tiers, options))
     const held = activator
     lifecycle.add('activator', () => held.stop())
+    lifecycle.add('job streams', keepJobStreams(activator.tiers, options))
     addActivatorMetrics(metrics, activator.tiers, activator)
   }
-  addControllerMetrics(metrics, { controller, directory })
-  let port: number | undefined
-  if (options.port !== undefined) {
-    const probes = new Probes(PROBE_TIMEOUT_MS)
-    probes.add('stream', () => stream.ping())
-    const app = createHttpServer({
-      logger,
-      metrics,
-      probes,
-      bodyBytesMax: BODY_BYTES_MAX,
-      requestReadMs: config.requestReadMs,
-    })
-    port = await listen(app, config.host, options.port, 'PERCOLATE_CONTROLLER_PORT')
-    lifecycle.add('http', () => closeServer(app, config.drainMs))
-  }
+  addControllerMetrics(metrics, activator?.tiers ?? [config.tier], { controller, directory, stream })
+  controller.start()
+  isStarted = true
+  // The first to stop: only when another one leads is the rest not needed any more.
+  lifecycle.add('controller', () => controller.stop())
   return { port, controller, directory, activator, stop: () => lifecycle.stop() }
 }
 
@@ -151,6 +166,7 @@ function keepJobStreams(tiers: readonly string[], options: ControllerRoleOptions
           replicas: config.jobReplicas,
           ackWaitMs: config.jobAckWaitMs,
           recordMaxAgeMs: config.jobRecordMaxAgeMs,
+          bytesMax: config.jobBytesMax,
         }),
     )
     for (let failures = 0; !stop.signal.aborted; ) {

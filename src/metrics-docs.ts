@@ -42,7 +42,7 @@ export async function metricsMarkdown(): Promise<string> {
     [
       'controller',
       metrics => {
-        addControllerMetrics(metrics, undefined)
+        addControllerMetrics(metrics, ['small'], undefined)
         addActivatorMetrics(metrics, ['small'], undefined)
       },
     ],

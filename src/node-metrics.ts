@@ -46,6 +46,11 @@ export function addNodeMetrics({ metrics, pool, activity, tier, replica, changes
     'Failed attempts to publish in a row',
     () => replica?.publisher.failures ?? 0,
   )
+  metrics.gauge(
+    'percolate_streams_full_total',
+    'Times that changes were not taken because their stream was at its byte limit, or NATS had no room for another stream',
+    () => replica?.publisher.full ?? 0,
+  )
   metrics.gauge('percolate_disk_free_bytes', 'Free space of the data directory', () => disk.freeBytes)
   metrics.gauge('percolate_change_feeds', 'Change feeds that are being followed here', () => changes.feeds)
   addReplicationMetrics(metrics, replica)

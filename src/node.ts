@@ -169,6 +169,7 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
         replicas: config.jobReplicas,
         ackWaitMs: config.jobAckWaitMs,
         recordMaxAgeMs: config.jobRecordMaxAgeMs,
+        bytesMax: config.jobBytesMax,
       })
       const embeds = new EmbedScheduler({ jobs, time, logger, hasPending, checkMs: EMBED_CHECK_MS })
       scheduler = embeds

@@ -75,6 +75,7 @@ async function assemble(options: UpOptions, lifecycle: Lifecycle): Promise<Runni
     replicas: config.jobReplicas,
     ackWaitMs: config.jobAckWaitMs,
     recordMaxAgeMs: config.jobRecordMaxAgeMs,
+    bytesMax: config.jobBytesMax,
   })
   await retry(again, () => jobs.prepare())
 

@@ -80,11 +80,6 @@ export class JobRunner {
       'Parser processes that wait for a document',
       () => this.#options.parsers.idle,
     )
-    metrics.asyncGauge(
-      'percolate_jobs_waiting',
-      "Messages in this tier's job stream, those that are being worked on included",
-      () => this.#options.jobs.depth(),
-    )
     this.#finished = metrics.counter('percolate_jobs_finished_total', 'Jobs that this worker ended, by outcome', [
       'outcome',
     ])

@@ -45,6 +45,7 @@ export async function startWorker(options: WorkerOptions): Promise<RunningWorker
     replicas: config.jobReplicas,
     ackWaitMs: config.jobAckWaitMs,
     recordMaxAgeMs: config.jobRecordMaxAgeMs,
+    bytesMax: config.jobBytesMax,
   })
   const parsers = new ParserPool({
     time,

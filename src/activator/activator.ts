@@ -27,8 +27,16 @@ export interface ActivatorOptions {
   readonly holdMs: number
   readonly wakeMs: number
   readonly resyncMs: number
+  /** For how long a process that goes answers while the router's list still names it, … */
+  readonly releaseMs: number
+  /** … then for whoever has not heard of the new list yet, … */
+  readonly noticeMs: number
+  /** … and until what it holds has got a node, before it says no to the rest. */
+  readonly drainMs: number
   readonly router: RouterPort | undefined
 }
+
+const DRAIN_LOOK_MS = 50
 
 interface TierParts {
   readonly room: WaitingRoom
@@ -65,7 +73,7 @@ export class Activator {
         grpcPort: 0,
       })
     }
-    const { router, isLeading, resyncMs } = options
+    const { router, isLeading, resyncMs, directory } = options
     this.#keeper =
       router &&
       new EndpointsKeeper({
@@ -75,7 +83,7 @@ export class Activator {
         tiers,
         ready: tier => this.ready(tier).map(destinationOf),
         activator: tier => this.#self(tier),
-        isLeading,
+        isLeading: () => isLeading() && directory.isWatching,
         resyncMs,
       })
   }
@@ -88,8 +96,16 @@ export class Activator {
     this.#keeper?.start()
   }
 
+  /** After the controller gave up the lead: its successor's list is waited for, so that there is no moment in which requests go nowhere. */
   async stop(): Promise<void> {
+    const { time, logger, releaseMs, noticeMs, drainMs } = this.#options
     await this.#keeper?.stop()
+    if (this.#keeper && !(await this.#keeper.released(releaseMs)))
+      logger.warn('nobody took over the list of the router; requests of tiers without a node go nowhere now')
+    if (this.#keeper) await time.sleep(noticeMs)
+    const untilMs = time.monotonic() + drainMs
+    const rooms = [...this.#tiers.values()].map(({ room }) => room)
+    while (rooms.some(({ held }) => held > 0) && time.monotonic() < untilMs) await time.sleep(DRAIN_LOOK_MS)
     await Promise.all([...this.#tiers.values()].flatMap(({ http, grpc }) => [http.stop(), grpc.stop()]))
   }
 

@@ -18,6 +18,8 @@ export interface Destination {
 export interface RouterPort {
   /** Makes `destinations` the only ones of the tier. Writing the same again is harmless. */
   write(tier: string, destinations: readonly Destination[]): Promise<void>
+  /** Whether the tier's requests may still be sent to this destination, by the list as it stands. */
+  has(tier: string, destination: Destination): Promise<boolean>
 }
 
 /** Name under which the activator stands in a router's list. */
@@ -31,7 +33,7 @@ export interface EndpointsKeeperOptions {
   /** The ready nodes of a tier. */
   readonly ready: (tier: string) => readonly Destination[]
   readonly activator: (tier: string) => Destination
-  /** One of several controllers writes. */
+  /** One of several controllers writes, while it knows the nodes: that none is known is no evidence that there is none. */
   readonly isLeading: () => boolean
   /** After this long the list is written again, whoever changed it meanwhile. */
   readonly resyncMs: number
@@ -60,6 +62,24 @@ export class EndpointsKeeper {
   async stop(): Promise<void> {
     this.#stop.abort()
     await this.#running
+  }
+
+  /**
+   * Resolves when no list names this process any more: whoever leads next has written its own, or nodes are ready. Until then it has to answer. False when that takes longer than `msMax`, as when
+   * there is no other controller.
+   */
+  async released(msMax: number): Promise<boolean> {
+    const { time, tiers, router, activator } = this.#options
+    const untilMs = time.monotonic() + msMax
+    for (const left = new Set(tiers); ; await time.sleep(LOOK_MS)) {
+      for (const tier of left) {
+        // What cannot be asked is not known to be released.
+        const isNamed = await router.has(tier, activator(tier)).catch(() => true)
+        if (!isNamed) left.delete(tier)
+      }
+      if (left.size === 0) return true
+      if (time.monotonic() >= untilMs) return false
+    }
   }
 
   async #run(): Promise<void> {

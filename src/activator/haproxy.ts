@@ -30,6 +30,11 @@ export class HaproxyRouter implements RouterPort {
     }
   }
 
+  /** There is one controller where HAProxy routes: nobody would take the place over. */
+  async has(): Promise<boolean> {
+    return false
+  }
+
   #ask(command: string): Promise<string> {
     return new Promise((resolve, reject) => {
       const socket = connect(this.#socketPath)

@@ -32,12 +32,31 @@ export class KubernetesRouter implements RouterPort {
     const { namespace } = this.#options
     const slice = endpointSlice(tier, namespace, destinations)
     const path = `/apis/discovery.k8s.io/v1/namespaces/${encodeURIComponent(namespace)}/endpointslices/${encodeURIComponent(slice.metadata.name)}?fieldManager=${MANAGER}&force=true`
-    const { status, text } = await this.#patch(path, JSON.stringify(slice))
+    const { status, text } = await this.#ask('PATCH', path, JSON.stringify(slice))
     if (status >= 200 && status < 300) return
     throw new PercolateError('INTERNAL', `The Kubernetes API refuses the EndpointSlice (${status}): ${reasonOf(text)}`)
   }
 
-  async #patch(path: string, body: string): Promise<{ status: number; text: string }> {
+  async has(tier: string, destination: Destination): Promise<boolean> {
+    const { namespace } = this.#options
+    const wanted = endpointSlice(tier, namespace, [destination])
+    const path = `/apis/discovery.k8s.io/v1/namespaces/${encodeURIComponent(namespace)}/endpointslices/${encodeURIComponent(wanted.metadata.name)}`
+    const { status, text } = await this.#ask('GET', path)
+    if (status === 404) return false
+    if (status !== 200)
+      throw new PercolateError(
+        'INTERNAL',
+        `The Kubernetes API does not show the EndpointSlice (${status}): ${reasonOf(text)}`,
+      )
+    const standing = JSON.parse(text) as Partial<Pick<typeof wanted, 'endpoints' | 'ports'>>
+    const portOf = (slice: typeof standing) => slice.ports?.find(({ name }) => name === 'http')?.port
+    return (
+      portOf(standing) === portOf(wanted) &&
+      (standing.endpoints ?? []).some(({ addresses }) => addresses.includes(wanted.endpoints[0]!.addresses[0]!))
+    )
+  }
+
+  async #ask(method: 'GET' | 'PATCH', path: string, body = ''): Promise<{ status: number; text: string }> {
     const { url, credentials } = this.#options
     const target = new URL(path, url)
     const isSecure = target.protocol === 'https:'
@@ -49,14 +68,15 @@ export class KubernetesRouter implements RouterPort {
       const outgoing = (isSecure ? httpsRequest : httpRequest)(
         target,
         {
-          method: 'PATCH',
+          method,
           ...(ca === undefined ? {} : { ca }),
           timeout: ANSWER_MS_MAX,
           headers: {
             authorization: `Bearer ${token.trim()}`,
-            'content-type': 'application/apply-patch+yaml',
             accept: 'application/json',
-            'content-length': Buffer.byteLength(body),
+            ...(method === 'GET'
+              ? {}
+              : { 'content-type': 'application/apply-patch+yaml', 'content-length': Buffer.byteLength(body) }),
           },
         },
         answer => {

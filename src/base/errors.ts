@@ -262,6 +262,13 @@ export const errorTable = {
   ),
   SHUTTING_DOWN: spec(503, 'UNAVAILABLE', 'later', 'info', 'The process is draining.'),
   STREAM_UNAVAILABLE: spec(503, 'UNAVAILABLE', 'later', 'warn', 'NATS JetStream cannot be reached.'),
+  STREAM_FULL: spec(
+    503,
+    'UNAVAILABLE',
+    'later',
+    'error',
+    'A stream in NATS JetStream is at its byte limit, or the servers have no room for another one.',
+  ),
   OBJECT_STORE_UNAVAILABLE: spec(
     503,
     'UNAVAILABLE',

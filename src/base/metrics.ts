@@ -52,21 +52,26 @@ export class Metrics {
     })
   }
 
-  /** As {@link gauge}, with a value for each of a few labels known beforehand. */
+  /** As {@link gauge}, with a value for each of a few labels known beforehand; what can't be asked for now is left out of the page. */
   labelledGauge(
     name: string,
     help: string,
     label: string,
     values: readonly string[],
-    read: (value: string) => number,
+    read: (value: string) => number | Promise<number>,
   ): void {
     new Gauge({
       name,
       help,
       labelNames: [label],
       registers: [this.registry],
-      collect() {
-        for (const value of values) this.set({ [label]: value }, read(value))
+      async collect() {
+        for (const value of values)
+          try {
+            this.set({ [label]: value }, await read(value))
+          } catch {
+            this.remove({ [label]: value })
+          }
       },
     })
   }

@@ -1,3 +1,5 @@
+import { FILE_STORE_BYTES } from '../stream/nats/server.ts'
+
 /** Configuration files of the programs that a local cluster consists of beside our own. */
 
 export interface NatsServerPlan {
@@ -33,7 +35,7 @@ export function natsConfig(server: NatsServerPlan, all: readonly NatsServerPlan[
     `http: "127.0.0.1:${server.monitorPort}"`,
     `accounts { ${ACCOUNT} { jetstream: enabled, users: [{ user: ${USER}, password: ${quoted(token)} }] } }`,
     `max_payload: ${PAYLOAD_BYTES_MAX}`,
-    `jetstream { store_dir: ${quoted(server.store)} }`,
+    `jetstream { store_dir: ${quoted(server.store)}, max_file_store: ${FILE_STORE_BYTES} }`,
     ...cluster,
     '',
   ].join('\n')

@@ -13,6 +13,8 @@ export interface JobsOptions {
   readonly replicas: number
   readonly ackWaitMs: number
   readonly recordMaxAgeMs: number
+  /** Of job messages, of records, and of dead letters, each. */
+  readonly bytesMax: number
 }
 
 /** Jobs of a tenant that one listing reads at most. */
@@ -178,23 +180,23 @@ export class Jobs {
   }
 
   #records(): Promise<KvBucket> {
-    this.#bucket ??= this.#options.stream
-      .bucket(subjects.jobsBucket, { maxAgeMs: this.#options.recordMaxAgeMs, replicas: this.#options.replicas })
-      .catch(error => {
-        this.#bucket = undefined
-        throw error
-      })
+    const { recordMaxAgeMs: maxAgeMs, replicas, bytesMax } = this.#options
+    this.#bucket ??= this.#options.stream.bucket(subjects.jobsBucket, { maxAgeMs, replicas, bytesMax }).catch(error => {
+      this.#bucket = undefined
+      throw error
+    })
     return this.#bucket
   }
 
   async #prepare(): Promise<void> {
-    const { stream, tier, replicas, ackWaitMs, recordMaxAgeMs } = this.#options
+    const { stream, tier, replicas, ackWaitMs, recordMaxAgeMs, bytesMax } = this.#options
     await stream.ensureStream({
       name: subjects.jobsStream(tier),
       subjects: [subjects.jobs(tier)],
       retention: 'work-queue',
       maxAgeMs: 0,
       replicas,
+      bytesMax,
     })
     await stream.ensureStream({
       name: subjects.deadJobsStream,
@@ -203,6 +205,7 @@ export class Jobs {
       maxAgeMs: recordMaxAgeMs,
       replicas,
       messagesMax: DEAD_MESSAGES_MAX,
+      bytesMax,
       discard: 'old',
     })
     await stream.ensureConsumer({

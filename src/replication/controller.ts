@@ -6,8 +6,9 @@ import type { StreamPort } from '../stream/port.ts'
 import { subjects } from '../stream/subjects.ts'
 import type { Directory } from './directory.ts'
 import type { PeerPort } from './peer.ts'
-import { activeHolders, choosePlaces, chooseSurplus, type Member, type Placement } from './placement.ts'
+import { activeHolders, choosePlaces, chooseSurplus, type Holder, type Member, type Placement } from './placement.ts'
 import type { SnapshotStore } from './snapshots.ts'
+import { Trimmer } from './trim.ts'
 
 export interface ControllerOptions {
   /** Names this process among the controllers. */
@@ -27,6 +28,8 @@ export interface ControllerOptions {
   readonly forgetAfterMs: number
   /** A sync stream without messages for this long is reaped, when that is safe. */
   readonly streamIdleMs: number
+  /** Of a tenant's sync stream; one that comes near is trimmed. */
+  readonly syncBytesMax: number
 }
 
 interface Lease {
@@ -42,6 +45,7 @@ export interface ControllerCounts {
   forgotten: number
   homes: number
   reaped: number
+  trimmed: number
   restored: number
 }
 
@@ -56,7 +60,15 @@ const STREAMS_MAX = 50
  * check for themselves.
  */
 export class Controller {
-  readonly counts: ControllerCounts = { added: 0, dropped: 0, forgotten: 0, homes: 0, reaped: 0, restored: 0 }
+  readonly counts: ControllerCounts = {
+    added: 0,
+    dropped: 0,
+    forgotten: 0,
+    homes: 0,
+    reaped: 0,
+    trimmed: 0,
+    restored: 0,
+  }
   readonly #options: ControllerOptions
   readonly #stop = new AbortController()
   readonly #name: string
@@ -68,10 +80,19 @@ export class Controller {
   #streamsAfter = ''
   /** Tiers of tenants that only their snapshots know, and that have no node now; undefined: the snapshots were not listed yet. */
   #tiersToRestore: ReadonlySet<string> | undefined
+  readonly #trimmer: Trimmer
   #running: Promise<void> | undefined
 
   constructor(options: ControllerOptions) {
     this.#options = options
+    this.#trimmer = new Trimmer({
+      stream: options.stream,
+      bytesMax: options.syncBytesMax,
+      // A copy that is being made brings what it lacks from another holder.
+      covered: (tenant, incarnation, sequence) =>
+        this.#coverage(tenant, incarnation, sequence, ({ state }) => state === 'active'),
+      note: (tenant, covered) => this.#noteCovered(tenant, covered),
+    })
     this.#name = `${options.name}.${options.time.random(4).toString('hex')}`
   }
 
@@ -81,6 +102,7 @@ export class Controller {
 
   async stop(): Promise<void> {
     this.#stop.abort()
+    this.#trimmer.stop()
     await this.#running
   }
 
@@ -300,13 +322,15 @@ export class Controller {
     const names = (await stream.streamNames(subjects.syncStreamPrefix)).sort()
     const left = names.filter(name => name > this.#streamsAfter).slice(0, STREAMS_MAX)
     this.#streamsAfter = left.length < STREAMS_MAX ? '' : left.at(-1)!
-    for (const name of left) {
+    const full = this.#trimmer.takeFull().filter(name => names.includes(name) && !left.includes(name))
+    for (const name of [...full, ...left]) {
       if (!this.isLeading || this.#stop.signal.aborted) return
       const info = await stream.streamInfo(name)
       if (!info) continue
+      const tenant = name.slice(subjects.syncStreamPrefix.length) as TenantId
+      if (await this.#trimmer.trim(tenant, name, info)) this.counts.trimmed++
       const isIdle = time.now() - info.lastAtMs > streamIdleMs
       if (!info.sealed && !isIdle) continue
-      const tenant = name.slice(subjects.syncStreamPrefix.length) as TenantId
       if (!info.sealed) {
         if (!(await this.#coverage(tenant, info.incarnation, info.lastSequence))) continue
         await stream.sealStream(name)
@@ -316,25 +340,35 @@ export class Controller {
       const covered = await this.#coverage(tenant, sealed.incarnation, sealed.lastSequence)
       if (!covered) continue
       // Written before the stream goes: who comes back later and finds nothing to read can tell whether it missed something.
-      const standing = await directory.update(tenant, current => ({
-        ...current,
-        covered: vectorToObject(joinVectors(new Map(Object.entries(current.covered ?? {})), covered)),
-      }))
-      if (!standing) continue
+      if (!(await this.#noteCovered(tenant, covered))) continue
       await stream.deleteStream(name)
       this.counts.reaped++
     }
+  }
+
+  /** False when there is no such placement any more. */
+  async #noteCovered(tenant: TenantId, covered: VersionVector): Promise<boolean> {
+    const standing = await this.#options.directory.update(tenant, current => ({
+      ...current,
+      covered: vectorToObject(joinVectors(new Map(Object.entries(current.covered ?? {})), covered)),
+    }))
+    return standing !== undefined
   }
 
   /**
    * Every live holder has read the stream to its end, and they are at least two, or all there are. One that is away is brought up to date by another holder
    * when it returns, as after any hole.
    */
-  async #coverage(tenant: TenantId, incarnation: string, sequence: number): Promise<VersionVector | undefined> {
+  async #coverage(
+    tenant: TenantId,
+    incarnation: string,
+    sequence: number,
+    isAsked: (holder: Holder) => boolean = ({ state }) => state !== 'dropping',
+  ): Promise<VersionVector | undefined> {
     const { directory, peers } = this.#options
     const placement = directory.placement(tenant)
     // A copy that is going waits for its outbox, and that for the next stream: it must not be waited for.
-    const holders = placement?.holders.filter(({ state }) => state !== 'dropping') ?? []
+    const holders = placement?.holders.filter(isAsked) ?? []
     if (holders.length === 0) return undefined
     let readers = 0
     let covered: VersionVector | undefined

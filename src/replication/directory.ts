@@ -25,6 +25,8 @@ export interface DirectoryOptions {
   readonly time: Time
   readonly logger: Logger
   readonly replicas: number
+  /** Of the cluster's bucket: set aside, so that no tenant's stream can take it. */
+  readonly bytesMax: number
   readonly leaseMs: number
   readonly heartbeatMs: number
   readonly store: DirectoryStore
@@ -311,6 +313,7 @@ export class Directory {
     this.#bucket ??= await this.#options.stream.bucket(subjects.clusterBucket, {
       maxAgeMs: 0,
       replicas: this.#options.replicas,
+      bytesMax: this.#options.bytesMax,
     })
     return this.#bucket
   }

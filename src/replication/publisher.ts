@@ -30,6 +30,8 @@ const WINDOW_BYTES = 8 * 1024 * 1024
 /** Tenants drained at once. */
 const DRAINS_MAX = 8
 const RETRY_MS_MAX = 15_000
+/** A full stream is trimmed within a few rounds of the controller. */
+const FULL_RETRY_MS_MAX = 1000
 /** Streams known to exist, remembered to spare asking. */
 const KNOWN_STREAMS_MAX = 100_000
 
@@ -71,6 +73,7 @@ export class Publisher {
   readonly #stop = new AbortController()
   #failures = 0
   #published = 0
+  #full = 0
 
   constructor(options: PublisherOptions) {
     this.#options = options
@@ -84,6 +87,11 @@ export class Publisher {
   /** Entries that a stream has acknowledged since the start. */
   get published(): number {
     return this.#published
+  }
+
+  /** Times since the start that a stream was full, or that there was no room for another. */
+  get full(): number {
+    return this.#full
   }
 
   /** Says that a tenant has entries; called after every commit and when a tenant with some is found. */
@@ -148,7 +156,12 @@ export class Publisher {
         if (!isRetryable(error) || attempt % 10 === 0)
           this.#options.logger.warn({ tenant: id, err: String(error) }, 'changes wait in the outbox: publishing failed')
         state.doing = `waiting after attempt ${attempt + 1}: ${String(error)}`
-        const waitMs = Math.min(RETRY_MS_MAX, 200 * 2 ** attempt++)
+        const isFull = error instanceof PercolateError && error.code === 'STREAM_FULL'
+        if (isFull) {
+          this.#full++
+          this.#options.stream.announce(subjects.full, Buffer.from(id))
+        }
+        const waitMs = Math.min(isFull ? FULL_RETRY_MS_MAX : RETRY_MS_MAX, 200 * 2 ** attempt++)
         await this.#options.time.sleep(waitMs, { signal: this.#stop.signal, ref: false }).catch(() => {})
       }
     }

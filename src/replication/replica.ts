@@ -37,6 +37,9 @@ export interface ReplicaSettings {
   readonly syncStreams: string
   readonly syncReplicas: number
   readonly syncMaxAgeMs: number
+  readonly syncBytesMax: number
+  readonly poolBytesMax: number
+  readonly directoryBytesMax: number
   readonly heartbeatMs: number
   readonly leaseMs: number
   readonly clockSkewMsMax: number
@@ -120,6 +123,7 @@ export class Replica {
       time,
       logger,
       replicas: settings.syncReplicas,
+      bytesMax: settings.directoryBytesMax,
       leaseMs: settings.leaseMs,
       heartbeatMs: settings.heartbeatMs,
       store,
@@ -516,8 +520,9 @@ export class Replica {
   #syncStreams(): SyncStreams | undefined {
     const mode = this.directory.cluster?.syncStreams
     if (mode === undefined) return this.#streams
-    const { syncReplicas, syncMaxAgeMs } = this.#options.settings
-    this.#streams ??= new SyncStreams(mode, { replicas: syncReplicas, maxAgeMs: syncMaxAgeMs })
+    const { syncReplicas, syncMaxAgeMs, syncBytesMax, poolBytesMax } = this.#options.settings
+    const bounds = { maxAgeMs: syncMaxAgeMs, bytesMax: syncBytesMax, poolBytesMax }
+    this.#streams ??= new SyncStreams(mode, { replicas: syncReplicas, ...bounds })
     return this.#streams
   }
 

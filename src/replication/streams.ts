@@ -3,15 +3,23 @@ import type { StreamSpec } from '../stream/port.ts'
 import { subjects } from '../stream/subjects.ts'
 import { poolOf } from './placement.ts'
 
+export interface SyncStreamsOptions {
+  readonly replicas: number
+  readonly maxAgeMs: number
+  /** Of a tenant's own stream, and of one that many tenants share. */
+  readonly bytesMax: number
+  readonly poolBytesMax: number
+}
+
 /**
  * Where a tenant's entries go. *per-tenant*: a stream each, made by its first entry and reaped when idle. *pooled:N*: N streams for all, for clusters with more
  * active tenants than JetStream carries streams. Fixed when the cluster is made.
  */
 export class SyncStreams {
   readonly pools: number | undefined
-  readonly #options: { readonly replicas: number; readonly maxAgeMs: number }
+  readonly #options: SyncStreamsOptions
 
-  constructor(mode: string, options: { readonly replicas: number; readonly maxAgeMs: number }) {
+  constructor(mode: string, options: SyncStreamsOptions) {
     this.pools = poolsOf(mode)
     this.#options = options
   }
@@ -32,17 +40,17 @@ export class SyncStreams {
 
   specOf(tenant: TenantId): StreamSpec {
     return this.pools === undefined
-      ? this.#spec(subjects.syncStream(tenant), subjects.syncAll(tenant))
+      ? this.#spec(subjects.syncStream(tenant), subjects.syncAll(tenant), this.#options.bytesMax)
       : this.poolSpec(poolOf(tenant, this.pools))
   }
 
   poolSpec(k: number): StreamSpec {
-    return this.#spec(subjects.poolStream(k), subjects.poolAll(k))
+    return this.#spec(subjects.poolStream(k), subjects.poolAll(k), this.#options.poolBytesMax)
   }
 
-  #spec(name: string, subject: string): StreamSpec {
+  #spec(name: string, subject: string, bytesMax: number): StreamSpec {
     const { replicas, maxAgeMs } = this.#options
-    return { name, subjects: [subject], retention: 'limits', discard: 'new', maxAgeMs, replicas }
+    return { name, subjects: [subject], retention: 'limits', discard: 'new', maxAgeMs, bytesMax, replicas }
   }
 }
 

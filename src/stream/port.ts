@@ -10,6 +10,8 @@ export interface StreamSpec {
   readonly replicas: number
   /** Messages at most; -1: no limit. Which end gives way when it is reached. */
   readonly messagesMax?: number
+  /** Bytes at most, which the servers set aside for it when it is made; default: no limit. */
+  readonly bytesMax?: number
   readonly discard?: 'new' | 'old'
   /** A message id is remembered for this long; default: two minutes. */
   readonly duplicateWindowMs?: number
@@ -78,6 +80,19 @@ export interface KvUpdate {
   readonly revision: number
 }
 
+export interface BucketOptions {
+  readonly maxAgeMs: number
+  readonly replicas: number
+  /** As {@link StreamSpec.bytesMax}. */
+  readonly bytesMax?: number
+}
+
+export interface StreamStorage {
+  readonly usedBytes: number
+  /** Undefined: the account has no limit of its own. */
+  readonly limitBytes: number | undefined
+}
+
 /** A key-value bucket. Keys are dot-separated tokens. */
 export interface KvBucket {
   get(key: string): Promise<KvRecord | undefined>
@@ -97,13 +112,18 @@ export interface KvBucket {
 
 /** Every method throws STREAM_UNAVAILABLE when the servers can't be reached in time. */
 export interface StreamPort {
-  /** Makes the stream, or leaves it as it is when it exists. With fewer servers than replicas are wanted, it gets as many as there are. */
+  /**
+   * Makes the stream, or leaves it as it is when it exists (but for a byte limit, which one without gets). With fewer servers than replicas are wanted, it gets as many as there are.
+   * STREAM_FULL when the servers have no room left to set aside for it.
+   */
   ensureStream(spec: StreamSpec): Promise<void>
   /** Undefined when there is none. */
   streamInfo(name: string): Promise<StreamInfo | undefined>
   streamNames(prefix: string): Promise<string[]>
   /** No message is taken any more; those that are there can be read. It can't be undone. */
   sealStream(name: string): Promise<void>
+  /** Drops the messages below a sequence. */
+  trimStream(name: string, beforeSequence: number): Promise<void>
   /** Deleting what is not there is no error. */
   deleteStream(name: string): Promise<void>
   /**
@@ -116,7 +136,7 @@ export interface StreamPort {
   /** Returns a function that ends it. `*` stands for one token. */
   listen(subject: string, handle: (data: Buffer) => void): () => void
   ensureConsumer(spec: ConsumerSpec): Promise<void>
-  /** Resolves when the stream has stored the message. `messageId` makes a repetition harmless. */
+  /** Resolves when the stream has stored the message. `messageId` makes a repetition harmless. STREAM_FULL when the stream is at a limit of its own. */
   publish(subject: string, data: Buffer, messageId: string): Promise<PublishAck>
   /** Up to `max` messages; waits for the first one for at most `waitMs`. */
   fetch(
@@ -124,7 +144,9 @@ export interface StreamPort {
     consumer: string,
     options: { max: number; waitMs: number; signal?: AbortSignal },
   ): Promise<Delivery[]>
-  bucket(name: string, options: { maxAgeMs: number; replicas: number }): Promise<KvBucket>
+  bucket(name: string, options: BucketOptions): Promise<KvBucket>
+  /** What the account's streams take now, replicas counted, and may take together. */
+  storage(): Promise<StreamStorage>
   /** Messages that wait in the stream, delivered or not. */
   depth(stream: string): Promise<number>
   /** Throws unless connected. */

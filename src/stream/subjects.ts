@@ -22,6 +22,8 @@ export const subjects = {
   poolOps: (k: number, tenant: TenantId) => `percolate.syncpool.${k}.${tenant}.ops`,
   /** Says that a tenant has new entries in its stream; a hint that may be lost. */
   hint: 'percolate.hint.sync',
+  /** Says that a tenant's stream is full; the controller looks at it next. */
+  full: 'percolate.hint.full',
   clusterBucket: 'percolate-cluster',
   memberKey: (node: string) => `node.${node}`,
   tenantKey: (tenant: TenantId) => `tenant.${tenant}`,

@@ -36,6 +36,30 @@ export function streamContract(name: string, start: () => Promise<StreamSubject>
     }
     const texts = (messages: readonly StoredMessage[]) => messages.map(({ data }) => data.toString())
 
+    it('refuses what goes beyond its byte limit, and takes more when older messages were dropped', async () => {
+      const spec = specOf({ bytesMax: 4096, discard: 'new' })
+      await subject.stream.ensureStream(spec)
+      const fill = async (name: string) => {
+        for (let n = 0; n < 100; n++) await publish(spec, 'x'.repeat(500), `${name}-${n}`)
+      }
+      await expect(fill('first')).rejects.toMatchObject({ code: 'STREAM_FULL' })
+      const full = (await subject.stream.streamInfo(spec.name))!
+      expect(full.bytes).toBeLessThanOrEqual(4096)
+      expect(full.messages).toBeGreaterThan(2)
+      // Another stream is none the worse for it.
+      const other = specOf()
+      await subject.stream.ensureStream(other)
+      expect((await publish(other, 'fine')).sequence).toBe(1)
+      await subject.stream.trimStream(spec.name, full.lastSequence)
+      expect(await subject.stream.streamInfo(spec.name)).toMatchObject({
+        firstSequence: full.lastSequence,
+        lastSequence: full.lastSequence,
+        messages: 1,
+      })
+      expect((await publish(spec, 'more')).sequence).toBe(full.lastSequence + 1)
+      expect(texts(await take(spec, 1, 2))[1]).toBe('more')
+    })
+
     it('stores in order, tells what it has, and delivers from any sequence, also what comes later', async () => {
       const spec = specOf()
       await subject.stream.ensureStream(spec)
@@ -87,7 +111,7 @@ export function streamContract(name: string, start: () => Promise<StreamSubject>
       await subject.stream.ensureStream(spec)
       await publish(spec, 'a')
       await publish(spec, 'b')
-      await expect(publish(spec, 'c')).rejects.toMatchObject({ code: 'STREAM_UNAVAILABLE' })
+      await expect(publish(spec, 'c')).rejects.toMatchObject({ code: 'STREAM_FULL' })
       expect(texts(await take(spec, 1, 2))).toEqual(['a', 'b'])
     })
 

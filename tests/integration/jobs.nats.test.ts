@@ -60,7 +60,15 @@ beforeAll(async () => {
   const config = testConfig(folder, env)
   gateway = await startGateway({ config, logger, time: systemTime, stream, objects })
   url = `http://127.0.0.1:${gateway.port}`
-  jobs = new Jobs({ stream, time: systemTime, tier: 'small', replicas: 1, ackWaitMs: 1500, recordMaxAgeMs: 3_600_000 })
+  jobs = new Jobs({
+    stream,
+    time: systemTime,
+    tier: 'small',
+    replicas: 1,
+    ackWaitMs: 1500,
+    recordMaxAgeMs: 3_600_000,
+    bytesMax: 64 * 1024 * 1024,
+  })
   worker = await startWorker({ config, logger, time: systemTime, stream, objects, nodeUrl: node.url, port: 0 })
 })
 afterAll(async () => {

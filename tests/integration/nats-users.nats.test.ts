@@ -52,7 +52,7 @@ beforeAll(async () => {
   await copyFile(join(PACKAGE_FOLDER, 'k8s', 'components', 'nats', 'users.conf'), join(folder, 'users.conf'))
   await writeFile(
     join(folder, 'nats.conf'),
-    `host: "127.0.0.1"\nport: ${port}\nmax_payload: 8MB\njetstream { store_dir: "${folder}/store" }\ninclude users.conf\n`,
+    `host: "127.0.0.1"\nport: ${port}\nmax_payload: 8MB\njetstream { store_dir: "${folder}/store", max_file_store: 200GB, max_memory_store: 64MB }\ninclude users.conf\n`,
   )
   const passwords = Object.fromEntries(
     Object.entries(PASSWORDS).map(([role, password]) => [`${role.toUpperCase()}_PASSWORD`, `'${password}'`]),

@@ -62,6 +62,9 @@ export const TIMES: ReplicaSettings = {
   syncStreams: 'per-tenant',
   syncReplicas: 1,
   syncMaxAgeMs: 600_000,
+  syncBytesMax: 16 * 1024,
+  poolBytesMax: 1024 * 1024 * 1024,
+  directoryBytesMax: 512 * 1024 * 1024,
   heartbeatMs: 500,
   leaseMs: 2000,
   clockSkewMsMax: 5000,
@@ -661,6 +664,7 @@ export class SimController implements SimClient {
       replaceAfterMs: 6000,
       forgetAfterMs: 15_000,
       streamIdleMs: 6000,
+      syncBytesMax: cluster.settings.syncBytesMax,
     })
     this.controller.start()
   }

@@ -121,6 +121,12 @@ export class TestCluster {
     this.#controller = { running, stream }
   }
 
+  async stopController(): Promise<void> {
+    await this.#controller?.running.stop()
+    await this.#controller?.stream.close()
+    this.#controller = undefined
+  }
+
   /** The nodes that hold a tenant completely, the home first. */
   async holders(tenant: string, count = 2): Promise<string[]> {
     let last: unknown
@@ -146,8 +152,7 @@ export class TestCluster {
   }
 
   async stop(): Promise<void> {
-    await this.#controller?.running.stop()
-    await this.#controller?.stream.close()
+    await this.stopController()
     for (const name of [...this.nodes.keys()]) await this.stopNode(name)
     await this.nats.stop()
   }

@@ -11,6 +11,7 @@ import type {
   StreamInfo,
   StreamPort,
   StreamSpec,
+  StreamStorage,
 } from '../port.ts'
 import { type MemoryLog, matches } from './log.ts'
 
@@ -96,6 +97,15 @@ export class MemoryStream implements StreamPort {
     return this.#call('sealStream', name, () => {
       this.#log.stream(name).sealed = true
     })
+  }
+
+  trimStream(name: string, beforeSequence: number): Promise<void> {
+    return this.#call('trimStream', name, () => this.#log.stream(name).trim(beforeSequence))
+  }
+
+  async storage(): Promise<StreamStorage> {
+    const usedBytes = [...this.#log.streams.values()].reduce((sum, { bytes }) => sum + bytes, 0)
+    return { usedBytes, limitBytes: undefined }
   }
 
   deleteStream(name: string): Promise<void> {

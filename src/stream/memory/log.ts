@@ -10,6 +10,7 @@ class LogStream {
   readonly incarnation: string
   readonly #time: Time
   messages: (StoredMessage & { readonly atMs: number; readonly id: string })[] = []
+  bytes = 0
   lastSequence = 0
   lastAtMs: number
   sealed = false
@@ -29,13 +30,18 @@ class LogStream {
     if (seen && now - seen.atMs < (this.spec.duplicateWindowMs ?? DUPLICATE_WINDOW_MS))
       return { sequence: seen.sequence, duplicate: true }
     if (this.sealed) throw unavailable('refuses a message: the stream is sealed')
+    if (this.spec.bytesMax !== undefined && this.bytes + data.length > this.spec.bytesMax) {
+      if (this.spec.discard !== 'old') throw full(this.spec.name)
+      while (this.messages.length > 0 && this.bytes + data.length > this.spec.bytesMax) this.#drop()
+    }
     if (this.spec.messagesMax !== undefined && this.messages.length >= this.spec.messagesMax) {
-      if (this.spec.discard !== 'old') throw unavailable('refuses a message: the stream is full')
-      this.messages.shift()
+      if (this.spec.discard !== 'old') throw full(this.spec.name)
+      this.#drop()
     }
     this.lastSequence++
     this.lastAtMs = now
     this.#ids.set(id, { sequence: this.lastSequence, atMs: now })
+    this.bytes += data.length
     this.messages.push({ subject, data: Buffer.from(data), sequence: this.lastSequence, atMs: now, id })
     this.wake()
     return { sequence: this.lastSequence, duplicate: false }
@@ -45,12 +51,23 @@ class LogStream {
     const { maxAgeMs } = this.spec
     if (maxAgeMs === 0 || this.sealed) return
     const before = this.#time.now() - maxAgeMs
-    while (this.messages[0] && this.messages[0].atMs < before) this.messages.shift()
+    while (this.messages[0] && this.messages[0].atMs < before) this.#drop()
+  }
+
+  #drop(): void {
+    this.bytes -= this.messages.shift()?.data.length ?? 0
+  }
+
+  trim(beforeSequence: number): void {
+    while (this.messages[0] && this.messages[0].sequence < beforeSequence) this.#drop()
   }
 
   /** What a server without fsync loses when it is killed with its machine: the end, and that it was ever there. */
   loseTail(count: number): void {
-    for (const { id } of this.messages.splice(Math.max(0, this.messages.length - count), count)) this.#ids.delete(id)
+    for (const { id, data } of this.messages.splice(Math.max(0, this.messages.length - count), count)) {
+      this.#ids.delete(id)
+      this.bytes -= data.length
+    }
     this.lastSequence = Math.max(0, this.lastSequence - count)
   }
 
@@ -70,7 +87,7 @@ class LogStream {
       firstSequence: this.messages[0]?.sequence ?? this.lastSequence + 1,
       lastSequence: this.lastSequence,
       messages: this.messages.length,
-      bytes: this.messages.reduce((sum, { data }) => sum + data.length, 0),
+      bytes: this.bytes,
       lastAtMs: this.lastAtMs,
       sealed: this.sealed,
       replicas: this.spec.replicas,
@@ -91,6 +108,8 @@ class LogBucket {
   revision = 0
 }
 
+const full = (name: string) =>
+  new PercolateError('STREAM_FULL', `The simulated stream ${name} is at its limit and refuses a message.`)
 const unavailable = (why: string) => new PercolateError('STREAM_UNAVAILABLE', `The simulated JetStream ${why}.`)
 
 /**

@@ -20,6 +20,7 @@ import {
 import { PercolateError } from '../../base/errors.ts'
 import type { Logger } from '../../base/logger.ts'
 import type {
+  BucketOptions,
   ConsumerSpec,
   Delivery,
   KvBucket,
@@ -30,6 +31,7 @@ import type {
   StreamInfo,
   StreamPort,
   StreamSpec,
+  StreamStorage,
 } from '../port.ts'
 
 export interface NatsOptions {
@@ -51,6 +53,8 @@ const CONSUMER_NOT_FOUND = 10014
 const STREAM_NAME_IN_USE = 10058
 const WRONG_LAST_SEQUENCE = 10071
 const MESSAGE_NOT_FOUND = 10037
+const STORAGE_EXCEEDED = 10047
+const STREAM_STORE_FAILED = 10077
 /** "replicas > 1 not supported in non-clustered mode", "no suitable peers for placement", "insufficient resources". */
 const FEWER_SERVERS = new Set([10074, 10005, 10023])
 /** Messages that the client asks for ahead of those that are being worked on. */
@@ -89,7 +93,8 @@ export class NatsStream implements StreamPort {
     let fewer = false
     await this.#call(async ({ manager }) => {
       try {
-        await manager.streams.info(spec.name)
+        const { config } = await manager.streams.info(spec.name)
+        await limitBytes(manager, config, spec.bytesMax)
         return
       } catch (error) {
         if (apiCode(error) !== STREAM_NOT_FOUND) throw error
@@ -104,11 +109,13 @@ export class NatsStream implements StreamPort {
           num_replicas: spec.replicas,
           max_age: nanos(spec.maxAgeMs),
           max_msgs: spec.messagesMax ?? -1,
+          max_bytes: spec.bytesMax ?? -1,
           ...(spec.duplicateWindowMs === undefined ? {} : { duplicate_window: nanos(spec.duplicateWindowMs) }),
         })
       } catch (error) {
         // Another process was faster.
         if (apiCode(error) === STREAM_NAME_IN_USE) return
+        if (isFull(error)) throw noRoom(spec.name, spec.bytesMax, error)
         if (!FEWER_SERVERS.has(apiCode(error) ?? 0) || spec.replicas === 1) throw error
         fewer = true
       }
@@ -150,6 +157,17 @@ export class NatsStream implements StreamPort {
       const { config } = await manager.streams.info(name)
       // The server refuses a sealed stream that would still drop messages by age.
       if (!config.sealed) await manager.streams.update(name, { sealed: true } as Partial<StreamConfig>)
+    })
+  }
+
+  async trimStream(name: string, beforeSequence: number): Promise<void> {
+    await this.#call(async ({ manager }) => void (await manager.streams.purge(name, { seq: beforeSequence })))
+  }
+
+  async storage(): Promise<StreamStorage> {
+    return this.#call(async ({ manager }) => {
+      const { storage, limits } = await manager.getAccountInfo()
+      return { usedBytes: storage, limitBytes: limits.max_storage > 0 ? limits.max_storage : undefined }
     })
   }
 
@@ -277,8 +295,16 @@ export class NatsStream implements StreamPort {
 
   async publish(subject: string, data: Buffer, messageId: string): Promise<PublishAck> {
     return this.#call(async ({ jetstream }) => {
-      const ack = await jetstream.publish(subject, data, { msgID: messageId, timeout: this.#options.requestTimeoutMs })
-      return { sequence: ack.seq, duplicate: ack.duplicate }
+      try {
+        const options = { msgID: messageId, timeout: this.#options.requestTimeoutMs }
+        const ack = await jetstream.publish(subject, data, options)
+        return { sequence: ack.seq, duplicate: ack.duplicate }
+      } catch (error) {
+        if (!isFull(error)) throw error
+        throw new PercolateError('STREAM_FULL', `The stream of ${subject} is at its limit: ${reasonOf(error)}.`, {
+          cause: error,
+        })
+      }
     })
   }
 
@@ -312,17 +338,24 @@ export class NatsStream implements StreamPort {
     })
   }
 
-  async bucket(name: string, options: { maxAgeMs: number; replicas: number }): Promise<KvBucket> {
+  async bucket(name: string, options: BucketOptions): Promise<KvBucket> {
     const open = (replicas: number) =>
       this.#call(async ({ jetstream, manager }) => {
         try {
-          return await jetstream.views.kv(name, {
+          const bucket = await jetstream.views.kv(name, {
             ttl: options.maxAgeMs,
             replicas,
             history: 1,
             storage: StorageType.File,
+            max_bytes: options.bytesMax ?? -1,
           })
+          if (options.bytesMax !== undefined) {
+            const { config } = await manager.streams.info(`KV_${name}`)
+            await limitBytes(manager, config, options.bytesMax)
+          }
+          return bucket
         } catch (error) {
+          if (isFull(error)) throw noRoom(`of the bucket ${name}`, options.bytesMax, error)
           if (replicas === 1 || !FEWER_SERVERS.has(apiCode(error) ?? 0)) throw error
           await manager.getAccountInfo()
           return undefined
@@ -532,6 +565,31 @@ function connectionOptions(options: NatsOptions): ConnectionOptions {
     ...credentials,
   }
 }
+
+/** A stream of an earlier version has no limit: it gets one. A limit that somebody set stays. */
+async function limitBytes(
+  manager: JetStreamManager,
+  config: StreamConfig,
+  bytesMax: number | undefined,
+): Promise<void> {
+  if (bytesMax === undefined || config.max_bytes > 0 || config.sealed) return
+  await manager.streams.update(config.name, { max_bytes: bytesMax })
+}
+
+/** The stream is at its own limit, or the servers have set all their room aside for other streams. */
+const isFull = (error: unknown): boolean => {
+  const { err_code: code, description = '' } =
+    (error as { api_error?: { err_code?: number; description?: string } }).api_error ?? {}
+  if (code === STREAM_STORE_FAILED) return /maximum (bytes|messages)/.test(description)
+  return code === STORAGE_EXCEEDED || (FEWER_SERVERS.has(code ?? 0) && /insufficient storage/.test(description))
+}
+
+const noRoom = (name: string, bytesMax: number | undefined, cause: unknown) =>
+  new PercolateError(
+    'STREAM_FULL',
+    `NATS JetStream has no room left for the stream ${name}, which takes up to ${bytesMax ?? 'any number of'} bytes. Raise max_file_store, or lower PERCOLATE_SYNC_BYTES_MAX for streams to come.`,
+    { cause },
+  )
 
 const apiCode = (error: unknown): number | undefined =>
   (error as { api_error?: { err_code?: number } }).api_error?.err_code

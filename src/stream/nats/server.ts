@@ -33,6 +33,11 @@ export interface EmbeddedNats {
 
 const START_MS_MAX = 20_000
 const STOP_MS_MAX = 10_000
+/**
+ * What streams set aside together may be more than the disk has: here the disk is shared with the databases, whose reserve stops writes before it is full. The server's own default, three quarters
+ * of what is free, would refuse streams to tenants long before.
+ */
+export const FILE_STORE_BYTES = 2 ** 43
 /** Larger than the default of 1 MiB, with room for an outbox entry of one large record. */
 const PAYLOAD_BYTES_MAX = 8 * 1024 * 1024
 
@@ -105,7 +110,7 @@ function serverConfig(options: EmbeddedNatsOptions, token: string, portsFolder: 
     `authorization { token: ${quoted(token)} }`,
     `max_payload: ${PAYLOAD_BYTES_MAX}`,
     // From 2.10 on every write is fsynced before it is acknowledged; older servers do so every two minutes and have no setting for it.
-    `jetstream { store_dir: ${quoted(join(options.folder, 'store'))}${major > 2 || minor >= 10 ? ', sync_interval: always' : ''} }`,
+    `jetstream { store_dir: ${quoted(join(options.folder, 'store'))}, max_file_store: ${FILE_STORE_BYTES}${major > 2 || minor >= 10 ? ', sync_interval: always' : ''} }`,
     '',
   ].join('\n')
 }
