@@ -11,9 +11,10 @@ import { Probes } from '../src/base/probes.ts'
 import type { Time } from '../src/base/time.ts'
 import type { Config } from '../src/config/settings.ts'
 import { Jobs } from '../src/jobs/jobs.ts'
-import { isJobId, publicJob } from '../src/jobs/model.ts'
+import { isFinished, isJobId, type JobRecord, publicJob } from '../src/jobs/model.ts'
 import type { ObjectStore } from '../src/objects/port.ts'
 import type { StreamPort } from '../src/stream/port.ts'
+import { JobWaits, parseWait } from './job-waits.ts'
 import { addGatewayMetrics, type UploadCounters } from './metrics.ts'
 import { takeUpload } from './upload.ts'
 
@@ -70,7 +71,8 @@ export async function startGateway(options: GatewayOptions): Promise<RunningGate
   })
   probes.add('stream', () => stream.ping())
   probes.add('objects', () => objects.ping())
-  const counters = addGatewayMetrics(metrics, doors, places)
+  const waits = new JobWaits(jobs, time)
+  const counters = addGatewayMetrics(metrics, doors, places, waits)
 
   const app = createHttpServer({
     logger,
@@ -95,7 +97,7 @@ export async function startGateway(options: GatewayOptions): Promise<RunningGate
   await app.register(async scope => {
     addTenantHook(scope, { time, onTenant: () => {} })
     timeBodies(scope, time, config.requestReadMs)
-    addUploadRoute(scope, counters, {
+    addUploadRoute(scope, counters, waits, {
       objects,
       jobs,
       time,
@@ -106,12 +108,13 @@ export async function startGateway(options: GatewayOptions): Promise<RunningGate
       idleMs: config.uploadIdleMs,
       bytesPerSecondMin: config.uploadBytesPerSecondMin,
     })
-    addJobRoutes(scope, jobs)
+    addJobRoutes(scope, jobs, waits)
   })
   // Made early, so that an autoscaler finds the consumer; the first upload tries again when NATS is away now.
   void jobs.prepare().catch(error => logger.warn({ reason: errorMessage(error) }, 'the job stream cannot be made yet'))
   const port = await listen(app, config.host, config.gatewayPort, 'PERCOLATE_GATEWAY_PORT')
   lifecycle.add('gateway', () => closeServer(app, config.drainMs))
+  lifecycle.add('waits', () => waits.stop())
   return { port, stop: () => lifecycle.stop() }
 }
 
@@ -132,17 +135,18 @@ function timeBodies(scope: FastifyInstance, time: Time, readMs: number): void {
 function addUploadRoute(
   scope: FastifyInstance,
   counters: UploadCounters,
+  waits: JobWaits,
   options: Parameters<typeof takeUpload>[0],
 ): void {
   scope.post('/upload', async (request, reply) => {
+    let job: JobRecord
+    let waitMs: number
+    const { tenant, signal } = request.call
     try {
-      const job = await takeUpload(options, request, request.call.tenant, request.call.signal)
+      waitMs = parseWait((request.query as { wait?: unknown }).wait)
+      job = await takeUpload(options, request, tenant, signal)
       counters.uploads.inc({ outcome: 'accepted' })
       counters.bytes.inc(job.file?.bytes ?? 0)
-      return await reply
-        .code(202)
-        .header('location', `/jobs/${job.job_id}`)
-        .send({ job_id: job.job_id, status: job.status })
     } catch (error) {
       counters.uploads.inc({
         outcome: error instanceof PercolateError && error.code === 'CANCELLED' ? 'aborted' : 'refused',
@@ -151,10 +155,15 @@ function addUploadRoute(
       if (!request.raw.complete) void reply.header('connection', 'close')
       throw error
     }
+    void reply.header('location', `/jobs/${job.job_id}`)
+    // The upload stands: whatever becomes of the wait is no reason to send it again.
+    const ended = waitMs > 0 ? await waits.wait(tenant, job.job_id, waitMs, signal).catch(() => undefined) : undefined
+    if (ended && isFinished(ended.status)) return reply.code(200).send(publicJob(ended))
+    return reply.code(202).send({ job_id: job.job_id, status: ended?.status ?? job.status })
   })
 }
 
-function addJobRoutes(scope: FastifyInstance, jobs: Jobs): void {
+function addJobRoutes(scope: FastifyInstance, jobs: Jobs, waits: JobWaits): void {
   const idOf = (params: unknown): string => {
     const { id } = params as { id: string }
     if (!isJobId(id)) throw new PercolateError('NOT_FOUND', 'This tenant has no such job.')
@@ -162,7 +171,9 @@ function addJobRoutes(scope: FastifyInstance, jobs: Jobs): void {
   }
   scope.get('/jobs', async request => ({ results: (await jobs.list(request.call.tenant)).map(publicJob) }))
   scope.get('/jobs/:id', async request => {
-    const job = await jobs.get(request.call.tenant, idOf(request.params))
+    const { tenant, signal } = request.call
+    const waitMs = parseWait((request.query as { wait?: unknown }).wait)
+    const job = await waits.wait(tenant, idOf(request.params), waitMs, signal)
     if (!job) throw new PercolateError('NOT_FOUND', 'This tenant has no such job, or its record has expired.')
     return publicJob(job)
   })

@@ -47,7 +47,7 @@ export async function metricsMarkdown(): Promise<string> {
       },
     ],
     ['worker', metrics => new JobRunner({ parsers: { idle: 0 } } as never).addMetrics(metrics)],
-    ['gateway', metrics => void addGatewayMetrics(metrics, noPlaces, noPlaces)],
+    ['gateway', metrics => void addGatewayMetrics(metrics, noPlaces, noPlaces, { count: 0 })],
   ]
   const common = new Set<string>()
   const rows: string[] = []

@@ -169,6 +169,34 @@ describe('the way of a document', () => {
   })
 })
 
+describe('waiting for a job', () => {
+  const uploadAndWait = (wait: string, name: string, content: Buffer | string, tenant = 'acme') => {
+    const form = new FormData()
+    form.set('file', new Blob([content as never]), name)
+    return request(`${url}/upload?wait=${wait}`, 'POST', { tenant, body: form })
+  }
+
+  it('an upload that waits is answered when its document can be found', async () => {
+    const { status, body, headers } = await uploadAndWait('60s', 'waited.txt', 'The marker is heliotrope.')
+    expect([status, body.status, headers.get('location')]).toEqual([200, 'completed', `/jobs/${body.job_id}`])
+    const found = await node.request('GET', '/api/v1/resources?query=heliotrope')
+    expect(found.body.results[0].metadata.document).toBe('waited.txt')
+    const failed = await uploadAndWait('60', 'lies.pdf', 'plain text')
+    expect([failed.status, failed.body.status, failed.body.stage]).toEqual([200, 'failed', 'parse'])
+  })
+
+  it('who has not waited long enough gets what is known, and may go on waiting; the wait is bounded', async () => {
+    const { status, body } = await uploadAndWait('100ms', 'spin.pdf', makeSpinningPdf())
+    expect([status, Object.keys(body)]).toEqual([202, ['job_id', 'status']])
+    const waiting = request(`${url}/jobs/${body.job_id}?wait=60s`, 'GET')
+    expect((await request(`${url}/jobs/${body.job_id}`, 'DELETE')).body.status).toBe('cancelled')
+    expect((await waiting).body.status).toBe('cancelled')
+    for (const wait of ['61s', '2m', 'x', '-1', '1e3', ''])
+      expect((await uploadAndWait(wait, 'a.txt', 'x')).body).toMatchObject({ status: 400, field: 'wait' })
+    expect((await request(`${url}/jobs/nothing?wait=30s`, 'GET')).status).toBe(404)
+  })
+})
+
 describe('jobs that cannot be done', () => {
   it('fail with the reason, are dead-lettered, and can be retried by hand', async () => {
     const job = await ingest('lies.pdf', 'this is plain text')

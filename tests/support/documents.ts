@@ -42,6 +42,15 @@ export async function makeDocx(): Promise<Buffer> {
   return Packer.toBuffer(document)
 }
 
+/** A workbook of one sheet; `merged` as in `A1:C1`. */
+export function makeSheet(rows: readonly (readonly unknown[])[], merged: readonly string[] = []): Buffer {
+  const sheet = utils.aoa_to_sheet(rows.map(row => [...row]))
+  sheet['!merges'] = merged.map(range => utils.decode_range(range))
+  const book = utils.book_new()
+  utils.book_append_sheet(book, sheet, 'Sheet')
+  return write(book, { type: 'buffer', bookType: 'xlsx' }) as Buffer
+}
+
 export function makeXlsx(): Buffer {
   const book = utils.book_new()
   utils.book_append_sheet(

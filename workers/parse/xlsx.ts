@@ -1,10 +1,14 @@
 import { readFile } from 'node:fs/promises'
-import { read, utils } from '@e965/xlsx'
+import { read, utils, type WorkSheet } from '@e965/xlsx'
 import { PercolateError } from '../../src/base/errors.ts'
 import type { Block, ParsedDocument, ParseInput } from './document.ts'
 import { checkZip } from './zip.ts'
 
 const ROWS_MAX = 200_000
+const MERGES_MAX = 10_000
+/** Rows among which the header is looked for, and from which the usual width of the table is taken. */
+const HEADER_ROWS_MAX = 20
+const TYPICAL_ROWS = 50
 
 /** Every sheet a table; its first row that looks like one is the header. Formulas count as their stored results. */
 export async function parseXlsx(input: ParseInput): Promise<ParsedDocument> {
@@ -32,38 +36,106 @@ export async function parseXlsx(input: ParseInput): Promise<ParsedDocument> {
     )
   }
   const blocks: Block[] = []
-  for (const sheet of workbook.SheetNames) {
-    const rows = utils.sheet_to_json<unknown[]>(workbook.Sheets[sheet]!, {
+  for (const name of workbook.SheetNames) {
+    const sheet = workbook.Sheets[name]!
+    const rows = utils.sheet_to_json<unknown[]>(sheet, {
       header: 1,
       raw: false,
-      blankrows: false,
+      blankrows: true,
       defval: '',
       dateNF: 'yyyy-mm-dd',
     })
-    const texts = rows
-      .map(row => row.map(cell => String(cell ?? '').trim()))
-      .filter(row => row.some(cell => cell !== ''))
-    if (texts.length === 0) continue
-    const place = { sheet }
-    blocks.push({ kind: 'heading', level: 1, text: sheet, place })
-    const at = headerRow(texts)
-    // What stands above the header is a caption.
-    for (const row of texts.slice(0, at)) blocks.push({ kind: 'paragraph', text: row.filter(Boolean).join(' '), place })
-    blocks.push({ kind: 'table', header: texts[at]!, rows: texts.slice(at + 1), place })
+    const place = { sheet: name }
+    const { captions, header, body } = toTable(
+      rows.map(row => row.map(cell => String(cell ?? '').trim())),
+      mergesOf(sheet),
+    )
+    if (captions.length === 0 && body.length === 0 && header.length === 0) continue
+    blocks.push({ kind: 'heading', level: 1, text: name, place })
+    for (const caption of captions) blocks.push({ kind: 'paragraph', text: caption, place })
+    if (header.length > 0 || body.length > 0) blocks.push({ kind: 'table', header, rows: body, place })
   }
   return { blocks }
 }
 
-/** The first of the upper rows that fills as many cells as the rows do at most, with words rather than numbers. */
-function headerRow(rows: readonly (readonly string[])[]): number {
-  const filled = rows.slice(0, 20).map(row => row.filter(Boolean).length)
-  const most = Math.max(...filled)
-  const at = rows
-    .slice(0, 20)
-    .findIndex(
-      (row, n) =>
-        filled[n]! >= Math.max(2, most * 0.6) &&
-        row.filter(cell => cell !== '' && Number.isNaN(Number(cell))).length >= filled[n]! / 2,
-    )
-  return Math.max(0, at)
+/** A merged range, in rows and columns of the table, both ends included. */
+interface Merge {
+  readonly top: number
+  readonly bottom: number
+  readonly left: number
+  readonly right: number
+}
+
+function mergesOf(sheet: WorkSheet): Merge[] {
+  const start = sheet['!ref'] ? utils.decode_range(sheet['!ref']).s : { r: 0, c: 0 }
+  return (sheet['!merges'] ?? []).slice(0, MERGES_MAX).map(({ s, e }) => ({
+    top: s.r - start.r,
+    bottom: e.r - start.r,
+    left: s.c - start.c,
+    right: e.c - start.c,
+  }))
+}
+
+/** What stands above the header is a caption; a merged cell counts for every row, and in a header of groups for every column, that it spans. */
+function toTable(
+  rows: string[][],
+  merges: readonly Merge[],
+): { captions: string[]; header: readonly string[]; body: string[][] } {
+  const wide = new Set(merges.filter(({ left, right }) => right > left).map(({ top }) => top))
+  for (const { top, bottom, left, right } of merges) {
+    const value = rows[top]?.[left]
+    if (!value || right > left) continue
+    for (let at = top + 1; at <= Math.min(bottom, rows.length - 1); at++) rows[at]![left] ||= value
+  }
+  const filled = rows.flatMap((row, n) => (row.some(Boolean) ? [n] : []))
+  const at = headerRow(
+    filled.map(n => rows[n]!),
+    filled.map(n => wide.has(n)),
+  )
+  if (at === undefined) return { captions: filled.map(n => lineOf(rows[n]!)), header: [], body: [] }
+  const above = filled.slice(0, at)
+  const names = rows[filled[at]!]!
+  const groups = above.at(-1)
+  const repeats = new Set(names.filter(Boolean)).size < names.filter(Boolean).length
+  const isGrouped = groups !== undefined && repeats && wide.has(groups)
+  return {
+    captions: (isGrouped ? above.slice(0, -1) : above).map(n => lineOf(rows[n]!)),
+    header: isGrouped ? withGroups(names, rows[groups]!, groups, merges) : names,
+    body: filled.slice(at + 1).map(n => rows[n]!),
+  }
+}
+
+const lineOf = (row: readonly string[]): string => row.filter(Boolean).join(' ')
+
+function withGroups(names: readonly string[], groups: readonly string[], row: number, merges: readonly Merge[]) {
+  return names.map((name, column) => {
+    const merge = merges.find(({ top, left, right }) => top === row && left <= column && column <= right)
+    return [groups[merge?.left ?? column] ?? '', name].filter(Boolean).join(' ')
+  })
+}
+
+const isWord = (cell: string): boolean => cell !== '' && !/^[-+]?[\d.,\s%€$£]+$|^\d{4}-\d{2}-\d{2}/.test(cell)
+
+/**
+ * Which of the upper rows names the columns: words, as many as the rows have cells (an empty corner does not count against it), no two alike, no cell
+ * merged over columns, and better still with other things than words below. Of equals the first. Undefined: there is no table.
+ */
+function headerRow(rows: readonly (readonly string[])[], isMerged: readonly boolean[]): number | undefined {
+  const counts = rows.slice(0, TYPICAL_ROWS).map(row => row.filter(Boolean).length)
+  const typical = [...counts].sort((a, b) => a - b)[Math.floor(counts.length / 2)] ?? 0
+  if (typical === 0) return undefined
+  let best: { at: number; score: number } | undefined
+  for (let at = 0; at < Math.min(rows.length, HEADER_ROWS_MAX); at++) {
+    const row = rows[at]!
+    const below = rows[at + 1] ?? []
+    const words = row.filter(isWord)
+    const count = counts[at]! + (row[0] === '' && (below[0] ?? '') !== '' ? 1 : 0)
+    if (isMerged[at] || words.length === 0 || words.length < counts[at]! / 2 || count < typical * 0.6) continue
+    const score =
+      Math.min(1, count / typical) +
+      (new Set(words).size === words.length ? 0.5 : 0) +
+      (row.some((cell, n) => isWord(cell) && (below[n] ?? '') !== '' && !isWord(below[n]!)) ? 0.5 : 0)
+    if (!best || score > best.score + 0.01) best = { at, score }
+  }
+  return best?.at ?? 0
 }

@@ -4,7 +4,7 @@ import { beforeAll, describe, expect, it } from 'vitest'
 import { type Chunk, chunkDocument } from '../../../workers/parse/chunk.ts'
 import { parseFile } from '../../../workers/parse/parse-file.ts'
 import type { ParsedFile } from '../../../workers/parse/sandbox.ts'
-import { makeDocx, makePdf, makeXlsx, makeZip } from '../../support/documents.ts'
+import { makeDocx, makePdf, makeSheet, makeXlsx, makeZip } from '../../support/documents.ts'
 import { tempFolder } from '../../support/running.ts'
 
 const MIB = 1024 * 1024
@@ -61,6 +61,76 @@ describe('parsers', () => {
     expect(chunk.content).toContain('Product: Rocket skates; Price: 349.5; Stock: 11')
     expect(chunk.place.sheet).toBe('Catalogue')
     expect(textOf(file)).toContain('Supplier: Acme; Country: Norway')
+  })
+
+  it.each<[string, unknown[][], string[], string[], string]>([
+    [
+      'a title',
+      [['Prices of 2026'], ['Product', 'Price'], ['Anvil', 120]],
+      [],
+      ['Prices of 2026'],
+      'Product: Anvil; Price: 120',
+    ],
+    [
+      'a title in two cells, all words',
+      [
+        ['Our staff', '', 'confidential'],
+        ['Name', 'City', 'Team'],
+        ['Ann', 'Oslo', 'Blue'],
+        ['Bob', 'Rome', 'Red'],
+      ],
+      [],
+      ['Our staff confidential'],
+      'Name: Ann; City: Oslo; Team: Blue',
+    ],
+    [
+      'empty leading rows, a merged title and a note',
+      [[], [], ['Stock list', '', ''], ['as of March'], [], ['Product', 'Shelf', 'Stock'], ['Anvil', 'A', 4]],
+      ['A3:C3'],
+      ['Stock list', 'as of March'],
+      'Product: Anvil; Shelf: A; Stock: 4',
+    ],
+    [
+      'groups over columns',
+      [
+        ['', 'North', '', 'South', ''],
+        ['Year', 'Sales', 'Costs', 'Sales', 'Costs'],
+        [2026, 5, 3, 4, 2],
+      ],
+      ['B1:C1', 'D1:E1'],
+      [],
+      'Year: 2026; North Sales: 5; North Costs: 3; South Sales: 4; South Costs: 2',
+    ],
+    [
+      'cells merged over rows',
+      [
+        ['Office', 'Desk'],
+        ['North', 'one'],
+        ['', 'two'],
+      ],
+      ['A2:A3'],
+      [],
+      'Office: North; Desk: two',
+    ],
+    [
+      'an empty corner',
+      [
+        ['', 'Mon', 'Tue'],
+        ['Ann', 'early', 'late'],
+        ['Bob', 'late', 'early'],
+      ],
+      [],
+      [],
+      'Ann; Mon: early; Tue: late',
+    ],
+  ])('XLSX: the row that names the columns is found under %s', async (_, rows, merged, captions, expected) => {
+    const file = await parse('t.xlsx', makeSheet(rows, merged))
+    const text = textOf(file)
+    expect(text).toContain(expected)
+    for (const caption of captions) {
+      expect(text).toContain(caption)
+      expect(text).not.toContain(`${caption}:`)
+    }
   })
 
   it.each([
