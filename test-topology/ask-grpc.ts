@@ -5,6 +5,8 @@ export interface GrpcAnswer {
   /** As in the HTTP API, so that both can be judged alike: 200, or the error's code with its gRPC status. */
   readonly failure: string | undefined
   readonly entryNode: string
+  /** What came before the answer and behind it. */
+  readonly metadata: Readonly<Record<string, string>>
   // biome-ignore lint/suspicious/noExplicitAny: answers of every shape.
   readonly body: any
 }
@@ -14,7 +16,12 @@ type Unary = (
   metadata: Metadata,
   options: { deadline: number },
   done: (error: (Error & { code: number; metadata: Metadata }) | null, body: unknown) => void,
-) => { on(event: 'metadata', handle: (metadata: Metadata) => void): void }
+) => {
+  on(event: 'metadata', handle: (metadata: Metadata) => void): void
+  on(event: 'status', handle: (status: { metadata: Metadata }) => void): void
+}
+
+type ServerStream = (message: unknown, metadata: Metadata) => AsyncIterable<unknown> & { cancel(): void }
 
 /** Calls of the gRPC API over one channel, as a client of the router. */
 export class GrpcAsker {
@@ -32,27 +39,54 @@ export class GrpcAsker {
     this.#client.close()
   }
 
+  /** A call with many answers, as they come; rejects with what gRPC says. */
+  follow(
+    method: string,
+    headers: Record<string, string>,
+    message: unknown,
+    signal: AbortSignal,
+  ): AsyncIterable<unknown> {
+    const metadata = new Metadata()
+    for (const [name, value] of Object.entries(headers)) metadata.set(name, value)
+    const call = (this.#client as unknown as Record<string, ServerStream>)[method]!.call(
+      this.#client,
+      message,
+      metadata,
+    )
+    signal.addEventListener('abort', () => call.cancel(), { once: true })
+    return call
+  }
+
   /** A call with one answer; what goes wrong is told in it. */
   ask(method: string, headers: Record<string, string>, message: unknown, timeoutMs = 10_000): Promise<GrpcAnswer> {
     return new Promise(resolve => {
       const metadata = new Metadata()
       for (const [name, value] of Object.entries(headers)) metadata.set(name, value)
-      let entryNode = ''
+      const got: Record<string, string> = {}
+      const keep = (part: Metadata) => {
+        for (const [name, value] of Object.entries(part.getMap())) got[name] = String(value)
+      }
       const call = (this.#client as unknown as Record<string, Unary>)[method]!.call(
         this.#client,
         message,
         metadata,
         { deadline: Date.now() + timeoutMs },
         (error, body) => {
+          if (error?.metadata) keep(error.metadata)
           const failure = error
             ? `gRPC ${error.code} ${error.metadata?.get('percolate-code')[0] ?? error.message}`
             : undefined
-          resolve({ failure, entryNode, body })
+          // The status, and with it what comes behind the answer, follows the answer at once.
+          const done = () => resolve({ failure, entryNode: got['x-percolate-entry-node'] ?? '', metadata: got, body })
+          if (error) done()
+          else
+            call.on('status', ({ metadata: trailer }) => {
+              keep(trailer)
+              done()
+            })
         },
       )
-      call.on('metadata', head => {
-        entryNode = String(head.get('x-percolate-entry-node')[0] ?? '')
-      })
+      call.on('metadata', keep)
     })
   }
 }

@@ -1,12 +1,20 @@
-import { spawnSync } from 'node:child_process'
-import { mkdir, rm, statfs, writeFile } from 'node:fs/promises'
-import { join } from 'node:path'
-import { setTimeout as sleep } from 'node:timers/promises'
-import { findProgram, LocalCluster } from '../src/cluster/cluster.ts'
-import { natsUrl } from '../src/cluster/configs.ts'
-import { ask } from './ask.ts'
-import { type ClusterHistory, checkHistory, type FinalState } from './history.ts'
-import { TcpProxy } from './tcp-proxy.ts'
+import { parseArgs } from 'node:util'
+import { conditionalClient, HOT_ENTITIES, INITIAL, plainClient, resourceClient } from './faults/clients.ts'
+import { openDoors } from './faults/doors.ts'
+import { Feed } from './faults/feeds.ts'
+import { type Idle, idleProblem, measureIdle } from './faults/idle.ts'
+import { type FaultKind, faultKinds, inflictions, obstacle } from './faults/kinds.ts'
+import { Recorder } from './faults/recorder.ts'
+import {
+  type ConditionalVerdict,
+  judgeConditional,
+  judgeFeeds,
+  lostResources,
+  readBack,
+  recover,
+} from './faults/recovery.ts'
+import { FaultWorld } from './faults/world.ts'
+import { checkHistory } from './history.ts'
 
 export interface FaultRunOptions {
   readonly dataDir: string
@@ -15,386 +23,210 @@ export interface FaultRunOptions {
   readonly tenants?: number
   readonly clients?: number
   readonly seed?: number
+  /** The nats-server to run; default: the one that setup fetched, or on PATH. */
+  readonly natsServer?: string | undefined
   readonly onProgress?: (text: string) => void
 }
-
-export const faultKinds = [
-  'kill node',
-  'kill nats-server',
-  'stop node',
-  'stop nats-server',
-  'partition node from NATS',
-  'cut off node from its peers',
-  'cut off nodes from one another',
-  'fill disk',
-  'restart node with a clock 3 s off',
-  'restart node with a clock 5 min off',
-] as const
-export type FaultKind = (typeof faultKinds)[number]
 
 export interface FaultReport {
   readonly violations: string[]
   readonly faults: Readonly<Record<string, number>>
-  /** Kinds that this machine does not allow: filling a disk takes a disk of one's own, and so the right to mount one. */
+  /** Kinds that this machine does not allow, and why. */
   readonly impossible: readonly string[]
+  /** Faults whose moment did not come, with the reason. */
+  readonly missed: readonly string[]
   readonly attempted: number
   readonly acknowledged: Readonly<Record<string, number>>
   readonly deletes: number
-  readonly conditional: number
+  readonly conditional: Omit<ConditionalVerdict, 'problems'>
+  readonly resources: number
   readonly bookmarkedReads: number
+  readonly feeds: { readonly events: number; readonly expired: number; readonly reconnects: number }
+  readonly protocols: Readonly<Record<string, number>>
   readonly refused: Readonly<Record<string, number>>
+  readonly idle: { readonly before: Idle; readonly after: Idle }
+  readonly recoverySeconds: number
   readonly seconds: number
 }
 
-/** Waiting windows short enough that a fault and its repair take seconds. */
-export const FAST: Readonly<Record<string, string>> = {
-  PERCOLATE_HEARTBEAT_MS: '300',
-  PERCOLATE_LEASE_MS: '1500',
-  PERCOLATE_HINT_GRACE_MS: '200',
-  PERCOLATE_ANTI_ENTROPY_MS: '2000',
-  PERCOLATE_MAINTENANCE_MS: '300',
-  PERCOLATE_COPY_RETRY_MS: '200',
-  PERCOLATE_CONTROLLER_ROUND_MS: '300',
-  PERCOLATE_REPLACE_AFTER_MS: '60000',
-  PERCOLATE_CONSUMER_IDLE_MS: '5000',
-  PERCOLATE_MOVE_AFTER_REQUESTS: '200',
-  PERCOLATE_MOVE_REST_MS: '5000',
-  PERCOLATE_DURABILITY_TIMEOUT_MS: '2000',
-  PERCOLATE_LOG_LEVEL: 'info',
-}
+const SETTLE_MS = 1500
+/** Between two faults, for repair. */
+const PAUSE_MS = 400
+/** Clients that write under conditions, for each tenant. */
+const CONDITIONAL_CLIENTS = 2
+const RESOURCE_CLIENTS = 2
 
-const ENTITIES_PER_CLIENT = 4
-const REST_MS_MAX = 90_000
-const DISK_BYTES = 192 * 1024 * 1024
-const DISK_RESERVE_BYTES = 32 * 1024 * 1024
-/** What a filled disk has left: too little for anything. */
-const DISK_LEFT_BYTES = 4 * 1024 * 1024
-
-const portOf = (address: string): number => Number(/:(\d+)$/.exec(address)![1])
+const sleep = (ms: number) => new Promise(resolve => setTimeout(resolve, ms))
 
 /** A real cluster under load and faults, with clients that remember everything; then everything heals, and the history is checked. */
 export async function runFaults(options: FaultRunOptions): Promise<FaultReport> {
-  const run = new FaultRun(options)
+  const say = options.onProgress ?? (() => {})
+  const startedAt = Date.now()
+  const world = await FaultWorld.start({ dataDir: options.dataDir, natsServer: options.natsServer, say })
   try {
-    return await run.go()
+    return await new FaultRun(options, world, say).go(startedAt)
   } finally {
-    await run.stop()
+    await world.stop()
   }
 }
 
 class FaultRun {
   readonly #options: FaultRunOptions
-  readonly #history: ClusterHistory = { writes: [], reads: [] }
-  readonly #proxies = new Map<string, TcpProxy>()
-  readonly #faults = new Map<string, number>()
-  readonly #refused = new Map<string, number>()
-  /** Folders of the nodes that are disks of their own. */
-  readonly #disks: string[] = []
-  #cluster: LocalCluster | undefined
+  readonly #world: FaultWorld
+  readonly #say: (text: string) => void
+  readonly #recorder: Recorder
+  readonly #tenants: readonly string[]
+  readonly #faults = new Map<FaultKind, number>()
+  readonly #missed: string[] = []
   #isLoading = true
-  #state: number
 
-  constructor(options: FaultRunOptions) {
+  constructor(options: FaultRunOptions, world: FaultWorld, say: (text: string) => void) {
     this.#options = options
-    this.#state = options.seed ?? 1
+    this.#world = world
+    this.#say = say
+    this.#recorder = new Recorder(options.seed ?? 1)
+    this.#tenants = Array.from({ length: options.tenants ?? 4 }, (_, n) => `t${n}`)
   }
 
-  async go(): Promise<FaultReport> {
-    const { faults, onProgress = () => {} } = this.#options
-    const startedAt = Date.now()
-    await this.#start()
+  async go(startedAt: number): Promise<FaultReport> {
+    const world = this.#world
+    const recorder = this.#recorder
+    const { addresses } = world.cluster
     const wanted = this.#options.kinds ?? faultKinds
-    const kinds = wanted.filter(kind => kind !== 'fill disk' || this.#disks.length > 0)
-    const clients = Array.from({ length: this.#options.clients ?? 8 }, (_, n) => this.#client(n))
-    await sleep(1500)
+    const impossible = [...new Set(wanted)].flatMap(kind => {
+      const reason = obstacle(kind, world)
+      return reason === undefined ? [] : [`${kind}: ${reason}`]
+    })
+    for (const text of impossible) this.#say(`NOT POSSIBLE HERE: ${text}`)
+    const kinds = wanted.filter(kind => obstacle(kind, world) === undefined)
+    const doors = openDoors(addresses)
+    const feeds: Feed[] = []
+    try {
+      for (const tenant of this.#tenants)
+        for (const entity of HOT_ENTITIES)
+          await retried(() => doors.router[0]!.putEntity(tenant, entity, INITIAL, { durability: 'replicated' }))
+      const settled = await recover(world, this.#tenants)
+      const before = await measureIdle(world)
+      for (const [n, tenant] of this.#tenants.entries())
+        feeds.push(new Feed(tenant, addresses.nodes, n, false), new Feed(tenant, addresses.nodes, n + 1, true))
+      const context = { world, doors, recorder, tenants: this.#tenants, isLoading: () => this.#isLoading }
+      const clients = [
+        ...Array.from({ length: this.#options.clients ?? 8 }, (_, n) => plainClient(context, n)),
+        ...Array.from({ length: CONDITIONAL_CLIENTS * this.#tenants.length }, (_, n) => conditionalClient(context, n)),
+        ...Array.from({ length: RESOURCE_CLIENTS }, (_, n) => resourceClient(context, n)),
+      ]
+      await sleep(SETTLE_MS)
+      await this.#inflictAll(kinds, context)
+      this.#isLoading = false
+      await Promise.all(clients)
+
+      const recovered = await recover(world, this.#tenants)
+      const { final, problems } = await readBack(world, recorder)
+      const conditional = await judgeConditional(world, recorder)
+      const lost = await lostResources(world, recorder)
+      const silent = await judgeFeeds(feeds, recorder)
+      await Promise.all(feeds.map(feed => feed.stop()))
+      await sleep(SETTLE_MS)
+      const after = await measureIdle(world)
+      const busy = idleProblem(before, after)
+      return this.#report({
+        violations: [
+          ...settled.problems,
+          ...recovered.problems,
+          ...problems,
+          ...checkHistory(recorder.promised, final),
+          ...conditional.problems,
+          ...lost,
+          ...silent,
+          ...(busy === undefined ? [] : [busy]),
+        ],
+        impossible,
+        conditional,
+        feeds,
+        idle: { before, after },
+        recoverySeconds: recovered.ms / 1000,
+        seconds: (Date.now() - startedAt) / 1000,
+      })
+    } finally {
+      this.#isLoading = false
+      await Promise.all(feeds.map(feed => feed.stop()))
+      doors.close()
+    }
+  }
+
+  async #inflictAll(
+    kinds: readonly FaultKind[],
+    context: Parameters<(typeof inflictions)['kill node']>[0],
+  ): Promise<void> {
+    const { faults } = this.#options
     for (let n = 0; n < faults; n++) {
       const kind = kinds[n % kinds.length]!
-      this.#faults.set(kind, (this.#faults.get(kind) ?? 0) + 1)
-      await this.#inflict(kind)
-      onProgress(`fault ${n + 1} of ${faults}: ${kind}; ${this.#history.writes.length} writes`)
+      const startedAt = Date.now()
+      const missed = await inflictions[kind](context)
+      if (typeof missed === 'string') this.#missed.push(`${kind}: ${missed}`)
+      else this.#faults.set(kind, (this.#faults.get(kind) ?? 0) + 1)
+      await sleep(PAUSE_MS)
+      this.#say(
+        `fault ${n + 1} of ${faults}: ${kind}${typeof missed === 'string' ? ` MISSED (${missed})` : ''}, ${((Date.now() - startedAt) / 1000).toFixed(1)} s; ${this.#recorder.history.writes.length} writes`,
+      )
     }
-    this.#isLoading = false
-    await Promise.all(clients)
-    const { final, problems } = await this.#rest()
-    const { writes, reads } = this.#history
-    const acked = writes.filter(write => write.acked !== undefined)
+  }
+
+  #report({
+    conditional,
+    feeds,
+    ...rest
+  }: Pick<FaultReport, 'violations' | 'impossible' | 'idle' | 'recoverySeconds' | 'seconds'> & {
+    readonly conditional: ConditionalVerdict
+    readonly feeds: readonly Feed[]
+  }): FaultReport {
+    const { history, resources, protocols, refused } = this.#recorder
+    const acked = history.writes.filter(write => write.acked !== undefined)
     const levels = new Map<string, number>()
     for (const { acked: done } of acked) levels.set(done!.reached, (levels.get(done!.reached) ?? 0) + 1)
+    const { problems: _, ...figures } = conditional
+    const sum = (of: (feed: Feed) => number) => feeds.reduce((total, feed) => total + of(feed), 0)
     return {
-      violations: [...problems, ...checkHistory(this.#history, final)],
+      ...rest,
       faults: Object.fromEntries(this.#faults),
-      impossible: wanted.filter(kind => !kinds.includes(kind)),
-      attempted: writes.length,
+      missed: this.#missed,
+      attempted: history.writes.length,
       acknowledged: Object.fromEntries(levels),
       deletes: acked.filter(({ action }) => action === 'delete').length,
-      conditional: acked.filter(({ action }) => action === 'conditional').length,
-      bookmarkedReads: reads.length,
-      refused: Object.fromEntries(this.#refused),
-      seconds: (Date.now() - startedAt) / 1000,
+      conditional: figures,
+      resources: resources.length,
+      bookmarkedReads: history.reads.length,
+      feeds: {
+        events: sum(feed => feed.events),
+        expired: sum(feed => feed.expiries),
+        reconnects: sum(feed => feed.reconnects),
+      },
+      protocols: Object.fromEntries(protocols),
+      refused: Object.fromEntries(refused),
     }
-  }
-
-  async stop(): Promise<void> {
-    this.#isLoading = false
-    await this.#cluster?.stop()
-    for (const proxy of this.#proxies.values()) await proxy.stop()
-    for (const path of this.#disks) spawnSync('umount', [path])
-  }
-
-  async #start(): Promise<void> {
-    const path = process.env.PATH ?? ''
-    const plan = {
-      dataDir: this.#options.dataDir,
-      nodes: 3,
-      nats: 3,
-      zones: 3,
-      workers: 0,
-      replicas: 2,
-      syncStreams: 'per-tenant',
-      env: FAST,
-      natsProgram: findProgram('nats-server', path, 'Run "npm run setup".'),
-      haproxyProgram: findProgram('haproxy', path, 'Run "npm run setup".'),
-      onExit: () => {},
-    }
-    // Once to learn the ports, once more with the proxies in between.
-    const { addresses, secrets } = await LocalCluster.prepare(plan)
-    const nats = addresses.nats.split(',').map(portOf)
-    const through = async (name: string, port: number) => {
-      this.#proxies.set(name, await new TcpProxy(port).start())
-    }
-    for (const { name, url, grpc } of addresses.nodes) {
-      for (const [n, port] of nats.entries()) await through(`${name} nats-${n + 1}`, port)
-      await through(`peers http ${name}`, portOf(url))
-      await through(`peers grpc ${name}`, portOf(grpc))
-      const folder = join(plan.dataDir, name)
-      await mkdir(folder, { recursive: true })
-      if (
-        spawnSync('mount', ['-t', 'tmpfs', '-o', `size=${DISK_BYTES},mode=700`, 'percolate-test', folder]).status === 0
-      )
-        this.#disks.push(folder)
-    }
-    const portAt = (name: string) => String(this.#proxies.get(name)!.port)
-    this.#cluster = await LocalCluster.prepare({
-      ...plan,
-      env: { ...FAST, PERCOLATE_DISK_RESERVE_BYTES: String(DISK_RESERVE_BYTES) },
-      envOf: node => ({
-        PERCOLATE_NATS_URL: nats
-          .map((_, n) => natsUrl(Number(portAt(`${node} nats-${n + 1}`)), secrets.nats))
-          .join(','),
-        PERCOLATE_ADVERTISE_HTTP_PORT: portAt(`peers http ${node}`),
-        PERCOLATE_ADVERTISE_GRPC_PORT: portAt(`peers grpc ${node}`),
-      }),
-    })
-    await this.#cluster.start()
-  }
-
-  /** One client: it owns its entities, writes one after another, and reads with the bookmarks that it got. */
-  async #client(n: number): Promise<void> {
-    const tenant = `t${n % (this.#options.tenants ?? 4)}`
-    const values = new Map<string, number>()
-    let bookmark: { entity: string; value: number; text: string } | undefined
-    let etag: { entity: string; tag: string } | undefined
-    while (this.#isLoading) {
-      const kind = this.#random()
-      const entity = `c${n}-${Math.floor(this.#random() * ENTITIES_PER_CLIENT)}`
-      try {
-        if (kind < 0.2 && bookmark) await this.#read(tenant, bookmark)
-        else {
-          const value = (values.get(entity) ?? 0) + 1
-          values.set(entity, value)
-          const isConditional = kind > 0.9 && etag?.entity === entity
-          const action = isConditional ? 'conditional' : kind > 0.8 ? 'delete' : 'put'
-          const answer = await this.#write(tenant, entity, value, action, isConditional ? etag!.tag : undefined)
-          if (answer) {
-            if (answer.bookmark !== '' && action !== 'delete') bookmark = { entity, value, text: answer.bookmark }
-            etag = answer.etag === '' ? undefined : { entity, tag: answer.etag }
-          }
-        }
-      } catch {
-        // Counted where it happened.
-      }
-      await sleep(2 + this.#random() * 8)
-    }
-  }
-
-  async #write(
-    tenant: string,
-    entity: string,
-    value: number,
-    action: 'put' | 'delete' | 'conditional',
-    ifMatch: string | undefined,
-  ): Promise<{ bookmark: string; etag: string } | undefined> {
-    const levels = ['local', 'stream', 'replicated'] as const
-    const wanted = levels[Math.floor(this.#random() * 3)]!
-    const event = { tenant, entity, action, value, acked: undefined as ClusterHistory['writes'][number]['acked'] }
-    const at = this.#history.writes.push(event) - 1
-    const headers: Record<string, string> = {
-      'x-tenant-id': tenant,
-      'x-percolate-durability': wanted,
-      ...(ifMatch === undefined ? {} : { 'if-match': ifMatch }),
-    }
-    const url = `${this.#entry()}/api/v1/entities/${entity}`
-    try {
-      const answer =
-        action === 'delete'
-          ? await ask(url, 'DELETE', headers)
-          : await ask(url, 'PUT', headers, { properties: { v: value } })
-      const clock = String(answer.headers['x-percolate-clock'] ?? '')
-      if (answer.status >= 200 && answer.status < 300 && clock !== '') {
-        const reached = String(answer.headers['x-percolate-durability'])
-        this.#history.writes[at] = {
-          ...event,
-          acked: { clock, reached, node: String(answer.headers['x-percolate-node']) },
-        }
-        return {
-          bookmark: String(answer.headers['x-percolate-bookmark'] ?? ''),
-          etag: String(answer.headers.etag ?? ''),
-        }
-      }
-      this.#note(answer.body?.code ?? `status ${answer.status}`)
-      // Refused for sure: it never happened. What says that the write stands stays open.
-      if ([404, 409, 412, 400].includes(answer.status)) this.#forget(at)
-    } catch (error) {
-      this.#note((error as Error).message)
-    }
-    return undefined
-  }
-
-  /** A write that was refused is none; its place stays, so that the others keep theirs. */
-  #forget(at: number): void {
-    this.#history.writes[at] = { ...this.#history.writes[at]!, action: 'put', value: -1, acked: undefined }
-  }
-
-  async #read(tenant: string, { entity, value, text }: { entity: string; value: number; text: string }): Promise<void> {
-    try {
-      const answer = await ask(`${this.#entry()}/api/v1/entities/${entity}`, 'GET', {
-        'x-tenant-id': tenant,
-        'x-percolate-bookmark': text,
-      })
-      if (answer.status === 200)
-        this.#history.reads.push({ tenant, entity, bookmarkValue: value, seen: answer.body.properties.v })
-      else if (answer.status === 404)
-        this.#history.reads.push({ tenant, entity, bookmarkValue: value, seen: undefined })
-      else this.#note(answer.body?.code ?? `status ${answer.status}`)
-    } catch (error) {
-      this.#note((error as Error).message)
-    }
-  }
-
-  async #inflict(kind: FaultKind): Promise<void> {
-    const cluster = this.#cluster!
-    const node = `node-${1 + Math.floor(this.#random() * 3)}`
-    const nats = `nats-${1 + Math.floor(this.#random() * 3)}`
-    const program = cluster.program(/nats-server/.test(kind) ? nats : node)
-    switch (kind) {
-      case 'kill node':
-      case 'kill nats-server':
-        await program.signal('SIGKILL')
-        await sleep(500 + this.#random() * 2000)
-        await program.start()
-        break
-      case 'stop node':
-      case 'stop nats-server':
-        await program.signal('SIGSTOP')
-        await sleep(500 + this.#random() * 3000)
-        await program.signal('SIGCONT')
-        break
-      case 'partition node from NATS':
-        await this.#cutOff(name => name.startsWith(`${node} `))
-        break
-      case 'cut off node from its peers':
-        await this.#cutOff(name => name.startsWith('peers ') && name.endsWith(` ${node}`))
-        break
-      case 'cut off nodes from one another':
-        await this.#cutOff(name => name.startsWith('peers '))
-        break
-      case 'fill disk': {
-        const folder = this.#disks[Math.floor(this.#random() * this.#disks.length)]!
-        const { bavail, bsize } = await statfs(folder)
-        const ballast = join(folder, 'ballast')
-        await writeFile(ballast, Buffer.alloc(Math.max(0, bavail * bsize - DISK_LEFT_BYTES)))
-        await sleep(2000 + this.#random() * 2000)
-        await rm(ballast)
-        break
-      }
-      default: {
-        const offsetMs = kind.includes('5 min') ? 300_000 : 3000
-        await program.signal('SIGKILL')
-        program.launch({ PERCOLATE_CLOCK_OFFSET_MS: String(this.#random() < 0.5 ? offsetMs : -offsetMs) })
-        await program.whenReady()
-        await sleep(1500)
-        await program.signal('SIGKILL')
-        await program.start()
-      }
-    }
-    await sleep(400)
-  }
-
-  async #cutOff(isMeant: (proxy: string) => boolean): Promise<void> {
-    const proxies = [...this.#proxies].filter(([name]) => isMeant(name)).map(([, proxy]) => proxy)
-    for (const proxy of proxies) proxy.cut()
-    await sleep(1000 + this.#random() * 3000)
-    for (const proxy of proxies) proxy.heal()
-  }
-
-  /** Waits until all holders are equal, then reads every register on every node. */
-  async #rest(): Promise<{ final: FinalState; problems: string[] }> {
-    const cluster = this.#cluster!
-    const problems: string[] = []
-    const tenants = [...new Set(this.#history.writes.map(({ tenant }) => tenant))]
-    for (const tenant of tenants) {
-      let last = 'no answer'
-      const until = Date.now() + REST_MS_MAX
-      for (;;) {
-        const answer = await ask(`${cluster.addresses.nodes[0]!.url}/api/v1/replication/check`, 'GET', {
-          'x-tenant-id': tenant,
-        }).catch(() => undefined)
-        if (answer?.body?.equal === true && answer.body.comparisons.length > 0) break
-        last = JSON.stringify(answer?.body)
-        if (Date.now() > until) {
-          problems.push(`the holders of ${tenant} did not become equal: ${last.slice(0, 500)}`)
-          break
-        }
-        await sleep(300)
-      }
-    }
-    const final = new Map<string, (number | undefined)[]>()
-    const names = new Map(this.#history.writes.map(({ tenant, entity }) => [`${tenant}/${entity}`, { tenant, entity }]))
-    for (const [name, { tenant, entity }] of names) {
-      const seen: (number | undefined)[] = []
-      for (const { url } of cluster.addresses.nodes) {
-        const answer = await ask(`${url}/api/v1/entities/${entity}`, 'GET', { 'x-tenant-id': tenant })
-        if (answer.status === 200) seen.push(answer.body.properties.v)
-        else if (answer.status === 404) seen.push(undefined)
-        else problems.push(`${name} cannot be read on ${url}: ${JSON.stringify(answer.body)}`)
-      }
-      final.set(name, seen)
-    }
-    return { final, problems }
-  }
-
-  /** Mostly through the router, now and then straight to a node, which then may have to forward. */
-  #entry(): string {
-    const { api, nodes } = this.#cluster!.addresses
-    return this.#random() < 0.7 ? api : nodes[Math.floor(this.#random() * nodes.length)]!.url
-  }
-
-  #note(what: string): void {
-    this.#refused.set(what, (this.#refused.get(what) ?? 0) + 1)
-  }
-
-  #random(): number {
-    this.#state = (Math.imul(this.#state, 1664525) + 1013904223) >>> 0
-    return this.#state / 4294967296
   }
 }
 
+async function retried(write: () => Promise<{ readonly kind: string }>): Promise<void> {
+  for (let attempt = 0; attempt < 20; attempt++) {
+    if ((await write()).kind === 'done') return
+    await sleep(500)
+  }
+  throw new Error('the cluster takes no write before the first fault')
+}
+
 if (process.argv[1]?.endsWith('fault-run.js')) {
-  const [dataDir = './data/fault-run', faults = '14', seed = '1'] = process.argv.slice(2)
+  const { values, positionals } = parseArgs({
+    allowPositionals: true,
+    options: { 'nats-server': { type: 'string' }, kinds: { type: 'string' } },
+  })
+  const [dataDir = './data/fault-run', faults = String(faultKinds.length), seed = '1'] = positionals
   const report = await runFaults({
     dataDir,
     faults: Number(faults),
     seed: Number(seed),
+    natsServer: values['nats-server'],
+    ...(values.kinds === undefined ? {} : { kinds: values.kinds.split(',') as FaultKind[] }),
     onProgress: text => console.error(text),
   })
   console.log(JSON.stringify(report, undefined, 2))

@@ -6,6 +6,8 @@ export interface WriteEvent {
   readonly entity: string
   readonly action: 'put' | 'delete' | 'conditional'
   readonly value: number
+  /** By a clock that never goes back. */
+  readonly calledAtMs?: number
   /** Undefined: no answer came, or one that leaves open what happened. */
   readonly acked: { readonly clock: string; readonly reached: string; readonly node: string } | undefined
 }

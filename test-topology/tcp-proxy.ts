@@ -3,13 +3,18 @@ import { connect, createServer, type Server, type Socket } from 'node:net'
 /** Carries connections to a port, until it is told to cut them: a network partition for whoever goes through it. */
 export class TcpProxy {
   readonly #target: number
+  readonly #targetHost: string
+  readonly #host: string
   readonly #sockets = new Set<Socket>()
   #server: Server | undefined
   #isCut = false
   port = 0
 
-  constructor(target: number) {
+  /** @param target the port to carry to, on `targetHost`; `host` is where it listens itself. */
+  constructor(target: number, targetHost = '127.0.0.1', host = '127.0.0.1') {
     this.#target = target
+    this.#targetHost = targetHost
+    this.#host = host
   }
 
   async start(): Promise<this> {
@@ -19,7 +24,7 @@ export class TcpProxy {
         this.#keep(client)
         return
       }
-      const upstream = connect({ port: this.#target, host: '127.0.0.1' })
+      const upstream = connect({ port: this.#target, host: this.#targetHost })
       this.#keep(client)
       this.#keep(upstream)
       client.pipe(upstream)
@@ -27,7 +32,7 @@ export class TcpProxy {
       client.once('close', () => upstream.destroy())
       upstream.once('close', () => client.destroy())
     })
-    await new Promise<void>(resolve => server.listen(0, '127.0.0.1', resolve))
+    await new Promise<void>(resolve => server.listen(0, this.#host, resolve))
     this.#server = server
     this.port = (server.address() as { port: number }).port
     return this

@@ -25,6 +25,10 @@ export interface ClusterOptions {
   readonly spareWorkers?: number
   /** Where the code of a process is, asked at each start of it; this package by default. */
   readonly packageOf?: (name: string) => string
+  /** Where a process listens, and others reach it: loopback by default. The router listens there always. */
+  readonly hostOf?: (name: string) => string
+  /** Goes before the command of a process, such as one that runs it in a network of its own. */
+  readonly wrapperOf?: (name: string) => readonly string[]
   /** Settings of every role, as environment variables. */
   readonly env?: Readonly<Record<string, string>>
   readonly natsProgram: string
@@ -59,6 +63,7 @@ const FIXED_PORTS = 9
 /** The tier of a local cluster. */
 const TIER = 'small'
 const SOCKET_PATH_BYTES_MAX = 90
+const LOOPBACK = '127.0.0.1'
 
 /** Finds a program on PATH and in the usual places, or where `npm run setup` put it. */
 export function findProgram(name: string, searchPath: string, hint: string): string {
@@ -91,17 +96,17 @@ export class LocalCluster {
       api: `http://127.0.0.1:${api}`,
       grpc: `127.0.0.1:${grpc}`,
       router: `http://127.0.0.1:${stats}`,
-      gateway: `http://127.0.0.1:${gateway}`,
-      s3: `http://127.0.0.1:${s3}`,
-      controller: `http://127.0.0.1:${controller}`,
-      workers: this.#workers.map(({ name, port }) => ({ name, url: `http://127.0.0.1:${port}` })),
-      nats: this.#natsPlans.map(({ port }) => `127.0.0.1:${port}`).join(','),
-      natsMonitors: this.#natsPlans.map(({ name, monitorPort }) => ({ name, at: `127.0.0.1:${monitorPort}` })),
-      nodes: this.#places.map(({ name, zone, http, grpc: port }) => ({
+      gateway: `http://${this.#hostOf('gateway')}:${gateway}`,
+      s3: `http://${this.#hostOf('s3')}:${s3}`,
+      controller: `http://${this.#hostOf('controller')}:${controller}`,
+      workers: this.#workers.map(({ name, port }) => ({ name, url: `http://${this.#hostOf(name)}:${port}` })),
+      nats: this.#natsPlans.map(({ host, port }) => `${host}:${port}`).join(','),
+      natsMonitors: this.#natsPlans.map(({ name, host, monitorPort }) => ({ name, at: `${host}:${monitorPort}` })),
+      nodes: this.#places.map(({ name, host, zone, http, grpc: port }) => ({
         name,
         zone,
-        url: `http://127.0.0.1:${http}`,
-        grpc: `127.0.0.1:${port}`,
+        url: `http://${host}:${http}`,
+        grpc: `${host}:${port}`,
       })),
     }
   }
@@ -169,7 +174,11 @@ export class LocalCluster {
   }
 
   get natsUrl(): string {
-    return this.#natsPlans.map(({ port }) => natsUrl(port, this.secrets.nats)).join(',')
+    return this.#natsPlans.map(({ host, port }) => natsUrl(port, this.secrets.nats, host)).join(',')
+  }
+
+  #hostOf(name: string): string {
+    return this.options.hostOf?.(name) ?? LOOPBACK
   }
 
   get #natsPlans(): NatsServerPlan[] {
@@ -177,6 +186,7 @@ export class LocalCluster {
       const folder = join(this.options.dataDir, `nats-${n + 1}`)
       return {
         name: `nats-${n + 1}`,
+        host: this.#hostOf(`nats-${n + 1}`),
         port: this.#ports[FIXED_PORTS + 3 * n]!,
         clusterPort: this.#ports[FIXED_PORTS + 3 * n + 1]!,
         monitorPort: this.#ports[FIXED_PORTS + 3 * n + 2]!,
@@ -191,6 +201,7 @@ export class LocalCluster {
     const first = FIXED_PORTS + 3 * nats
     return Array.from({ length: nodes + spareNodes }, (_, n) => ({
       name: `node-${n + 1}`,
+      host: this.#hostOf(`node-${n + 1}`),
       zone: `zone-${(n % zones) + 1}`,
       http: this.#ports[first + 2 * n]!,
       grpc: this.#ports[first + 2 * n + 1]!,
@@ -217,7 +228,7 @@ export class LocalCluster {
       await mkdir(folder, { recursive: true, mode: 0o700 })
       const path = join(folder, 'nats-server.conf')
       await writeFile(path, natsConfig(plan, plans, this.secrets.nats), { mode: 0o600 })
-      this.#add(plan.name, [natsProgram, '-c', path], {}, () => canConnect(plan.port))
+      this.#add(plan.name, [natsProgram, '-c', path], {}, () => canConnect(plan.port, plan.host))
     }
     const routerPath = join(dataDir, 'haproxy.cfg')
     const adminSocket = await socketPath(dataDir)
@@ -228,7 +239,7 @@ export class LocalCluster {
         grpcPort: grpc!,
         statsPort: stats!,
         nodes: this.#places,
-        activator: { http: activatorHttp!, grpc: activatorGrpc! },
+        activator: { host: this.#hostOf('controller'), http: activatorHttp!, grpc: activatorGrpc! },
         tier: TIER,
         adminSocket,
       }),
@@ -242,7 +253,6 @@ export class LocalCluster {
       () => isOk(`http://127.0.0.1:${stats}/health`),
     )
     const shared = {
-      PERCOLATE_HOST: '127.0.0.1',
       PERCOLATE_NATS_URL: this.natsUrl,
       PERCOLATE_CLUSTER_SECRET: this.secrets.cluster,
       PERCOLATE_S3_ENDPOINT: this.addresses.s3,
@@ -262,14 +272,19 @@ export class LocalCluster {
           join(this.options.packageOf?.(name) ?? PACKAGE_FOLDER, 'bin', 'percolate.mjs'),
           ...args,
         ],
-        { ...shared, ...env },
-        () => isOk(`http://127.0.0.1:${port}/ready`),
+        { ...shared, PERCOLATE_HOST: this.#hostOf(name), ...env },
+        () => isOk(`http://${this.#hostOf(name)}:${port}/ready`),
       )
     this.#add(
       's3',
       [process.execPath, join(PACKAGE_FOLDER, 'bin', 'percolate.mjs'), 's3'],
-      { ...shared, PERCOLATE_DATA_DIR: join(dataDir, 's3'), PERCOLATE_S3_PORT: String(s3) },
-      () => canConnect(s3!),
+      {
+        ...shared,
+        PERCOLATE_HOST: this.#hostOf('s3'),
+        PERCOLATE_DATA_DIR: join(dataDir, 's3'),
+        PERCOLATE_S3_PORT: String(s3),
+      },
+      () => canConnect(s3!, this.#hostOf('s3')),
     )
     for (const { name, zone, http, grpc: port } of this.#places)
       role(
@@ -309,9 +324,10 @@ export class LocalCluster {
     env: Record<string, string>,
     ready: () => Promise<boolean>,
   ): void {
+    const wrapper = this.options.wrapperOf?.(name) ?? []
     const program = new Program({
       name,
-      command,
+      command: () => [...wrapper, ...(typeof command === 'function' ? command() : command)],
       env,
       logPath: join(this.options.dataDir, 'logs', `${name}.log`),
       ready,
@@ -340,9 +356,9 @@ async function isOk(url: string): Promise<boolean> {
   return answer.ok
 }
 
-function canConnect(port: number): Promise<boolean> {
+function canConnect(port: number, host: string): Promise<boolean> {
   return new Promise(resolve => {
-    const socket = connect({ port, host: '127.0.0.1', timeout: 500 })
+    const socket = connect({ port, host, timeout: 500 })
     const end = (ok: boolean) => {
       socket.destroy()
       resolve(ok)

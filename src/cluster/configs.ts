@@ -4,6 +4,8 @@ import { FILE_STORE_BYTES } from '../stream/nats/server.ts'
 
 export interface NatsServerPlan {
   readonly name: string
+  /** Where it listens, and others reach it. */
+  readonly host: string
   readonly port: number
   readonly clusterPort: number
   readonly monitorPort: number
@@ -16,23 +18,24 @@ const USER = 'percolate'
 const ACCOUNT = 'PERCOLATE'
 const PAYLOAD_BYTES_MAX = 8 * 1024 * 1024
 
-export const natsUrl = (port: number, token: string): string => `nats://${USER}:${token}@127.0.0.1:${port}`
+export const natsUrl = (port: number, token: string, host = '127.0.0.1'): string =>
+  `nats://${USER}:${token}@${host}:${port}`
 
 export function natsConfig(server: NatsServerPlan, all: readonly NatsServerPlan[], token: string): string {
   const quoted = (text: string) => JSON.stringify(text)
-  const routes = all.map(({ clusterPort }) => `"nats://percolate:${token}@127.0.0.1:${clusterPort}"`).join(', ')
+  const routes = all.map(({ host, clusterPort }) => `"nats://percolate:${token}@${host}:${clusterPort}"`).join(', ')
   const cluster =
     all.length === 1
       ? []
       : [
-          `cluster { name: "percolate", host: "127.0.0.1", port: ${server.clusterPort}, authorization { user: percolate, password: ${quoted(token)} }, routes: [${routes}], no_advertise: true }`,
+          `cluster { name: "percolate", host: ${quoted(server.host)}, port: ${server.clusterPort}, authorization { user: percolate, password: ${quoted(token)} }, routes: [${routes}], no_advertise: true }`,
         ]
   return [
-    'host: "127.0.0.1"',
+    `host: ${quoted(server.host)}`,
     `port: ${server.port}`,
     `server_name: ${quoted(server.name)}`,
     `pid_file: ${quoted(server.pidPath)}`,
-    `http: "127.0.0.1:${server.monitorPort}"`,
+    `http: ${quoted(`${server.host}:${server.monitorPort}`)}`,
     `accounts { ${ACCOUNT} { jetstream: enabled, users: [{ user: ${USER}, password: ${quoted(token)} }] } }`,
     `max_payload: ${PAYLOAD_BYTES_MAX}`,
     `jetstream { store_dir: ${quoted(server.store)}, max_file_store: ${FILE_STORE_BYTES} }`,
@@ -49,9 +52,14 @@ export interface RouterPlan {
   readonly grpcPort: number
   readonly statsPort: number
   /** Places for nodes, also for those that do not run now: one that is not ready gets nothing. */
-  readonly nodes: readonly { readonly name: string; readonly http: number; readonly grpc: number }[]
+  readonly nodes: readonly {
+    readonly name: string
+    readonly host: string
+    readonly http: number
+    readonly grpc: number
+  }[]
   /** Where requests go when no node is ready; the controller says when. */
-  readonly activator: { readonly http: number; readonly grpc: number }
+  readonly activator: { readonly host: string; readonly http: number; readonly grpc: number }
   readonly tier: string
   /** By which the controller keeps the list of servers. */
   readonly adminSocket: string
@@ -76,7 +84,7 @@ export function haproxyConfig({
     nodes
       .map(
         (node, n) =>
-          `  server ${node.name} 127.0.0.1:${node[port]} id ${n + 1} ${port === 'grpc' ? 'proto h2 ' : ''}${check(node.http)}`,
+          `  server ${node.name} ${node.host}:${node[port]} id ${n + 1} ${port === 'grpc' ? 'proto h2 ' : ''}${check(node.http)}`,
       )
       .join('\n')
   const backend = (port: 'http' | 'grpc') => `backend ${port}_${tier}
@@ -88,7 +96,7 @@ export function haproxyConfig({
   retries 5
   retry-on conn-failure
 ${servers(port)}
-  server activator 127.0.0.1:${activator[port]} id ${ACTIVATOR_ID} ${port === 'grpc' ? 'proto h2 ' : ''}${check(activator.http)} disabled
+  server activator ${activator.host}:${activator[port]} id ${ACTIVATOR_ID} ${port === 'grpc' ? 'proto h2 ' : ''}${check(activator.http)} disabled
 `
   return `global
   log stderr format raw local0 warning

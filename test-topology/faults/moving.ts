@@ -1,0 +1,68 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import { ask } from '../ask.ts'
+import { addResource } from './clients.ts'
+import type { FaultContext } from './kinds.ts'
+
+const MOVE_MS_MAX = 15_000
+const READERS = 4
+const WRITERS_PER_HOLDER = 3
+const PROVIDER_MS = 900
+
+export interface Holders {
+  readonly home: string | null
+  readonly holders: readonly {
+    readonly node: string
+    readonly state: string
+    readonly copy: string
+    readonly outbox: number | null
+  }[]
+}
+
+/** As one of the nodes describes them; undefined when it does not now. */
+export async function holdersOf({ world }: Pick<FaultContext, 'world'>, tenant: string): Promise<Holders | undefined> {
+  for (const { url } of world.cluster.addresses.nodes) {
+    const answer = await ask(`${url}/api/v1/replication`, 'GET', { 'x-tenant-id': tenant }).catch(() => undefined)
+    if (answer?.status === 200) return answer.body as Holders
+  }
+  return undefined
+}
+
+/**
+ * Sends a tenant's traffic to a node that does not hold it, so that the copy moves there, while writes that wait for the embedding provider are under way at the holders: one of them loses its copy in the
+ * middle of them.
+ */
+export async function moveAway(context: FaultContext): Promise<string | undefined> {
+  const { world, doors, recorder, tenants } = context
+  const tenant = recorder.oneOf(tenants)
+  const before = await holdersOf(context, tenant)
+  const from = before?.holders.map(({ node }) => node) ?? []
+  const to = world.nodes.find(node => !from.includes(node))
+  if (to === undefined) return `${tenant} is on every node`
+  let isMoving = true
+  world.provider.delay(PROVIDER_MS)
+  const reader = async () => {
+    while (isMoving) await recorder.oneOf(doors.nodes.get(to)!).getEntity(tenant, 'hot-0', {})
+  }
+  const writer = async (node: string, w: number) => {
+    for (let n = 0; isMoving; n++)
+      await addResource(
+        context,
+        recorder.oneOf(doors.nodes.get(node)!),
+        tenant,
+        `slow ${node} ${w} ${n} ${recorder.random()}`,
+      )
+  }
+  const working = [
+    ...Array.from({ length: READERS }, reader),
+    ...from.flatMap(node => Array.from({ length: WRITERS_PER_HOLDER }, (_, w) => writer(node, w))),
+  ]
+  let dropped: string | undefined
+  for (const until = Date.now() + MOVE_MS_MAX; Date.now() < until && !dropped; await sleep(100)) {
+    const now = await holdersOf(context, tenant)
+    dropped = now && from.find(node => !now.holders.some(holder => holder.node === node))
+  }
+  isMoving = false
+  world.provider.release()
+  await Promise.all(working)
+  return dropped ? undefined : `${tenant} did not move to ${to} in time`
+}

@@ -1,0 +1,47 @@
+import { readFileSync } from 'node:fs'
+import { writeFile } from 'node:fs/promises'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { pathToFileURL } from 'node:url'
+import type { Program } from '../../src/cluster/processes.ts'
+
+/** Where a process can be stopped: between what it has found out and what it does about it. */
+export const stopPoints = [
+  'a home has allowed a condition',
+  'a write is planned, not yet on disk',
+  'an entry goes to the stream',
+  'the stream has acknowledged an entry',
+  'a record goes to the directory',
+  'the directory has taken a record',
+  'a copy is about to be closed for a change of its files',
+] as const
+export type StopPoint = (typeof stopPoints)[number]
+
+/** What a process is told, in a file. */
+export interface Orders {
+  readonly stopAt?: StopPoint
+  /** Added to the wall clock from now on. */
+  readonly clockOffsetMs: number
+}
+
+/** `NODE_OPTIONS` of a process that can be given orders. */
+export function nodeOptionsFor(ordersPath: string): string {
+  const url = new URL('./inside.js', import.meta.url)
+  url.searchParams.set('orders', pathToFileURL(ordersPath).pathname)
+  return `--import=${url.href}`
+}
+
+export async function giveOrders(program: Program, ordersPath: string, orders: Orders): Promise<void> {
+  await writeFile(ordersPath, JSON.stringify(orders))
+  await program.signal('SIGUSR2')
+}
+
+/** Stops a process where it has been told to; false when it did not come there in time. */
+export async function hasStopped(program: Program, msMax: number): Promise<boolean> {
+  for (const until = Date.now() + msMax; Date.now() < until; await sleep(10)) {
+    const { pid } = program
+    if (pid === undefined) return false
+    // The state follows the name, which is in parentheses (proc(5)).
+    if (/\) T/.test(readFileSync(`/proc/${pid}/stat`, 'utf8'))) return true
+  }
+  return false
+}
