@@ -53,7 +53,7 @@ const SETTLE_MS = 1500
 /** Between two faults, for repair. */
 const PAUSE_MS = 400
 /** Clients that write under conditions, for each tenant. */
-const CONDITIONAL_CLIENTS = 2
+const CONDITIONAL_CLIENTS = 3
 const RESOURCE_CLIENTS = 2
 
 const sleep = (ms: number) => new Promise(resolve => setTimeout(resolve, ms))
@@ -63,9 +63,12 @@ export async function runFaults(options: FaultRunOptions): Promise<FaultReport> 
   const say = options.onProgress ?? (() => {})
   const startedAt = Date.now()
   const world = await FaultWorld.start({ dataDir: options.dataDir, natsServer: options.natsServer, say })
+  const abandon = () => void world.stop().finally(() => process.exit(1))
+  process.once('SIGINT', abandon).once('SIGTERM', abandon)
   try {
     return await new FaultRun(options, world, say).go(startedAt)
   } finally {
+    process.off('SIGINT', abandon).off('SIGTERM', abandon)
     await world.stop()
   }
 }

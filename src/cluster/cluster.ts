@@ -25,7 +25,7 @@ export interface ClusterOptions {
   readonly spareWorkers?: number
   /** Where the code of a process is, asked at each start of it; this package by default. */
   readonly packageOf?: (name: string) => string
-  /** Where a process listens, and others reach it: loopback by default. The router listens there always. */
+  /** Where a process listens, and others reach it: loopback by default, where router and object store listen always. */
   readonly hostOf?: (name: string) => string
   /** Goes before the command of a process, such as one that runs it in a network of its own. */
   readonly wrapperOf?: (name: string) => readonly string[]
@@ -97,7 +97,7 @@ export class LocalCluster {
       grpc: `127.0.0.1:${grpc}`,
       router: `http://127.0.0.1:${stats}`,
       gateway: `http://${this.#hostOf('gateway')}:${gateway}`,
-      s3: `http://${this.#hostOf('s3')}:${s3}`,
+      s3: `http://${LOOPBACK}:${s3}`,
       controller: `http://${this.#hostOf('controller')}:${controller}`,
       workers: this.#workers.map(({ name, port }) => ({ name, url: `http://${this.#hostOf(name)}:${port}` })),
       nats: this.#natsPlans.map(({ host, port }) => `${host}:${port}`).join(','),
@@ -278,13 +278,8 @@ export class LocalCluster {
     this.#add(
       's3',
       [process.execPath, join(PACKAGE_FOLDER, 'bin', 'percolate.mjs'), 's3'],
-      {
-        ...shared,
-        PERCOLATE_HOST: this.#hostOf('s3'),
-        PERCOLATE_DATA_DIR: join(dataDir, 's3'),
-        PERCOLATE_S3_PORT: String(s3),
-      },
-      () => canConnect(s3!, this.#hostOf('s3')),
+      { ...shared, PERCOLATE_DATA_DIR: join(dataDir, 's3'), PERCOLATE_S3_PORT: String(s3) },
+      () => canConnect(s3!, LOOPBACK),
     )
     for (const { name, zone, http, grpc: port } of this.#places)
       role(

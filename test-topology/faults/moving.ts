@@ -3,8 +3,8 @@ import { ask } from '../ask.ts'
 import { addResource } from './clients.ts'
 import type { FaultContext } from './kinds.ts'
 
-const MOVE_MS_MAX = 15_000
-const READERS = 4
+const MOVE_MS_MAX = 30_000
+const READERS = 8
 const WRITERS_PER_HOLDER = 3
 const PROVIDER_MS = 900
 
@@ -64,5 +64,7 @@ export async function moveAway(context: FaultContext): Promise<string | undefine
   isMoving = false
   world.provider.release()
   await Promise.all(working)
-  return dropped ? undefined : `${tenant} did not move to ${to} in time`
+  if (dropped) return undefined
+  const states = (await holdersOf(context, tenant))?.holders.map(({ node, state, copy }) => `${node} ${state} ${copy}`)
+  return `no holder of ${tenant} lost its copy to ${to} in time: ${states?.join(', ')}`
 }

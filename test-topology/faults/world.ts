@@ -39,6 +39,8 @@ const NODES = ['node-1', 'node-2', 'node-3'] as const
 const SERVERS = ['nats-1', 'nats-2', 'nats-3'] as const
 const DISK_BYTES = 192 * 1024 * 1024
 const DISK_RESERVE_BYTES = 32 * 1024 * 1024
+/** Few, so that a busy machine gets there within the window for counting. */
+const MOVE_AFTER_REQUESTS = 60
 const REACH_MS_MAX = 4000
 
 const portOf = (address: string): number => Number(/:(\d+)$/.exec(address)![1])
@@ -94,7 +96,8 @@ export class FaultWorld {
       haproxyProgram: findProgram('haproxy', path, 'Run "npm run setup".'),
       ...(namespaces
         ? {
-            hostOf: (name: string) => namespaces.hostOf(name),
+            // It listens on loopback alone.
+            hostOf: (name: string) => (name === 's3' ? '127.0.0.1' : namespaces.hostOf(name)),
             wrapperOf: (name: string) => namespaces.wrapperOf(name),
           }
         : {}),
@@ -107,6 +110,7 @@ export class FaultWorld {
     const through = async (name: string, port: number, target: string) => {
       proxies.set(name, await new TcpProxy(port, plan.hostOf?.(target), host).start())
     }
+    await through('s3', portOf(addresses.s3), 's3')
     const disks: string[] = []
     for (const { name, url, grpc } of addresses.nodes) {
       for (const [n, port] of nats.entries()) await through(`${name} nats-${n + 1}`, port, `nats-${n + 1}`)
@@ -124,7 +128,9 @@ export class FaultWorld {
       ...plan,
       env: {
         ...FAST,
+        PERCOLATE_MOVE_AFTER_REQUESTS: String(MOVE_AFTER_REQUESTS),
         PERCOLATE_DISK_RESERVE_BYTES: String(DISK_RESERVE_BYTES),
+        PERCOLATE_S3_ENDPOINT: `http://${host}:${portAt('s3')}`,
         PERCOLATE_EMBEDDING_URL: provider.url,
         PERCOLATE_EMBEDDING_MODEL: 'under-test',
       },
