@@ -3,7 +3,7 @@ import { conditionalClient, HOT_ENTITIES, INITIAL, plainClient, resourceClient }
 import { openDoors } from './faults/doors.ts'
 import { Feed } from './faults/feeds.ts'
 import { type Idle, idleProblem, measureIdle } from './faults/idle.ts'
-import { type FaultKind, faultKinds, inflictions, obstacle } from './faults/kinds.ts'
+import { type FaultContext, type FaultKind, faultKinds, inflictions, obstacle } from './faults/kinds.ts'
 import { Recorder } from './faults/recorder.ts'
 import {
   type ConditionalVerdict,
@@ -55,6 +55,7 @@ const PAUSE_MS = 400
 /** Clients that write under conditions, for each tenant. */
 const CONDITIONAL_CLIENTS = 3
 const RESOURCE_CLIENTS = 2
+const AGAIN_MAX = 3
 
 const sleep = (ms: number) => new Promise(resolve => setTimeout(resolve, ms))
 
@@ -157,22 +158,24 @@ class FaultRun {
     }
   }
 
-  async #inflictAll(
-    kinds: readonly FaultKind[],
-    context: Parameters<(typeof inflictions)['kill node']>[0],
-  ): Promise<void> {
+  async #inflictAll(kinds: readonly FaultKind[], context: FaultContext): Promise<void> {
     const { faults } = this.#options
-    for (let n = 0; n < faults; n++) {
-      const kind = kinds[n % kinds.length]!
-      const startedAt = Date.now()
-      const missed = await inflictions[kind](context)
-      if (typeof missed === 'string') this.#missed.push(`${kind}: ${missed}`)
-      else this.#faults.set(kind, (this.#faults.get(kind) ?? 0) + 1)
-      await sleep(PAUSE_MS)
-      this.#say(
-        `fault ${n + 1} of ${faults}: ${kind}${typeof missed === 'string' ? ` MISSED (${missed})` : ''}, ${((Date.now() - startedAt) / 1000).toFixed(1)} s; ${this.#recorder.history.writes.length} writes`,
-      )
-    }
+    for (let n = 0; n < faults; n++) await this.#inflict(kinds[n % kinds.length]!, context, `${n + 1} of ${faults}`)
+    // Some need a moment that did not come; a kind that was to be there has to be there.
+    for (let again = 0; again < AGAIN_MAX; again++)
+      for (const kind of kinds.slice(0, faults))
+        if (!this.#faults.has(kind)) await this.#inflict(kind, context, 'once more')
+  }
+
+  async #inflict(kind: FaultKind, context: FaultContext, which: string): Promise<void> {
+    const startedAt = Date.now()
+    const missed = await inflictions[kind](context)
+    if (typeof missed === 'string') this.#missed.push(`${kind}: ${missed}`)
+    else this.#faults.set(kind, (this.#faults.get(kind) ?? 0) + 1)
+    await sleep(PAUSE_MS)
+    const note = typeof missed === 'string' ? ` MISSED (${missed})` : ''
+    const seconds = ((Date.now() - startedAt) / 1000).toFixed(1)
+    this.#say(`fault ${which}: ${kind}${note}, ${seconds} s; ${this.#recorder.history.writes.length} writes`)
   }
 
   #report({

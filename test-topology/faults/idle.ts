@@ -1,5 +1,6 @@
 import { readFileSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
+import type { LocalCluster } from '../../src/cluster/cluster.ts'
 import type { FaultWorld } from './world.ts'
 
 /** What a cluster does when nobody asks anything of it. */
@@ -10,7 +11,7 @@ export interface Idle {
   readonly cpu: number
 }
 
-const MEASURED_MS = 5000
+const MEASURED_MS = 3000
 /** As Linux counts for programs, whatever it does inside. */
 const TICKS_PER_SECOND = 100
 /** After everything it may do so much more than before anything, and a little for chance. */
@@ -18,12 +19,12 @@ const TIMES_MAX = 3
 const MESSAGES_MORE_MAX = 20
 
 export async function measureIdle(world: FaultWorld): Promise<Idle> {
-  const [messages, cpu] = [await messagesOf(world), cpuOf(world)]
+  const [messages, cpu] = [await natsMessages(world.cluster), cpuOf(world)]
   const startedAt = performance.now()
   await sleep(MEASURED_MS)
   const seconds = (performance.now() - startedAt) / 1000
   const perSecond = (value: number) => Math.round((value / seconds) * 1000) / 1000
-  return { messages: perSecond((await messagesOf(world)) - messages), cpu: perSecond(cpuOf(world) - cpu) }
+  return { messages: perSecond((await natsMessages(world.cluster)) - messages), cpu: perSecond(cpuOf(world) - cpu) }
 }
 
 export function idleProblem(before: Idle, after: Idle): string | undefined {
@@ -31,7 +32,8 @@ export function idleProblem(before: Idle, after: Idle): string | undefined {
   return `idle, the cluster sends ${after.messages} messages a second to NATS; before the faults it was ${before.messages}`
 }
 
-async function messagesOf({ cluster }: FaultWorld): Promise<number> {
+/** What all servers have taken from clients that are connected now. */
+export async function natsMessages(cluster: LocalCluster): Promise<number> {
   const all = await Promise.all(
     cluster.addresses.natsMonitors.map(async ({ at }) => {
       const { connections } = (await (await fetch(`http://${at}/connz`)).json()) as {

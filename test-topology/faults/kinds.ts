@@ -11,8 +11,8 @@ export interface FaultContext extends ClientContext {
   readonly world: FaultWorld
 }
 
-/** Undefined: it was inflicted; else why it could not be. */
-type Inflict = (context: FaultContext) => Promise<string | undefined | void>
+/** Resolves with a text when it could not be inflicted: why. */
+type Inflict = (context: FaultContext) => Promise<unknown>
 
 /** What a filled disk has left: too little for anything. */
 const DISK_LEFT_BYTES = 4 * 1024 * 1024

@@ -1,3 +1,4 @@
+import { idleFeeds, refusedRequests, silentUploads } from './attacks.ts'
 import { replication, rolling, zoneLoss } from './faults.ts'
 import { affinity, scalingUp } from './routing.ts'
 import { endToEnd, scaleToZero, workers } from './scaling.ts'
@@ -13,4 +14,7 @@ export const scenarios: readonly Scenario[] = [
   endToEnd,
   zoneLoss,
   rolling,
+  refusedRequests,
+  idleFeeds,
+  silentUploads,
 ]

@@ -207,12 +207,24 @@ describe('a cluster scaled to zero', () => {
 describe('a cluster under load', () => {
   it('loses no acknowledged write to kills, stops, partitions and wrong clocks', { timeout: 300_000 }, async () => {
     const folder = await tempFolder()
-    const report = await runFaults({ dataDir: folder, faults: 10 })
+    // One of each sort; the long command has them all.
+    const kinds = [
+      'kill node',
+      'kill nats-server',
+      'stop node at a chosen point',
+      'restart all nats-servers',
+      'partition node from NATS',
+      'isolate node in the kernel',
+      'clock of a running node jumps',
+    ] as const
+    const report = await runFaults({ dataDir: folder, faults: kinds.length, kinds })
     console.log(JSON.stringify(report))
     expect(report.violations).toEqual([])
     expect(report.attempted).toBeGreaterThan(200)
     for (const level of ['local', 'stream', 'replicated']) expect(report.acknowledged[level]).toBeGreaterThan(10)
     expect(report.bookmarkedReads).toBeGreaterThan(20)
+    expect(report.conditional.acknowledged).toBeGreaterThan(20)
+    expect(report.feeds.events).toBeGreaterThan(100)
     await remove(folder)
   })
 
