@@ -32,6 +32,35 @@ class Expired extends Error {
   }
 }
 
+export interface Missing {
+  readonly missing: readonly string[]
+  /** How many there are that should have come. */
+  readonly expected: number
+}
+
+/**
+ * Which acknowledged changes of a tenant are not among what a feed has `seen` (by `kind/id`, the latest clock). Of changes of one record only the last must come: what is brought up to date record by record has no
+ * others. What was called before the feed said that it must be read anew need not come, nor what need not have survived.
+ */
+export function missingChanges(
+  recorder: Pick<Recorder, 'history' | 'resources' | 'wasLosable'>,
+  tenant: string,
+  seen: ReadonlyMap<string, string>,
+  expiredAtMs: number,
+): Missing {
+  const expected = new Map<string, string>()
+  const expect = (name: string, acked: { clock: string; reached: string; node: string }, calledAtMs: number) => {
+    if (calledAtMs <= expiredAtMs || recorder.wasLosable(tenant, acked, calledAtMs)) return
+    if ((expected.get(name) ?? '') < acked.clock) expected.set(name, acked.clock)
+  }
+  for (const write of recorder.history.writes)
+    if (write.tenant === tenant && write.acked) expect(`entity/${write.entity}`, write.acked, write.calledAtMs ?? 0)
+  for (const write of recorder.resources)
+    if (write.tenant === tenant) expect(`resource/${write.id}`, write, write.calledAtMs)
+  const missing = [...expected].filter(([name, clock]) => (seen.get(name) ?? '') < clock).map(([name]) => name)
+  return { missing, expected: expected.size }
+}
+
 /** One follower of a tenant's changes for the whole run: it comes back with its cursor, to another node each time, whatever happens. */
 export class Feed {
   readonly name: string
@@ -62,29 +91,9 @@ export class Feed {
     await this.#running
   }
 
-  /** What was acknowledged and should have come, but has not; with how many there are that should. */
-  missing(recorder: Recorder): { readonly missing: readonly string[]; readonly expected: number } {
-    const expected = new Map<string, string>()
-    const expect = (name: string, clock: string) => {
-      if ((expected.get(name) ?? '') < clock) expected.set(name, clock)
-    }
-    for (const { tenant, entity, acked, calledAtMs = 0 } of recorder.history.writes)
-      if (
-        tenant === this.tenant &&
-        acked &&
-        calledAtMs > this.#expiredAtMs &&
-        !recorder.wasLosable(tenant, acked, calledAtMs)
-      )
-        expect(`entity/${entity}`, acked.clock)
-    for (const write of recorder.resources)
-      if (
-        write.tenant === this.tenant &&
-        write.calledAtMs > this.#expiredAtMs &&
-        !recorder.wasLosable(write.tenant, write, write.calledAtMs)
-      )
-        expect(`resource/${write.id}`, write.clock)
-    const missing = [...expected].filter(([name, clock]) => (this.#seen.get(name) ?? '') < clock).map(([name]) => name)
-    return { missing, expected: expected.size }
+  /** What was acknowledged and should have come, but has not. */
+  missing(recorder: Recorder): Missing {
+    return missingChanges(recorder, this.tenant, this.#seen, this.#expiredAtMs)
   }
 
   async #run(first: number): Promise<void> {
