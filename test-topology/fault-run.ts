@@ -1,3 +1,4 @@
+import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { conditionalClient, HOT_ENTITIES, INITIAL, plainClient, resourceClient } from './faults/clients.ts'
 import { openDoors } from './faults/doors.ts'
@@ -40,6 +41,8 @@ export interface FaultReport {
   readonly deletes: number
   readonly conditional: Omit<ConditionalVerdict, 'problems'>
   readonly resources: number
+  /** Processes that ended by themselves and were started again; a running node may when its files go bad. */
+  readonly ended: readonly string[]
   readonly bookmarkedReads: number
   readonly feeds: { readonly events: number; readonly expired: number; readonly reconnects: number }
   readonly protocols: Readonly<Record<string, number>>
@@ -133,6 +136,7 @@ class FaultRun {
       await sleep(SETTLE_MS)
       const after = await measureIdle(world)
       const busy = idleProblem(before, after)
+      await recorder.save(join(this.#options.dataDir, 'history.json'))
       return this.#report({
         violations: [
           ...settled.problems,
@@ -201,6 +205,7 @@ class FaultRun {
       deletes: acked.filter(({ action }) => action === 'delete').length,
       conditional: figures,
       resources: resources.length,
+      ended: this.#world.ended,
       bookmarkedReads: history.reads.length,
       feeds: {
         events: sum(feed => feed.events),

@@ -18,11 +18,9 @@ const UNPUBLISHED_MS = 2000
 export async function corruptCopy(context: FaultContext, isRunning: boolean): Promise<string | undefined> {
   const { world, recorder, tenants } = context
   const tenant = recorder.oneOf(tenants)
-  if (!(await hasEqualHolders(context, tenant))) return `${tenant} has no equal copies now`
-  const before = await holdersOf(context, tenant)
-  const current = before?.holders.filter(({ copy, state }) => copy === 'current' && state === 'active') ?? []
-  if (current.length < 2) return `${tenant} has one copy only`
-  const { node } = recorder.oneOf(current)
+  const whole = await wholeHolders(context, tenant)
+  if (whole.length < 2) return `${tenant} has not two copies that are current now`
+  const node = recorder.oneOf(whole)
   const program = world.program(node)
   const folder = join(world.folderOf(node), 'tenants', tenant)
   const fromMs = performance.now() - UNPUBLISHED_MS
@@ -40,20 +38,26 @@ export async function corruptCopy(context: FaultContext, isRunning: boolean): Pr
     loss.untilMs = performance.now()
     return `the copy of ${tenant} on ${node} has no table`
   }
-  // Somebody has to read it before it shows.
-  const { url } = world.cluster.addresses.nodes.find(({ name }) => name === node)!
-  for (const path of ['entities?limit=500', 'resources?limit=200'])
-    await ask(`${url}/api/v1/${path}`, 'GET', { 'x-tenant-id': tenant }).catch(() => undefined)
+  // Somebody has to read it before it shows; then the copy is made anew, or another node has one.
   for (const until = Date.now() + NOTICED_MS_MAX; Date.now() < until; await sleep(500))
-    if (await hasEqualHolders(context, tenant)) break
+    if ((await isReadable(context, node, tenant)) && (await wholeHolders(context, tenant)).length >= 2) break
   loss.untilMs = performance.now()
   return undefined
 }
 
-export async function hasEqualHolders({ world }: Pick<FaultContext, 'world'>, tenant: string): Promise<boolean> {
-  const { url } = world.cluster.addresses.nodes[0]!
-  const answer = await ask(`${url}/api/v1/replication/check`, 'GET', { 'x-tenant-id': tenant }).catch(() => undefined)
-  return answer?.body?.equal === true && answer.body.comparisons.length > 0
+/** Nodes whose copies call themselves current. */
+async function wholeHolders(context: FaultContext, tenant: string): Promise<string[]> {
+  const { holders = [] } = (await holdersOf(context, tenant)) ?? {}
+  return holders.filter(({ copy, state }) => copy === 'current' && state === 'active').map(({ node }) => node)
+}
+
+async function isReadable({ world }: FaultContext, node: string, tenant: string): Promise<boolean> {
+  const { url } = world.cluster.addresses.nodes.find(({ name }) => name === node)!
+  for (const path of ['entities?limit=500', 'resources?limit=500']) {
+    const answer = await ask(`${url}/api/v1/${path}`, 'GET', { 'x-tenant-id': tenant }).catch(() => undefined)
+    if (answer?.status !== 200) return false
+  }
+  return true
 }
 
 async function tablesOf(folder: string): Promise<string[]> {

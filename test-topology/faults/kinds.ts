@@ -19,6 +19,8 @@ const DISK_LEFT_BYTES = 4 * 1024 * 1024
 /** After all servers of NATS were away a watch may say nothing for ten seconds while all else works. */
 const DEAF_MS = 10_000
 const SLOW_WRITES = 6
+/** The provider's own limit, and some for the rest of a drain. */
+const DRAIN_MS_MAX = 40_000
 
 const some = ({ recorder, world }: FaultContext): string => recorder.oneOf(world.nodes)
 const between = ({ recorder }: FaultContext, from: number, to: number): number => from + recorder.random() * (to - from)
@@ -88,12 +90,19 @@ const drain =
       ),
     )
     await sleep(300)
+    const startedAt = performance.now()
     const stopped = world.program(node).stop()
-    await sleep(between(context, 1000, 3000))
-    world.provider.release()
+    // One that hangs goes on hanging for as long as the node takes.
+    if (!isHanging) {
+      await sleep(between(context, 1000, 3000))
+      world.provider.release()
+    }
     await stopped
+    const tookMs = performance.now() - startedAt
+    world.provider.release()
     await Promise.all(writes)
     await world.program(node).start()
+    return tookMs > DRAIN_MS_MAX ? `the drain took ${Math.round(tookMs / 1000)} s` : undefined
   }
 
 const stopAtPoint: Inflict = async context => {

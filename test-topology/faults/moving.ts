@@ -5,7 +5,7 @@ import type { FaultContext } from './kinds.ts'
 
 const MOVE_MS_MAX = 30_000
 const READERS = 8
-const WRITERS_PER_HOLDER = 3
+const WRITERS_PER_NODE = 3
 const PROVIDER_MS = 900
 
 export interface Holders {
@@ -28,7 +28,7 @@ export async function holdersOf({ world }: Pick<FaultContext, 'world'>, tenant: 
 }
 
 /**
- * Sends a tenant's traffic to a node that does not hold it, so that the copy moves there, while writes that wait for the embedding provider are under way at the holders: one of them loses its copy in the
+ * Sends a tenant's traffic to a node that does not hold it, so that the copy moves there, while writes that wait for the embedding provider are under way on every node: one of them loses its copy in the
  * middle of them.
  */
 export async function moveAway(context: FaultContext): Promise<string | undefined> {
@@ -54,12 +54,15 @@ export async function moveAway(context: FaultContext): Promise<string | undefine
   }
   const working = [
     ...Array.from({ length: READERS }, reader),
-    ...from.flatMap(node => Array.from({ length: WRITERS_PER_HOLDER }, (_, w) => writer(node, w))),
+    ...world.nodes.flatMap(node => Array.from({ length: WRITERS_PER_NODE }, (_, w) => writer(node, w))),
   ]
+  const held = new Set(from)
   let dropped: string | undefined
-  for (const until = Date.now() + MOVE_MS_MAX; Date.now() < until && !dropped; await sleep(100)) {
+  for (const until = Date.now() + MOVE_MS_MAX; Date.now() < until && !dropped; await sleep(50)) {
     const now = await holdersOf(context, tenant)
-    dropped = now && from.find(node => !now.holders.some(holder => holder.node === node))
+    dropped = now && [...held].find(node => !now.holders.some(holder => holder.node === node))
+    // Also the new one, when the old home keeps its place.
+    for (const { node, state } of now?.holders ?? []) if (state !== 'joining') held.add(node)
   }
   isMoving = false
   world.provider.release()

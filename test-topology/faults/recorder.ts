@@ -1,3 +1,4 @@
+import { writeFile } from 'node:fs/promises'
 import type { ClusterHistory, WriteEvent } from '../history.ts'
 import type { RegisterOperation } from '../linearizable.ts'
 import type { Outcome } from './doors.ts'
@@ -87,6 +88,13 @@ export class Recorder {
         loss => loss.tenant === tenant && loss.node === node && calledAtMs >= loss.fromMs && calledAtMs <= loss.untilMs,
       )
     )
+  }
+
+  /** For whoever wants to know how a violation came about. */
+  async save(path: string): Promise<void> {
+    const { history, resources } = this
+    const conditional = Object.fromEntries(this.conditional)
+    await writeFile(path, JSON.stringify({ startedAtMs: performance.timeOrigin, history, resources, conditional }))
   }
 
   /** The history with the writes that need not survive as ones that nobody knows the fate of. */

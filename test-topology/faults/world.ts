@@ -42,6 +42,7 @@ const DISK_RESERVE_BYTES = 32 * 1024 * 1024
 /** Few, so that a busy machine gets there within the window for counting. */
 const MOVE_AFTER_REQUESTS = 60
 const REACH_MS_MAX = 4000
+const RESTART_MS = 1000
 
 const portOf = (address: string): number => Number(/:(\d+)$/.exec(address)![1])
 
@@ -56,6 +57,9 @@ export class FaultWorld {
   readonly nodes: readonly string[] = NODES
   readonly servers: readonly string[] = SERVERS
   readonly controllers = ['controller', 'controller-2'] as const
+  /** Processes that ended though nobody had told them to, with their last words. They were started again. */
+  readonly ended: readonly string[]
+  readonly #stopping: AbortController
   readonly #proxies: ReadonlyMap<string, TcpProxy>
   readonly #second: Program
   readonly #offsets = new Map<string, number>()
@@ -66,6 +70,8 @@ export class FaultWorld {
       proxies: ReadonlyMap<string, TcpProxy>
       second: Program
       dataDir: string
+      ended: readonly string[]
+      stopping: AbortController
     },
   ) {
     this.cluster = parts.cluster
@@ -75,9 +81,15 @@ export class FaultWorld {
     this.#proxies = parts.proxies
     this.#second = parts.second
     this.#dataDir = parts.dataDir
+    this.ended = parts.ended
+    this.#stopping = parts.stopping
   }
 
   static async start({ dataDir, natsServer, say }: WorldOptions): Promise<FaultWorld> {
+    const ended: string[] = []
+    const stopping = new AbortController()
+    const isStopped = stopping.signal
+    let world: FaultWorld | undefined
     const made = Namespaces.make([...NODES, ...SERVERS])
     const namespaces = made instanceof Namespaces ? made : undefined
     if (!(made instanceof Namespaces)) say(`NO NETWORK NAMESPACES HERE, only proxies cut: ${made.reason}`)
@@ -101,7 +113,12 @@ export class FaultWorld {
             wrapperOf: (name: string) => namespaces.wrapperOf(name),
           }
         : {}),
-      onExit: (name: string, reason: string) => say(`${name} ENDED BY ITSELF: ${reason}`),
+      onExit: (name: string, reason: string) => {
+        say(`${name} ENDED BY ITSELF: ${reason}`)
+        ended.push(`${name}: ${reason}`)
+        // As a pod would be.
+        if (!isStopped.aborted) setTimeout(() => !isStopped.aborted && world?.program(name).launch(), RESTART_MS)
+      },
     }
     // Once to learn the ports, once more with the proxies in between.
     const { addresses, secrets } = await LocalCluster.prepare(plan)
@@ -143,7 +160,7 @@ export class FaultWorld {
       }),
     })
     const second = await secondController(cluster, dataDir, host)
-    const world = new FaultWorld({ cluster, provider, namespaces, disks, proxies, second, dataDir })
+    world = new FaultWorld({ cluster, provider, namespaces, disks, proxies, second, dataDir, ended, stopping })
     try {
       await cluster.start()
       await second.start()
@@ -190,6 +207,7 @@ export class FaultWorld {
   }
 
   async stop(): Promise<void> {
+    this.#stopping.abort()
     this.namespaces?.heal()
     this.provider.release()
     await this.#second.stop()
