@@ -1,10 +1,11 @@
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { conditionalClient, HOT_ENTITIES, INITIAL, plainClient, resourceClient } from './faults/clients.ts'
+import type { FaultContext } from './faults/context.ts'
 import { openDoors } from './faults/doors.ts'
 import { Feed } from './faults/feeds.ts'
 import { type Idle, idleProblem, measureIdle } from './faults/idle.ts'
-import { type FaultContext, type FaultKind, faultKinds, inflictions, obstacle } from './faults/kinds.ts'
+import { type FaultKind, faultKinds, inflictions, obstacle } from './faults/kinds.ts'
 import { Recorder } from './faults/recorder.ts'
 import {
   type ConditionalVerdict,

@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { ask } from '../ask.ts'
 import { HOT_ENTITIES } from './clients.ts'
-import type { FaultContext } from './kinds.ts'
+import type { FaultContext } from './context.ts'
 import { holdersOf } from './moving.ts'
 
 /** A byte of each this many is another, in the part of a file that has the data; checksums are over blocks of 4 KiB. */

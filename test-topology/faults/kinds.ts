@@ -1,15 +1,12 @@
 import { rm, statfs, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { addResource, type ClientContext } from './clients.ts'
+import { addResource } from './clients.ts'
+import type { FaultContext } from './context.ts'
 import { corruptCopy } from './corruption.ts'
 import { moveAway } from './moving.ts'
 import { stopPoints } from './stop-points.ts'
 import { type FaultWorld, LEASE_MS } from './world.ts'
-
-export interface FaultContext extends ClientContext {
-  readonly world: FaultWorld
-}
 
 /** Resolves with a text when it could not be inflicted: why. */
 type Inflict = (context: FaultContext) => Promise<unknown>

@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { ask } from '../ask.ts'
 import { addResource } from './clients.ts'
-import type { FaultContext } from './kinds.ts'
+import type { FaultContext } from './context.ts'
 
 const MOVE_MS_MAX = 30_000
 const READERS = 8
