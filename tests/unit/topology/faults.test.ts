@@ -3,7 +3,9 @@ import type { Outcome } from '../../../test-topology/faults/doors.ts'
 import { missingChanges } from '../../../test-topology/faults/feeds.ts'
 import { idleProblem } from '../../../test-topology/faults/idle.ts'
 import { Recorder } from '../../../test-topology/faults/recorder.ts'
+import { explained } from '../../../test-topology/faults/recovery.ts'
 import { checkHistory } from '../../../test-topology/history.ts'
+import { checkLinearizable, type RegisterOperation } from '../../../test-topology/linearizable.ts'
 
 const done = (clock: string, reached = 'stream'): Outcome => ({
   kind: 'done',
@@ -81,5 +83,31 @@ describe('the check of an idle cluster', () => {
     const before = { messages: 70, cpu: 0.1 }
     expect(idleProblem(before, { messages: 150, cpu: 0.1 })).toBeUndefined()
     expect(idleProblem(before, { messages: 900, cpu: 0.9 })).toMatch(/900 messages a second/)
+  })
+})
+
+describe('the check of conditional writes', () => {
+  const operation = (
+    kind: RegisterOperation['kind'],
+    calledAtMs: number,
+    expected: string,
+    version?: string,
+  ): RegisterOperation => ({
+    name: `${kind} at ${calledAtMs}`,
+    kind,
+    calledAtMs,
+    answeredAtMs: kind === 'unknown' ? Number.POSITIVE_INFINITY : calledAtMs + 1,
+    expected,
+    version,
+  })
+  const verdict = (...operations: RegisterOperation[]) => checkLinearizable(explained(operations), 'none').verdict
+
+  it('lets a refusal be by a write that nobody acknowledged and the next home never saw, and by nothing else', () => {
+    const after = operation('written', 20, 'none', 'a')
+    expect(verdict(operation('unknown', 0, 'none', 'u'), operation('refused', 10, 'none'), after)).toBe('linearizable')
+    expect(verdict(operation('refused', 10, 'none'), after)).toBe('violated')
+    expect(verdict(operation('unknown', 15, 'none', 'u'), operation('refused', 10, 'none'), after)).toBe('violated')
+    const twice = operation('written', 30, 'none', 'b')
+    expect(verdict(operation('unknown', 0, 'none', 'u'), after, twice)).toBe('violated')
   })
 })
