@@ -19,7 +19,7 @@ import { Jobs } from './jobs/jobs.ts'
 import type { ObjectStore } from './objects/port.ts'
 import { PeerAuth } from './replication/auth.ts'
 import { Controller } from './replication/controller.ts'
-import { Directory } from './replication/directory.ts'
+import { type Directory, observingDirectory } from './replication/directory.ts'
 import { SnapshotStore } from './replication/snapshots.ts'
 import type { StreamPort } from './stream/port.ts'
 
@@ -54,7 +54,7 @@ export async function startController(options: ControllerRoleOptions): Promise<R
   const { config, logger, time, stream, objects } = options
   const lifecycle = new Lifecycle(logger)
   const name = `controller-${time.random(4).toString('hex')}`
-  const directory = new Directory({
+  const directory = observingDirectory({
     stream,
     time,
     logger,
@@ -62,13 +62,7 @@ export async function startController(options: ControllerRoleOptions): Promise<R
     bytesMax: config.directoryBytesMax,
     leaseMs: config.leaseMs,
     heartbeatMs: config.heartbeatMs,
-    store: {
-      load: async () => ({ placements: [], members: [] }),
-      savePlacement: async () => {},
-      saveMember: async () => {},
-    },
     syncStreams: config.syncStreams,
-    isObserver: true,
   })
   const auth = new PeerAuth(config.clusterSecret, name)
   const peers = new GrpcPeers({ auth, addressOf: node => directory.member(node)?.grpc, timeoutMs: PEER_TIMEOUT_MS })

@@ -526,3 +526,15 @@ export class Directory {
 
 const conflict = (tenant: TenantId) =>
   new PercolateError('CONFLICT', `The placement of ${tenant} changes faster than it can be updated; retry in a moment.`)
+
+/** The directory as a controller has it: it keeps nothing on disk and puts nothing back. */
+export const observingDirectory = (options: Omit<DirectoryOptions, 'store' | 'isObserver'>): Directory =>
+  new Directory({
+    ...options,
+    store: {
+      load: async () => ({ placements: [], members: [] }),
+      savePlacement: async () => {},
+      saveMember: async () => {},
+    },
+    isObserver: true,
+  })

@@ -8,6 +8,7 @@ import type { VersionVector } from '../../src/clock/vector.ts'
 import type { LwwRecord, Op, RecordRef } from '../../src/rem/record.ts'
 import { PeerAuth } from '../../src/replication/auth.ts'
 import { Controller } from '../../src/replication/controller.ts'
+import { observingDirectory } from '../../src/replication/directory.ts'
 import type { PeerHandlers, PeerPort } from '../../src/replication/peer.ts'
 import type { Member, Placement } from '../../src/replication/placement.ts'
 import { type Durability, Replica, type ReplicaSettings } from '../../src/replication/replica.ts'
@@ -619,33 +620,23 @@ export class SimController implements SimClient {
     const { time } = this
     const link = linkOf(cluster, this)
     const stream = new MemoryStream(cluster.log, link)
-    const observer = new Replica({
-      identity: { node: 'controller', disk: 'none', zone: 'none', tier: 'controller', version: 'sim' },
-      addresses: () => ({ http: '', grpc: '' }),
-      settings: cluster.settings,
+    const directory = observingDirectory({
+      stream,
       time,
       logger: loggerOf(cluster, name),
-      stream,
-      activity: new Activity(time, ACTIVE_WINDOW_MS),
-      pool: undefined as never,
-      copies: { tenants: async () => [], has: async () => false, wipe: async () => {}, remove: async () => {} },
-      store: {
-        load: async () => ({ placements: [], members: [] }),
-        savePlacement: async () => {},
-        saveMember: async () => {},
-        loadCursor: async () => undefined,
-        saveCursor: async () => {},
-      },
-      peers: { to: () => undefined as never },
-      snapshots: undefined,
+      replicas: cluster.settings.syncReplicas,
+      leaseMs: cluster.settings.leaseMs,
+      heartbeatMs: cluster.settings.heartbeatMs,
+      bytesMax: cluster.settings.directoryBytesMax,
+      syncStreams: cluster.settings.syncStreams,
     })
-    void observer.directory.start()
+    void directory.start()
     const caller = { node: { id: 'controller' }, time } as unknown as SimProcess
     this.controller = new Controller({
       name,
       time,
       logger: loggerOf(cluster, name),
-      directory: observer.directory,
+      directory,
       stream,
       peers: {
         to: id =>
