@@ -35,7 +35,7 @@ export async function metricsMarkdown(): Promise<string> {
           activity: new Activity(systemTime, 1),
           tier: 'small',
           replica: undefined,
-          changes: { feeds: 0 },
+          changes: { feeds: 0, refused: { total: 0 } },
           disk: new DiskGuard('.', 0),
         }),
     ],

@@ -11,7 +11,7 @@ export interface NodeMetricsOptions {
   readonly activity: Activity
   readonly tier: string
   readonly replica: Replica | undefined
-  readonly changes: Pick<ChangeOperations, 'feeds'>
+  readonly changes: Pick<ChangeOperations, 'feeds' | 'refused'>
   readonly disk: DiskGuard
 }
 
@@ -53,6 +53,11 @@ export function addNodeMetrics({ metrics, pool, activity, tier, replica, changes
   )
   metrics.gauge('percolate_disk_free_bytes', 'Free space of the data directory', () => disk.freeBytes)
   metrics.gauge('percolate_change_feeds', 'Change feeds that are being followed here', () => changes.feeds)
+  metrics.gauge(
+    'percolate_change_feeds_refused_total',
+    'Change feeds refused because there were too many',
+    () => changes.refused.total,
+  )
   addReplicationMetrics(metrics, replica)
 }
 

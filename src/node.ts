@@ -212,6 +212,7 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
         onTenant: id => (replica ? replica.active : activity).note(id),
       },
       chatModel,
+      config,
     )
     const gate = replica && new Gate({ replica, auth, bookmarkWaitMs: config.bookmarkWaitMs })
     if (replica) {
@@ -284,6 +285,8 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
       stop: async () => {
         draining = true
         await replica?.beginDrain()
+        // They would last for ever; their clients come back to another node.
+        operations.changes.close()
         // Routers look at /ready and turn away before the doors close.
         if (replica && config.drainNoticeMs > 0) await time.sleep(config.drainNoticeMs)
         await replica?.handOff(config.drainMs)

@@ -72,12 +72,14 @@ export async function repairFrom(
     const known = new Map(here.map(({ key, digest }) => [key.toString('latin1'), digest]))
     const wanted = there.filter(({ key, digest }) => !known.get(key.toString('latin1'))?.equals(digest))
     for (let at = 0; at < wanted.length; at += REPAIR_RECORDS) {
-      const records = await peer.records(
+      const { records, upTo } = await peer.records(
         tenant,
         incarnation,
         wanted.slice(at, at + REPAIR_RECORDS).map(({ key }) => key),
       )
-      merged += await withCopy(pool, tenant, incarnation, open => mergeTransferred(open, records))
+      merged += await withCopy(pool, tenant, incarnation, open =>
+        mergeTransferred(open, records, upTo ?? theirs.vector),
+      )
     }
     const theirKeys = new Set(there.map(({ key }) => key.toString('latin1')))
     const onlyHere = here.filter(({ key }) => !theirKeys.has(key.toString('latin1'))).map(({ key }) => key)
@@ -99,8 +101,9 @@ async function setAsideSettled(tenant: Tenant, candidates: readonly Buffer[], th
       const latest = record && latestClock(record)
       if (!record || !latest || compareClocks(latest, floor.clock) > 0) continue
       setAside(tenant, staging, ref, { ...record, del: undefined }, ++count)
-      await staging.remove(ref)
+      await staging.remove(ref, floor.clock)
     }
+    staging.logMerged(new Map())
     return count
   }, candidates.length)
 }

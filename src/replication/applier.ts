@@ -25,7 +25,6 @@ const WAITING_BYTES_MAX = 32 * 1024 * 1024
 const PARKED_ENTRIES_MAX = 10_000
 /** Entries that are given up at once. */
 const SKIPPED_MAX = 100_000
-const NOTHING = Buffer.alloc(0)
 /** Kinds of refusal that are logged once each. */
 const LOGGED_MAX = 1000
 
@@ -124,10 +123,8 @@ export class Applier {
       if (next <= last + 1 || next - last > SKIPPED_MAX) continue
       skipped.push({ origin, from: last + 1, to: next - 1 })
       // Should one of them turn up after all, it is applied.
-      await tenant.change(async staging => {
-        for (let sequence = last + 1; sequence < next; sequence++) staging.put(keys.skipped(origin, sequence), NOTHING)
-        staging.joinVector(new Map([[origin, next - 1]]))
-      })
+      const lost = Array.from({ length: next - 1 - last }, (_, n) => [origin, last + 1 + n] as const)
+      await tenant.change(async staging => staging.joinVector(new Map([[origin, next - 1]]), lost))
     }
     await this.settle(tenant)
     return skipped

@@ -317,9 +317,7 @@ export class Follower {
     const has = (open: Tenant) => (open.vector.get(origin) ?? 0) >= sequence
     await time.sleep(hintGraceMs, { signal, ref: false }).catch(() => {})
     if (signal.aborted) return
-    const arrived = await pool
-      .use(tenant, open => open.waitUntil(() => has(open), hintGraceMs * 4, signal))
-      .catch(() => true)
+    const arrived = await pool.waitFor(tenant, has, { timeoutMs: hintGraceMs * 4, signal }).catch(() => true)
     if (arrived !== false || signal.aborted || !this.#options.takesEntries(tenant)) return
     await this.unfollow(tenant)
     this.follow(tenant)

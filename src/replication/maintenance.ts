@@ -248,8 +248,9 @@ export class Maintenance {
     const everything = vector
     for (const holder of others)
       if (!(await peers.to(holder.node).awaitVector(tenant, incarnation, everything, waitMs))) return false
+    if ((await pool.waitFor(tenant, open => open.covers(everything), { timeoutMs: waitMs })) === false) return false
     const moved = await pool.use(tenant, async open => {
-      if (!(await open.waitUntil(() => open.covers(everything), waitMs))) return false
+      if (open.identity.incarnation !== incarnation || !open.covers(everything)) return false
       // Who was made a holder meanwhile was made from one that promised.
       const guard = homes.guard(tenant, homes.assertHome(tenant))
       await open.write(() => ({ ops: [planFloor({ clock, vector: everything })], result: undefined }), { guard })

@@ -46,9 +46,16 @@ export interface TransferHead {
   readonly source: string
 }
 
+/** Records of a copy. */
+export interface TransferRecords {
+  readonly records: readonly TransferRecord[]
+  /** They have nothing beyond it; they may have more than the head's vector, since writers go on. Older versions do not say. */
+  readonly upTo?: VersionVector | undefined
+}
+
 export type TransferPart =
   | { readonly head: TransferHead }
-  | { readonly records: readonly TransferRecord[] }
+  | TransferRecords
   /** The number of records that came before. */
   | { readonly end: { readonly records: number } }
 
@@ -73,7 +80,7 @@ export interface PeerHandlers {
   digests(tenant: TenantId, incarnation: string): Promise<Digests>
   /** Keys with digests of the records in one bucket. */
   bucket(tenant: TenantId, incarnation: string, bucket: number): Promise<{ key: Buffer; digest: Buffer }[]>
-  records(tenant: TenantId, incarnation: string, keys: readonly Buffer[]): Promise<TransferRecord[]>
+  records(tenant: TenantId, incarnation: string, keys: readonly Buffer[]): Promise<TransferRecords>
   /** Promises to write nothing at or below `clock`; its vector, with all that it wrote before. */
   promiseFloor(tenant: TenantId, incarnation: string, clock: Clock): Promise<VersionVector>
   /** Its vector, when its copy has applied all of the stream up to `sequence`, after reading on if it had not; else undefined. */

@@ -3,7 +3,7 @@ import type { Logger } from '../base/logger.ts'
 import { compareClocks } from '../clock/hlc.ts'
 import { dominates, type VersionVector } from '../clock/vector.ts'
 import { decodeEntry } from '../storage/codec.ts'
-import { keys, prefixes, prefixRange, space } from '../storage/keys.ts'
+import { prefixes, prefixRange, space } from '../storage/keys.ts'
 import { collect } from '../storage/kv.ts'
 import type { TenantPool } from '../tenant/pool.ts'
 import type { Applier } from './applier.ts'
@@ -64,11 +64,7 @@ export class Reconciler {
       return false
     }
     if (!(await this.reconcile(tenant, from))) return false
-    await pool.use(tenant, open =>
-      open.change(async staging => {
-        for (const [origin, sequence] of skipped) staging.del(keys.skipped(origin, sequence))
-      }),
-    )
+    await pool.use(tenant, open => open.change(staging => staging.regain(skipped)))
     return true
   }
 

@@ -359,11 +359,16 @@ export class Replica {
     if (wanted === 'local') return 'local'
     const { pool, time } = this.#options
     const until = time.monotonic() + timeoutMs
-    const published = await pool.use(tenant, open =>
-      open.waitUntil(
-        () => isOnly(origins, open.origin) && open.isPublished(position.get(open.origin) ?? 0),
-        isOnly(origins, open.origin) ? timeoutMs : 0,
-      ),
+    const isPublished = (open: Tenant) =>
+      isOnly(origins, open.origin) && open.isPublished(position.get(open.origin) ?? 0)
+    let published = false
+    await pool.waitFor(
+      tenant,
+      open => {
+        published = isPublished(open)
+        return published || !isOnly(origins, open.origin)
+      },
+      { timeoutMs },
     )
     if (wanted === 'stream') return published ? 'stream' : 'local'
     const applied = await this.#appliedElsewhere(tenant, position, Math.max(0, until - time.monotonic()))
@@ -399,8 +404,7 @@ export class Replica {
 
   /** Waits until this copy has everything up to `vector`; false when it has not in time. */
   async covers(tenant: TenantId, vector: VersionVector, timeoutMs: number): Promise<boolean> {
-    const covered = await this.#options.pool.use(tenant, open => open.waitUntil(() => open.covers(vector), timeoutMs))
-    return covered ?? false
+    return (await this.#options.pool.waitFor(tenant, open => open.covers(vector), { timeoutMs })) ?? false
   }
 
   /** Announces that this node is going, so that routers and forwarders turn to others. It goes on answering. */

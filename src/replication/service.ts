@@ -12,7 +12,7 @@ import type { Copies } from './copies.ts'
 import type { Follower } from './follower.ts'
 import type { Homes } from './homes.ts'
 import { countLate, lateEntries } from './late.ts'
-import type { CopyStatus, Digests, PeerHandlers, TransferPart, TransferRecord } from './peer.ts'
+import type { CopyStatus, Digests, PeerHandlers, TransferPart, TransferRecords } from './peer.ts'
 import type { Reconciler } from './reconciler.ts'
 import { digestBucket, digestTenant, exportRecords, exportTenant, readSkipped } from './transfer.ts'
 import { withCopy } from './with-copy.ts'
@@ -21,6 +21,9 @@ import { withCopy } from './with-copy.ts'
 const AWAIT_MS_MAX = 60_000
 /** Copies that are sent at once. */
 const TRANSFERS_MAX = 4
+
+const otherIncarnation = () =>
+  new PercolateError('TENANT_UNAVAILABLE', 'This node has another incarnation of the tenant.')
 
 export interface PeerServiceOptions {
   readonly node: string
@@ -65,10 +68,14 @@ export class PeerService implements PeerHandlers {
     return pool.use(tenant, describe, { create: state === 'current' })
   }
 
-  awaitVector(tenant: TenantId, incarnation: string, vector: VersionVector, timeoutMs: number): Promise<boolean> {
-    return withCopy(this.#options.pool, tenant, incarnation, open =>
-      open.waitUntil(() => open.covers(vector), Math.min(timeoutMs, AWAIT_MS_MAX)),
-    )
+  async awaitVector(tenant: TenantId, incarnation: string, vector: VersionVector, timeoutMs: number): Promise<boolean> {
+    const covers = (open: Tenant) => {
+      if (open.identity.incarnation !== incarnation) throw otherIncarnation()
+      return open.covers(vector)
+    }
+    const reached = await this.#options.pool.waitFor(tenant, covers, { timeoutMs: Math.min(timeoutMs, AWAIT_MS_MAX) })
+    if (reached === undefined) throw new PercolateError('TENANT_UNAVAILABLE', 'This node has no copy of the tenant.')
+    return reached
   }
 
   async *transfer(tenant: TenantId, incarnation: string, from: Buffer | undefined): AsyncGenerator<TransferPart> {
@@ -80,8 +87,7 @@ export class PeerService implements PeerHandlers {
     this.#transfers++
     try {
       yield* pool.stream(tenant, open => {
-        if (open.identity.incarnation !== incarnation)
-          throw new PercolateError('TENANT_UNAVAILABLE', 'This node has another incarnation of the tenant.')
+        if (open.identity.incarnation !== incarnation) throw otherIncarnation()
         return exportTenant(open, node, from)
       })
     } finally {
@@ -97,8 +103,11 @@ export class PeerService implements PeerHandlers {
     return withCopy(this.#options.pool, tenant, incarnation, open => digestBucket(open, bucket))
   }
 
-  records(tenant: TenantId, incarnation: string, keys: readonly Buffer[]): Promise<TransferRecord[]> {
-    return withCopy(this.#options.pool, tenant, incarnation, open => exportRecords(open, keys))
+  records(tenant: TenantId, incarnation: string, keys: readonly Buffer[]): Promise<TransferRecords> {
+    return withCopy(this.#options.pool, tenant, incarnation, async open => ({
+      records: await exportRecords(open, keys),
+      upTo: new Map(open.reach),
+    }))
   }
 
   promiseFloor(tenant: TenantId, incarnation: string, clock: Clock): Promise<VersionVector> {

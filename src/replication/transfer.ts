@@ -47,13 +47,13 @@ export async function* exportTenant(
       bytes += key.length + record.record.length + record.vectors.reduce((sum, { vector }) => sum + vector.length, 0)
       count++
       if (records.length >= PART_RECORDS || bytes >= PART_BYTES) {
-        yield { records }
+        yield { records, upTo: new Map(tenant.reach) }
         records = []
         bytes = 0
       }
     }
   }
-  if (records.length > 0) yield { records }
+  if (records.length > 0) yield { records, upTo: new Map(tenant.reach) }
   yield { end: { records: count } }
 }
 
@@ -95,7 +95,6 @@ async function exportRecord(tenant: Tenant, key: Buffer, value: Buffer): Promise
 
 /** Given-up entries that travel with a copy, at most. */
 const SKIPPED_MAX = 10_000
-const NOTHING = Buffer.alloc(0)
 
 export async function readSkipped(tenant: Tenant): Promise<[string, number][]> {
   const skipped: [string, number][] = []
@@ -148,6 +147,7 @@ export async function importTransfer(
   let skipped: TransferHead['skipped'] = []
   let records = 0
   let changed = 0
+  let regains = false
   let merging: VersionVector = new Map()
   for await (const part of parts) {
     if ('head' in part) {
@@ -161,6 +161,9 @@ export async function importTransfer(
       if (floor && !dominates(part.head.vector, floor.vector)) throw invalid('its copy is below the floor of this one')
       if (!options.resumable) {
         const given = await readSkipped(tenant)
+        const lacks = new Set(part.head.skipped.map(([origin, sequence]) => `${origin} ${sequence}`))
+        const { vector: has } = part.head
+        regains = given.some(([origin, n]) => (has.get(origin) ?? 0) >= n && !lacks.has(`${origin} ${n}`))
         if (theirs && isUnseenBelow(theirs, given, part.head.skipped))
           throw invalid('this copy is below the floor of that one')
         if (floor && isUnseenBelow(floor, part.head.skipped, given))
@@ -176,10 +179,13 @@ export async function importTransfer(
       const decoded = part.records.map(decodeTransferred)
       const certain = vector
       const last = part.records.at(-1)
-      changed += await tenant.merge(decoded, staging => {
-        if (options.resumable && last)
-          staging.put(keys.meta('transfer'), packValue([last.key, vectorToObject(certain)]))
-        if (!options.resumable) staging.put(keys.meta('merging'), packValue(vectorToObject(merging)))
+      changed += await tenant.merge(decoded, joinVectors(certain, part.upTo ?? new Map()), {
+        regains,
+        also: staging => {
+          if (options.resumable && last)
+            staging.put(keys.meta('transfer'), packValue([last.key, vectorToObject(certain)]))
+          if (!options.resumable) staging.put(keys.meta('merging'), packValue(vectorToObject(merging)))
+        },
       })
       records += decoded.length
       options.onRecords?.(decoded.length)
@@ -187,9 +193,7 @@ export async function importTransfer(
       if (part.end.records !== records) throw invalid(`it has ${records} records of ${part.end.records}`)
       const complete = vector
       const finish = async (staging: Staging) => {
-        for (const [origin, sequence] of skipped)
-          if ((staging.vector.get(origin) ?? 0) < sequence) staging.put(keys.skipped(origin, sequence), NOTHING)
-        staging.joinVector(complete)
+        staging.joinVector(complete, skipped)
         staging.del(keys.meta('transfer'))
         staging.del(keys.meta('merging'))
       }
@@ -225,9 +229,13 @@ function decodeTransferred({ key, record, vectors }: TransferRecord) {
   }
 }
 
-/** Merges single records of another copy. */
-export async function mergeTransferred(tenant: Tenant, records: readonly TransferRecord[]): Promise<number> {
-  return tenant.merge(records.map(decodeTransferred))
+/** Merges single records of another copy, which had no more than `upTo`: a repair. */
+export async function mergeTransferred(
+  tenant: Tenant,
+  records: readonly TransferRecord[],
+  upTo: VersionVector,
+): Promise<number> {
+  return tenant.merge(records.map(decodeTransferred), upTo, { regains: true })
 }
 
 export async function exportRecords(tenant: Tenant, wanted: readonly Buffer[]): Promise<TransferRecord[]> {
@@ -298,7 +306,11 @@ export function encodePart(part: TransferPart): Buffer {
           part.head.skipped,
         ]
       : 'records' in part
-        ? [1, part.records.map(({ key, record, vectors }) => [key, record, vectors.map(v => [v.model, v.vector])])]
+        ? [
+            1,
+            part.records.map(({ key, record, vectors }) => [key, record, vectors.map(v => [v.model, v.vector])]),
+            part.upTo ? vectorToObject(part.upTo) : null,
+          ]
         : [2, part.end.records]
   const body = Buffer.concat([Buffer.from([PART_VERSION]), packValue(fields)])
   return Buffer.concat([body, createHash('sha256').update(body).digest()])
@@ -340,6 +352,7 @@ export function decodePart(bytes: Buffer): TransferPart {
   if (kind === 2) return { end: { records: fields[0] as number } }
   const records = fields[0] as [Uint8Array, Uint8Array, [string, Uint8Array][]][]
   return {
+    upTo: fields[1] ? vectorFromObject(fields[1]) : undefined,
     records: records.map(([key, record, vectors]) => ({
       key: Buffer.from(key),
       record: Buffer.from(record),

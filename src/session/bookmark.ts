@@ -13,13 +13,29 @@ const BOOKMARK_CHARS_MAX = 8192
 export const encodeBookmark = ({ incarnation, vector }: Bookmark): string =>
   packValue([1, incarnation, vectorToObject(vector)]).toString('base64url')
 
+/** A bookmark that a feed gave: also, whether the follower lacks something that the vector counts; see `FeedPosition`. */
+export interface FeedCursor extends Bookmark {
+  readonly lost: string
+}
+
+export const encodeFeedCursor = ({ incarnation, vector, lost }: FeedCursor): string =>
+  lost === ''
+    ? encodeBookmark({ incarnation, vector })
+    : packValue([1, incarnation, vectorToObject(vector), lost]).toString('base64url')
+
 /** `field` names where it came from, for the error. */
 export function parseBookmark(text: string, field: string): Bookmark {
+  const { incarnation, vector } = parseFeedCursor(text, field)
+  return { incarnation, vector }
+}
+
+export function parseFeedCursor(text: string, field: string): FeedCursor {
   try {
     if (text.length > BOOKMARK_CHARS_MAX || !/^[A-Za-z0-9_-]+$/.test(text)) throw new Error('not base64url')
-    const [version, incarnation, vector] = unpackValue(Buffer.from(text, 'base64url')) as [number, string, unknown]
+    const [version, incarnation, vector, lost = ''] = unpackValue(Buffer.from(text, 'base64url')) as unknown[]
     const parsed = vectorFromObject(vector)
-    if (version === 1 && typeof incarnation === 'string' && parsed) return { incarnation, vector: parsed }
+    if (version === 1 && typeof incarnation === 'string' && parsed && typeof lost === 'string')
+      return { incarnation, vector: parsed, lost }
   } catch {
     // One message for every way of being wrong.
   }

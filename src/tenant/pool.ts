@@ -36,6 +36,19 @@ interface Slot {
   usedAtMs: number
 }
 
+/** Waits for something of a tenant, without keeping it open. */
+export interface Watch {
+  /** Whether it held, or may hold now (the tenant was closed for a change of its files); false after `timeoutMs` without, or when the signal fires. */
+  wait(timeoutMs: number, signal?: AbortSignal): Promise<boolean>
+  /** To be called always, and once. */
+  stop(): void
+}
+
+interface Watcher {
+  readonly met: (tenant: Tenant) => boolean
+  readonly wake: () => void
+}
+
 export interface PoolStats {
   readonly open: number
   readonly leases: number
@@ -58,6 +71,7 @@ export class TenantPool {
   readonly #opens = new Semaphore({ permits: 4, waitersMax: 10_000, name: 'opening tenants' })
   /** Tenants that {@link exclusive} keeps closed. */
   readonly #held = new Map<TenantId, Promise<void>>()
+  readonly #watchers = new Map<TenantId, Set<Watcher>>()
   #freed: (() => void)[] = []
   #stopped = false
   #opened = 0
@@ -97,6 +111,53 @@ export class TenantPool {
       yield* work(slot.tenant!)
     } finally {
       this.#release(slot)
+    }
+  }
+
+  /**
+   * Waits until `met` holds, looking after every commit and publication; false when it does not in time, undefined when there is no such tenant. The tenant is in use only while it is looked at, so
+   * that waiting keeps nobody else out: what held may hold no more when this resolves.
+   */
+  async waitFor(
+    id: TenantId,
+    met: (tenant: Tenant) => boolean,
+    { timeoutMs, signal }: { timeoutMs: number; signal?: AbortSignal },
+  ): Promise<boolean | undefined> {
+    const { time } = this.#options
+    const until = time.monotonic() + timeoutMs
+    for (let isWoken = true; ; ) {
+      const watch = this.watch(id, met)
+      try {
+        const isMet = isWoken ? await this.use(id, async tenant => met(tenant)) : false
+        if (isMet !== false) return isMet
+        isWoken = await watch.wait(until - time.monotonic(), signal)
+        if (!isWoken) return false
+      } finally {
+        watch.stop()
+      }
+    }
+  }
+
+  /** Begins to look for `met` after every commit and publication of a tenant; begin before you look yourself, and nothing is missed in between. */
+  watch(id: TenantId, met: (tenant: Tenant) => boolean): Watch {
+    const woken = new AbortController()
+    const watcher: Watcher = { met, wake: () => woken.abort() }
+    const watchers = this.#watchers.get(id) ?? new Set()
+    this.#watchers.set(id, watchers.add(watcher))
+    return {
+      wait: async (timeoutMs, signal) => {
+        const stop = () => woken.abort()
+        if (!woken.signal.aborted && !signal?.aborted && timeoutMs > 0) {
+          signal?.addEventListener('abort', stop, { once: true })
+          await this.#options.time.sleep(timeoutMs, { signal: woken.signal, ref: false }).catch(() => {})
+          signal?.removeEventListener('abort', stop)
+        }
+        return woken.signal.aborted && !signal?.aborted
+      },
+      stop: () => {
+        watchers.delete(watcher)
+        if (watchers.size === 0 && this.#watchers.get(id) === watchers) this.#watchers.delete(id)
+      },
     }
   }
 
@@ -146,6 +207,8 @@ export class TenantPool {
     } finally {
       this.#held.delete(id)
       done()
+      // Another tenant may be there now, or none.
+      this.#wakeAll(id)
     }
   }
 
@@ -228,6 +291,7 @@ export class TenantPool {
   /** Waits for every lease to end (bounded by the caller), then closes everything. New leases are refused at once. */
   async stop(): Promise<void> {
     this.#stopped = true
+    for (const id of [...this.#watchers.keys()]) this.#wakeAll(id)
     while ([...this.#slots.values()].some(slot => slot.leases > 0 || !slot.tenant)) {
       await this.#options.time.sleep(5)
     }
@@ -288,6 +352,7 @@ export class TenantPool {
     slot.opening.then(
       tenant => {
         slot.tenant = tenant
+        tenant.listen(() => this.#changed(id, tenant))
         this.#opened++
       },
       () => {
@@ -296,6 +361,14 @@ export class TenantPool {
       },
     )
     return slot
+  }
+
+  #changed(id: TenantId, tenant: Tenant): void {
+    for (const { met, wake } of this.#watchers.get(id) ?? []) if (holds(met, tenant)) wake()
+  }
+
+  #wakeAll(id: TenantId): void {
+    for (const { wake } of this.#watchers.get(id) ?? []) wake()
   }
 
   async #openLimited(id: TenantId): Promise<Tenant> {
@@ -386,3 +459,12 @@ export class TenantPool {
 
 const inUse = (id: TenantId) =>
   new PercolateError('TOO_BUSY', `The database of ${id} is being changed or is in use for long; retry in a moment.`)
+
+/** Who cannot say looks for itself, where it can be told what is wrong. */
+function holds(met: (tenant: Tenant) => boolean, tenant: Tenant): boolean {
+  try {
+    return met(tenant)
+  } catch {
+    return true
+  }
+}

@@ -2,7 +2,7 @@ import { createHash } from 'node:crypto'
 import { ENTRY_BYTES_MAX } from '../base/limits.ts'
 import { Slicer } from '../base/slice.ts'
 import { type Clock, compareClocks } from '../clock/hlc.ts'
-import { joinVectors, type VersionVector } from '../clock/vector.ts'
+import { dominates, joinVectors, type VersionVector } from '../clock/vector.ts'
 import { collectRecord, FLOOR_REF, floorOf, type GcFloor } from '../rem/floor.ts'
 import { mergeRecords, opToRecord } from '../rem/merge.ts'
 import {
@@ -11,14 +11,23 @@ import {
   type LwwRecord,
   type Op,
   type RecordRef,
-  recordKinds,
   type Value,
 } from '../rem/record.ts'
 import { resourceView } from '../rem/views.ts'
-import { decodeRecord, type Entry, encodeEntry, encodeRecord, packValue } from '../storage/codec.ts'
+import { decodeRecord, type Entry, encodeEntry, encodeRecord } from '../storage/codec.ts'
 import { keys, u32, u64 } from '../storage/keys.ts'
 import type { KvOperation, KvReader } from '../storage/kv.ts'
 import { Overlay } from '../storage/overlay.ts'
+import {
+  changesOfMerge,
+  disturbLost,
+  encodeEntryItem,
+  encodeMergedItem,
+  encodeMovedItem,
+  type PackedChange,
+  packChange,
+  toggleLost,
+} from './change-log.ts'
 import { documentTerms, indexEntries } from './indexes.ts'
 import { StagedPostings } from './staged-postings.ts'
 import { type EmbeddingSpec, encodeEmbeddingSpec, encodeState, type TenantState } from './state.ts'
@@ -83,6 +92,8 @@ export class Staging {
   #vector: VersionVector
   #floor: GcFloor | undefined
   #observed: Clock | undefined
+  /** What merged records brought, until it is logged. */
+  #merged: PackedChange[] = []
   #quarantined = 0
   #changesData = false
   #outboxEntries = 0
@@ -156,10 +167,15 @@ export class Staging {
       this.#quarantined += late.length
       this.#overlay.put(keys.quarantine(entry.origin, entry.sequence), encodeEntry({ ...entry, ops: late }))
     }
-    this.#logChange(entry.origin, entry.sequence, entry.ops)
-    this.#setVector(joinVectors(this.#vector, new Map([[entry.origin, entry.sequence]])))
-    this.#overlay.del(keys.parked(entry.origin, entry.sequence))
-    this.#overlay.del(keys.skipped(entry.origin, entry.sequence))
+    const { origin, sequence } = entry
+    const isLate = (this.#vector.get(origin) ?? 0) >= sequence
+    if (isLate) {
+      const before = this.#state.lost
+      await this.#regain(origin, sequence)
+      this.#log(encodeEntryItem(origin, sequence, entry.ops, [before.mark, this.#state.lost.mark]))
+    } else this.#log(encodeEntryItem(origin, sequence, entry.ops))
+    this.#setVector(joinVectors(this.#vector, new Map([[origin, sequence]])))
+    this.#overlay.del(keys.parked(origin, sequence))
   }
 
   /** Whether an entry was given up for lost, and comes now. */
@@ -174,12 +190,64 @@ export class Staging {
     for (const clock of latest)
       if (clock && (this.#observed === undefined || compareClocks(clock, this.#observed) > 0)) this.#observed = clock
     if (this.#observed) this.#noteClock(this.#observed)
-    return this.#merge(ref, await this.#overlay.get(keys.record(ref)), incoming, vectors)
+    const merged = await this.#merge(ref, await this.#overlay.get(keys.record(ref)), incoming, vectors)
+    if (merged) this.#merged.push(...changesOfMerge(ref, merged.before, merged.after, incoming))
+    return merged !== undefined
   }
 
-  /** Takes over the vector of a copy whose every record has been merged here. */
-  joinVector(vector: VersionVector): void {
+  /**
+   * Notes for feeds what {@link mergeRecord} brought: records of a copy that had no more than `upTo`. `silent`: no feed can be open, and all positions from before are told to read anew, since the
+   * copy is only being made. `regains`: among them may be what was given up here.
+   */
+  logMerged(upTo: VersionVector, { silent = false, regains = false } = {}): void {
+    const merged = this.#merged
+    this.#merged = []
+    if (!dominates(this.#vector, upTo)) {
+      const { ahead } = this.#state
+      const from = silent ? 0 : (ahead?.from ?? this.#state.changes + 1)
+      this.#state = { ...this.#state, ahead: { from, vector: joinVectors(ahead?.vector ?? new Map(), upTo) } }
+    }
+    if (merged.length === 0 || silent) return
+    const { lost } = this.#state
+    if (!regains || lost.count === 0) return this.#log(encodeMergedItem(merged))
+    const after = disturbLost(lost, `${this.#base.origin} ${this.#state.changes}`)
+    this.#state = { ...this.#state, lost: after }
+    this.#log(encodeMergedItem(merged, [lost.mark, after.mark]))
+  }
+
+  /** Takes over the vector of a copy whose every record has been merged here, `lost` of which it never had; without a copy: gives up what is missing. */
+  joinVector(vector: VersionVector, lost: Iterable<readonly [origin: string, sequence: number]> = []): void {
+    const moves = [...vector].flatMap(([origin, after]) => {
+      const before = this.#vector.get(origin) ?? 0
+      return before < after ? [[origin, before, after] as const] : []
+    })
+    const before = this.#state.lost
+    let after = before
+    for (const [origin, sequence] of lost) {
+      if ((this.#vector.get(origin) ?? 0) >= sequence) continue
+      this.#overlay.put(keys.skipped(origin, sequence), NOTHING)
+      after = toggleLost(after, origin, sequence, 1)
+    }
+    if (moves.length === 0) return
+    this.#state = { ...this.#state, lost: after }
+    const from = this.#state.ahead?.from ?? this.#state.changes + 1
+    this.#log(encodeMovedItem(from, moves, [before.mark, after.mark]))
     this.#setVector(joinVectors(this.#vector, vector))
+  }
+
+  /** What had been given up has come: it is not missing any more. */
+  async regain(entries: Iterable<readonly [origin: string, sequence: number]>): Promise<void> {
+    const before = this.#state.lost
+    for (const [origin, sequence] of entries) await this.#regain(origin, sequence)
+    const after = this.#state.lost
+    if (after.mark !== before.mark) this.#log(encodeMovedItem(this.#state.changes + 1, [], [before.mark, after.mark]))
+  }
+
+  async #regain(origin: string, sequence: number): Promise<void> {
+    const key = keys.skipped(origin, sequence)
+    if ((await this.#overlay.get(key)) === undefined) return
+    this.#overlay.del(key)
+    this.#state = { ...this.#state, lost: toggleLost(this.#state.lost, origin, sequence, -1) }
   }
 
   put(key: Buffer, value: Buffer): void {
@@ -202,10 +270,11 @@ export class Staging {
     return true
   }
 
-  /** Takes a record out with its indexes, as if it had never been; only garbage collection and repair do. */
-  async remove(ref: RecordRef): Promise<void> {
+  /** Takes a record out with its indexes, as if it had never been; only garbage collection and repair do. With `asDeleted`, {@link logMerged} tells of it. */
+  async remove(ref: RecordRef, asDeleted?: Clock): Promise<void> {
     const bytes = await this.#overlay.get(keys.record(ref))
     if (bytes === undefined) return
+    if (asDeleted) this.#merged.push(packChange({ ...ref, action: 'del' }, asDeleted))
     const before = decodeRecord(bytes)
     this.#overlay.del(keys.record(ref))
     this.#stageIndexes(ref, before, EMPTY_RECORD)
@@ -238,23 +307,19 @@ export class Staging {
     this.#vector = vector
   }
 
-  /** One item an entry, so that a reader can tell from the sequences of each origin that it missed none. */
-  #logChange(origin: string, sequence: number, ops: readonly Op[]): void {
-    if (this.#base.changesMax === 0) return
+  #log(item: Buffer): void {
+    const { changesMax } = this.#base
+    if (changesMax === 0) return
     const n = this.#state.changes + 1
     this.#state = { ...this.#state, changes: n }
-    const items = ops.map(op => [
-      recordKinds.indexOf(op.kind),
-      op.key,
-      op.action,
-      [op.clock.wall, op.clock.counter, op.clock.origin],
-    ])
-    this.#overlay.put(keys.change(n), packValue([origin, sequence, items]))
-    if (n > this.#base.changesMax) this.#overlay.del(keys.change(n - this.#base.changesMax))
+    this.#overlay.put(keys.change(n), item)
+    if (n > changesMax) this.#overlay.del(keys.change(n - changesMax))
   }
 
   async finish(): Promise<StagedBatch> {
     await this.#postings.flush()
+    const { ahead } = this.#state
+    if (ahead && dominates(this.#vector, ahead.vector)) this.#state = { ...this.#state, ahead: undefined }
     this.#overlay.put(keys.meta('state'), encodeState(this.#state))
     return {
       operations: this.#overlay.operations(),
@@ -273,7 +338,7 @@ export class Staging {
   /** Returns whether the op changed the record. */
   async #applyOp(op: Op, bytes: Buffer | undefined): Promise<boolean> {
     const { op: slim, vectors } = splitVectors(op)
-    return this.#merge(op, bytes, opToRecord(slim), vectors)
+    return (await this.#merge(op, bytes, opToRecord(slim), vectors)) !== undefined
   }
 
   async #merge(
@@ -281,11 +346,11 @@ export class Staging {
     bytes: Buffer | undefined,
     incoming: LwwRecord,
     vectors: readonly OpVector[],
-  ): Promise<boolean> {
+  ): Promise<{ before: LwwRecord; after: LwwRecord } | undefined> {
     const before = bytes === undefined ? undefined : decodeRecord(bytes)
     const after = mergeRecords(before ?? EMPTY_RECORD, incoming)
     const encoded = encodeRecord(after)
-    if (bytes?.equals(encoded)) return false
+    if (bytes?.equals(encoded)) return undefined
     this.#overlay.put(keys.record(ref), encoded)
     const isFloor = ref.kind === 'setting' && ref.key[0] === FLOOR_REF.key[0]
     this.#changesData ||= !isFloor
@@ -293,7 +358,7 @@ export class Staging {
     this.#stageIndexes(ref, before, after)
     if (ref.kind === 'resource') await this.#stageResource(ref.key[0]!, before, after, vectors)
     if (isFloor) this.#floor = floorOf(after)
-    return true
+    return { before: before ?? EMPTY_RECORD, after }
   }
 
   #noteModel(model: string, dimensions: number): void {
@@ -364,7 +429,7 @@ export class Staging {
     for (const part of splitOps(ops)) {
       const sequence = this.#state.sequence + 1
       this.#state = { ...this.#state, sequence }
-      this.#logChange(this.#base.origin, sequence, part)
+      this.#log(encodeEntryItem(this.#base.origin, sequence, part))
       if (!this.#base.outbox) continue
       const { tenant, incarnation, origin } = this.#base
       const entry = encodeEntry({ tenant, incarnation, origin, sequence, ops: part })
@@ -378,6 +443,8 @@ export class Staging {
     this.#setVector(new Map([...this.#vector, [this.#base.origin, this.#state.sequence]]))
   }
 }
+
+const NOTHING = Buffer.alloc(0)
 
 const modelsOf = (record: LwwRecord | undefined): string[] =>
   [...(record?.fields.keys() ?? [])].flatMap(name =>

@@ -5,6 +5,7 @@ import type { Clock } from '../clock/hlc.ts'
 import { decodeEntry, packValue, unpackValue } from '../storage/codec.ts'
 import { KEY_LAYOUT_VERSION, KeyReader, keys, prefixes, prefixRange, space } from '../storage/keys.ts'
 import type { Kv, KvOperation } from '../storage/kv.ts'
+import { type AheadRecords, type LostEntries, NONE_LOST, packAhead, toggleLost, unpackAhead } from './change-log.ts'
 
 /** Who the tenant is; written once, when its database is made. */
 export interface TenantIdentity {
@@ -26,6 +27,10 @@ export interface TenantState {
   readonly documents: number
   /** Last number of the change log. */
   readonly changes: number
+  /** Entries that the vector counts and that were given up for lost. */
+  readonly lost: LostEntries
+  /** Records that came from other copies ahead of the vector. */
+  readonly ahead: AheadRecords | undefined
   /** Last number given out in the outbox: entries leave in this order, also those of an earlier origin of this copy. */
   readonly outbox: number
   /** Sum of the visible resources' lengths in terms; with `documents`, the average that BM25 needs. */
@@ -45,6 +50,8 @@ const NEW_STATE: TenantState = {
   documents: 0,
   termTotal: 0,
   changes: 0,
+  lost: NONE_LOST,
+  ahead: undefined,
   outbox: 0,
 }
 
@@ -141,7 +148,9 @@ export async function readVector(kv: Kv): Promise<Map<string, number>> {
 export async function readState(kv: Kv): Promise<TenantState> {
   const bytes = await kv.get(keys.meta('state'))
   if (bytes === undefined) return NEW_STATE
-  const [sequence, clock, nextDocNo, documents, termTotal, changes = 0, outbox = sequence] = unpackValue(bytes) as [
+  const [sequence, clock, nextDocNo, documents, termTotal, changes = 0, outbox = sequence, lost, ahead] = unpackValue(
+    bytes,
+  ) as [
     number,
     [number, number, string] | null,
     number,
@@ -149,6 +158,8 @@ export async function readState(kv: Kv): Promise<TenantState> {
     number,
     number | undefined,
     number | undefined,
+    [number, string] | undefined,
+    unknown,
   ]
   return {
     sequence,
@@ -157,8 +168,21 @@ export async function readState(kv: Kv): Promise<TenantState> {
     documents,
     termTotal,
     changes,
+    lost: lost ? { count: lost[0], mark: lost[1] } : await countLost(kv),
+    ahead: unpackAhead(ahead),
     outbox,
   }
+}
+
+/** For a state written before it said what was given up. */
+async function countLost(kv: Kv): Promise<LostEntries> {
+  let lost = NONE_LOST
+  for await (const chunk of kv.chunks({ ...prefixRange(prefixes.space(space.skipped)), values: false }))
+    for (const [key] of chunk) {
+      const reader = new KeyReader(key)
+      lost = toggleLost(lost, reader.text(), reader.u64(), 1)
+    }
+  return lost
 }
 
 export function encodeState(state: TenantState): Buffer {
@@ -171,6 +195,8 @@ export function encodeState(state: TenantState): Buffer {
     state.termTotal,
     state.changes,
     state.outbox,
+    [state.lost.count, state.lost.mark],
+    packAhead(state.ahead) ?? null,
   ])
 }
 

@@ -3,7 +3,7 @@ import { PercolateError } from '../base/errors.ts'
 import type { TenantId } from '../base/ids.ts'
 import type { Time } from '../base/time.ts'
 import { type Clock, compareClocks, HybridLogicalClock, laterClock } from '../clock/hlc.ts'
-import { dominates, type VersionVector } from '../clock/vector.ts'
+import { dominates, joinVectors, type VersionVector } from '../clock/vector.ts'
 import { FLOOR_REF, floorOf, type GcFloor } from '../rem/floor.ts'
 import type { LwwRecord, RecordRef } from '../rem/record.ts'
 import { decodeEntry, decodeRecord, type Entry } from '../storage/codec.ts'
@@ -84,7 +84,7 @@ export class Tenant {
   /** `published`: the last own sequence that the stream has. */
   readonly #outbox: { entries: number; bytes: number; published: number }
   readonly #recent: LRUCache<string, { readonly record: LwwRecord }>
-  readonly #waiting = new Set<{ readonly met: () => boolean; readonly resolve: () => void }>()
+  #onChange: () => void = () => {}
   #cursor: StreamCursor | undefined
   #local: LocalState
   #gc: FloorState
@@ -175,6 +175,12 @@ export class Tenant {
     return this.#state.vector
   }
 
+  /** What the records here may be from, at most: a transfer that was cut short left some that the vector does not count. */
+  get reach(): VersionVector {
+    const { ahead } = this.#state.state
+    return ahead ? joinVectors(this.#state.vector, ahead.vector) : this.#state.vector
+  }
+
   get floor(): GcFloor | undefined {
     return this.#state.floor
   }
@@ -207,6 +213,11 @@ export class Tenant {
 
   get outbox(): { readonly entries: number; readonly bytes: number; readonly published: number } {
     return this.#outbox
+  }
+
+  /** Calls `listener` after every commit and publication; there is one, the pool's. */
+  listen(listener: () => void): void {
+    this.#onChange = listener
   }
 
   /** After a failed write RocksDB may refuse all others until it is opened again; the pool does that when the last lease ends. */
@@ -256,13 +267,21 @@ export class Tenant {
     )
   }
 
-  /** Merges records of another copy, with what `also` stages beside them; the number of those that changed something. */
-  merge(records: readonly Transferred[], also?: (staging: Staging) => void): Promise<number> {
+  /**
+   * Merges records of another copy that had no more than `upTo`, with what `also` stages beside them; the number of those that changed something. `regains`: among them may be what was given
+   * up here.
+   */
+  merge(
+    records: readonly Transferred[],
+    upTo: VersionVector,
+    options: { regains?: boolean; also?: (staging: Staging) => void } = {},
+  ): Promise<number> {
     this.#options.admitCopy?.()
     return this.change(async staging => {
       let merged = 0
       for (const { ref, record, vectors } of records) if (await staging.mergeRecord(ref, record, vectors)) merged++
-      also?.(staging)
+      staging.logMerged(upTo, { silent: this.isJoining, regains: options.regains ?? false })
+      options.also?.(staging)
       return merged
     }, records.length)
   }
@@ -340,21 +359,6 @@ export class Tenant {
     return dominates(this.#state.vector, vector)
   }
 
-  /** Waits until `met` holds, looking after every commit and publication; false when it does not in time. */
-  async waitUntil(met: () => boolean, timeoutMs: number, signal?: AbortSignal): Promise<boolean> {
-    if (met()) return true
-    if (timeoutMs <= 0 || signal?.aborted) return false
-    const done = new AbortController()
-    const stop = () => done.abort()
-    const waiter = { met, resolve: stop }
-    this.#waiting.add(waiter)
-    signal?.addEventListener('abort', stop, { once: true })
-    await this.#options.time.sleep(timeoutMs, { signal: done.signal, ref: false }).catch(() => {})
-    signal?.removeEventListener('abort', stop)
-    this.#waiting.delete(waiter)
-    return met()
-  }
-
   /** One record, from the cache of recent ones or from disk: a point read then costs no trip to a thread. */
   async record(ref: RecordRef): Promise<LwwRecord | undefined> {
     const key = keys.record(ref)
@@ -410,7 +414,7 @@ export class Tenant {
     this.#outbox.entries -= entryKeys.length
     this.#outbox.bytes -= bytes
     if (last.origin === this.origin) this.#outbox.published = last.sequence
-    this.#wake()
+    this.#onChange()
   }
 
   /** Lets queued writes finish, then closes the database. */
@@ -427,11 +431,7 @@ export class Tenant {
     this.#outbox.bytes += batch.outbox.bytes
     for (const attachment of this.#attachments.values()) attachment.onCommit(batch)
     this.#options.onCommit(this, batch)
-    this.#wake()
-  }
-
-  #wake(): void {
-    for (const waiter of this.#waiting) if (waiter.met()) waiter.resolve()
+    this.#onChange()
   }
 }
 

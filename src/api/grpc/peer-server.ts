@@ -3,7 +3,7 @@ import { errorTable, PercolateError, toPercolateError } from '../../base/errors.
 import { parseTenantId, type TenantId } from '../../base/ids.ts'
 import type { Logger } from '../../base/logger.ts'
 import { PEER_HEADER, type PeerAuth } from '../../replication/auth.ts'
-import type { PeerHandlers } from '../../replication/peer.ts'
+import type { PeerHandlers, TransferRecords } from '../../replication/peer.ts'
 import { decodePart, encodePart } from '../../replication/transfer.ts'
 import { failure } from './calls.ts'
 import type { Message } from './messages.ts'
@@ -82,7 +82,7 @@ export function peerMethods({ handlers, auth, logger }: PeerServerOptions) {
       items: await handlers.bucket(tenant, incarnation(request), Number(request.bucket ?? 0)),
     })),
     Records: unary(async (tenant, request) => ({
-      part: encodePart({ records: await handlers.records(tenant, incarnation(request), buffers(request.keys)) }),
+      part: encodePart(await handlers.records(tenant, incarnation(request), buffers(request.keys))),
     })),
     PromiseFloor: unary(async (tenant, request) =>
       vectorMessage(
@@ -118,8 +118,8 @@ export function peerMethods({ handlers, auth, logger }: PeerServerOptions) {
 }
 
 /** Records that came in one part. */
-export function recordsOf(part: unknown) {
+export function recordsOf(part: unknown): TransferRecords {
   const decoded = decodePart(Buffer.from((part as Uint8Array | undefined) ?? []))
   if (!('records' in decoded)) throw new PercolateError('SNAPSHOT_INVALID', 'A peer sent something else than records.')
-  return [...decoded.records]
+  return decoded
 }

@@ -1,15 +1,15 @@
 import { PercolateError } from '../../base/errors.ts'
+import type { TenantId } from '../../base/ids.ts'
 import { formatClock } from '../../clock/hlc.ts'
-import type { VersionVector } from '../../clock/vector.ts'
-import { recordKinds } from '../../rem/record.ts'
-import { type Bookmark, encodeBookmark, parseBookmark } from '../../session/bookmark.ts'
+import { encodeFeedCursor, type FeedCursor, parseFeedCursor } from '../../session/bookmark.ts'
+import { assertNothingStands } from '../../session/context.ts'
 import type { Session } from '../../session/session.ts'
-import { unpackValue } from '../../storage/codec.ts'
-import { KeyReader, keys, prefixes, prefixRange, space } from '../../storage/keys.ts'
+import type { LoggedChange } from '../../tenant/change-log.ts'
+import { ChangeReader, type FeedPosition, type FeedStep, LogGap } from '../../tenant/change-reader.ts'
 import type { Tenant } from '../../tenant/tenant.ts'
 import type { OperationsContext } from './context.ts'
 
-/** One entry of the feed: what one write changed. */
+/** One entry of the feed: what one write changed, or what came from another copy at once. */
 export interface ChangeEvent {
   /** Go on behind this event. */
   readonly cursor: string
@@ -35,153 +35,169 @@ export interface FeedStart {
   readonly field: string
 }
 
-/** Feeds that one node serves at once. */
-const FEEDS_MAX = 1000
-/** Entries read from disk at once. */
-const READ_ENTRIES = 128
-
-interface LoggedEntry {
-  readonly n: number
-  readonly origin: string
-  readonly sequence: number
-  readonly changes: Change[]
+export interface FeedLimits {
+  /** Feeds that one node serves at once. */
+  readonly feedsMax: number
+  /** And of one tenant. */
+  readonly tenantFeedsMax: number
 }
 
+/** How soon a client may come back after a drain, seconds. */
+const RETRY_S = 1
+
 /**
- * The feed of a tenant's changes, in the order in which this copy applied them. A cursor is a version vector, so that it means the same on every holder: the feed goes on with what the vector lacks. Each
- * change comes at least once.
+ * The feed of a tenant's changes, in the order in which this copy learned them. A cursor is a version vector, so that it means the same on every holder: the feed goes on with what the vector lacks. Each
+ * change comes at least once, or the feed ends with CHANGES_EXPIRED and a cursor to go on from; see {@link ChangeReader}. While it waits it keeps no tenant open.
  */
 export class ChangeOperations {
+  readonly refused = { total: 0 }
   readonly #context: OperationsContext
+  readonly #limits: FeedLimits
+  readonly #byTenant = new Map<TenantId, number>()
+  readonly #closing = new AbortController()
   #feeds = 0
 
-  constructor(context: OperationsContext) {
+  constructor(context: OperationsContext, limits: FeedLimits) {
     this.#context = context
+    this.#limits = limits
   }
 
   get feeds(): number {
     return this.#feeds
   }
 
+  /** Ends every feed, so that their clients turn to another node, and takes no new ones. */
+  close(): void {
+    this.#closing.abort()
+  }
+
   /** Ends with the call. */
   async *follow(call: Session, from: FeedStart, heartbeatMs: number): AsyncGenerator<ChangeEvent> {
-    if (this.#feeds >= FEEDS_MAX)
-      throw new PercolateError('TOO_BUSY', `This node serves ${FEEDS_MAX} change feeds; retry on another, or later.`)
+    const { tenant } = call
+    const ofTenant = this.#byTenant.get(tenant) ?? 0
+    this.#admit(ofTenant)
     this.#feeds++
+    this.#byTenant.set(tenant, ofTenant + 1)
     try {
       yield* this.#follow(call, from, heartbeatMs)
     } finally {
       this.#feeds--
+      const left = this.#byTenant.get(tenant)! - 1
+      if (left > 0) this.#byTenant.set(tenant, left)
+      else this.#byTenant.delete(tenant)
     }
+  }
+
+  #admit(ofTenant: number): void {
+    const { feedsMax, tenantFeedsMax } = this.#limits
+    if (this.#closing.signal.aborted) throw closing()
+    const why =
+      this.#feeds >= feedsMax
+        ? `This node serves ${feedsMax} change feeds (PERCOLATE_FEEDS_MAX)`
+        : ofTenant >= tenantFeedsMax
+          ? `This node serves ${tenantFeedsMax} change feeds of this tenant (PERCOLATE_TENANT_FEEDS_MAX)`
+          : undefined
+    if (why === undefined) return
+    this.refused.total++
+    throw new PercolateError('TOO_BUSY', `${why}; close one, or retry later.`, { retryAfterS: 5 })
   }
 
   async *#follow(call: Session, { cursor, field }: FeedStart, heartbeatMs: number): AsyncGenerator<ChangeEvent> {
-    const { pool, time } = this.#context
-    const { signal } = call
-    let start: Bookmark | 'earliest' | undefined
-    if (cursor === 'earliest') start = cursor
-    else if (cursor) start = parseBookmark(cursor, field)
-    let position: Map<string, number> | undefined
-    let incarnation = ''
-    let after = 0
+    const { pool } = this.#context
+    const signal = AbortSignal.any([call.signal, this.#closing.signal])
+    let start: FeedCursor | 'earliest' | 'now' =
+      cursor === undefined || cursor === '' ? 'now' : cursor === 'earliest' ? cursor : parseFeedCursor(cursor, field)
+    let reader: ChangeReader | undefined
+    let incarnation: string | undefined = typeof start === 'string' ? undefined : start.incarnation
+    const at = (position: FeedPosition) => encodeFeedCursor({ incarnation: incarnation!, ...position })
     while (!signal.aborted) {
-      const step = await pool.use(call.tenant, async tenant => {
-        if (!position) {
-          position = await startOf(tenant, start, field)
-          incarnation = tenant.identity.incarnation
+      this.#assertAnswers(call.tenant, reader && at(reader.position))
+      const following = reader
+      const watch = pool.watch(call.tenant, tenant => following?.isBehind(tenant) ?? true)
+      try {
+        const steps = await pool.use(call.tenant, async tenant => {
+          incarnation ??= tenant.identity.incarnation
+          if (tenant.identity.incarnation !== incarnation) throw expired(tenant, field, 'the tenant was erased since')
+          try {
+            // A copy that was made anew has another log; what it is asked for is told by the position alone.
+            if (!reader?.isOf(tenant))
+              reader = await ChangeReader.start(tenant, reader?.position ?? (start as FeedPosition))
+            return await readSome(reader, tenant)
+          } catch (error) {
+            if (error instanceof LogGap) throw expired(tenant, field, error.message)
+            throw error
+          }
+        })
+        for (const { position, changes } of steps ?? []) {
+          if (signal.aborted) break
+          yield { cursor: at(position), ...(changes ? { changes: changes.flatMap(toChange) } : {}) }
         }
-        if (tenant.identity.incarnation !== incarnation) throw expired(tenant, field)
-        const entries = await readLog(tenant, after)
-        if (entries.length === 0) await tenant.waitUntil(() => tenant.state.changes > after, heartbeatMs, signal)
-        return entries
-      })
-      if (signal.aborted) return
-      if (!step) {
-        // The tenant does not exist yet; its first change will be the first event.
-        yield { cursor: '' }
-        await time.sleep(Math.min(heartbeatMs, 1000), { signal, ref: false }).catch(() => {})
-        start ??= 'earliest'
-        continue
+        if (steps === undefined && reader) throw gone(at(reader.position))
+        if (steps !== undefined && (steps.length > 0 || following === undefined)) {
+          if (steps.length === 0 && reader) yield { cursor: at(reader.position) }
+          continue
+        }
+        if (steps === undefined) {
+          // The tenant does not exist yet, anywhere; its first change will be the first event.
+          assertNothingStands(this.#context, call)
+          if (start === 'now') start = 'earliest'
+          yield { cursor: '' }
+        }
+        if (await watch.wait(heartbeatMs, signal)) continue
+        if (reader && !signal.aborted) yield { cursor: at(reader.position) }
+      } finally {
+        watch.stop()
       }
-      const seen = position!
-      let isNews = false
-      for (const { n, origin, sequence, changes } of step) {
-        if (after > 0 && n > after + 1)
-          throw new PercolateError('CHANGES_EXPIRED', 'The feed was read too slowly: changes in between are gone.', {
-            extra: { cursor: encodeBookmark({ incarnation, vector: seen }) },
-          })
-        after = n
-        if (sequence <= (seen.get(origin) ?? 0)) continue
-        seen.set(origin, sequence)
-        isNews = true
-        yield { cursor: encodeBookmark({ incarnation, vector: seen }), changes }
-      }
-      if (!isNews && step.length === 0) yield { cursor: encodeBookmark({ incarnation, vector: seen }) }
     }
+    if (this.#closing.signal.aborted && !call.signal.aborted) throw closing(reader && at(reader.position))
+  }
+
+  /** A copy that goes, or is made anew, says nothing any more; other holders do. */
+  #assertAnswers(tenant: TenantId, cursor: string | undefined): void {
+    const state = this.#context.replica?.copies.state(tenant)
+    if (cursor !== undefined && (state === 'absent' || state === 'joining')) throw gone(cursor)
   }
 }
 
-/** Where a feed begins, when everything behind it is in the log. */
-async function startOf(
-  tenant: Tenant,
-  start: Bookmark | 'earliest' | undefined,
-  field: string,
-): Promise<Map<string, number>> {
-  if (start === undefined) return new Map(tenant.vector)
-  const reaches = await reachOf(tenant)
-  if (start === 'earliest') return new Map(reaches)
-  const { incarnation, vector } = start
-  if (incarnation !== tenant.identity.incarnation) throw expired(tenant, field)
-  for (const [origin, sequence] of reaches) if ((vector.get(origin) ?? 0) < sequence) throw expired(tenant, field)
-  return new Map(vector)
-}
-
-/** For each origin the last sequence that is not in the log without a gap up to now. */
-async function reachOf(tenant: Tenant): Promise<VersionVector> {
-  const reaches = new Map(tenant.vector)
-  const range = prefixRange(prefixes.space(space.change))
-  for await (const chunk of tenant.chunks({ ...range, reverse: true })) {
-    for (const [, value] of chunk) {
-      const [origin, sequence] = unpackValue(value) as [string, number]
-      if (reaches.get(origin) === sequence) reaches.set(origin, sequence - 1)
-    }
+/** Items that say nothing to this reader are passed over in the same go, some at a time. */
+async function readSome(reader: ChangeReader, tenant: Tenant): Promise<FeedStep[]> {
+  for (;;) {
+    const steps = await reader.read(tenant)
+    if (steps.length > 0 || !reader.isBehind(tenant)) return steps
   }
-  return reaches
 }
 
-const expired = (tenant: Tenant, field: string) => {
-  const cursor = encodeBookmark({ incarnation: tenant.identity.incarnation, vector: tenant.vector })
+function toChange({ kind, key, action, clock }: LoggedChange): Change[] {
+  if (kind === 'setting') return []
+  const [id, type, to] = key
+  return [{ kind, id: id!, ...(type === undefined ? {} : { type, to: to! }), action, clock: formatClock(clock) }]
+}
+
+function expired(tenant: Tenant, field: string, why: string): PercolateError {
+  const cursor = encodeFeedCursor({
+    incarnation: tenant.identity.incarnation,
+    vector: tenant.vector,
+    lost: tenant.state.lost.mark,
+  })
   return new PercolateError(
     'CHANGES_EXPIRED',
-    'The change feed does not reach back that far. Read what you need anew, then follow from the cursor given here.',
+    `The change feed does not reach back that far (${why}). Read what you need anew, then follow from the cursor given here.`,
     { field, extra: { cursor } },
   )
 }
 
-async function readLog(tenant: Tenant, after: number): Promise<LoggedEntry[]> {
-  const { lt } = prefixRange(prefixes.space(space.change))
-  const entries: LoggedEntry[] = []
-  for await (const chunk of tenant.chunks({ gte: keys.change(after + 1), lt, limit: READ_ENTRIES })) {
-    for (const [key, value] of chunk) {
-      const [origin, sequence, items] = unpackValue(value) as [
-        string,
-        number,
-        [number, string[], Change['action'], [number, number, string]][],
-      ]
-      const changes = items.map(([kind, parts, action, [wall, counter, by]]) => ({
-        kind: recordKinds[kind] ?? 'unknown',
-        id: parts[0]!,
-        ...(parts.length > 1 ? { type: parts[1]!, to: parts[2]! } : {}),
-        action,
-        clock: formatClock({ wall, counter, origin: by }),
-      }))
-      entries.push({
-        n: new KeyReader(key).u64(),
-        origin,
-        sequence,
-        changes: changes.filter(({ kind }) => kind !== 'setting'),
-      })
-    }
-  }
-  return entries
-}
+const gone = (cursor: string) =>
+  new PercolateError(
+    'TENANT_UNAVAILABLE',
+    'This node holds no copy of the tenant any more; follow on from the cursor.',
+    {
+      retryAfterS: RETRY_S,
+      extra: { cursor },
+    },
+  )
+
+const closing = (cursor?: string) =>
+  new PercolateError('SHUTTING_DOWN', 'This node is draining; follow on another, from the cursor if there is one.', {
+    retryAfterS: RETRY_S,
+    ...(cursor === undefined ? {} : { extra: { cursor } }),
+  })

@@ -1,5 +1,5 @@
 import type { ChatModel } from '../../chat/model.ts'
-import { ChangeOperations } from './changes.ts'
+import { ChangeOperations, type FeedLimits } from './changes.ts'
 import { ChatOperations } from './chat.ts'
 import type { OperationsContext } from './context.ts'
 import { EntityOperations } from './entities.ts'
@@ -16,12 +16,12 @@ export class Operations {
   readonly changes: ChangeOperations
   readonly replication: ReplicationOperations
 
-  constructor(context: OperationsContext, chatModel: ChatModel | undefined) {
+  constructor(context: OperationsContext, chatModel: ChatModel | undefined, feeds: FeedLimits) {
     this.resources = new ResourceOperations(context)
     this.entities = new EntityOperations(context)
     this.moments = new MomentOperations(context)
     this.chat = new ChatOperations(context, chatModel)
-    this.changes = new ChangeOperations(context)
+    this.changes = new ChangeOperations(context, feeds)
     this.replication = new ReplicationOperations(context)
   }
 }

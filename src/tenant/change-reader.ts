@@ -1,0 +1,164 @@
+import { dominates, type VersionVector } from '../clock/vector.ts'
+import { keys } from '../storage/keys.ts'
+import { type LoggedChange, type LogItem, logBackwards, readLog } from './change-log.ts'
+import type { Tenant } from './tenant.ts'
+
+/** Where a follower of changes is, on whichever copy. */
+export interface FeedPosition {
+  readonly vector: VersionVector
+  /** Which of the entries that the vector counts the follower never got, because they had been given up for lost; '': it got all. */
+  readonly lost: string
+}
+
+export interface FeedStep {
+  readonly position: FeedPosition
+  /** Undefined: only the position has moved. */
+  readonly changes: readonly LoggedChange[] | undefined
+}
+
+/** The copy cannot say what lies between the follower's position and what it has. */
+export class LogGap extends Error {}
+
+/** In place of a mark: no copy has lost just these. */
+const UNSURE = 'unsure'
+/** Items read from disk at once. */
+const ITEMS_MAX = 128
+
+/**
+ * Follows the change log of one copy from a position. It gives either every change behind the position or throws {@link LogGap}: an item of an origin must continue where the position is, the numbers of items
+ * must have no holes, and when the last item is read the position must cover the copy's vector; so what moved the vector past the log, in whatever way, shows. See docs/replication.md, "Following changes".
+ */
+export class ChangeReader {
+  readonly #origin: string
+  readonly #seen: Map<string, number>
+  readonly #startedWith: string
+  /** The first item that this reader looks at; what came as records before it was not given. */
+  readonly #first: number
+  /** The last item that there was when it started. */
+  readonly #old: number
+  #lost: string
+  #after: number
+
+  private constructor(origin: string, position: FeedPosition, after: number, old: number) {
+    this.#origin = origin
+    this.#seen = new Map(position.vector)
+    this.#startedWith = position.lost
+    this.#lost = position.lost
+    this.#after = after
+    this.#first = after + 1
+    this.#old = old
+  }
+
+  /** From the position; from as far back as the log reaches; or from now. */
+  static async start(tenant: Tenant, from: FeedPosition | 'earliest' | 'now'): Promise<ChangeReader> {
+    // Read at the same moment: the batches of one vector are those of one number.
+    const { changes: last, lost, ahead } = tenant.state
+    const { vector } = tenant
+    // What the vector does not count yet is given also when it came before.
+    const hasAhead = ahead !== undefined && ahead.from > 0 && (await tenant.get(keys.change(ahead.from))) !== undefined
+    const aheadAt = hasAhead ? ahead.from : last + 1
+    if (from === 'now') return new ChangeReader(tenant.origin, { vector, lost: lost.mark }, aheadAt - 1, last)
+    if (from !== 'earliest' && from.lost !== '' && from.lost !== lost.mark)
+      throw new LogGap('the position counts entries that were given up elsewhere, or have come since')
+    const target = from === 'earliest' ? undefined : from.vector
+    const reach = new Map(vector)
+    const isMet = () => target !== undefined && dominates(target, reach)
+    let low = last + 1
+    /** Items down to here are needed to make sense of those above. */
+    let needed = aheadAt
+    let mark = lost.mark
+    let earliest = { n: low, vector, lost: mark }
+    for await (const item of logBackwards(tenant, last)) {
+      if (isMet() && item.n < needed) break
+      low = item.n
+      if (item.lost) mark = item.lost[0]
+      if (item.type === 'entry' && !item.lost && reach.get(item.origin) === item.sequence)
+        reach.set(item.origin, item.sequence - 1)
+      if (item.type === 'moved') needed = Math.min(needed, unwind(item, reach, target))
+      if (low <= needed) earliest = { n: low, vector: new Map(reach), lost: mark }
+    }
+    if (from === 'earliest') return new ChangeReader(tenant.origin, earliest, earliest.n - 1, last)
+    if (!isMet()) throw new LogGap('the log does not reach back that far')
+    return new ChangeReader(tenant.origin, from, low - 1, last)
+  }
+
+  get position(): FeedPosition {
+    return { vector: new Map(this.#seen), lost: this.#lost }
+  }
+
+  /** Whether the tenant has what was not read; false also says that nothing can have been missed. */
+  isBehind(tenant: Tenant): boolean {
+    return !this.isOf(tenant) || tenant.state.changes !== this.#after || !dominates(this.#seen, tenant.vector)
+  }
+
+  /** Whether the copy is the one that this was started on: one made anew has another log. */
+  isOf(tenant: Tenant): boolean {
+    return tenant.origin === this.#origin && tenant.state.changes >= this.#after
+  }
+
+  /** The next changes, a bounded number of them; none when all is read. */
+  async read(tenant: Tenant): Promise<FeedStep[]> {
+    const { changes: last } = tenant.state
+    const { vector } = tenant
+    const items = this.#after < last ? await readLog(tenant, this.#after, Math.min(ITEMS_MAX, last - this.#after)) : []
+    if (items.length === 0 && this.#after < last) throw new LogGap('the log was cut')
+    const steps: FeedStep[] = []
+    for (const item of items) {
+      if (item.n !== this.#after + 1) throw new LogGap('it was read too slowly: changes in between are gone')
+      this.#after = item.n
+      const changes = this.#take(item)
+      if (changes) steps.push({ position: this.position, changes: changes.length > 0 ? changes : undefined })
+    }
+    if (this.#after >= last && !dominates(this.#seen, vector)) throw new LogGap('the copy knows more than its log')
+    return steps
+  }
+
+  /** What the follower is given of an item; an empty list: that its position moved. */
+  #take(item: LogItem): readonly LoggedChange[] | undefined {
+    const isNew = item.n > this.#old
+    if (item.lost) {
+      const [, behind] = item.lost
+      // What is replayed to one that lacks something already may be from before that was lost.
+      this.#lost = isNew || this.#startedWith === '' || behind === this.#startedWith ? behind : UNSURE
+    }
+    switch (item.type) {
+      case 'entry': {
+        // It moves no position, so that nobody can know whether it was given before.
+        if (item.lost) return item.changes
+        const seen = this.#seen.get(item.origin) ?? 0
+        if (item.sequence <= seen) return undefined
+        if (item.sequence > seen + 1) throw new LogGap('entries before it came otherwise')
+        this.#seen.set(item.origin, item.sequence)
+        return item.changes
+      }
+      case 'merged':
+        return item.changes
+      case 'moved': {
+        const moves = item.moves.filter(([origin, , after]) => (this.#seen.get(origin) ?? 0) < after)
+        if (moves.length === 0) return undefined
+        if (item.from < this.#first) throw new LogGap('records came before it began')
+        for (const [origin, before, after] of moves) {
+          if ((this.#seen.get(origin) ?? 0) < before) throw new LogGap('entries before it came otherwise')
+          this.#seen.set(origin, after)
+        }
+        return []
+      }
+    }
+  }
+}
+
+/** Takes back a move of the vector, as far as the target lacks it; the first item that it rests on. */
+function unwind(
+  { from, n, moves }: LogItem & { type: 'moved' },
+  reach: Map<string, number>,
+  target: VersionVector | undefined,
+): number {
+  let needed = n
+  for (const [origin, before, after] of moves) {
+    if (reach.get(origin) !== after) continue
+    if (target && (target.get(origin) ?? 0) >= after) continue
+    reach.set(origin, before)
+    needed = Math.min(needed, from)
+  }
+  return needed
+}
