@@ -73,6 +73,7 @@ export class TenantPool {
   readonly #held = new Map<TenantId, Promise<void>>()
   readonly #watchers = new Map<TenantId, Set<Watcher>>()
   #freed: (() => void)[] = []
+  #exhaustedAtMs: number | undefined
   #stopped = false
   #opened = 0
   #evicted = 0
@@ -276,6 +277,11 @@ export class TenantPool {
     }
   }
 
+  /** How long all places have been in use with somebody waiting for one, milliseconds; 0: they are not. */
+  get exhaustedMs(): number {
+    return this.#exhaustedAtMs === undefined ? 0 : this.#options.time.monotonic() - this.#exhaustedAtMs
+  }
+
   /** Closes what has been idle for longer than the setting; called from time to time. */
   closeIdle(): void {
     const before = this.#options.time.monotonic() - this.#options.idleMs
@@ -384,6 +390,7 @@ export class TenantPool {
     slot.leases--
     slot.usedAtMs = this.#options.time.monotonic()
     if (slot.leases > 0) return
+    this.#exhaustedAtMs = undefined
     if (slot.tenant?.broken) void this.#close(slot)
     else this.#shrink()
     this.#notifyFreed()
@@ -398,6 +405,7 @@ export class TenantPool {
         await this.#close(victim)
         continue
       }
+      this.#exhaustedAtMs ??= this.#options.time.monotonic()
       const leftMs = giveUpAt - this.#options.time.monotonic()
       if (leftMs <= 0) {
         throw new PercolateError('TOO_BUSY', `All ${this.#options.openMax} open tenants are in use; retry in a moment.`)

@@ -209,10 +209,9 @@ export class Staging {
     }
     if (merged.length === 0 || silent) return
     const { lost } = this.#state
-    if (!regains || lost.count === 0) return this.#log(encodeMergedItem(merged))
-    const after = disturbLost(lost, `${this.#base.origin} ${this.#state.changes}`)
+    const after = regains ? disturbLost(lost, `${this.#base.origin} ${this.#state.changes}`) : lost
     this.#state = { ...this.#state, lost: after }
-    this.#log(encodeMergedItem(merged, [lost.mark, after.mark]))
+    this.#log(encodeMergedItem(merged, after === lost ? undefined : [lost.mark, after.mark]))
   }
 
   /** Takes over the vector of a copy whose every record has been merged here, `lost` of which it never had; without a copy: gives up what is missing. */

@@ -216,13 +216,27 @@ function callError(node: string, error: Error, isDone: boolean): Error {
   const { metadata, details, code: status } = error as Error & { metadata?: Metadata; details?: string; code?: number }
   const code = metadata?.get('percolate-code')[0]
   const field = metadata?.get('percolate-field')[0]
+  const retryAfterS = Number(metadata?.get('retry-after')[0])
   if (code === 'MISDIRECTED') return misdirected(node)
   if (isErrorCode(code))
-    return new PercolateError(code, details ?? error.message, field === undefined ? {} : { field: String(field) })
+    return new PercolateError(code, details ?? error.message, {
+      ...(field === undefined ? {} : { field: String(field) }),
+      ...(Number.isFinite(retryAfterS) ? { retryAfterS } : {}),
+      extra: extraOf(metadata!),
+    })
   if (status === 1) return new PercolateError('CANCELLED', 'The client cancelled the call.')
   if (status === 4) return new PercolateError('DEADLINE_EXCEEDED', 'The deadline passed before the answer was ready.')
   return lost(node, error, isDone)
 }
+
+/** What an error carries beside its code and field, such as the cursor to go on from. */
+const extraOf = (metadata: Metadata): Record<string, string> =>
+  Object.fromEntries(
+    Object.entries(metadata.getMap()).flatMap(([name, value]) => {
+      const extra = /^percolate-(?!code$|field$)(.+)$/.exec(name)?.[1]
+      return extra === undefined ? [] : [[extra, String(value)]]
+    }),
+  )
 
 const unconfirmed = (node: string, isSent: boolean): Error =>
   isSent

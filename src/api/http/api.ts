@@ -27,7 +27,7 @@ export interface HttpApiOptions extends HttpServerOptions {
 export async function createHttpApi(options: HttpApiOptions): Promise<FastifyInstance> {
   const app = createHttpServer(options)
   const { gate } = options
-  const forwarder = gate && new HttpForwarder(gate.auth)
+  const forwarder = gate && new HttpForwarder(gate.auth, options.operations.changes.closing)
   holdContinue(app)
   app.addHook('onClose', async () => forwarder?.close())
   const named = Object.values(schemas).filter(schema => typeof schema === 'object' && '$id' in schema)

@@ -20,6 +20,8 @@ declare module 'fastify' {
     isRead?: boolean
     /** Answered by the node that is asked, whoever holds the tenant. */
     isLocal?: boolean
+    /** An answer that goes on until somebody ends it. */
+    isFeed?: boolean
   }
 }
 

@@ -38,9 +38,7 @@ export async function sendEvents(reply: FastifyReply, events: AsyncGenerator<Cha
 
 const textOf = ({ cursor, changes }: ChangeEvent): string =>
   changes === undefined
-    ? cursor === ''
-      ? ': waiting\n\n'
-      : `: heartbeat\nid: ${cursor}\n\n`
+    ? `: heartbeat\nid: ${cursor}\n\n`
     : `id: ${cursor}\nevent: change\ndata: ${JSON.stringify({ changes })}\n\n`
 
 function drained({ raw }: FastifyReply): Promise<boolean> {

@@ -22,8 +22,12 @@ export class HttpForwarder {
   readonly #auth: PeerAuth
   readonly #agent = new Agent({ keepAlive: true, maxSockets: SOCKETS_MAX, maxFreeSockets: 64, timeout: 0 })
 
-  constructor(auth: PeerAuth) {
+  readonly #draining: AbortSignal
+
+  /** `draining`: feeds that are sent on end, so that their clients turn to another node. */
+  constructor(auth: PeerAuth, draining: AbortSignal) {
     this.#auth = auth
+    this.#draining = draining
   }
 
   close(): void {
@@ -40,7 +44,8 @@ export class HttpForwarder {
     body?: Buffer,
   ): Promise<void> {
     await askEach(targets, async target => {
-      await this.#answer(reply, await this.#ask(request, reply, tenant, target, body), entryNode)
+      const answer = await this.#ask(request, reply, tenant, target, body)
+      await this.#answer(reply, answer, entryNode, request.routeOptions.config.isFeed ?? false)
     })
   }
 
@@ -121,7 +126,7 @@ export class HttpForwarder {
     })
   }
 
-  #answer(reply: FastifyReply, answer: IncomingMessage, entryNode: string): Promise<void> {
+  #answer(reply: FastifyReply, answer: IncomingMessage, entryNode: string, isFeed: boolean): Promise<void> {
     reply.hijack()
     const { raw } = reply
     raw.writeHead(answer.statusCode ?? 502, { ...endToEnd(answer.headers), 'x-percolate-entry-node': entryNode })
@@ -131,7 +136,14 @@ export class HttpForwarder {
       raw.flushHeaders()
       answer.pipe(raw)
       answer.once('error', () => raw.destroy())
+      // Nothing is written behind what may be half an event.
+      const end = () => {
+        answer.unpipe(raw)
+        raw.end()
+      }
+      if (isFeed) this.#draining.addEventListener('abort', end, { once: true })
       raw.once('close', () => {
+        this.#draining.removeEventListener('abort', end)
         answer.destroy()
         resolve()
       })

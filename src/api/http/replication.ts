@@ -27,10 +27,13 @@ export function addReplicationRoutes(
   })
   app.get(
     '/changes',
-    route('Follow what changes, as server-sent events; `Last-Event-ID` resumes', {
-      querystring: ref('ChangesQuery'),
-      response: { 200: { type: 'string', description: 'text/event-stream' }, ...problems },
-    }),
+    {
+      ...route('Follow what changes, as server-sent events; `Last-Event-ID` resumes', {
+        querystring: ref('ChangesQuery'),
+        response: { 200: { type: 'string', description: 'text/event-stream' }, ...problems },
+      }),
+      config: { isFeed: true },
+    },
     async (request, reply) => {
       const query = request.query as schemas.ChangesQuery
       const last = request.headers['last-event-id']

@@ -42,6 +42,8 @@ export interface FeedLimits {
   readonly tenantFeedsMax: number
 }
 
+/** Of a tenant that is not there yet, whatever its incarnation will be. */
+const BEFORE_ALL: FeedPosition = { vector: new Map(), lost: '' }
 /** How soon a client may come back after a drain, seconds. */
 const RETRY_S = 1
 
@@ -60,6 +62,11 @@ export class ChangeOperations {
   constructor(context: OperationsContext, limits: FeedLimits) {
     this.#context = context
     this.#limits = limits
+  }
+
+  /** Fires when every feed ends, for a drain. */
+  get closing(): AbortSignal {
+    return this.#closing.signal
   }
 
   get feeds(): number {
@@ -108,15 +115,16 @@ export class ChangeOperations {
     let start: FeedCursor | 'earliest' | 'now' =
       cursor === undefined || cursor === '' ? 'now' : cursor === 'earliest' ? cursor : parseFeedCursor(cursor, field)
     let reader: ChangeReader | undefined
-    let incarnation: string | undefined = typeof start === 'string' ? undefined : start.incarnation
-    const at = (position: FeedPosition) => encodeFeedCursor({ incarnation: incarnation!, ...position })
+    let hasBegun = false
+    let incarnation = typeof start === 'string' ? '' : start.incarnation
+    const at = (position: FeedPosition) => encodeFeedCursor({ incarnation, ...position })
     while (!signal.aborted) {
       this.#assertAnswers(call.tenant, reader && at(reader.position))
       const following = reader
       const watch = pool.watch(call.tenant, tenant => following?.isBehind(tenant) ?? true)
       try {
         const steps = await pool.use(call.tenant, async tenant => {
-          incarnation ??= tenant.identity.incarnation
+          incarnation ||= tenant.identity.incarnation
           if (tenant.identity.incarnation !== incarnation) throw expired(tenant, field, 'the tenant was erased since')
           try {
             // A copy that was made anew has another log; what it is asked for is told by the position alone.
@@ -139,17 +147,30 @@ export class ChangeOperations {
         }
         if (steps === undefined) {
           // The tenant does not exist yet, anywhere; its first change will be the first event.
-          assertNothingStands(this.#context, call)
-          if (start === 'now') start = 'earliest'
-          yield { cursor: '' }
+          if (typeof start === 'string') start = { incarnation: '', ...BEFORE_ALL }
+          const standing = encodeFeedCursor(start)
+          if (!hasBegun) assertNothingStands(this.#context, call)
+          else if (!this.#isNowhere(call)) throw gone(standing)
+          hasBegun = true
+          yield { cursor: standing }
         }
-        if (await watch.wait(heartbeatMs, signal)) continue
-        if (reader && !signal.aborted) yield { cursor: at(reader.position) }
+        // A heartbeat opens nothing: nothing has changed.
+        while (!(await watch.wait(heartbeatMs, signal)) && !signal.aborted) {
+          const cursorNow = reader ? at(reader.position) : encodeFeedCursor(start as FeedCursor)
+          if (reader) this.#assertAnswers(call.tenant, cursorNow)
+          else if (!this.#isNowhere(call)) throw gone(cursorNow)
+          yield { cursor: cursorNow }
+        }
       } finally {
         watch.stop()
       }
     }
     if (this.#closing.signal.aborted && !call.signal.aborted) throw closing(reader && at(reader.position))
+  }
+
+  #isNowhere(call: Session): boolean {
+    const { replica } = this.#context
+    return replica === undefined || replica.router.isNew(call.tenant)
   }
 
   /** A copy that goes, or is made anew, says nothing any more; other holders do. */

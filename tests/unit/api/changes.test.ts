@@ -1,0 +1,188 @@
+import { describe, expect, it } from 'vitest'
+import { type ChangeEvent, ChangeOperations } from '../../../src/api/operations/changes.ts'
+import type { OperationsContext } from '../../../src/api/operations/context.ts'
+import { parseTenantId, type TenantId } from '../../../src/base/ids.ts'
+import { createLogger } from '../../../src/base/logger.ts'
+import { systemTime } from '../../../src/base/time.ts'
+import { planEntity } from '../../../src/rem/plan.ts'
+import { exportTenant, importTransfer } from '../../../src/replication/transfer.ts'
+import { ANY } from '../../../src/session/request.ts'
+import { Session } from '../../../src/session/session.ts'
+import { MemoryKv } from '../../../src/storage/memory.ts'
+import { TenantPool } from '../../../src/tenant/pool.ts'
+import { Tenant } from '../../../src/tenant/tenant.ts'
+
+const logger = createLogger({ level: 'silent', role: 'test' })
+const id = (name: string) => parseTenantId(name)
+
+class Disk extends MemoryKv {
+  override async close(): Promise<void> {}
+}
+
+function makeNode(openMax: number, name = 'n') {
+  const limits = { feedsMax: 100, tenantFeedsMax: 3 }
+  const disks = new Map<TenantId, Disk>()
+  let opened = 0
+  const pool = new TenantPool({
+    time: systemTime,
+    logger,
+    openMax,
+    memoryBytesMax: 1e9,
+    tenantBytes: 1,
+    idleMs: 1e6,
+    waitMsMax: 200,
+    exists: async tenant => disks.has(tenant),
+    open: async tenant => {
+      opened++
+      const disk = disks.get(tenant) ?? new Disk()
+      disks.set(tenant, disk)
+      return Tenant.open(tenant, disk, {
+        time: systemTime,
+        origin: `${name}.d`,
+        incarnation: '000000000001-0000000000000000',
+        changesMax: 100,
+        outboxEnabled: false,
+        outboxBytesMax: 1e9,
+        recordCacheBytes: 1e6,
+        onCommit: () => {},
+      })
+    },
+  })
+  const feeds = new ChangeOperations({ pool, time: systemTime, logger } as OperationsContext, limits)
+  const put = (tenant: TenantId, name: string) =>
+    pool.use(tenant, open => open.write(({ clock }) => ({ ops: planEntity({ id: name }, clock), result: undefined })), {
+      create: true,
+    })
+  const follow = (tenant: TenantId, cursor?: string, heartbeatMs = 60_000) => {
+    const controller = new AbortController()
+    const session = new Session(
+      { tenant, access: 'read', consistency: ANY, asOf: undefined, forwardedBy: undefined },
+      { signal: controller.signal, hasEnded: false },
+    )
+    return { events: feeds.follow(session, { cursor, field: 'cursor' }, heartbeatMs), stop: () => controller.abort() }
+  }
+  return { pool, feeds, put, follow, opened: () => opened }
+}
+
+const namesOf = ({ changes }: ChangeEvent) => (changes ?? []).map(change => change.id)
+const next = async (events: AsyncGenerator<ChangeEvent>) => (await events.next()).value as ChangeEvent
+
+describe('change feeds', () => {
+  it('that wait keep no tenant open: many more than may be open at once keep nobody out', async () => {
+    const { pool, put, follow, opened } = makeNode(2)
+    const tenants = Array.from({ length: 12 }, (_, n) => id(`t${n}`))
+    for (const tenant of tenants) await put(tenant, 'first')
+    const following = tenants.map(tenant => follow(tenant))
+    for (const { events } of following) await next(events)
+    const waiting = following.map(({ events }) => next(events))
+    await put(id('another'), 'x')
+    while (pool.stats().leases > 0) await systemTime.sleep(1)
+    await put(tenants[3]!, 'second')
+    expect(namesOf(await waiting[3]!)).toEqual(['second'])
+    for (const [n, tenant] of tenants.entries()) if (n !== 3) await put(tenant, 'second')
+    for (const [n, event] of waiting.entries()) if (n !== 3) expect(namesOf(await event)).toEqual(['second'])
+    // A heartbeat opens nothing.
+    const quiet = follow(tenants[0]!, undefined, 5)
+    await next(quiet.events)
+    await next(quiet.events)
+    await put(tenants[10]!, 'third')
+    await put(tenants[11]!, 'third')
+    const before = opened()
+    for (let n = 0; n < 3; n++) expect((await next(quiet.events)).changes).toBeUndefined()
+    expect(opened()).toBe(before)
+    for (const { events, stop } of [...following, quiet]) {
+      stop()
+      await events.return(undefined)
+    }
+  })
+
+  it('go on over a transfer of records, without a gap', async () => {
+    const { pool, put, follow } = makeNode(4)
+    const other = makeNode(4, 'other')
+    const tenant = id('t')
+    await put(tenant, 'here')
+    for (let n = 0; n < 300; n++) await other.put(tenant, `there${n}`)
+    const { events, stop } = follow(tenant)
+    const { cursor } = await next(events)
+    await pool.use(tenant, open =>
+      other.pool.use(tenant, from => importTransfer(open, exportTenant(from, 'b', undefined), { resumable: false })),
+    )
+    const seen = new Set<string>()
+    while (seen.size < 300) for (const name of namesOf(await next(events))) seen.add(name)
+    await put(tenant, 'last')
+    let event = await next(events)
+    while (!event.changes) event = await next(events)
+    expect(namesOf(event)).toEqual(['last'])
+    stop()
+    // The same for who comes back.
+    const again = follow(tenant, cursor)
+    const heard = new Set<string>()
+    while (!heard.has('last')) for (const name of namesOf(await next(again.events))) heard.add(name)
+    expect(heard.size).toBe(301)
+    again.stop()
+  })
+
+  it('begin before their tenant is there, and give its first change', async () => {
+    const { put, follow } = makeNode(2)
+    const { events, stop } = follow(id('new'), undefined, 20)
+    const { cursor } = await next(events)
+    const second = next(events)
+    await put(id('new'), 'first')
+    const heard = await second
+    expect(namesOf(heard.changes ? heard : await next(events))).toEqual(['first'])
+    stop()
+    const resumed = follow(id('new'), cursor)
+    expect(namesOf(await next(resumed.events))).toEqual(['first'])
+    resumed.stop()
+  })
+
+  it('are so many a tenant, and end at once when the node drains', async () => {
+    const { feeds, put, follow } = makeNode(2)
+    await put(id('t'), 'x')
+    const open = [follow(id('t')), follow(id('t')), follow(id('t'))]
+    for (const { events } of open) await next(events)
+    await expect(next(follow(id('t')).events)).rejects.toMatchObject({ code: 'TOO_BUSY', retryAfterS: 5 })
+    await expect(next(follow(id('t')).events)).rejects.toThrow(/PERCOLATE_TENANT_FEEDS_MAX/)
+    expect([feeds.feeds, feeds.refused.total]).toEqual([3, 2])
+    const ending = open.map(({ events }) => events.next().catch(error => error))
+    feeds.close()
+    for (const end of ending)
+      expect(await end).toMatchObject({ code: 'SHUTTING_DOWN', extra: { cursor: expect.any(String) } })
+    expect(feeds.feeds).toBe(0)
+    await expect(next(follow(id('t')).events)).rejects.toMatchObject({ code: 'SHUTTING_DOWN' })
+  })
+})
+
+describe('waiting for a tenant', () => {
+  it('keeps no place in the pool, and sees what comes', async () => {
+    const { pool, put } = makeNode(1)
+    await put(id('t'), 'x')
+    const waits = Array.from({ length: 9 }, () =>
+      pool.waitFor(id('t'), tenant => tenant.state.changes >= 2, { timeoutMs: 5000 }),
+    )
+    const late = pool.waitFor(id('t'), tenant => tenant.state.changes >= 3, { timeoutMs: 30 })
+    await put(id('other'), 'x')
+    await put(id('t'), 'y')
+    expect(await Promise.all(waits)).toEqual(waits.map(() => true))
+    expect(await late).toBe(false)
+    expect(await pool.waitFor(id('nobody'), () => true, { timeoutMs: 5000 })).toBeUndefined()
+  })
+
+  it('says how long all places have been in use', async () => {
+    const { pool } = makeNode(1)
+    let release = () => {}
+    const using = pool.use(
+      id('t'),
+      () =>
+        new Promise<void>(resolve => {
+          release = resolve
+        }),
+      { create: true },
+    )
+    await expect(pool.use(id('u'), async () => {}, { create: true })).rejects.toMatchObject({ code: 'TOO_BUSY' })
+    expect(pool.exhaustedMs).toBeGreaterThan(100)
+    release()
+    await using
+    expect(pool.exhaustedMs).toBe(0)
+  })
+})
