@@ -372,7 +372,7 @@ export class SimProcess implements SimClient {
       admitTenant: () => replica.membership.admitWrite(),
       onTenant: () => {},
     }
-    this.changes = new ChangeOperations(this.#context as never)
+    this.changes = new ChangeOperations(this.#context as never, { feedsMax: 1000, tenantFeedsMax: 1000 })
     this.#gate = new Gate({ replica, auth: new PeerAuth(undefined, node.id), bookmarkWaitMs: BOOKMARK_WAIT_MS })
   }
 
