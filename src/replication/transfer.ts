@@ -39,7 +39,7 @@ export async function* exportTenant(
   let records: TransferRecord[] = []
   let bytes = 0
   let count = 0
-  for await (const chunk of tenant.chunks({ ...range, gte: from ? keyAfter(from) : range.gte })) {
+  for await (const chunk of tenant.chunks({ ...range, gte: from ? keyAfter(from) : range.gte, verified: true })) {
     for (const [key, value] of chunk) {
       const record = await exportRecord(tenant, key, value)
       if (!record) continue

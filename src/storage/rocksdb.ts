@@ -114,6 +114,7 @@ class RocksKv implements Kv {
     try {
       for (;;) {
         const { entries, done } = await nextChunk(iterator)
+        if (range.verified) await this.getMany(entries.map(([key]) => key))
         if (entries.length > 0) yield entries
         if (done) return
         await slicer.pause()

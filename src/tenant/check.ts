@@ -58,7 +58,7 @@ class Check {
     const model = this.#tenant.embedding?.model
     let documents = 0
     let termTotal = 0
-    for await (const chunk of this.#tenant.chunks(prefixRange(prefixes.space(space.record)))) {
+    for await (const chunk of this.#tenant.chunks({ ...prefixRange(prefixes.space(space.record)), verified: true })) {
       for (const [key, value] of chunk) {
         const ref = parseRecordKey(key)
         const record = this.#decode(ref, value)
@@ -120,7 +120,7 @@ class Check {
   }
 
   async postings(): Promise<void> {
-    for await (const chunk of this.#tenant.chunks(prefixRange(prefixes.space(space.posting)))) {
+    for await (const chunk of this.#tenant.chunks({ ...prefixRange(prefixes.space(space.posting)), verified: true })) {
       for (const [key, value] of chunk) {
         const reader = new KeyReader(key)
         const field = reader.byte()
@@ -141,7 +141,7 @@ class Check {
   }
 
   async vectors(): Promise<void> {
-    for await (const chunk of this.#tenant.chunks(prefixRange(prefixes.space(space.vector)))) {
+    for await (const chunk of this.#tenant.chunks({ ...prefixRange(prefixes.space(space.vector)), verified: true })) {
       for (const [key, value] of chunk) {
         this.counts.vectors++
         const reader = new KeyReader(key)
@@ -164,7 +164,7 @@ class Check {
   async outbox(): Promise<void> {
     const { identity, state } = this.#tenant
     const previous = new Map<string, number>()
-    for await (const chunk of this.#tenant.chunks(prefixRange(prefixes.space(space.outbox)))) {
+    for await (const chunk of this.#tenant.chunks({ ...prefixRange(prefixes.space(space.outbox)), verified: true })) {
       for (const [key, value] of chunk) {
         this.counts.outbox++
         const number = new KeyReader(key).u64()

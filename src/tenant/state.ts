@@ -140,7 +140,7 @@ export const encodeCursorValue = ({ stream, sequence }: StreamCursor): Buffer =>
 
 export async function readVector(kv: Kv): Promise<Map<string, number>> {
   const vector = new Map<string, number>()
-  for await (const chunk of kv.chunks(prefixRange(prefixes.space(space.versionVector))))
+  for await (const chunk of kv.chunks({ ...prefixRange(prefixes.space(space.versionVector)), verified: true }))
     for (const [key, value] of chunk) vector.set(new KeyReader(key).text(), Number(value.readBigUInt64BE(0)))
   return vector
 }
@@ -217,7 +217,7 @@ const WIPE_KEYS = 10_000
  */
 export async function wipeCopy(kv: Kv, time: Time): Promise<void> {
   const operations: KvOperation[] = []
-  for await (const chunk of kv.chunks(prefixRange(prefixes.space(space.outbox)))) {
+  for await (const chunk of kv.chunks({ ...prefixRange(prefixes.space(space.outbox)), verified: true })) {
     for (const [key, value] of chunk) {
       const { origin, sequence } = decodeEntry(value)
       operations.push({ type: 'del', key }, { type: 'put', key: keys.quarantine(origin, sequence), value })
