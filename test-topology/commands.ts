@@ -1,5 +1,5 @@
-import { readFile, writeFile } from 'node:fs/promises'
-import { basename, join, resolve } from 'node:path'
+import { mkdir, readFile, writeFile } from 'node:fs/promises'
+import { basename, dirname, join, resolve } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Command, InvalidArgumentError } from 'commander'
 import { parseTenantId } from '../src/base/ids.ts'
@@ -411,6 +411,8 @@ async function runScenarios(names: readonly string[], flags: Flags & { speed: nu
     say(`${scenario.name} ${verdict.passed ? 'passed' : 'FAILED'} after ${verdict.seconds} s.\n`)
   }
   const path = resolve(flags.out ?? join(flags.dataDir, 'scenarios', 'report.html'))
+  // A scenario that could not even begin has made no folder.
+  await mkdir(dirname(path), { recursive: true })
   await writeFile(path, renderReport(parts, new Date()))
   if (flags.json) printJson(parts.map(({ verdict }) => verdict))
   else say(`The report is ${path}.`)
