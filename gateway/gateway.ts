@@ -1,6 +1,8 @@
 import multipart from '@fastify/multipart'
 import type { FastifyInstance } from 'fastify'
 import { addTenantHook } from '../src/api/http/call.ts'
+import { addHome } from '../src/api/http/home.ts'
+import { addGatewayOpenApi } from '../src/api/http/openapi.ts'
 import { closeServer, createHttpServer, listen } from '../src/api/http/server.ts'
 import { errorMessage, PercolateError } from '../src/base/errors.ts'
 import { FairSemaphore } from '../src/base/fair-semaphore.ts'
@@ -35,6 +37,7 @@ const BODY_BYTES_MAX = 64 * 1024
 const FIELD_BYTES_MAX = 64 * 1024
 const FIELDS_MAX = 16
 const PROBE_TIMEOUT_MS = 2000
+const NODE_ELSEWHERE = 'this is the upload gateway; the API is at the database node, port 8080 unless set otherwise'
 
 /** The upload gateway: multipart in, S3 out, a job for each file; and the state of jobs. Keeps nothing itself. */
 export async function startGateway(options: GatewayOptions): Promise<RunningGateway> {
@@ -80,9 +83,21 @@ export async function startGateway(options: GatewayOptions): Promise<RunningGate
     probes,
     bodyBytesMax: BODY_BYTES_MAX,
     requestReadMs: config.requestReadMs,
+    elsewhere: { '/api': NODE_ELSEWHERE, '/v1': NODE_ELSEWHERE },
   })
   // An upload is timed by its pace, whatever its size; every other request by this.
   app.server.requestTimeout = 0
+  await addGatewayOpenApi(app)
+  addHome(app, {
+    role: 'upload gateway',
+    about:
+      'Takes documents and says how far their jobs are. Search, chat and everything else are at the database node.',
+    links: [
+      { href: '/docs', text: 'uploads and jobs, to read and to try' },
+      { href: '/openapi.json', text: 'the same for programs' },
+      { href: '/ready', text: 'whether the gateway can do its work' },
+    ],
+  })
   await app.register(multipart, {
     limits: {
       files: 1,

@@ -235,7 +235,6 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
       time,
       operations,
       node,
-      version: VERSION,
       onTenant,
       gate,
     })

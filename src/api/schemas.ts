@@ -11,7 +11,6 @@ import {
   QUERY_CHARS_MAX,
   REFERENCES_MAX,
   SEARCH_LIMIT_DEFAULT,
-  SEARCH_LIMIT_MAX,
   TRAVERSE_DEPTH_MAX,
 } from '../base/limits.ts'
 
@@ -19,6 +18,8 @@ import {
 
 const closed = { additionalProperties: false } as const
 const nullable = <T extends TSchema>(schema: T) => Type.Union([schema, Type.Null()])
+/** One of some texts: an enum in the OpenAPI document, where a union of constants would show its first only. */
+const oneOf = <const T extends string>(...values: T[]) => Type.Unsafe<T>({ type: 'string', enum: values })
 const JsonObject = Type.Record(Type.String(), Type.Unknown(), { description: 'Any JSON object.' })
 const TimeInput = Type.Union([Type.String(), Type.Integer()], {
   description: 'ISO 8601 text, or milliseconds since the epoch.',
@@ -56,7 +57,16 @@ export const ResourceInput = Type.Object(
       }),
     ),
   },
-  { ...closed, $id: 'ResourceInput' },
+  {
+    ...closed,
+    $id: 'ResourceInput',
+    example: {
+      content: 'The warranty lasts 24 months.',
+      uri: 'manual://pump',
+      category: 'manuals',
+      metadata: { page: 3 },
+    },
+  },
 )
 export type ResourceInput = Static<typeof ResourceInput>
 
@@ -79,7 +89,7 @@ export const EmbeddingsInput = Type.Object(
       { minItems: 1, maxItems: BATCH_ITEMS_MAX },
     ),
   },
-  { ...closed, $id: 'EmbeddingsInput' },
+  { ...closed, $id: 'EmbeddingsInput', example: { embeddings: [{ id: '0f…', embedding: [0.1, 0.2] }] } },
 )
 export type EmbeddingsInput = Static<typeof EmbeddingsInput>
 
@@ -106,11 +116,24 @@ const entityFields = {
   ),
   edges: Type.Optional(Type.Array(EdgeInput, { maxItems: EDGES_PER_REQUEST_MAX })),
 }
-export const EntityPatch = Type.Object(entityFields, { ...closed, $id: 'EntityPatch' })
+export const EntityPatch = Type.Object(entityFields, {
+  ...closed,
+  $id: 'EntityPatch',
+  example: {
+    type: 'person',
+    name: 'Ada Lovelace',
+    properties: { born: 1815 },
+    edges: [{ type: 'knows', to: 'charles' }],
+  },
+})
 export type EntityPatch = Static<typeof EntityPatch>
 export const EntityInput = Type.Object(
   { id: Type.String({ minLength: 1 }), ...entityFields },
-  { ...closed, $id: 'EntityInput' },
+  {
+    ...closed,
+    $id: 'EntityInput',
+    example: { id: 'ada', type: 'person', name: 'Ada Lovelace', properties: { born: 1815 } },
+  },
 )
 export type EntityInput = Static<typeof EntityInput>
 export const EntitiesInput = Type.Object(
@@ -138,7 +161,16 @@ export const MomentInput = Type.Object(
     entities: Type.Optional(Type.Array(Type.String({ minLength: 1 }), { maxItems: REFERENCES_MAX })),
     metadata: Type.Optional(JsonObject),
   },
-  { ...closed, $id: 'MomentInput' },
+  {
+    ...closed,
+    $id: 'MomentInput',
+    example: {
+      type: 'meeting',
+      time: '2026-11-24T12:00:00Z',
+      content: 'Ada met Charles.',
+      entities: ['ada', 'charles'],
+    },
+  },
 )
 export type MomentInput = Static<typeof MomentInput>
 export const MomentsInput = Type.Object(
@@ -146,11 +178,11 @@ export const MomentsInput = Type.Object(
   { ...closed, $id: 'MomentsInput' },
 )
 
-const Mode = Type.Union([Type.Literal('hybrid'), Type.Literal('text'), Type.Literal('vector')])
+const Mode = oneOf('hybrid', 'text', 'vector')
 const SearchLimit = Type.Integer({
   minimum: 1,
   maximum: LIST_LIMIT_MAX,
-  description: `Default ${SEARCH_LIMIT_DEFAULT} (at most ${SEARCH_LIMIT_MAX}) with a query, ${LIST_LIMIT_DEFAULT} without.`,
+  description: `Default ${SEARCH_LIMIT_DEFAULT} with a query, ${LIST_LIMIT_DEFAULT} without. A page with much text ends earlier.`,
 })
 
 export const ResourcesQuery = Type.Object(
@@ -159,6 +191,7 @@ export const ResourcesQuery = Type.Object(
       Type.String({
         maxLength: QUERY_CHARS_MAX,
         description: 'What to search for; without it resources are listed, newest first.',
+        example: 'warranty of the pump',
       }),
     ),
     mode: Type.Optional(Mode),
@@ -189,7 +222,11 @@ export const SearchInput = Type.Object(
     uri: Type.Optional(Type.String()),
     filter: Type.Optional(Type.Union([Type.String({ maxLength: 8192 }), JsonObject])),
   },
-  { ...closed, $id: 'SearchInput' },
+  {
+    ...closed,
+    $id: 'SearchInput',
+    example: { query: 'warranty of the pump', mode: 'hybrid', limit: 5, filter: 'category:manuals' },
+  },
 )
 export type SearchInput = Static<typeof SearchInput>
 
@@ -209,7 +246,7 @@ export type EntitiesQuery = Static<typeof EntitiesQuery>
 export const TraverseQuery = Type.Object(
   {
     depth: Type.Optional(Type.Integer({ minimum: 1, maximum: TRAVERSE_DEPTH_MAX, default: 1 })),
-    direction: Type.Optional(Type.Union([Type.Literal('out'), Type.Literal('in'), Type.Literal('both')])),
+    direction: Type.Optional(oneOf('out', 'in', 'both')),
     type: Type.Optional(Type.String({ description: 'Only edges of this type.' })),
     limit: Limit,
   },
@@ -236,13 +273,7 @@ export const ChatInput = Type.Object(
   {
     messages: Type.Array(
       Type.Object({
-        role: Type.Union([
-          Type.Literal('system'),
-          Type.Literal('developer'),
-          Type.Literal('user'),
-          Type.Literal('assistant'),
-          Type.Literal('tool'),
-        ]),
+        role: oneOf('system', 'developer', 'user', 'assistant', 'tool'),
         content: Type.Union([
           Type.String(),
           Type.Array(Type.Object({ type: Type.String(), text: Type.Optional(Type.String()) })),
@@ -257,7 +288,7 @@ export const ChatInput = Type.Object(
     max_tokens: Type.Optional(Type.Integer({ minimum: 1 })),
   },
   // OpenAI's clients send more than this (`n`, `user`, `stream_options`, …); what is not listed has no effect.
-  { $id: 'ChatInput' },
+  { $id: 'ChatInput', example: { messages: [{ role: 'user', content: 'How long is the warranty?' }] } },
 )
 export type ChatInput = Static<typeof ChatInput>
 
@@ -279,7 +310,7 @@ export const ResourceOutput = Type.Object(
     content: Type.String(),
     category: nullable(Type.String()),
     metadata: JsonObject,
-    embedding: Type.Union([Type.Literal('stored'), Type.Literal('pending')]),
+    embedding: oneOf('stored', 'pending'),
     embedding_model: nullable(Type.String()),
     updated_at: Type.String({ format: 'date-time' }),
     score: Type.Optional(Type.Number()),
@@ -377,7 +408,7 @@ export const LateInput = Type.Object(
   {
     origin: Type.String({ minLength: 1, maxLength: 256 }),
     sequence: Type.Integer({ minimum: 1 }),
-    action: Type.Union([Type.Literal('apply'), Type.Literal('discard')]),
+    action: oneOf('apply', 'discard'),
   },
   { $id: 'LateInput', ...closed },
 )

@@ -65,6 +65,8 @@ function pickTelling(errors: readonly ErrorObject[]): ErrorObject | undefined {
     const allowedValues = constants.map(error => (error.params as { allowedValue: unknown }).allowedValue)
     return { ...constants[0]!, message: 'must be one of', params: { allowedValues } }
   }
+  const choice = errors.find(error => error.keyword === 'enum')
+  if (choice) return { ...choice, message: 'must be one of' }
   const types = errors.filter(error => error.keyword === 'type')
   if (types.length > 1 && new Set(types.map(error => error.instancePath)).size === 1) {
     const names = types.map(error => (error.params as { type: string }).type)

@@ -5,7 +5,7 @@ import { PercolateError } from '../base/errors.ts'
 import { createLogger, type Logger } from '../base/logger.ts'
 import { loadConfig, unknownVariables } from '../config/load.ts'
 import { type Config, flagOf, type Role, type Setting, type SettingName, settings } from '../config/settings.ts'
-import { fail } from './output.ts'
+import { fail, readableLog } from './output.ts'
 
 /** Flags of a role, from the settings table. Secrets have none: `ps` would show them. */
 export function addSettingFlags(command: Command, role: Role): Command {
@@ -18,10 +18,24 @@ export function addSettingFlags(command: Command, role: Role): Command {
           ? `<${setting.choices.join('|')}>`
           : `<${setting.type}>`
     const shown = setting.default === undefined ? '' : ` (default: ${setting.default})`
-    command.addOption(new Option(`${flagOf(setting)} ${value}`, `${setting.doc}${shown}`))
+    const option = new Option(`${flagOf(setting)} ${value}`, `${setting.doc}${shown}`)
+    command.addOption(option.helpGroup(groupOf(setting)))
   }
   return command
 }
+
+/** Headings of the help, with how the settings under them begin. */
+const GROUPS: readonly (readonly [heading: string, names: RegExp])[] = [
+  ['Embedding and chat:', /^(EMBEDDING|CHAT)_/],
+  ['Uploads:', /^UPLOAD/],
+  ['Jobs and parsing:', /^(JOB|PARSE|CHUNK)/],
+  ['NATS and S3:', /^(NATS|S3)_/],
+  ['Where it listens, and what it keeps:', /^(DATA_DIR|HOST|\w*_PORT|LOG_LEVEL|NODE_ID|MODE|DISK_|DRAIN_MS)/],
+  ['Memory and limits:', /(_BYTES(_MAX)?|^OPEN_TENANTS_MAX|^TENANT_IDLE_MS|^HELD_\w+|^CHANGES_MAX|^REQUEST_READ_MS)$/],
+]
+
+const groupOf = ({ env }: Setting): string =>
+  GROUPS.find(([, names]) => names.test(env.replace('PERCOLATE_', '')))?.[0] ?? 'Cluster and timing:'
 
 const settingsOf = (role: Role): [SettingName, Setting][] =>
   (Object.entries(settings) as [SettingName, Setting][]).filter(([, { roles }]) => roles.includes(role))
@@ -38,7 +52,9 @@ export function configOf(role: Role, options: Record<string, unknown>): Config {
 }
 
 export function loggerOf(config: Config, role: Role): Logger {
-  const logger = createLogger({ level: config.logLevel, role })
+  // A person at a terminal gets lines to read; everybody else JSON.
+  const destination = role === 'up' && process.stderr.isTTY ? { destination: readableLog() } : {}
+  const logger = createLogger({ level: config.logLevel, role, ...destination })
   for (const name of unknownVariables(process.env))
     logger.warn({ variable: name }, 'not a setting of Percolate, ignored; docs/config.md lists them')
   return logger
@@ -99,8 +115,37 @@ export function guarded<A extends unknown[]>(action: (...args: A) => Promise<voi
     try {
       await action(...args)
     } catch (error) {
-      if (error instanceof PercolateError || error instanceof PercolateClientError) fail(error.message)
+      if (error instanceof PercolateError) fail(withFlags(error.message))
+      if (error instanceof PercolateClientError) fail(withAddress(error))
       throw error
     }
   }
+}
+
+/** Where a setting is named by its variable only, its flag is named too: who typed a flag looks for that. */
+export function withFlags(message: string): string {
+  return message.replace(/PERCOLATE_[A-Z0-9_]+/g, variable => {
+    const setting = Object.values(settings).find(({ env }) => env === variable) as Setting | undefined
+    return setting && !setting.secret ? `${flagOf(setting)} (${variable})` : variable
+  })
+}
+
+/** Whoever does not answer, or is not what was expected, was found by `--url` or `--gateway`. */
+function withAddress({ code, message }: PercolateClientError): string {
+  if (code === 'UNREACHABLE' || code === 'ROUTE_NOT_FOUND' || code === 'UNKNOWN')
+    return `${message} The flag --url (PERCOLATE_URL) says where the node is, --gateway (PERCOLATE_GATEWAY_URL) where uploads go.`
+  return message
+}
+
+/** Says when nothing was found because the tenant holds nothing at all: most often its name is misspelt. Sets the exit code. */
+export async function hintIfUnknown(flags: ClientFlags): Promise<void> {
+  const client = clientOf(flags)
+  const listings = await Promise.all([
+    client.listResources({ limit: 1 }),
+    client.findEntities({ limit: 1 }),
+    client.listMoments({ limit: 1 }),
+  ])
+  if (listings.some(({ results }) => results.length > 0)) return
+  process.stderr.write(`percolate: the tenant "${flags.tenant}" holds nothing; is that its name (-t, --tenant)?\n`)
+  process.exitCode = 1
 }

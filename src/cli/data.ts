@@ -1,12 +1,20 @@
-import type { Command } from 'commander'
-import { addClientFlags, type ClientFlags, clientOf, guarded } from './common.ts'
+import { type Command, InvalidArgumentError } from 'commander'
+import { LIST_LIMIT_MAX } from '../base/limits.ts'
+import { addClientFlags, type ClientFlags, clientOf, guarded, hintIfUnknown } from './common.ts'
 import { fail, highlight, oneLine, printJson, printTable, say } from './output.ts'
+
+function resultCount(text: string): number {
+  const count = Number(text)
+  if (!Number.isInteger(count) || count < 1 || count > LIST_LIMIT_MAX)
+    throw new InvalidArgumentError(`must be a whole number from 1 to ${LIST_LIMIT_MAX}.`)
+  return count
+}
 
 /** `percolate search`, `get`, `put`, `chat`: the data commands. */
 export function addDataCommands(program: Command): void {
   addClientFlags(program.command('search <query...>'))
     .description('search resources')
-    .option('-n, --limit <number>', 'results', '10')
+    .option('-n, --limit <number>', 'results', resultCount, 10)
     .option('-m, --mode <mode>', 'hybrid, text or vector', 'hybrid')
     .option('-f, --filter <filter>', 'as category:report or {"page":{"gte":3}}')
     .addHelpText(
@@ -36,17 +44,23 @@ export function addDataCommands(program: Command): void {
 
 async function search(
   words: string[],
-  flags: ClientFlags & { limit: string; mode: string; filter?: string },
+  flags: ClientFlags & { limit: number; mode: string; filter?: string },
 ): Promise<void> {
   const answer = await clientOf(flags).search({
     query: words.join(' '),
-    limit: Number(flags.limit),
+    limit: flags.limit,
     mode: flags.mode,
     filter: flags.filter,
   })
-  if (flags.json) return printJson(answer)
+  if (flags.json) {
+    printJson(answer)
+    return answer.results.length === 0 ? hintIfUnknown(flags) : undefined
+  }
   for (const warning of answer.warnings ?? []) process.stderr.write(`note: ${warning}\n`)
-  if (answer.results.length === 0) return say('Nothing found.')
+  if (answer.results.length === 0) {
+    say('Nothing found.')
+    return hintIfUnknown(flags)
+  }
   for (const [n, result] of answer.results.entries()) {
     const { document, page, sheet } = result.metadata as { document?: string; page?: number; sheet?: string }
     const place = [document ?? result.name ?? result.uri ?? '', page === undefined ? '' : `page ${page}`, sheet ?? '']
@@ -62,6 +76,11 @@ async function get(kind: string, id: string | undefined, flags: ClientFlags): Pr
   const path = pathOf(kind)
   if (id !== undefined) return printJson(await clientOf(flags).request('GET', `${path}/${encodeURIComponent(id)}`))
   const page = await clientOf(flags).request<{ results: Record<string, unknown>[] }>('GET', path)
+  if (page.results.length === 0) {
+    if (flags.json) printJson(page)
+    else say('There are none.')
+    return hintIfUnknown(flags)
+  }
   if (flags.json) return printJson(page)
   printTable(
     ['id', 'type', 'name', 'content'],
@@ -91,6 +110,7 @@ async function chat(words: string[], flags: ClientFlags): Promise<void> {
   const answer = await clientOf(flags).chat({ messages: [{ role: 'user', content: words.join(' ') }] })
   if (flags.json) printJson(answer)
   else say(answer.choices[0]?.message.content ?? '')
+  if (answer.citations.length === 0) await hintIfUnknown(flags)
 }
 
 function pathOf(kind: string): string {

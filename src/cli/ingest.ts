@@ -8,7 +8,7 @@ import { problemOf } from '../../client/client.ts'
 import { PercolateClientError } from '../../client/errors.ts'
 import type { publicJob } from '../jobs/model.ts'
 import { addClientFlags, type ClientFlags, gatewayOf, guarded } from './common.ts'
-import { fail, oneLine, Progress, printJson, printTable, say } from './output.ts'
+import { fail, oneLine, Progress, printJson, printTable, remarkWidth, say } from './output.ts'
 
 type Job = ReturnType<typeof publicJob>
 
@@ -19,7 +19,8 @@ interface Outcome {
 }
 
 const UPLOADS_AT_ONCE = 4
-const POLL_MS = 300
+/** For how long one request waits for a job; the client gives up after 30 s. */
+const WAIT = '20s'
 const BUSY_ATTEMPTS_MAX = 30
 const BUSY_WAIT_MS = 1000
 
@@ -85,7 +86,7 @@ async function upload(file: string, flags: ClientFlags & { category?: string }):
         body: form,
       })
     } catch (cause) {
-      throw new PercolateClientError(`${flags.gateway} does not answer; is Percolate running there?`, {
+      throw new PercolateClientError(`${flags.gateway} does not answer; is Percolate running there (--gateway)?`, {
         code: 'UNREACHABLE',
         retryable: true,
         cause,
@@ -102,8 +103,7 @@ async function upload(file: string, flags: ClientFlags & { category?: string }):
 async function waitFor(outcome: Outcome, flags: ClientFlags): Promise<void> {
   const gateway = gatewayOf(flags)
   while (outcome.job!.status === 'queued' || outcome.job!.status === 'running') {
-    await sleep(POLL_MS)
-    outcome.job = await gateway.request<Job>('GET', `/jobs/${outcome.job!.job_id}`)
+    outcome.job = await gateway.request<Job>('GET', `/jobs/${outcome.job!.job_id}`, { query: { wait: WAIT } })
   }
 }
 
@@ -117,8 +117,8 @@ function report(outcomes: readonly Outcome[], flags: ClientFlags): void {
       files: outcomes.length,
       failed: bad.length,
       results: outcomes.map(({ file, job, error }) => ({
-        file,
         ...job,
+        file,
         ...(error ? { error: { detail: error } } : {}),
       })),
     })
@@ -129,7 +129,7 @@ function report(outcomes: readonly Outcome[], flags: ClientFlags): void {
         oneLine(basename(file), 50),
         error ? 'refused' : (job?.status ?? ''),
         job?.done ?? '',
-        oneLine(error ?? job?.error?.detail ?? '', 100),
+        oneLine(error ?? job?.error?.detail ?? '', remarkWidth()),
       ]),
     )
     say(

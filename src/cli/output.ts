@@ -83,3 +83,37 @@ export class Progress {
     if (process.stderr.isTTY) process.stderr.write('\r\u001b[K')
   }
 }
+
+const LEVELS: Readonly<Record<number, string>> = {
+  10: 'trace',
+  20: 'debug',
+  30: 'info',
+  40: 'warning',
+  50: 'error',
+  60: 'fatal',
+}
+const UNSHOWN = new Set(['level', 'time', 'role', 'pid', 'part', 'msg', 'err'])
+
+/** Log lines for a person on standard error: time, level, what happened, and the fields that say to what. */
+export function readableLog(write = (text: string) => void process.stderr.write(text)): { write(line: string): void } {
+  return {
+    write: line => {
+      let entry: Record<string, unknown>
+      try {
+        entry = JSON.parse(line) as Record<string, unknown>
+      } catch {
+        return write(line)
+      }
+      const fields = Object.entries(entry)
+        .filter(([name]) => !UNSHOWN.has(name))
+        .map(([name, value]) => `${name}=${typeof value === 'string' ? value : JSON.stringify(value)}`)
+      const cause = (entry.err as { stack?: string } | undefined)?.stack
+      const time = String(entry.time).slice(11, 19)
+      const text = [time, LEVELS[Number(entry.level)] ?? '', entry.part ?? '', entry.msg ?? '', ...fields]
+      write(`${oneLine(text.filter(Boolean).join('  '), 2000)}\n${cause ? `${cause}\n` : ''}`)
+    },
+  }
+}
+
+/** How wide a remark may be: a terminal's line is short, a pipe takes everything. */
+export const remarkWidth = (): number => (process.stdout.isTTY ? 100 : Number.POSITIVE_INFINITY)

@@ -71,7 +71,7 @@ Percolate is ready.
   data      ${config.dataDir}   (node ${running.node})
 
 Try:
-  curl -H 'X-Tenant-ID: demo' -F file=@README.md ${running.gatewayUrl}/upload
+  curl -H 'X-Tenant-ID: demo' -F file=@README.md '${running.gatewayUrl}/upload?wait=30s'
   curl -H 'X-Tenant-ID: demo' '${running.httpUrl}/api/v1/resources?query=how+do+I+start'
   curl -H 'X-Tenant-ID: demo' -H 'Content-Type: application/json' -d '{"messages":[{"role":"user","content":"How do I start Percolate?"}]}' ${running.httpUrl}/api/v1/chat
 

@@ -56,6 +56,9 @@ describe('percolate up', () => {
     expect(code).toBe(1)
     for (const part of ['--http-port', 'PERCOLATE_GRPC_PORT', 'PERCOLATE_S3_ENDPOINT', 'PERCOLATE_CHAT_MODEL'])
       expect(stderr).toContain(part)
+    expect((await runCli(['up', '--lease-ms', '1000'])).stderr).toContain('--lease-ms (PERCOLATE_LEASE_MS) must be')
+    expect((await runCli(['search', 'x', '-n', '0'])).stderr).toMatch(/--limit.*from 1 to 1000/)
+    expect((await runCli(['up', '--help'])).stdout).toMatch(/Jobs and parsing:\n[\s\S]*Uploads:\n/)
   })
 
   it('does what the command line asks: ingest a folder, search, chat, put, get, jobs, status', async () => {
@@ -83,7 +86,15 @@ describe('percolate up', () => {
     expect((await runCli(['jobs', ...addresses()])).stdout).toMatch(/failed.*broken\.pdf.*DOCUMENT_UNSUPPORTED/)
     expect((await runCli(['status', ...addresses()])).stdout).toMatch(/node.*ready[\s\S]*gateway.*ready/)
     const away = await runCli(['search', 'x', '--url', 'http://127.0.0.1:1'])
-    expect([away.code, away.stderr]).toEqual([1, expect.stringMatching(/does not answer; is Percolate running there/)])
+    expect([away.code, away.stderr]).toEqual([1, expect.stringMatching(/does not answer.*running there\?.*--url/)])
+    const typo = await runCli(['search', 'impeller', ...addresses().slice(0, 4), '-t', 'clli'])
+    expect([typo.code, typo.stderr]).toEqual([1, expect.stringMatching(/"clli" holds nothing.*--tenant/)])
+    const nothing = await runCli(['get', 'moments', ...addresses().slice(0, 4), '-t', 'clli', '--json'])
+    expect([nothing.code, JSON.parse(nothing.stdout).results]).toEqual([1, []])
+    const wrongPort = await runCli(['search', 'x', '--url', up.gateway])
+    expect([wrongPort.code, wrongPort.stderr]).toEqual([1, expect.stringMatching(/upload gateway.*--url/)])
+    for (const { stdout, stderr } of [ingested, people, typo, away]) expect(stdout + stderr).not.toContain('\u001b')
+    expect(report.results.find(({ file }: { file: string }) => file.endsWith('broken.pdf')).error.detail).toMatch(/\.$/)
   })
 
   it('stops cleanly on SIGTERM, leaves no nats-server, and starts again on the same data', async () => {

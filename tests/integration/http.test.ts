@@ -434,7 +434,7 @@ describe('bad requests', () => {
     ],
     ['POST', '/api/v1/resources', 'x'.repeat(5_000_000), 413, 'BODY_TOO_LARGE'],
     ['GET', '/api/v1/resources?limit=0', undefined, 400, 'INVALID_ARGUMENT'],
-    ['GET', '/api/v1/resources?query=x&limit=101', undefined, 400, 'INVALID_ARGUMENT'],
+    ['GET', '/api/v1/resources?query=x&limit=1001', undefined, 400, 'INVALID_ARGUMENT'],
     ['GET', '/api/v1/resources?query=x&mode=fast', undefined, 400, 'INVALID_ARGUMENT'],
     ['GET', '/api/v1/resources?query=%20', undefined, 400, 'INVALID_ARGUMENT'],
     ['GET', '/api/v1/resources?wat=1', undefined, 400, 'INVALID_ARGUMENT'],
@@ -577,6 +577,47 @@ describe('operations', () => {
     expect(Object.keys(openapi.paths)).toContain('/api/v1/resources/{id}')
     expect(openapi.components.schemas.ResourceInput.properties.content.type).toBe('string')
     expect((await node.request('GET', '/docs', { tenant: undefined })).body).toContain('<title>Swagger UI')
+    for (const [path, operations] of Object.entries(openapi.paths as Record<string, Record<string, unknown>>))
+      for (const [method, operation] of Object.entries(operations)) {
+        if (method === 'servers') continue
+        const { operationId, parameters = [] } = operation as { operationId?: string; parameters?: { name: string }[] }
+        expect(operationId, `${method} ${path}`).toMatch(/^[a-z]+[A-Z]/)
+        if (/^\/(api|v1|upload|jobs)/.test(path))
+          expect(parameters, path).toContainEqual(expect.objectContaining({ name: 'X-Tenant-ID', required: true }))
+      }
+    expect(Object.keys(openapi.paths)).toEqual(expect.arrayContaining(['/upload', '/jobs', '/jobs/{id}']))
+    expect(JSON.stringify(openapi.paths)).not.toMatch(/api\/v1\/sync|replication\/late/)
+    const mode = openapi.paths['/api/v1/resources'].get.parameters.find(({ name }: { name: string }) => name === 'mode')
+    expect(mode.schema.enum).toEqual(['hybrid', 'text', 'vector'])
+    for (const name of ['ResourceInput', 'EntityPatch', 'MomentInput', 'SearchInput', 'ChatInput'])
+      expect(openapi.components.schemas[name].example, name).toBeTypeOf('object')
+  })
+
+  it('answers a person at /, a program at /, and says where uploads go', async () => {
+    const html = { accept: 'text/html,application/xhtml+xml,*/*;q=0.8' }
+    const page = await node.request('GET', '/', { tenant: undefined, headers: html })
+    expect([page.status, page.headers.get('content-type')]).toEqual([200, 'text/html; charset=utf-8'])
+    expect(page.body).toMatch(/href="\/docs"[\s\S]*version \d/)
+    expect((await node.request('GET', '/', { tenant: undefined })).body).toMatchObject({ role: 'database node' })
+    for (const path of ['/upload', '/jobs/1'])
+      expect((await node.request('POST', path)).body).toMatchObject({
+        status: 404,
+        detail: expect.stringMatching(/8081/),
+      })
+  })
+
+  it("has errors and usage that OpenAI's clients can read at /v1", async () => {
+    const wrong = await node.request('POST', '/v1/chat/completions', { body: { messages: [] } })
+    expect(wrong.body).toMatchObject({
+      code: 'INVALID_ARGUMENT',
+      error: { message: wrong.body.detail, type: 'invalid_request_error', code: 'invalid_argument' },
+    })
+    expect((await node.request('POST', '/v1/embeddings', { body: {} })).body.error.message).toContain('/v1/embeddings')
+    expect((await node.request('POST', '/api/v1/chat', { body: { messages: [] } })).body.error).toBeUndefined()
+    const messages = [{ role: 'user', content: 'Is there anything?' }]
+    const { usage } = (await node.request('POST', '/v1/chat/completions', { body: { messages } })).body
+    expect(usage.total_tokens).toBe(usage.prompt_tokens + usage.completion_tokens)
+    expect(usage.prompt_tokens).toBeGreaterThan(0)
   })
 
   it('carries a request id through', async () => {

@@ -197,6 +197,22 @@ describe('waiting for a job', () => {
   })
 })
 
+describe('the gateway to those who look', () => {
+  it('has a page at /, documents every route that it has, and says where the rest is', async () => {
+    const page = await request(url, 'GET', { tenant: undefined, headers: { accept: 'text/html' } })
+    expect(page.body).toContain('upload gateway')
+    expect((await request(`${url}/docs`, 'GET', { tenant: undefined })).body).toContain('<title>Swagger UI')
+    const { paths } = (await request(`${url}/openapi.json`, 'GET', { tenant: undefined })).body
+    for (const [path, operations] of Object.entries(paths as Record<string, object>))
+      for (const method of Object.keys(operations)) {
+        const answer = await request(url + path.replace('{id}', 'no-such-job'), method.toUpperCase())
+        expect(answer.body.code, `${method} ${path}`).not.toBe('ROUTE_NOT_FOUND')
+        expect(answer.status, `${method} ${path}`).not.toBe(405)
+      }
+    expect((await request(`${url}/api/v1/resources`, 'GET')).body.detail).toContain('8080')
+  })
+})
+
 describe('jobs that cannot be done', () => {
   it('fail with the reason, are dead-lettered, and can be retried by hand', async () => {
     const job = await ingest('lies.pdf', 'this is plain text')
@@ -320,13 +336,13 @@ describe('one worker, many tenants', () => {
 
   it('hostile documents of one tenant leave slots to others, and end when they are cancelled', async () => {
     const hostile: string[] = []
-    for (let n = 0; n < 24; n++) hostile.push((await send('mallory', `spin${n}.pdf`, makeSpinningPdf())).body.job_id)
+    for (let n = 0; n < 20; n++) hostile.push((await send('mallory', `spin${n}.pdf`, makeSpinningPdf())).body.job_id)
     const running = async () => {
       const all = await Promise.all(hostile.map(id => state(id, 'mallory')))
       return all.filter(({ status, stage }) => status === 'running' && stage === 'parse').length
     }
     await eventually('they spin', async () => (await running()) === 2)
-    for (const tenant of ['acme', 'bert', 'carl']) {
+    for (const tenant of ['acme', 'bert']) {
       const job = await ingest('small.txt', `A small file of ${tenant}.`, {}, tenant)
       expect(job.status).toBe('completed')
       expect(await running()).toBe(2)

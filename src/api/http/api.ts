@@ -1,5 +1,3 @@
-import swagger from '@fastify/swagger'
-import swaggerUi from '@fastify/swagger-ui'
 import type { FastifyInstance } from 'fastify'
 import type { TenantId } from '../../base/ids.ts'
 import type { Time } from '../../base/time.ts'
@@ -9,6 +7,8 @@ import * as schemas from '../schemas.ts'
 import { bodyAjv, queryAjv } from '../validate.ts'
 import { addTenantHook, holdContinue } from './call.ts'
 import { HttpForwarder } from './forward.ts'
+import { addHome } from './home.ts'
+import { addOpenApi } from './openapi.ts'
 import { addReplicationRoutes } from './replication.ts'
 import { addChatRoute, addRoutes } from './routes.ts'
 import { createHttpServer, type HttpServerOptions } from './server.ts'
@@ -17,15 +17,19 @@ export interface HttpApiOptions extends HttpServerOptions {
   readonly time: Time
   readonly operations: Operations
   readonly node: string
-  readonly version: string
   readonly onTenant: (tenant: TenantId) => void
   /** Decides whether this node answers; a node without a cluster answers everything. */
   readonly gate: Gate | undefined
 }
 
+const UPLOADS_ELSEWHERE = 'uploads and jobs are at the upload gateway, port 8081 unless set otherwise'
+
 /** The database node's HTTP API, with OpenAPI at `/openapi.json` and its page at `/docs`. */
 export async function createHttpApi(options: HttpApiOptions): Promise<FastifyInstance> {
-  const app = createHttpServer(options)
+  const app = createHttpServer({
+    ...options,
+    elsewhere: { '/upload': UPLOADS_ELSEWHERE, '/jobs': UPLOADS_ELSEWHERE },
+  })
   const { gate } = options
   const forwarder = gate && new HttpForwarder(gate.auth, options.operations.changes.closing)
   holdContinue(app)
@@ -35,22 +39,18 @@ export async function createHttpApi(options: HttpApiOptions): Promise<FastifyIns
     app.addSchema(schema)
     for (const ajv of [bodyAjv, queryAjv]) if (!ajv.getSchema(String(schema.$id))) ajv.addSchema(schema)
   }
-  await app.register(swagger, {
-    openapi: {
-      openapi: '3.0.3',
-      info: {
-        title: 'Percolate',
-        version: options.version,
-        description:
-          'A REM database: Resources, Entities, Moments. Every request under /api names its tenant in X-Tenant-ID.',
-      },
-    },
-    refResolver: { buildLocalReference: (json, _base, _fragment, n) => String(json.$id ?? `def-${n}`) },
+  await addOpenApi(app)
+  addHome(app, {
+    role: 'database node',
+    about:
+      'A memory for AI products: documents found by meaning and by words, a graph of people and things, a timeline; a database of its own for every tenant.',
+    links: [
+      { href: '/docs', text: 'the API, to read and to try' },
+      { href: '/openapi.json', text: 'the same for programs' },
+      { href: '/ready', text: 'whether this node can do its work' },
+      { href: '/metrics', text: 'for Prometheus' },
+    ],
   })
-  await app.register(swaggerUi, { routePrefix: '/docs', uiConfig: { docExpansion: 'list' } })
-  app.get('/openapi.json', { schema: { tags: ['operations'], summary: 'This document', hide: true } }, async () =>
-    app.swagger(),
-  )
 
   app.addHook('onRequest', async (_request, reply) => {
     // Who forwarded the request puts its own name over the second.

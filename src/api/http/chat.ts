@@ -2,6 +2,17 @@ import type { FastifyReply } from 'fastify'
 import { toPercolateError, toProblem } from '../../base/errors.ts'
 import type { ChatReply } from '../operations/chat.ts'
 
+const CHARS_PER_TOKEN = 4
+
+/** Estimated: tokenizers differ, and the answer may come from no model at all. */
+function usageOf(promptChars: number, answerChars: number) {
+  const [prompt, completion] = [promptChars, answerChars].map(chars => Math.ceil(chars / CHARS_PER_TOKEN)) as [
+    number,
+    number,
+  ]
+  return { prompt_tokens: prompt, completion_tokens: completion, total_tokens: prompt + completion }
+}
+
 /** OpenAI's answer shapes: one `chat.completion`, or `chat.completion.chunk` events that end with `[DONE]`. Both carry `citations`. */
 export async function sendChat(reply: FastifyReply, answer: ChatReply, stream: boolean): Promise<FastifyReply> {
   const head = { id: answer.id, created: answer.createdS, model: answer.model }
@@ -13,7 +24,13 @@ export async function sendChat(reply: FastifyReply, answer: ChatReply, stream: b
       citations = piece.citations ?? citations
     }
     const choices = [{ index: 0, message: { role: 'assistant', content }, finish_reason: 'stop' }]
-    return reply.send({ ...head, object: 'chat.completion', choices, citations })
+    return reply.send({
+      ...head,
+      object: 'chat.completion',
+      choices,
+      citations,
+      usage: usageOf(answer.promptChars, content.length),
+    })
   }
   const pieces = answer.pieces[Symbol.asyncIterator]()
   // An error before the first piece is still an ordinary error answer.
@@ -37,11 +54,13 @@ export async function sendChat(reply: FastifyReply, answer: ChatReply, stream: b
     ...extra,
   })
   try {
+    let characters = 0
     await send(chunk({ role: 'assistant', content: '' }, null))
     for (let next = first; !next.done && !raw.destroyed; next = await pieces.next()) {
       const { text, citations } = next.value
       if (text !== '') await send(chunk({ content: text }, null))
-      if (citations) await send(chunk({}, 'stop', { citations }))
+      characters += text.length
+      if (citations) await send(chunk({}, 'stop', { citations, usage: usageOf(answer.promptChars, characters) }))
     }
     await send('[DONE]')
   } catch (error) {

@@ -4,10 +4,10 @@ import type { Gate } from '../../session/gate.ts'
 import type { Operations } from '../operations/operations.ts'
 import type * as schemas from '../schemas.ts'
 import { sendEvents } from './events.ts'
+import { tenantHeader } from './tenant-header.ts'
 
 const ref = (name: string) => ({ $ref: `${name}#` })
 const problems = { '4XX': ref('Problem'), '5XX': ref('Problem') }
-const tenantHeader = { type: 'object', properties: { 'x-tenant-id': { type: 'string', description: 'The tenant.' } } }
 const anything = { type: 'object', additionalProperties: true }
 
 /** Routes about a tenant's copies and changes. */
@@ -58,17 +58,23 @@ export function addReplicationRoutes(
   )
   app.get(
     '/replication/check',
-    { ...route('Compare the holders with one another; names the first differences'), config: { isLocal: true } },
+    {
+      ...route('Compare the holders with one another; names the first differences', { hide: true }),
+      config: { isLocal: true },
+    },
     async request => replication.check(request.call),
   )
   app.get(
     '/replication/late',
-    { ...route('Writes that came from below the floor, and were set aside'), config: { isLocal: true } },
+    {
+      ...route('Writes that came from below the floor, and were set aside', { hide: true }),
+      config: { isLocal: true },
+    },
     async request => replication.late(request.call),
   )
   app.post(
     '/replication/late',
-    route('Apply a late write as of now, or discard it', { body: ref('LateInput') }),
+    route('Apply a late write as of now, or discard it', { body: ref('LateInput'), hide: true }),
     async request => {
       const { origin, sequence, action } = request.body as schemas.LateInput
       return replication.resolveLate(request.call, origin, sequence, action)
@@ -77,7 +83,7 @@ export function addReplicationRoutes(
   app.post(
     '/sync',
     {
-      ...route('Replication entries from another node of the cluster', { body: ref('SyncInput') }),
+      ...route('Replication entries from another node of the cluster', { body: ref('SyncInput'), hide: true }),
       config: { isLocal: true },
     },
     async request => {

@@ -6,10 +6,10 @@ import * as schemas from '../schemas.ts'
 import { check } from '../validate.ts'
 import { ifMatchOf } from './call.ts'
 import { sendChat } from './chat.ts'
+import { tenantHeader } from './tenant-header.ts'
 
 const ref = (name: string) => ({ $ref: `${name}#` })
 const problems = { '4XX': ref('Problem'), '5XX': ref('Problem') }
-const tenantHeader = { type: 'object', properties: { 'x-tenant-id': { type: 'string', description: 'The tenant.' } } }
 const idParam = { type: 'object', properties: { id: { type: 'string' } }, required: ['id'] }
 
 /** The body is one item or a list of them; checked by the handler, which can tell which is meant and so name the field at fault. */

@@ -21,6 +21,8 @@ export interface HttpServerOptions {
   readonly bodyBytesMax: number
   /** How long a client may take to send a request, ms; a quarter of it for the headers. */
   readonly requestReadMs: number
+  /** Paths (and what is below them) that are served by another part, and where that is. */
+  readonly elsewhere?: Readonly<Record<string, string>>
 }
 
 /** Set on a route's config: what the request duration is counted under. Default: method and pattern. */
@@ -72,6 +74,8 @@ export function createHttpServer(options: HttpServerOptions): FastifyInstance {
   app.setSerializerCompiler(() => value => JSON.stringify(value))
   app.setErrorHandler((error, request, reply) => sendError(error, request, reply, metrics))
 
+  const elsewhere = (path: string) =>
+    Object.entries(options.elsewhere ?? {}).find(([prefix]) => path === prefix || path.startsWith(`${prefix}/`))?.[1]
   const methods = new Map<string, Set<string>>()
   app.addHook('onRoute', route => {
     const known = methods.get(route.url) ?? new Set()
@@ -85,7 +89,7 @@ export function createHttpServer(options: HttpServerOptions): FastifyInstance {
       return sendError(
         new PercolateError(
           'ROUTE_NOT_FOUND',
-          `There is no ${request.method} ${path.slice(0, 200)}; /docs lists the routes.`,
+          `There is no ${request.method} ${path.slice(0, 200)} here; ${elsewhere(path) ?? '/docs lists the routes'}.`,
         ),
         request,
         reply,
@@ -150,8 +154,20 @@ export function sendError(raw: unknown, request: FastifyRequest, reply: FastifyR
   return reply
     .code(http)
     .type('application/problem+json')
-    .send(JSON.stringify(toProblem(error, request.id)))
+    .send(
+      JSON.stringify({ ...toProblem(error, request.id), ...(/^\/v1\//.test(request.url) ? openAiError(error) : {}) }),
+    )
 }
+
+/** What OpenAI's clients look for in the body of an error, so that they show its text. */
+const openAiError = ({ message, code, field, spec }: PercolateError) => ({
+  error: {
+    message,
+    type: spec.http >= 500 ? 'server_error' : 'invalid_request_error',
+    param: field ?? null,
+    code: code.toLowerCase(),
+  },
+})
 
 function fromFastify(raw: unknown): PercolateError {
   if (raw instanceof PercolateError) return raw

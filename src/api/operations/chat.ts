@@ -21,6 +21,8 @@ export interface ChatReply {
   /** The model that answers, or `percolate-extractive`. */
   readonly model: string
   readonly createdS: number
+  /** Characters of the messages. */
+  readonly promptChars: number
   readonly pieces: AsyncIterable<ChatPiece>
 }
 
@@ -54,7 +56,11 @@ export class ChatOperations {
         field: 'messages',
       })
     const gathered = await this.#gather(call, question.slice(0, QUERY_CHARS_MAX))
-    const reply = { id: `chatcmpl-${randomUUID()}`, createdS: Math.floor(this.#context.time.now() / 1000) }
+    const reply = {
+      id: `chatcmpl-${randomUUID()}`,
+      createdS: Math.floor(this.#context.time.now() / 1000),
+      promptChars: characters,
+    }
     if (!this.#model) {
       const { text, citations } = gathered
         ? extractiveAnswer(gathered)

@@ -9,7 +9,6 @@ import {
   PAGE_CHARS_MAX,
   SEARCH_DEPTH_MAX,
   SEARCH_LIMIT_DEFAULT,
-  SEARCH_LIMIT_MAX,
   URI_BYTES_MAX,
 } from '../../base/limits.ts'
 import { planDelete, planEmbedding, planResource, type ResourceCommand, resourceId, vectorOf } from '../../rem/plan.ts'
@@ -167,12 +166,6 @@ export class ResourceOperations {
 
   async search(call: Session, input: SearchInput): Promise<ResourcePage> {
     const limit = input.limit ?? SEARCH_LIMIT_DEFAULT
-    if (limit > SEARCH_LIMIT_MAX)
-      throw new PercolateError(
-        'INVALID_ARGUMENT',
-        `limit must be at most ${SEARCH_LIMIT_MAX} with a query; page with cursor.`,
-        { field: 'limit' },
-      )
     const embedding = input.embedding && checkEmbedding(input.embedding, 'embedding')
     const text = input.query?.trim() ?? ''
     if (text === '' && !embedding)
