@@ -37,11 +37,11 @@ export type Offered =
   | 'parked'
   /** Not an entry of this tenant, or not one at all; passed over. */
   | 'refused'
-  /** There is no room to keep it: the reader must come back to it. */
+  /** There is no room to keep it: the reader must come back to it, and says so by {@link Applier.passedOver}. */
   | 'full'
 
 interface Waiting {
-  readonly byOrigin: Map<string, Map<number, Entry>>
+  readonly byOrigin: Map<string, Map<number, { readonly entry: Entry; readonly bytes: number }>>
   entries: number
   bytes: number
 }
@@ -64,6 +64,8 @@ export class Applier {
   readonly #options: ApplierOptions
   readonly #waiting = new Map<TenantId, Waiting>()
   readonly #logged = new Set<string>()
+  /** Copies of which the reader passed something over that it has to come back to. */
+  readonly #behind = new Set<TenantId>()
   /** Entries parked on disk, once they have been counted. */
   readonly #parked = new Map<TenantId, number>()
 
@@ -71,9 +73,30 @@ export class Applier {
     this.#options = options
   }
 
-  /** Whether entries wait for one that is missing. */
+  /** Whether entries wait for one that is missing, or were passed over and are to be read again: the copy has not all that its reader has seen. */
   hasHole(tenant: TenantId): boolean {
-    return this.#waiting.has(tenant)
+    return this.#waiting.has(tenant) || this.#behind.has(tenant)
+  }
+
+  /** The reader of the tenant's stream went past an entry that is not in the copy; until it has read it again there is a hole. */
+  passedOver(tenant: TenantId): void {
+    this.#behind.add(tenant)
+  }
+
+  /** All that was passed over has been offered again, and is in the copy or waits. */
+  cameBack(tenant: TenantId): void {
+    this.#behind.delete(tenant)
+  }
+
+  /** What waits in memory, over all copies. */
+  get waiting(): { readonly entries: number; readonly bytes: number } {
+    let entries = 0
+    let bytes = 0
+    for (const waiting of this.#waiting.values()) {
+      entries += waiting.entries
+      bytes += waiting.bytes
+    }
+    return { entries, bytes }
   }
 
   /** Forgets what waits in memory: the copy is closed, or has been brought up to date otherwise. */
@@ -121,10 +144,14 @@ export class Applier {
       const last = tenant.vector.get(origin) ?? 0
       const next = Math.min(...entries.keys())
       if (next <= last + 1 || next - last > SKIPPED_MAX) continue
-      skipped.push({ origin, from: last + 1, to: next - 1 })
-      // Should one of them turn up after all, it is applied.
-      const lost = Array.from({ length: next - 1 - last }, (_, n) => [origin, last + 1 + n] as const)
-      await tenant.change(async staging => staging.joinVector(new Map([[origin, next - 1]]), lost))
+      // Should one of them turn up after all, it is applied. One that has come since is not missing.
+      const from = await tenant.change(async staging => {
+        const first = (staging.vector.get(origin) ?? 0) + 1
+        const lost = Array.from({ length: Math.max(0, next - first) }, (_, n) => [origin, first + n] as const)
+        staging.joinVector(new Map([[origin, next - 1]]), lost)
+        return first
+      })
+      if (from < next) skipped.push({ origin, from, to: next - 1 })
     }
     await this.settle(tenant)
     return skipped
@@ -212,17 +239,13 @@ export class Applier {
       this.#waiting.set(id, waiting)
       this.counts.holes++
     }
-    if (
-      waiting.entries >= (this.#options.waitingEntriesMax ?? WAITING_ENTRIES_MAX) ||
-      waiting.bytes + bytes.length > WAITING_BYTES_MAX
-    )
-      return 'full'
-    const entries = waiting.byOrigin.get(entry.origin) ?? new Map<number, Entry>()
-    if (!entries.has(entry.sequence)) {
-      waiting.entries++
-      waiting.bytes += bytes.length
-    }
-    waiting.byOrigin.set(entry.origin, entries.set(entry.sequence, entry))
+    const entries = waiting.byOrigin.get(entry.origin) ?? new Map<number, { entry: Entry; bytes: number }>()
+    if (entries.has(entry.sequence)) return 'waiting'
+    const { waitingEntriesMax = WAITING_ENTRIES_MAX } = this.#options
+    if (waiting.entries >= waitingEntriesMax || waiting.bytes + bytes.length > WAITING_BYTES_MAX) return 'full'
+    waiting.entries++
+    waiting.bytes += bytes.length
+    waiting.byOrigin.set(entry.origin, entries.set(entry.sequence, { entry, bytes: bytes.length }))
     return 'waiting'
   }
 
@@ -232,17 +255,19 @@ export class Applier {
     if (!waiting || !entries) return
     for (;;) {
       const last = tenant.vector.get(origin) ?? 0
-      for (const sequence of [...entries.keys()])
+      for (const [sequence, { bytes }] of [...entries])
         if (sequence <= last) {
           entries.delete(sequence)
           waiting.entries--
+          waiting.bytes -= bytes
         }
       const next = entries.get(last + 1)
       if (!next) break
-      if ((await tenant.apply(next)) === 'hole') break
+      if ((await tenant.apply(next.entry)) === 'hole') break
       this.counts.applied++
     }
-    if (entries.size === 0) waiting.byOrigin.delete(origin)
-    if (waiting.byOrigin.size === 0) this.#waiting.delete(tenant.id)
+    // Others do the same for entries that came beside this one; what they have begun anew since is theirs.
+    if (entries.size === 0 && waiting.byOrigin.get(origin) === entries) waiting.byOrigin.delete(origin)
+    if (waiting.byOrigin.size === 0 && this.#waiting.get(tenant.id) === waiting) this.#waiting.delete(tenant.id)
   }
 }

@@ -248,6 +248,8 @@ export class Copies {
   /** The copy is gone; the directory may want one again by now. */
   #gone(tenant: TenantId): void {
     this.#copies.delete(tenant)
+    this.#options.follower.forget(tenant)
+    this.#options.applier.forget(tenant)
     const placement = this.#options.directory.placement(tenant)
     if (placement) queueMicrotask(() => this.#onPlacement(placement))
   }

@@ -2,7 +2,7 @@ import { setMaxListeners } from 'node:events'
 import type { TenantId } from '../base/ids.ts'
 import type { Logger } from '../base/logger.ts'
 import type { Time } from '../base/time.ts'
-import type { StoredMessage, StreamPort } from '../stream/port.ts'
+import type { StoredMessage, StreamInfo, StreamPort } from '../stream/port.ts'
 import { subjects } from '../stream/subjects.ts'
 import type { TenantPool } from '../tenant/pool.ts'
 import type { StreamCursor } from '../tenant/state.ts'
@@ -20,6 +20,8 @@ export interface FollowerOptions {
   readonly streams: () => SyncStreams | undefined
   /** Whether this node has a copy that takes entries. */
   readonly takesEntries: (tenant: TenantId) => boolean
+  /** Whether this node has a copy, of whatever kind. */
+  readonly holds: (tenant: TenantId) => boolean
   /** Entries are missing that the stream does not have: the copy has to be brought up to date from another. */
   readonly onHole: (tenant: TenantId) => void
   /** A consumer without messages for this long is given up until a hint comes. */
@@ -43,6 +45,8 @@ const POSITIONS_MAX = 10_000
 /** How long a catch-up waits for the end of the stream that it saw. */
 const CATCH_UP_MS_MAX = 30_000
 
+const DONE = Promise.resolve(true)
+
 interface Reading {
   readonly stop: AbortController
   readonly done: Promise<void>
@@ -60,6 +64,13 @@ export class Follower {
   readonly #readings = new Map<string, Reading>()
   /** The last position in each stream, also of those that are not being read now. */
   readonly #positions = new Map<string, StreamCursor>()
+  /**
+   * Of copies here that the reader went past an entry of, the first message to be read again: there was no room for it, or the copy took nothing in just then, or could not. One reader serves many
+   * tenants in a pool stream, and goes on for the others. As many as there are copies, at most.
+   */
+  readonly #passed = new Map<TenantId, StreamCursor>()
+  /** The same for those that wait in memory too, until their copy has no hole: what is written down of the position in a pool stream stays before them. */
+  readonly #unsettled = new Map<TenantId, StreamCursor>()
   readonly #stop = new AbortController()
   #endListening = () => {}
   readonly #watched = new Set<string>()
@@ -127,10 +138,11 @@ export class Follower {
       while (this.#readings.get(name) === reading && isInTime()) {
         const { position } = reading
         if (position && position.stream !== info.incarnation) break
-        if (position && position.sequence === info.lastSequence) return true
+        if (position && position.sequence === info.lastSequence) return this.#readAgain(streams, tenant, info, until)
         if (position && position.sequence > info.lastSequence) {
           const now = await stream.streamInfo(name)
-          if (now?.incarnation === info.incarnation && now.lastSequence >= position.sequence) return true
+          if (now?.incarnation === info.incarnation && now.lastSequence >= position.sequence)
+            return this.#readAgain(streams, tenant, now, until)
           // It lost its end, or is another by now, and is read anew.
           reading.stop.abort()
           await reading.done
@@ -235,6 +247,7 @@ export class Follower {
     const { stream, time } = this.#options
     const { signal } = reading.stop
     const inFlight = new Map<number, Promise<boolean>>()
+    const broken = new AbortController()
     let sinceSaved = 0
     let delivered = 0
     /** All up to `sequence` are done with when the smallest in flight is above it. */
@@ -251,15 +264,19 @@ export class Follower {
       }
     }
     let failure: unknown
-    for await (const message of stream.consume(name, { fromSequence: reading.position!.sequence + 1, signal })) {
+    const ends = AbortSignal.any([signal, broken.signal])
+    const messages = stream.consume(name, { fromSequence: reading.position!.sequence + 1, signal: ends })
+    for await (const message of messages) {
       reading.lastAtMs = time.monotonic()
       if (failure) throw failure
       const id = tenant ?? (streams.tenantOf(message.subject) as TenantId | undefined)
-      const work = id && this.#options.takesEntries(id) ? this.#offer(id, message) : Promise.resolve(true)
+      const work = id && this.#options.holds(id) ? this.#take(id, message, incarnation, tenant) : DONE
       inFlight.set(message.sequence, work)
       delivered = message.sequence
       const done = settled(message.sequence, work).catch(error => {
         failure = error
+        // Whether anything comes after it or not.
+        broken.abort()
       })
       if (inFlight.size >= IN_FLIGHT_MAX) await done
       if (++sinceSaved >= CURSOR_EVERY) {
@@ -271,19 +288,84 @@ export class Follower {
     if (failure) throw failure
   }
 
-  /** False when the entry could not be kept, and must be read again. */
-  async #offer(id: TenantId, message: StoredMessage): Promise<boolean> {
-    try {
-      const offered = await this.#options.pool.use(id, async tenant => {
-        // Looked at under the lease: the copy may have been emptied meanwhile.
-        if (this.#options.takesEntries(id)) return this.#options.applier.offer(tenant, message.data)
-      })
-      if (offered === 'waiting' || offered === 'full') this.#options.onHole(id)
-      return true
-    } catch (error) {
-      this.#options.logger.warn({ tenant: id, err: String(error) }, 'an entry could not be applied; trying again')
-      return false
+  /**
+   * What became of an entry: it is in the copy or waits there; or it was passed over, for lack of room behind a gap, or because the copy took nothing in just then (*unread*). The reader of a pool
+   * stream goes on for the other tenants, and comes back to this one ({@link #readAgain}); so does any reader whose copy has no room.
+   */
+  async #offer(id: TenantId, { sequence, data }: StoredMessage, stream: string): Promise<'kept' | 'full' | 'unread'> {
+    const { takesEntries, pool, applier, logger, onHole } = this.#options
+    const at = { stream, sequence }
+    if (!takesEntries(id)) {
+      this.#passOver(id, at)
+      return 'unread'
     }
+    try {
+      // Looked at again under the lease: the copy may have been emptied meanwhile.
+      const offered = await pool.use(id, async tenant => (takesEntries(id) ? applier.offer(tenant, data) : 'unread'))
+      if (offered === 'waiting') noteFirst(this.#unsettled, id, at)
+      else if (offered === 'full' || offered === 'unread') this.#passOver(id, at)
+      if (offered !== 'waiting' && offered !== 'full') return offered === 'unread' ? 'unread' : 'kept'
+      onHole(id)
+      return offered === 'full' ? 'full' : 'kept'
+    } catch (error) {
+      logger.warn({ tenant: id, err: String(error) }, 'an entry could not be applied; trying again')
+      this.#passOver(id, at)
+      onHole(id)
+      return 'unread'
+    }
+  }
+
+  /** False: the reader has to begin again with this message. */
+  async #take(id: TenantId, message: StoredMessage, stream: string, alone: TenantId | undefined): Promise<boolean> {
+    return (
+      (await this.#offer(id, message, stream)) !== 'unread' || alone === undefined || !this.#options.takesEntries(id)
+    )
+  }
+
+  #passOver(id: TenantId, at: StreamCursor): void {
+    noteFirst(this.#passed, id, at)
+    noteFirst(this.#unsettled, id, at)
+    this.#options.applier.passedOver(id)
+  }
+
+  /**
+   * Offers again what was passed over of a tenant, from the first such message to the end of the stream as `info` has it, all of it, since a later one may be what earlier ones wait for. True when each is in
+   * the copy by then, or something before it is missing.
+   */
+  async #readAgain(streams: SyncStreams, tenant: TenantId, info: StreamInfo, untilMs: number): Promise<boolean> {
+    const { stream, time, applier, takesEntries } = this.#options
+    const from = this.#passed.get(tenant)
+    if (!from) return true
+    if (!takesEntries(tenant)) return false
+    // What is passed over from now on is noted anew, by this pass or by the reader.
+    this.#passed.delete(tenant)
+    let next = from.stream === info.incarnation ? Math.max(from.sequence, info.firstSequence) : info.firstSequence
+    let isRead = true
+    const done = new AbortController()
+    const signal = AbortSignal.any([this.#stop.signal, done.signal])
+    const outOfTime = () => done.abort()
+    void time.sleep(Math.max(0, untilMs - time.monotonic()), { signal, ref: false }).then(outOfTime, () => {})
+    try {
+      if (next <= info.lastSequence)
+        for await (const message of stream.consume(streams.streamOf(tenant), { fromSequence: next, signal })) {
+          if (streams.tenantOf(message.subject) === tenant)
+            isRead = (await this.#offer(tenant, message, info.incarnation)) !== 'unread' && isRead
+          next = message.sequence + 1
+          if (next > info.lastSequence) break
+        }
+    } finally {
+      done.abort()
+      if (next <= info.lastSequence) this.#passOver(tenant, { stream: info.incarnation, sequence: next })
+      if (!this.#passed.has(tenant)) applier.cameBack(tenant)
+    }
+    return isRead && next > info.lastSequence
+  }
+
+  /** The copy is gone: nothing of it has to be read again. */
+  forget(tenant: TenantId): void {
+    this.#passed.delete(tenant)
+    this.#unsettled.delete(tenant)
+    this.#options.applier.cameBack(tenant)
   }
 
   async #loadCursor(name: string, tenant: TenantId | undefined): Promise<StreamCursor | undefined> {
@@ -294,8 +376,19 @@ export class Follower {
   async #saveCursor(name: string, tenant: TenantId | undefined, cursor: StreamCursor): Promise<void> {
     // What waits in memory for an earlier one would be lost behind the cursor.
     if (tenant !== undefined && this.#options.applier.hasHole(tenant)) return
-    if (tenant === undefined) await this.#options.cursors.save(name, cursor)
+    if (tenant === undefined) await this.#options.cursors.save(name, this.#settledUpTo(name, cursor))
     else await this.#options.pool.use(tenant, open => open.setCursor(cursor))
+  }
+
+  /** A position in a pool stream before everything that is not on the disk of its copy: after a restart that is read again, the rest of it twice, which is harmless. */
+  #settledUpTo(name: string, { stream, sequence }: StreamCursor): StreamCursor {
+    let settled = sequence
+    for (const [tenant, first] of [...this.#unsettled]) {
+      if (!this.#options.applier.hasHole(tenant)) this.#unsettled.delete(tenant)
+      else if (first.stream === stream && this.#options.streams()?.streamOf(tenant) === name)
+        settled = Math.min(settled, first.sequence - 1)
+    }
+    return { stream, sequence: settled }
   }
 
   #onHint(data: Buffer): void {
@@ -323,4 +416,11 @@ export class Follower {
     this.follow(tenant)
     this.#options.onHole(tenant)
   }
+}
+
+/** Keeps the first position of a tenant; one in another stream is that of a stream that is gone. */
+function noteFirst(positions: Map<TenantId, StreamCursor>, tenant: TenantId, at: StreamCursor): void {
+  const known = positions.get(tenant)
+  if (known?.stream === at.stream && known.sequence <= at.sequence) return
+  positions.set(tenant, at)
 }

@@ -27,6 +27,9 @@ export interface HolesOptions {
 
 /** How long a hole may wait for entries that are on their way. */
 const HOLE_GRACE_MS = 300
+/** Attempts at the usual pace, then each waits twice as long as the one before. */
+const RETRIES_FAST = 5
+const HOLE_RETRY_MS_MAX = 5000
 
 /** Entries that are missing from a copy: waited for, read again, taken from other holders, and at last given up when nobody has them. */
 export class Holes {
@@ -49,7 +52,9 @@ export class Holes {
   async #fillHole(tenant: TenantId): Promise<void> {
     const { time, applier, follower, directory, logger, retryMs, reconciler, signal, state, takeFrom } = this.#options
     for (let attempt = 0; !signal.aborted && state(tenant) === 'current'; attempt++) {
-      await time.sleep(attempt === 0 ? HOLE_GRACE_MS : retryMs, { signal, ref: false }).catch(() => {})
+      // What can't be had now is asked for less and less often, of the servers and of the others.
+      const waitMs = Math.min(Math.max(retryMs, HOLE_RETRY_MS_MAX), retryMs * 2 ** Math.max(0, attempt - RETRIES_FAST))
+      await time.sleep(attempt === 0 ? HOLE_GRACE_MS : waitMs, { signal, ref: false }).catch(() => {})
       if (signal.aborted) return
       const placement = directory.placement(tenant)
       if (!placement) continue

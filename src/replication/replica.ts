@@ -167,6 +167,7 @@ export class Replica {
       applier: this.applier,
       streams,
       takesEntries: tenant => this.copies.takesEntries(tenant),
+      holds: tenant => this.copies.state(tenant) !== 'absent',
       onHole: tenant => this.copies.onHole(tenant),
       idleMs: settings.consumerIdleMs,
       hintGraceMs: settings.hintGraceMs,
