@@ -5,7 +5,7 @@ COPY package.json package-lock.json ./
 RUN npm ci --ignore-scripts --no-audit --no-fund
 COPY . .
 # On amd64 the shipped binary is made loadable, on arm64, which has none, rocksdb is compiled.
-RUN node scripts/rocksdb.mjs && node scripts/build-kernel.mjs && node node_modules/typescript/bin/tsc && npm prune --omit=dev && rm -rf node_modules/typescript node_modules/wabt
+RUN node scripts/rocksdb.mjs && node scripts/build-kernel.mjs && node node_modules/typescript/bin/tsc && rm -rf dist/tests dist/bench && npm prune --omit=dev && rm -rf node_modules/typescript node_modules/wabt
 
 FROM node:22-bookworm-slim
 ENV NODE_ENV=production MALLOC_ARENA_MAX=2

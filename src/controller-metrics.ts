@@ -103,6 +103,11 @@ export function addActivatorMetrics(
     (tier, held) => held.room(tier).tenants,
   )
   gauge('ready_nodes', 'Nodes of the tier that take requests', (tier, held) => held.ready(tier).length)
+  gauge(
+    'needed_nodes',
+    'Nodes that must run, the lowest ordinals first, for every tenant to have a copy on one; 0: none is without',
+    (tier, held) => held.needed(tier),
+  )
   gauge('held_forwarded_total', 'Held requests that went to a node', (tier, held) => held.room(tier).counts.forwarded)
   gauge(
     'held_refused_total',

@@ -117,6 +117,7 @@ export async function startController(options: ControllerRoleOptions): Promise<R
       host: config.host,
       advertisedHost: config.routerHost ?? advertisedHost(config),
       pod: config.podName,
+      firstOrdinal: config.firstOrdinal,
       httpPort: config.activatorHttpPort,
       grpcPort: config.activatorGrpcPort,
       requestsMax: config.heldRequestsMax,

@@ -27,6 +27,8 @@ export interface TopologyOptions {
   /** Without an autoscaler, this many of each run all the time. */
   readonly fixed?: { readonly nodes: number; readonly workers: number }
   readonly env?: Readonly<Record<string, string>>
+  /** Of nodes only. */
+  readonly nodeEnv?: Readonly<Record<string, string>>
   readonly packageOf?: ClusterOptions['packageOf']
   readonly onEvent?: (event: TopologyEvent) => void
 }
@@ -69,6 +71,8 @@ const WAKE_MS_MIN = 3000
 
 /** Windows of our own that scenarios in seconds cannot wait for. */
 const fastSettings = (speed: number): Record<string, string> => ({
+  // Nodes are numbered from 1 here.
+  PERCOLATE_FIRST_ORDINAL: '1',
   PERCOLATE_ACTIVE_WINDOW_MS: String(Math.max(ACTIVE_WINDOW_MS_MIN, (ACTIVE_WINDOW_S * 1000) / speed)),
   PERCOLATE_WAKE_MS: String(Math.max(WAKE_MS_MIN, (WAKE_S * 1000) / speed)),
   ...(speed === 1
@@ -207,6 +211,7 @@ export class TestTopology {
         PERCOLATE_NATS_URL: nats.map((_, n) => natsUrl(portAt(`${node} nats-${n + 1}`), secrets.nats)).join(','),
         PERCOLATE_ADVERTISE_HTTP_PORT: String(portAt(`peers http ${node}`)),
         PERCOLATE_ADVERTISE_GRPC_PORT: String(portAt(`peers grpc ${node}`)),
+        ...options.nodeEnv,
       }),
     })
     const folder = join(options.dataDir, 'prometheus')

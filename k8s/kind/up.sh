@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Percolate in a kind cluster of three zones: registry, image, Istio, KEDA, Prometheus, NATS, object store, Percolate, a smoke test. Idempotent: run it again after a change.
+# Percolate in a kind cluster of three zones: registry, image, Istio, KEDA, Prometheus, NATS, object store, Percolate, a smoke test. Run it again after a change: what is there stays (cluster, secrets, data), the image is built, pushed and pulled anew, and everything of Percolate starts again. Not run yet: see docs/operations.md.
 #   k8s/kind/up.sh [--dry-run]
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -112,7 +112,9 @@ fi
 say 'Percolate'
 k apply -k "$root/k8s/overlays/kind"
 k -n percolate rollout status statefulset/percolate-nats --timeout=300s
-k -n percolate rollout restart deployment/percolate-controller deployment/percolate-gateway-small
+# The image has the same tag each time, and is pulled at every start.
+k -n percolate rollout restart statefulset/percolate-object-store statefulset/percolate-node-small \
+  deployment/percolate-controller deployment/percolate-gateway-small deployment/percolate-worker-small
 k -n percolate rollout status deployment/percolate-controller --timeout=300s
 k -n percolate rollout status deployment/percolate-gateway-small --timeout=300s
 

@@ -6,6 +6,7 @@ import { activeHolders, choosePlaces, type Member } from '../replication/placeme
 import { ACTIVATOR, type Destination, EndpointsKeeper, type RouterPort } from './endpoints.ts'
 import { HoldingGrpcProxy } from './grpc-proxy.ts'
 import { HoldingHttpProxy } from './http-proxy.ts'
+import { neededNodes } from './needed.ts'
 import { type Backend, WaitingRoom } from './room.ts'
 
 export interface ActivatorOptions {
@@ -19,6 +20,7 @@ export interface ActivatorOptions {
   readonly advertisedHost: string
   /** The pod that this process runs in, when it is one. */
   readonly pod: string | undefined
+  readonly firstOrdinal: number
   /** Of the first tier; the next ones listen on the ports behind it. 0: free ones. */
   readonly httpPort: number
   readonly grpcPort: number
@@ -136,6 +138,17 @@ export class Activator {
         ({ node, state, tier: its }) =>
           state === 'ready' && its === tier && this.#options.directory.isPresumedLive(node),
       )
+  }
+
+  /** Nodes that a tier needs for every tenant to have a copy that runs ({@link neededNodes}). */
+  needed(tier: string): number {
+    const { directory, firstOrdinal } = this.#options
+    return neededNodes({
+      placements: directory.placements().filter(placement => placement.tier === tier),
+      ready: new Set(this.ready(tier).map(({ node }) => node)),
+      waiting: this.room(tier).waiting(),
+      firstOrdinal,
+    })
   }
 
   /** Where a tenant's requests go: its home, another node that holds it, or the one that its id falls to. Always the same while nothing changes. */

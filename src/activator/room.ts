@@ -54,9 +54,14 @@ export class WaitingRoom {
 
   /** Tenants with a request that waits, or did within `wakeMs`: what a tier is woken by, as a scaler polls it. */
   get tenants(): number {
+    return this.waiting().size
+  }
+
+  /** Which these are. */
+  waiting(): ReadonlySet<TenantId> {
     const now = this.#options.time.monotonic()
     for (const [tenant, untilMs] of this.#waiting) if (untilMs <= now) this.#waiting.delete(tenant)
-    return this.#waiting.size
+    return new Set(this.#waiting.keys())
   }
 
   /**

@@ -24,7 +24,7 @@ export function loadConfig(options: LoadOptions): Config {
       problems.push(`${source} ${(error as Error).message}`)
     }
   }
-  problems.push(...together(config, options.role))
+  problems.push(...together(config, options.role, env))
   if (problems.length > 0)
     throw new PercolateError('CONFIG_INVALID', `Settings that need a correction:\n  - ${problems.join('\n  - ')}`)
   return Object.freeze(config) as Config
@@ -71,7 +71,11 @@ export function unknownVariables(env: Readonly<Record<string, string | undefined
   return Object.keys(env).filter(name => name.startsWith('PERCOLATE_') && !known.has(name))
 }
 
-function together(config: Readonly<Record<string, unknown>>, role: Role): string[] {
+function together(
+  config: Readonly<Record<string, unknown>>,
+  role: Role,
+  env: Readonly<Record<string, string | undefined>>,
+): string[] {
   const problems: string[] = []
   if (config.s3Endpoint !== undefined && (config.s3AccessKey === undefined || config.s3SecretKey === undefined)) {
     problems.push('PERCOLATE_S3_ENDPOINT needs PERCOLATE_S3_ACCESS_KEY and PERCOLATE_S3_SECRET_KEY.')
@@ -80,6 +84,15 @@ function together(config: Readonly<Record<string, unknown>>, role: Role): string
     problems.push('PERCOLATE_EMBEDDING_URL needs PERCOLATE_EMBEDDING_MODEL.')
   if (config.chatUrl !== undefined && config.chatModel === undefined)
     problems.push('PERCOLATE_CHAT_URL needs PERCOLATE_CHAT_MODEL.')
+  if (
+    role === 'node' &&
+    config.mode === 'production' &&
+    config.zone === settings.zone.default &&
+    env[settings.zone.env] === ''
+  )
+    problems.push(
+      `${settings.zone.env} is set and empty, so that copies would not be spread over zones. Kubernetes copies the zone of a machine to its pods from 1.35 on; before, or where machines have no zone, set it by hand.`,
+    )
   if (role === 'worker' || role === 'gateway') {
     if (config.natsUrl === undefined) problems.push(`PERCOLATE_NATS_URL is needed by the role ${role}.`)
     if (config.s3Endpoint === undefined) problems.push(`PERCOLATE_S3_ENDPOINT is needed by the role ${role}.`)

@@ -529,6 +529,16 @@ export const settings = {
     roles: ['controller'],
     doc: "Folder with the service account's `token`, `ca.crt` and `namespace`.",
   },
+  firstOrdinal: {
+    env: 'PERCOLATE_FIRST_ORDINAL',
+    type: 'integer',
+    default: 0,
+    min: 0,
+    max: 1000000,
+    unit: 'ordinal',
+    roles: ['controller'],
+    doc: "Number at the end of the name of a tier's first node (`spec.ordinals.start` of its StatefulSet): by it the controller tells how many nodes must run for a tenant's copies (`percolate_needed_nodes`).",
+  },
   controllerPort: {
     env: 'PERCOLATE_CONTROLLER_PORT',
     type: 'integer',

@@ -49,6 +49,14 @@ describe('settings', () => {
     )
   })
 
+  it('in production a zone that nobody filled in is refused, not taken for one', () => {
+    const env = { PERCOLATE_MODE: 'production', PERCOLATE_ZONE: '' }
+    expect(() => loadConfig({ role: 'node', env })).toThrow(/PERCOLATE_ZONE is set and empty/)
+    expect(loadConfig({ role: 'node', env: { ...env, PERCOLATE_ZONE: 'a' } }).zone).toBe('a')
+    expect(loadConfig({ role: 'node', env, flags: { zone: 'b' } }).zone).toBe('b')
+    expect(loadConfig({ role: 'node', env: { PERCOLATE_ZONE: '' } }).zone).toBe('local')
+  })
+
   it('that are misspelt are noticed', () => {
     expect(
       unknownVariables({ PERCOLATE_HTP_PORT: '1', PERCOLATE_URL: 'x', OTHER: '1', PERCOLATE_HTTP_PORT: '1' }),

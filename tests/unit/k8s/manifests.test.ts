@@ -8,7 +8,7 @@ import { parse } from 'yaml'
 import { PACKAGE_FOLDER } from '../../../src/base/version.ts'
 import { findProgram } from '../../../src/cluster/cluster.ts'
 import { loadConfig } from '../../../src/config/load.ts'
-import { type Role, type Setting, settings } from '../../../src/config/settings.ts'
+import { type Role, type Setting, type SettingName, settings } from '../../../src/config/settings.ts'
 import { metricsMarkdown } from '../../../src/metrics-docs.ts'
 import { subjects } from '../../../src/stream/subjects.ts'
 import { type PrometheusTrigger, readScaledObjects } from '../../../test-topology/autoscaler/scaled-object.ts'
@@ -290,11 +290,51 @@ describe.runIf(hasKubectl).each(overlays)('the overlay %s', overlay => {
         expect([name, readinessProbe !== undefined, livenessProbe !== undefined]).toEqual([name, true, true])
       }
     }
-    const data = ofKind('ConfigMap').find(({ metadata }) => metadata.name.startsWith('percolate-settings')).data
-    for (const set of ofKind('StatefulSet').filter(({ metadata }) => metadata.name.startsWith('percolate-node')))
-      expect(set.spec.template.spec.terminationGracePeriodSeconds * 1000).toBeGreaterThan(
-        5000 + Number(data.PERCOLATE_DRAIN_NOTICE_MS) + 2 * Number(data.PERCOLATE_DRAIN_MS),
-      )
+    for (const workload of workloads()) {
+      const pod = workload.spec.template.spec
+      const name = nameOf(workload)
+      if (workload.spec.replicas !== 1)
+        expect([name, pod.topologySpreadConstraints.map(({ topologyKey }: Manifest) => topologyKey)]).toEqual([
+          name,
+          ['topology.kubernetes.io/zone', 'kubernetes.io/hostname'],
+        ])
+    }
+  })
+
+  it('gives each process the time and the memory that it is told to take', () => {
+    const MIB = 1024 * 1024
+    const bytesOf = (text: string) => Number.parseInt(text, 10) * (text.endsWith('Gi') ? 1024 * MIB : MIB)
+    for (const workload of workloads()) {
+      const pod = workload.spec.template.spec
+      const [container] = pod.containers
+      const role = roleOf(container) as Role
+      if (!ours().includes(container)) continue
+      const env: Record<string, string> = {}
+      for (const { configMapRef } of container.envFrom) Object.assign(env, find('ConfigMap', configMapRef.name).data)
+      for (const { name, value } of container.env) if (value !== undefined) env[name] = value
+      const number = (name: SettingName) => {
+        const setting = settings[name] as Setting
+        return Number(env[setting.env] ?? setting.default)
+      }
+      const pauseMs = 1000 * (container.lifecycle?.preStop?.sleep?.seconds ?? 0)
+      const drainMs = number('drainMs')
+      const neededMs = {
+        node: pauseMs + number('drainNoticeMs') + 2 * drainMs,
+        controller: 3 * number('leaseMs') + number('drainNoticeMs') + drainMs,
+        gateway: pauseMs + drainMs,
+        worker: pauseMs + drainMs,
+        up: 0,
+      }
+      expect([role, pod.terminationGracePeriodSeconds * 1000 > neededMs[role]]).toEqual([role, true])
+      // The sizes of uploads are not bounded by half a minute.
+      if (role === 'gateway') expect(drainMs).toBeGreaterThan(60_000)
+      const limit = bytesOf(container.resources.limits.memory)
+      if (role === 'node') expect(number('tenantMemoryBytes')).toBeLessThanOrEqual(limit / 2)
+      if (role === 'worker') {
+        expect(number('jobConcurrency') * number('parseMemoryBytes')).toBeLessThan(limit / 2)
+        if (overlay !== 'kind') expect(number('jobConcurrency')).toBe(Number(container.resources.limits.cpu))
+      }
+    }
   })
 })
 
@@ -341,6 +381,35 @@ describe('PromQL', () => {
     const checked = await run(['check', 'rules'], { groups: [{ name: 'panels', rules }] })
     expect([checked.status, checked.text]).toEqual([0, expect.stringContaining('SUCCESS')])
   })
+
+  it.each(Object.keys(TIERS))(
+    'of the ScaledObject %s asks for nodes with copies, and for sleep only from the minimum',
+    async tier => {
+      const [node] = await readScaledObjects(join(PACKAGE_FOLDER, 'k8s', 'tiers', tier, 'scaling.yaml'))
+      const { query } = node!.triggers[1] as PrometheusTrigger
+      const cases: [needed: number, ready: number, value: number][] = [
+        [0, 0, 0],
+        [0, node!.minReplicaCount, 0],
+        [0, node!.minReplicaCount + 1, 1],
+        [8, node!.minReplicaCount, 8],
+        [5, node!.minReplicaCount + 4, 5],
+      ]
+      const tests = cases.map(([needed, ready, value]) => ({
+        interval: '5s',
+        input_series: Object.entries({ needed_nodes: needed, ready_nodes: ready }).flatMap(([name, count]) =>
+          ['p0', 'p1'].map(pod => ({
+            series: `percolate_${name}{tier="${tier}",pod="${pod}"}`,
+            values: String(count),
+          })),
+        ),
+        promql_expr_test: [{ expr: query, eval_time: '0s', exp_samples: [{ labels: '{}', value }] }],
+      }))
+      const none = { interval: '5s', input_series: [{ series: 'other', values: '1' }] }
+      const unknown = { ...none, promql_expr_test: [{ expr: query, eval_time: '0s', exp_samples: [] }] }
+      const tested = await run(['test', 'rules'], { rule_files: [], tests: [...tests, unknown] })
+      expect([tested.status, tested.text]).toEqual([0, expect.stringContaining('SUCCESS')])
+    },
+  )
 
   it.each(Object.keys(TIERS))(
     'of the ScaledObject %s counts the greater of active and waiting tenants, and nothing when it cannot know',
