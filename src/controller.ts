@@ -18,8 +18,9 @@ import { addActivatorMetrics, addControllerMetrics } from './controller-metrics.
 import { Jobs } from './jobs/jobs.ts'
 import type { ObjectStore } from './objects/port.ts'
 import { PeerAuth } from './replication/auth.ts'
-import { Controller } from './replication/controller.ts'
-import { type Directory, observingDirectory } from './replication/directory.ts'
+import type { Controller } from './replication/controller.ts'
+import { controllerParts } from './replication/controller-parts.ts'
+import type { Directory } from './replication/directory.ts'
 import { SnapshotStore } from './replication/snapshots.ts'
 import type { StreamPort } from './stream/port.ts'
 
@@ -54,37 +55,29 @@ export async function startController(options: ControllerRoleOptions): Promise<R
   const { config, logger, time, stream, objects } = options
   const lifecycle = new Lifecycle(logger)
   const name = `controller-${time.random(4).toString('hex')}`
-  const directory = observingDirectory({
-    stream,
-    time,
-    logger,
-    replicas: config.syncReplicas,
-    bytesMax: config.directoryBytesMax,
-    leaseMs: config.leaseMs,
-    heartbeatMs: config.heartbeatMs,
-    syncStreams: config.syncStreams,
-  })
   const auth = new PeerAuth(config.clusterSecret, name)
-  const peers = new GrpcPeers({ auth, addressOf: node => directory.member(node)?.grpc, timeoutMs: PEER_TIMEOUT_MS })
-  lifecycle.add('peers', () => peers.close())
-  await directory.start()
-  lifecycle.add('directory', () => directory.stop())
-  const controller = new Controller({
+  const { directory, peers, controller } = controllerParts({
     name,
     time,
     logger,
-    directory,
     stream,
-    peers,
+    peers: addressOf => new GrpcPeers({ auth, addressOf, timeoutMs: PEER_TIMEOUT_MS }),
     snapshots: objects && new SnapshotStore(objects, time, logger),
     replicas: config.replicas,
+    directoryReplicas: config.syncReplicas,
+    directoryBytesMax: config.directoryBytesMax,
+    syncStreams: config.syncStreams,
     leaseMs: config.leaseMs,
+    heartbeatMs: config.heartbeatMs,
     roundMs: config.controllerRoundMs,
     replaceAfterMs: config.replaceAfterMs,
     forgetAfterMs: config.forgetAfterMs,
     streamIdleMs: config.streamIdleMs,
     syncBytesMax: config.syncBytesMax,
   })
+  lifecycle.add('peers', () => peers.close?.())
+  await directory.start()
+  lifecycle.add('directory', () => directory.stop())
   const metrics = options.metrics ?? new Metrics()
   let isStarted = false
   let port: number | undefined

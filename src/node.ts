@@ -22,12 +22,12 @@ import { addNodeMetrics } from './node-metrics.ts'
 import type { ObjectStore } from './objects/port.ts'
 import { replicaSettings } from './replica-settings.ts'
 import { PeerAuth } from './replication/auth.ts'
+import { copyStore } from './replication/copy-store.ts'
 import type { Member, Placement } from './replication/placement.ts'
 import { Replica } from './replication/replica.ts'
 import { SnapshotStore } from './replication/snapshots.ts'
 import { Gate } from './session/gate.ts'
 import { prefixes, prefixRange, space } from './storage/keys.ts'
-import type { Kv } from './storage/kv.ts'
 import { collect } from './storage/kv.ts'
 import { openRocksKv } from './storage/rocksdb.ts'
 import type { StreamPort } from './stream/port.ts'
@@ -35,9 +35,9 @@ import { subjects } from './stream/subjects.ts'
 import { Activity } from './tenant/activity.ts'
 import { DataDir } from './tenant/data-dir.ts'
 import { DiskGuard } from './tenant/disk-guard.ts'
-import { TenantPool } from './tenant/pool.ts'
-import { type StreamCursor, wipeCopy } from './tenant/state.ts'
-import { Tenant } from './tenant/tenant.ts'
+import { openPool, type TenantHooks, type TenantStore } from './tenant/open-pool.ts'
+import type { TenantPool } from './tenant/pool.ts'
+import type { StreamCursor } from './tenant/state.ts'
 
 export interface NodeOptions {
   readonly config: Config
@@ -96,47 +96,56 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
     await disk.start()
     parts.add('disk guard', () => disk.stop())
     probes.add('disk', () => disk.admit())
-    let replica: Replica | undefined
-    const openKv = (id: TenantId) =>
-      openRocksKv(dataDir.tenantPath(id), {
-        createIfMissing: true,
-        writeBufferBytes: config.writeBufferBytes,
-        blockCacheBytes: config.blockCacheBytes,
-      })
-    const pool = new TenantPool({
-      time,
-      logger,
-      openMax: config.openTenantsMax,
-      memoryBytesMax: config.tenantMemoryBytes,
-      tenantBytes: TENANT_BASE_BYTES + RECORD_CACHE_BYTES + config.writeBufferBytes + config.blockCacheBytes,
-      idleMs: config.tenantIdleMs,
-      waitMsMax: POOL_WAIT_MS_MAX,
-      exists: id => dataDir.hasTenant(id),
-      open: async id => {
-        if (replica && !(await dataDir.hasTenant(id))) replica.assertMayCreate(id)
-        const kv = await openKv(id)
-        const tenant = await Tenant.open(id, kv, {
+    const store: TenantStore = {
+      tenants: () => dataDir.tenants(),
+      has: id => dataDir.hasTenant(id),
+      open: id =>
+        openRocksKv(dataDir.tenantPath(id), {
+          createIfMissing: true,
+          writeBufferBytes: config.writeBufferBytes,
+          blockCacheBytes: config.blockCacheBytes,
+        }),
+      remove: id => dataDir.removeTenant(id),
+    }
+    const openTenants = (hooks?: TenantHooks) =>
+      openPool(
+        {
           time,
-          origin: dataDir.origin,
-          outboxEnabled: stream !== undefined,
-          outboxBytesMax: config.outboxBytesMax,
-          recordCacheBytes: RECORD_CACHE_BYTES,
-          changesMax: config.changesMax,
-          admitWrite: changed => {
-            disk.admit()
-            replica?.admitWrite(changed)
+          logger,
+          store,
+          limits: {
+            openMax: config.openTenantsMax,
+            memoryBytesMax: config.tenantMemoryBytes,
+            tenantBytes: TENANT_BASE_BYTES + RECORD_CACHE_BYTES + config.writeBufferBytes + config.blockCacheBytes,
+            idleMs: config.tenantIdleMs,
+            waitMsMax: POOL_WAIT_MS_MAX,
           },
-          admitCopy: () => disk.admitCopy(),
-          ...replica?.openOptions(id),
-          onCommit: (changed, batch) => replica?.committed(changed, batch),
-        }).catch(async error => {
-          await kv.close()
-          throw error
-        })
-        if (tenant.outbox.entries > 0) replica?.publisher.notify(id)
-        return tenant
-      },
-    })
+          tenant: {
+            origin: dataDir.origin,
+            outboxEnabled: stream !== undefined,
+            outboxBytesMax: config.outboxBytesMax,
+            recordCacheBytes: RECORD_CACHE_BYTES,
+            changesMax: config.changesMax,
+          },
+          disk,
+        },
+        hooks,
+      )
+    const addresses = { http: '', grpc: '' }
+    const auth = new PeerAuth(config.clusterSecret, node)
+    const replica =
+      stream &&
+      joinCluster(options, {
+        stream,
+        dataDir,
+        store,
+        pool: openTenants,
+        auth,
+        objects,
+        activity,
+        addresses: () => addresses,
+      })
+    const pool = replica?.pool ?? openTenants()
     parts.add('tenants', () => pool.stop())
     probes.add('tenants', () => {
       if (pool.exhaustedMs > POOL_WAIT_MS_MAX)
@@ -152,20 +161,8 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
           ).length > 0,
       )) ?? false
     let scheduler: EmbedScheduler | undefined
-    const addresses = { http: '', grpc: '' }
-    const auth = new PeerAuth(config.clusterSecret, node)
-    if (stream) {
-      const cluster = joinCluster(options, {
-        dataDir,
-        pool,
-        openKv,
-        auth,
-        objects,
-        activity,
-        addresses: () => addresses,
-      })
-      replica = cluster.replica
-      parts.add('peers', () => cluster.peers.close())
+    if (stream && replica) {
+      parts.add('peers', () => replica.peers.close?.())
       const jobs = new Jobs({
         stream,
         time,
@@ -300,25 +297,21 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
 }
 
 function joinCluster(
-  { config, logger, time, stream }: NodeOptions,
+  { config, logger, time }: NodeOptions,
   parts: {
+    stream: StreamPort
     dataDir: DataDir
-    pool: TenantPool
-    openKv: (id: TenantId) => Promise<Kv>
+    store: TenantStore
+    pool: (hooks: TenantHooks) => TenantPool
     auth: PeerAuth
     objects: ObjectStore | undefined
     activity: Activity
     addresses: () => { http: string; grpc: string }
   },
-): { replica: Replica; peers: GrpcPeers } {
-  const { dataDir, pool, openKv, auth, objects, activity, addresses } = parts
-  let replica: Replica | undefined
-  const peers = new GrpcPeers({
-    auth,
-    addressOf: node => replica?.directory.member(node)?.grpc,
-    timeoutMs: PEER_TIMEOUT_MS,
-  })
-  replica = new Replica({
+): Replica {
+  const { dataDir, store, auth, objects, ...rest } = parts
+  return new Replica({
+    ...rest,
     identity: {
       ...dataDir.identity,
       zone: config.zone,
@@ -327,26 +320,10 @@ function joinCluster(
       ...(config.routerHost === undefined ? {} : { routerHost: config.routerHost }),
       ...(config.podName === undefined ? {} : { pod: config.podName }),
     },
-    addresses,
     settings: replicaSettings(config),
     time,
     logger,
-    stream: stream!,
-    pool,
-    activity,
-    copies: {
-      tenants: () => dataDir.tenants(),
-      has: id => dataDir.hasTenant(id),
-      wipe: async id => {
-        const kv = await openKv(id)
-        try {
-          await wipeCopy(kv, time)
-        } finally {
-          await kv.close()
-        }
-      },
-      remove: id => dataDir.removeTenant(id),
-    },
+    copies: copyStore(store, time),
     store: {
       load: async () => ({
         placements: (await dataDir.notes('placement.')) as Placement[],
@@ -357,10 +334,9 @@ function joinCluster(
       loadCursor: async name => (await dataDir.notes(`cursor.${name}.`))[0] as StreamCursor | undefined,
       saveCursor: (name, cursor) => dataDir.note(`cursor.${name}.`, cursor),
     },
-    peers,
+    peers: addressOf => new GrpcPeers({ auth, addressOf, timeoutMs: PEER_TIMEOUT_MS }),
     snapshots: objects && new SnapshotStore(objects, time, logger),
   })
-  return { replica, peers }
 }
 
 function addClusterProbes(probes: Probes, replica: Replica, config: Config, stream: StreamPort): void {

@@ -1,4 +1,6 @@
 import type { TenantId } from '../base/ids.ts'
+import type { Time } from '../base/time.ts'
+import { type TenantStore, wipeTenant } from '../tenant/open-pool.ts'
 
 /** The tenants' databases on this node's disk. */
 export interface CopyStore {
@@ -8,3 +10,10 @@ export interface CopyStore {
   wipe(tenant: TenantId): Promise<void>
   remove(tenant: TenantId): Promise<void>
 }
+
+export const copyStore = (store: TenantStore, time: Time): CopyStore => ({
+  tenants: () => store.tenants(),
+  has: tenant => store.has(tenant),
+  wipe: tenant => wipeTenant(store, tenant, time),
+  remove: tenant => store.remove(tenant),
+})

@@ -104,6 +104,8 @@ export interface PeerHandlers {
 /** The way to the handlers of another node. */
 export interface PeerPort {
   to(node: string): PeerHandlers
+  /** Ends its connections. */
+  close?(): void
 }
 
 /** Ranges of hashed keys that anti-entropy compares. */

@@ -8,6 +8,7 @@ import { collect } from '../storage/kv.ts'
 import type { StreamPort } from '../stream/port.ts'
 import { subjects } from '../stream/subjects.ts'
 import type { Activity } from '../tenant/activity.ts'
+import type { TenantHooks } from '../tenant/open-pool.ts'
 import type { TenantPool } from '../tenant/pool.ts'
 import type { StagedBatch } from '../tenant/staging.ts'
 import type { StreamCursor } from '../tenant/state.ts'
@@ -73,11 +74,13 @@ export interface ReplicaOptions {
   readonly time: Time
   readonly logger: Logger
   readonly stream: StreamPort
-  readonly pool: TenantPool
+  /** The node's tenants, opened as this part of it says. */
+  readonly pool: (hooks: TenantHooks) => TenantPool
   readonly activity: Activity
   readonly copies: CopyStore
   readonly store: NodeStore
-  readonly peers: PeerPort
+  /** How other nodes are reached; their addresses are in the directory. */
+  readonly peers: (addressOf: (node: string) => string | undefined) => PeerPort
   readonly snapshots: SnapshotStore | undefined
 }
 
@@ -90,7 +93,7 @@ export type Durability = (typeof durabilities)[number]
 const PUSH_ENTRIES = 64
 
 /** A node's part in the cluster: everything that replicates, put together. The simulator runs the same. */
-export class Replica {
+export class Replica implements TenantHooks {
   readonly directory: Directory
   readonly membership: Membership
   readonly publisher: Publisher
@@ -104,8 +107,9 @@ export class Replica {
   readonly router: Router
   readonly service: PeerService
   readonly maintenance: Maintenance
+  readonly pool: TenantPool
   readonly peers: PeerPort
-  readonly #options: ReplicaOptions
+  readonly #options: Omit<ReplicaOptions, 'pool' | 'peers'> & { readonly pool: TenantPool; readonly peers: PeerPort }
   #streams: SyncStreams | undefined
   #state: Member['state'] = 'starting'
   #hasUnpublished = false
@@ -113,9 +117,12 @@ export class Replica {
   #isLeaving = false
 
   constructor(options: ReplicaOptions) {
-    this.#options = options
-    this.peers = options.peers
-    const { identity, settings, time, logger, stream, pool, peers, store, snapshots } = options
+    const pool = options.pool(this)
+    const peers = options.peers(node => this.directory.member(node)?.grpc)
+    this.pool = pool
+    this.peers = peers
+    this.#options = { ...options, pool, peers }
+    const { identity, settings, time, logger, stream, store, snapshots } = options
     const { node } = identity
     const streams = () => this.#syncStreams()
     this.directory = new Directory({
@@ -306,6 +313,11 @@ export class Replica {
     this.#state = 'ready'
     this.#followPools()
     await this.membership.beat().catch(() => {})
+  }
+
+  /** For the pool: what the tenant has to publish waits for nobody. */
+  opened(tenant: Tenant): void {
+    if (tenant.outbox.entries > 0) this.publisher.notify(tenant.id)
   }
 
   /** For the pool: how the database of a tenant is to be made when there is none. */

@@ -7,8 +7,9 @@ import type { Clock } from '../../src/clock/hlc.ts'
 import type { VersionVector } from '../../src/clock/vector.ts'
 import type { LwwRecord, Op, RecordRef } from '../../src/rem/record.ts'
 import { PeerAuth } from '../../src/replication/auth.ts'
-import { Controller } from '../../src/replication/controller.ts'
-import { observingDirectory } from '../../src/replication/directory.ts'
+import type { Controller } from '../../src/replication/controller.ts'
+import { controllerParts } from '../../src/replication/controller-parts.ts'
+import { copyStore } from '../../src/replication/copy-store.ts'
 import type { PeerHandlers, PeerPort } from '../../src/replication/peer.ts'
 import type { Member, Placement } from '../../src/replication/placement.ts'
 import { type Durability, Replica, type ReplicaSettings } from '../../src/replication/replica.ts'
@@ -26,10 +27,9 @@ import { MemoryLog } from '../../src/stream/memory/log.ts'
 import type { PublishAck } from '../../src/stream/port.ts'
 import { subjects } from '../../src/stream/subjects.ts'
 import { Activity } from '../../src/tenant/activity.ts'
-import { TenantPool } from '../../src/tenant/pool.ts'
+import { openPool, type TenantStore } from '../../src/tenant/open-pool.ts'
+import type { TenantPool } from '../../src/tenant/pool.ts'
 import type { StreamCursor } from '../../src/tenant/state.ts'
-import { wipeCopy } from '../../src/tenant/state.ts'
-import { Tenant } from '../../src/tenant/tenant.ts'
 import { never, SimDatabase, SimDisk, SimKv } from './disk.ts'
 import type { StoredEntry } from './feeds.ts'
 import { linkOf, NatsFaults, type SimClient } from './link.ts'
@@ -292,31 +292,17 @@ export class SimProcess implements SimClient {
     const { time } = this
     const logger = loggerOf(cluster, node.id)
     const stream = new MemoryStream(cluster.log, linkOf(cluster, this))
-    this.pool = new TenantPool({
-      time,
-      logger,
-      openMax: 100,
-      memoryBytesMax: 1e12,
-      tenantBytes: 1,
-      idleMs: 60_000,
-      waitMsMax: 5000,
-      exists: async id => disk.databases.has(id),
-      open: async id => {
-        if (!disk.databases.has(id)) this.replica.assertMayCreate(id)
-        const tenant: Tenant = await Tenant.open(id, this.#kv(id), {
-          time,
-          origin: `${node.id}.${disk.id}`,
-          outboxEnabled: true,
-          outboxBytesMax: 1e9,
-          recordCacheBytes: 1e6,
-          changesMax: 50,
-          admitWrite: changed => this.replica.admitWrite(changed),
-          ...this.replica.openOptions(id),
-          onCommit: (changed, batch) => this.replica.committed(changed, batch),
-        })
-        return tenant
+    const store: TenantStore = {
+      tenants: async () => [...disk.databases.keys()].sort().map(parseTenantId),
+      has: async id => disk.databases.has(id),
+      open: async id => this.#kv(id),
+      remove: async id => {
+        this.reach('removing')
+        await this.#wait('before-commit')
+        disk.databases.delete(id)
       },
-    })
+    }
+    const copies = copyStore(store, time)
     this.replica = new Replica({
       identity: { node: node.id, disk: disk.id, zone: node.zone, tier: 'small', version: 'sim' },
       addresses: () => ({ http: node.id, grpc: node.id }),
@@ -325,19 +311,29 @@ export class SimProcess implements SimClient {
       logger,
       stream,
       activity: new Activity(time, ACTIVE_WINDOW_MS),
-      pool: this.pool,
+      pool: hooks =>
+        openPool(
+          {
+            time,
+            logger,
+            store,
+            limits: { openMax: 100, memoryBytesMax: 1e12, tenantBytes: 1, idleMs: 60_000, waitMsMax: 5000 },
+            tenant: {
+              origin: `${node.id}.${disk.id}`,
+              outboxEnabled: true,
+              outboxBytesMax: 1e9,
+              recordCacheBytes: 1e6,
+              changesMax: 50,
+            },
+          },
+          hooks,
+        ),
       copies: {
-        tenants: async () => [...disk.databases.keys()].sort().map(parseTenantId),
-        has: async id => disk.databases.has(id),
-        wipe: async id => {
+        ...copies,
+        wipe: id => {
           cluster.count('copy wiped')
           cluster.onWipe(node.id, disk.id, id)
-          await wipeCopy(this.#kv(id), time)
-        },
-        remove: async id => {
-          this.reach('removing')
-          await this.#wait('before-commit')
-          disk.databases.delete(id)
+          return copies.wipe(id)
         },
       },
       store: {
@@ -359,10 +355,12 @@ export class SimProcess implements SimClient {
           if (!this.isDead) disk.notes.set(`cursor.${name}`, JSON.stringify(cursor))
         },
       },
-      peers: this.#peers(),
+      peers: () => this.#peers(),
       snapshots: undefined,
     })
-    const { pool, replica } = this
+    const { replica } = this
+    const { pool } = replica
+    this.pool = pool
     this.#context = {
       time,
       pool,
@@ -620,25 +618,13 @@ export class SimController implements SimClient {
     const { time } = this
     const link = linkOf(cluster, this)
     const stream = new MemoryStream(cluster.log, link)
-    const directory = observingDirectory({
-      stream,
-      time,
-      logger: loggerOf(cluster, name),
-      replicas: cluster.settings.syncReplicas,
-      leaseMs: cluster.settings.leaseMs,
-      heartbeatMs: cluster.settings.heartbeatMs,
-      bytesMax: cluster.settings.directoryBytesMax,
-      syncStreams: cluster.settings.syncStreams,
-    })
-    void directory.start()
     const caller = { node: { id: 'controller' }, time } as unknown as SimProcess
-    this.controller = new Controller({
+    const { directory, controller } = controllerParts({
       name,
       time,
       logger: loggerOf(cluster, name),
-      directory,
       stream,
-      peers: {
+      peers: () => ({
         to: id =>
           ({
             hasRead: (...args: Parameters<PeerHandlers['hasRead']>) => {
@@ -647,17 +633,23 @@ export class SimController implements SimClient {
               return cluster.call(caller, target, running => running.replica.service.hasRead(...args))
             },
           }) as PeerHandlers,
-      },
+      }),
       snapshots: undefined,
       replicas: cluster.settings.replicas,
-      leaseMs: 2000,
+      directoryReplicas: cluster.settings.syncReplicas,
+      directoryBytesMax: cluster.settings.directoryBytesMax,
+      syncStreams: cluster.settings.syncStreams,
+      heartbeatMs: cluster.settings.heartbeatMs,
+      leaseMs: cluster.settings.leaseMs,
       roundMs: 500,
       replaceAfterMs: 6000,
       forgetAfterMs: 15_000,
       streamIdleMs: 6000,
       syncBytesMax: cluster.settings.syncBytesMax,
     })
-    this.controller.start()
+    this.controller = controller
+    void directory.start()
+    controller.start()
   }
 
   reach(point: string): boolean {

@@ -6,9 +6,9 @@ import { SimCluster, TIMES } from '../../sim/cluster.ts'
 import { World } from '../../sim/world.ts'
 
 /** Nodes of a simulated cluster that have joined. */
-async function clusterOf(count: number, replicas = 2): Promise<SimCluster> {
+async function clusterOf(count: number): Promise<SimCluster> {
   const world = new World(1)
-  const cluster = new SimCluster(world, count, { ...TIMES, replicas })
+  const cluster = new SimCluster(world, count)
   for (const node of cluster.nodes) node.start()
   await world.run(3500)
   return cluster

@@ -1,0 +1,82 @@
+import type { TenantId } from '../base/ids.ts'
+import type { Logger } from '../base/logger.ts'
+import type { Time } from '../base/time.ts'
+import type { Kv } from '../storage/kv.ts'
+import { type PoolOptions, TenantPool } from './pool.ts'
+import type { StagedBatch } from './staging.ts'
+import { wipeCopy } from './state.ts'
+import { Tenant, type TenantOptions } from './tenant.ts'
+
+/** The databases of a node: folders of RocksDB, or those of the simulator. */
+export interface TenantStore {
+  tenants(): Promise<TenantId[]>
+  has(id: TenantId): Promise<boolean>
+  /** Makes it when there is none. */
+  open(id: TenantId): Promise<Kv>
+  /** Deletes what is on disk of it; it is closed. */
+  remove(id: TenantId): Promise<void>
+}
+
+/** What a node's part in a cluster says about the tenants that it opens; a node alone has none. */
+export interface TenantHooks {
+  /** Throws unless a database may be made for the tenant: nobody else's data is answered for by an empty one. */
+  assertMayCreate(id: TenantId): void
+  /** How the database is to be made when there is none. */
+  openOptions(id: TenantId): Pick<TenantOptions, 'incarnation' | 'copy'>
+  opened(tenant: Tenant): void
+  admitWrite(tenant: Tenant): void
+  committed(tenant: Tenant, batch: StagedBatch): void
+}
+
+export interface OpenPoolOptions {
+  readonly time: Time
+  readonly logger: Logger
+  readonly store: TenantStore
+  readonly limits: Omit<PoolOptions, 'time' | 'logger' | 'exists' | 'open'>
+  readonly tenant: Pick<
+    TenantOptions,
+    'origin' | 'outboxEnabled' | 'outboxBytesMax' | 'recordCacheBytes' | 'changesMax'
+  >
+  /** Throws while there is no room. */
+  readonly disk?: { admit(): void; admitCopy(): void }
+}
+
+/** The pool of a node's tenants. Nodes and the simulator make theirs here. */
+export function openPool({ time, logger, store, limits, tenant, disk }: OpenPoolOptions, hooks?: TenantHooks) {
+  return new TenantPool({
+    ...limits,
+    time,
+    logger,
+    exists: id => store.has(id),
+    open: async id => {
+      if (hooks && !(await store.has(id))) hooks.assertMayCreate(id)
+      const kv = await store.open(id)
+      const opened = await Tenant.open(id, kv, {
+        ...tenant,
+        time,
+        admitWrite: changed => {
+          disk?.admit()
+          hooks?.admitWrite(changed)
+        },
+        admitCopy: () => disk?.admitCopy(),
+        ...hooks?.openOptions(id),
+        onCommit: (changed, batch) => hooks?.committed(changed, batch),
+      }).catch(async error => {
+        await kv.close()
+        throw error
+      })
+      hooks?.opened(opened)
+      return opened
+    },
+  })
+}
+
+/** Empties a tenant's database, to be made anew from another copy; what was set aside stays. The tenant is closed. */
+export async function wipeTenant(store: TenantStore, id: TenantId, time: Time): Promise<void> {
+  const kv = await store.open(id)
+  try {
+    await wipeCopy(kv, time)
+  } finally {
+    await kv.close()
+  }
+}
