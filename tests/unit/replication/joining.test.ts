@@ -1,5 +1,6 @@
 import { describe, expect, it } from 'vitest'
 import { parseTenantId, type TenantId } from '../../../src/base/ids.ts'
+import { Slicer } from '../../../src/base/slice.ts'
 import { planEntity } from '../../../src/rem/plan.ts'
 import type { Placement } from '../../../src/replication/placement.ts'
 import { SimCluster, TIMES } from '../../sim/cluster.ts'
@@ -7,6 +8,8 @@ import { World } from '../../sim/world.ts'
 
 /** Nodes of a simulated cluster that have joined. */
 async function clusterOf(count: number): Promise<SimCluster> {
+  // Simulated time does not wait for turns of the event loop.
+  Slicer.sliceMs = Number.POSITIVE_INFINITY
   const world = new World(1)
   const cluster = new SimCluster(world, count)
   for (const node of cluster.nodes) node.start()
