@@ -33,7 +33,18 @@ export async function tryMutation(mutation: Mutation, seconds: number): Promise<
     writeFileSync(path, parts.join(to))
   }
   const cli = join(folder, 'dist', 'tests', 'sim', 'cli.js')
-  const args = [cli, '--seed', '1', '--runs', '100000', '--seconds', String(seconds), '--first', '--json']
+  const args = [
+    cli,
+    '--seed',
+    '1',
+    '--runs',
+    '100000',
+    '--seconds',
+    String(seconds),
+    '--first',
+    '--json',
+    ...(mutation.isWide ? ['--wide'] : []),
+  ]
   const child = spawn(process.execPath, args, { stdio: ['ignore', 'pipe', 'pipe'] })
   let output = ''
   let errors = ''

@@ -4,6 +4,8 @@
 export interface Mutation {
   readonly name: string
   readonly why: string
+  /** Caught in a world with the wide faults only. */
+  readonly isWide?: boolean
   readonly edits: readonly { readonly file: string; readonly from: string; readonly to: string }[]
 }
 
@@ -164,6 +166,30 @@ export const mutations: readonly Mutation[] = [
         'replication/transfer',
         'const certain = vector;',
         'const certain = vector; await tenant.finishJoin(async staging => staging.joinVector(certain)).catch(() => {});',
+      ),
+    ],
+  },
+  {
+    name: 'tenant made at the door',
+    why: 'the gate enters an unknown tenant into the directory before the request has been read',
+    isWide: true,
+    edits: [
+      edit(
+        'session/gate',
+        'const route = await replica.router.route({ tenant, needsHome, forwardedBy });',
+        "const route = await replica.router.route({ tenant, needsHome, forwardedBy }); if (access === 'write' && route.kind === 'local') await replica.router.enter(tenant);",
+      ),
+    ],
+  },
+  {
+    name: 'tenant not rehearsed',
+    why: 'a first write is not tried on an empty tenant before the tenant is made',
+    isWide: true,
+    edits: [
+      edit(
+        'session/write',
+        'const { ops, result } = await rehearse(context, plan, commit);',
+        'const { ops, result } = { ops: [0], result: undefined };',
       ),
     ],
   },
