@@ -4,6 +4,7 @@ import { addResource } from './clients.ts'
 import type { FaultContext } from './context.ts'
 
 const MOVE_MS_MAX = 30_000
+const SURPLUS_MS_MAX = 15_000
 const READERS = 8
 const WRITERS_PER_NODE = 3
 const PROVIDER_MS = 900
@@ -27,17 +28,32 @@ export async function holdersOf({ world }: Pick<FaultContext, 'world'>, tenant: 
   return undefined
 }
 
+/** A tenant that some node does not hold; one that moved a moment ago is on every node until a copy is dropped. */
+async function movable(
+  context: FaultContext,
+  tenants: readonly string[],
+): Promise<{ tenant: string; from: readonly string[]; to: string } | undefined> {
+  for (const until = Date.now() + SURPLUS_MS_MAX; Date.now() < until; await sleep(300))
+    for (const tenant of tenants) {
+      const from = (await holdersOf(context, tenant))?.holders.map(({ node }) => node) ?? []
+      const to = context.world.nodes.find(node => !from.includes(node))
+      if (from.length > 0 && to !== undefined) return { tenant, from, to }
+    }
+  return undefined
+}
+
 /**
  * Sends a tenant's traffic to a node that does not hold it, so that the copy moves there, while writes that wait for the embedding provider are under way on every node: one of them loses its copy in the
  * middle of them.
  */
 export async function moveAway(context: FaultContext): Promise<string | undefined> {
   const { world, doors, recorder, tenants } = context
-  const tenant = recorder.oneOf(tenants)
-  const before = await holdersOf(context, tenant)
-  const from = before?.holders.map(({ node }) => node) ?? []
-  const to = world.nodes.find(node => !from.includes(node))
-  if (to === undefined) return `${tenant} is on every node`
+  const found = await movable(
+    context,
+    [...tenants].sort(() => recorder.random() - 0.5),
+  )
+  if (!found) return 'every tenant is on every node'
+  const { tenant, from, to } = found
   let isMoving = true
   world.provider.delay(PROVIDER_MS)
   const reader = async () => {
