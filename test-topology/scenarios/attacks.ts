@@ -61,6 +61,7 @@ export const refusedRequests: Scenario = {
 const OPEN_TENANTS_MAX = 16
 const FEEDS = 3 * OPEN_TENANTS_MAX
 const OTHERS = 8
+const NODES = 2
 
 export const idleFeeds: Scenario = {
   name: 'idle-feeds',
@@ -70,12 +71,13 @@ export const idleFeeds: Scenario = {
       context,
       verdict,
       {
-        fixed: { nodes: 2, workers: 0 },
+        fixed: { nodes: NODES, workers: 0 },
         replicas: 2,
         env: { PERCOLATE_OPEN_TENANTS_MAX: String(OPEN_TENANTS_MAX) },
       },
       async topology => {
-        const { api, nodes } = topology.cluster.addresses
+        const { api, nodes: places } = topology.cluster.addresses
+        const nodes = places.slice(0, NODES)
         const put = (tenant: string) => ask(`${api}/api/v1/entities/x`, 'PUT', { 'x-tenant-id': tenant }, { name: 'x' })
         const abort = new AbortController()
         let open = 0
@@ -114,7 +116,8 @@ export const idleFeeds: Scenario = {
 }
 
 const SILENT = 12
-const UPLOAD_MS_MAX = 10_000
+/** Less than what a silent upload is left alone for by default. */
+const UPLOAD_MS_MAX = 25_000
 
 export const silentUploads: Scenario = {
   name: 'silent-uploads',
