@@ -5,6 +5,8 @@ import { joinVectors, meetVectors, type VersionVector, vectorToObject } from '..
 import type { StreamPort } from '../stream/port.ts'
 import { subjects } from '../stream/subjects.ts'
 import type { Directory } from './directory.ts'
+import { Leadership } from './leadership.ts'
+import { type LeaseOver, LeaseProof } from './lease-proof.ts'
 import type { PeerPort } from './peer.ts'
 import { activeHolders, choosePlaces, chooseSurplus, type Holder, type Member, type Placement } from './placement.ts'
 import type { SnapshotStore } from './snapshots.ts'
@@ -32,13 +34,6 @@ export interface ControllerOptions {
   readonly syncBytesMax: number
 }
 
-interface Lease {
-  readonly holder: string
-  /** Grows with every change of holder: a controller that was stopped and goes on finds its decisions refused. */
-  readonly token: number
-  readonly beat: number
-}
-
 export interface ControllerCounts {
   added: number
   dropped: number
@@ -47,6 +42,14 @@ export interface ControllerCounts {
   reaped: number
   trimmed: number
   restored: number
+}
+
+interface Change {
+  readonly next: Placement
+  readonly kind: keyof ControllerCounts
+  readonly text: string
+  /** What must be proven first: that a node's lease is over, and that it has written nothing for so long. */
+  readonly needs?: { readonly node: string; readonly silenceMs: number }
 }
 
 /** Changes to the directory in one round; the rest waits for the next. */
@@ -71,12 +74,8 @@ export class Controller {
   }
   readonly #options: ControllerOptions
   readonly #stop = new AbortController()
-  readonly #name: string
-  #lease: Lease | undefined
-  #leadingUntilMs = Number.NEGATIVE_INFINITY
-  #seen: { revision: number; atMs: number } | undefined
-  #beat = 0
-  #leadsSinceMs = Number.POSITIVE_INFINITY
+  readonly #leadership: Leadership
+  readonly #proof: LeaseProof
   #streamsAfter = ''
   /** Tiers of tenants that only their snapshots know, and that have no node now; undefined: the snapshots were not listed yet. */
   #tiersToRestore: ReadonlySet<string> | undefined
@@ -93,25 +92,31 @@ export class Controller {
         this.#coverage(tenant, incarnation, sequence, ({ state }) => state === 'active'),
       note: (tenant, covered) => this.#noteCovered(tenant, covered),
     })
-    this.#name = `${options.name}.${options.time.random(4).toString('hex')}`
+    const { time, directory, leaseMs } = options
+    this.#leadership = new Leadership({ ...options, name: `${options.name}.${time.random(4).toString('hex')}` })
+    this.#proof = new LeaseProof({ time, directory, leaseMs })
   }
 
   start(): void {
     this.#running = this.#run()
   }
 
+  /** Ends the round and releases the lease: another controller leads at once. */
   async stop(): Promise<void> {
     this.#stop.abort()
     this.#trimmer.stop()
     await this.#running
+    await this.#leadership.release().catch(error => {
+      this.#options.logger.warn({ reason: String(error) }, 'the lease could not be released; it ends by itself')
+    })
   }
 
   get isLeading(): boolean {
-    return this.#options.time.monotonic() < this.#leadingUntilMs
+    return this.#leadership.isLeading
   }
 
   get token(): number {
-    return this.#lease?.token ?? 0
+    return this.#leadership.token
   }
 
   async #run(): Promise<void> {
@@ -120,7 +125,7 @@ export class Controller {
     let failures = 0
     while (!signal.aborted) {
       try {
-        await this.#lead()
+        await this.#leadership.lead()
         if (this.isLeading) await this.#round()
         failures = 0
       } catch (error) {
@@ -129,38 +134,6 @@ export class Controller {
       }
       await time.sleep(roundMs, { signal, ref: false }).catch(() => {})
     }
-    this.#leadingUntilMs = Number.NEGATIVE_INFINITY
-  }
-
-  /** Renews the lease, or takes it when its holder has been silent for longer than it lasts. */
-  async #lead(): Promise<void> {
-    const { directory, time, leaseMs, logger } = this.#options
-    const bucket = await directory.bucket()
-    const askedAtMs = time.monotonic()
-    const record = await bucket.get(subjects.controllerKey)
-    const standing = record && (JSON.parse(record.value.toString()) as Lease)
-    const isMine = standing?.holder === this.#name
-    if (record && !isMine) {
-      if (this.#seen?.revision !== record.revision) this.#seen = { revision: record.revision, atMs: askedAtMs }
-      if (askedAtMs - this.#seen.atMs < leaseMs) {
-        this.#leadingUntilMs = Number.NEGATIVE_INFINITY
-        return
-      }
-    }
-    const token = isMine ? standing!.token : (standing?.token ?? 0) + 1
-    const lease: Lease = { holder: this.#name, token, beat: ++this.#beat }
-    const revision = await bucket.update(
-      subjects.controllerKey,
-      Buffer.from(JSON.stringify(lease)),
-      record?.revision ?? 0,
-    )
-    if (revision === undefined) return
-    if (!isMine) {
-      this.#leadsSinceMs = askedAtMs
-      logger.info({ token }, 'this controller leads')
-    }
-    this.#lease = lease
-    this.#leadingUntilMs = askedAtMs + leaseMs * 0.8
   }
 
   async #round(): Promise<void> {
@@ -168,24 +141,36 @@ export class Controller {
     if (!directory.isWatching) return
     await this.#restoreFromSnapshots()
     let changes = 0
+    const proofs = new Map<string, Promise<LeaseOver | undefined>>()
     for (const placement of directory.placements()) {
       if (changes >= CHANGES_MAX || !this.isLeading || this.#stop.signal.aborted) return
-      if (await this.#reconcile(placement)) changes++
+      if (await this.#reconcile(placement, proofs)) changes++
     }
     await this.#reap()
   }
 
-  /** One change to a placement at most; whether there was one. */
-  async #reconcile(placement: Placement): Promise<boolean> {
+  /**
+   * One change to a placement at most; whether there was one. The placement was read before anything is proven (`proofs`: in this round), and the change is made only if it stands unchanged: nobody has claimed
+   * anything under a new lease in between.
+   */
+  async #reconcile(placement: Placement, proofs: Map<string, Promise<LeaseOver | undefined>>): Promise<boolean> {
     const change = this.#wanted(placement)
     if (!change) return false
+    const over = change.needs ? await this.#prove(change.needs, proofs) : undefined
+    if (change.needs && !over) return false
     const before = placement.version
+    const { token } = this
+    const decidesAboveMs = Math.max(placement.decidesAboveMs ?? 0, over?.decidedBelowMs ?? 0)
     const standing = await this.#options.directory.update(placement.tenant, current => {
       // Somebody else changed it, or a later controller decided: the next round looks anew.
       if (current.version !== before || !this.isLeading) return undefined
-      return change.next
+      if ((current.token ?? 0) > token) {
+        this.#leadership.outbid(current.token!)
+        return undefined
+      }
+      return { ...change.next, token, ...(decidesAboveMs > 0 ? { decidesAboveMs } : {}) }
     })
-    const done = standing !== undefined && standing.version > before
+    const done = standing !== undefined && standing.version > before && standing.token === token
     if (done) {
       this.counts[change.kind]++
       this.#options.logger.info({ tenant: placement.tenant, change: change.text }, 'placement changed')
@@ -193,11 +178,21 @@ export class Controller {
     return done
   }
 
-  #wanted(placement: Placement): { next: Placement; kind: keyof ControllerCounts; text: string } | undefined {
+  async #prove(
+    { node, silenceMs }: NonNullable<Change['needs']>,
+    proofs: Map<string, Promise<LeaseOver | undefined>>,
+  ): Promise<LeaseOver | undefined> {
+    const key = `${node} ${silenceMs}`
+    const known = proofs.get(key) ?? this.#proof.isOver(node, silenceMs)
+    proofs.set(key, known)
+    return known
+  }
+
+  #wanted(placement: Placement): Change | undefined {
     const { directory, replicas, replaceAfterMs, forgetAfterMs, leaseMs, time } = this.#options
     const { tenant, holders } = placement
     // A controller that has just begun does not know yet how long others have been silent.
-    const knownForMs = time.monotonic() - this.#leadsSinceMs
+    const knownForMs = time.monotonic() - this.#leadership.sinceMs
     const awayMs = (node: string) =>
       directory.member(node) && directory.isLive(node) ? 0 : Math.min(knownForMs, directory.silentMs(node))
     const isReady = ({ member, isLive }: { member: Member; isLive: boolean }) =>
@@ -212,10 +207,7 @@ export class Controller {
     const liveActive = active.filter(({ node }) => isUp(node))
     const homeAwayMs = placement.home === undefined ? Number.POSITIVE_INFINITY : awayMs(placement.home)
     const homeLeft = placement.home !== undefined && directory.member(placement.home) === undefined
-    if (
-      liveActive.length > 0 &&
-      (placement.home === undefined || homeAwayMs > leaseMs || (homeLeft && knownForMs > leaseMs))
-    ) {
+    if (liveActive.length > 0 && (placement.home === undefined || homeAwayMs > leaseMs || homeLeft)) {
       const home = choosePlaces(
         tenant,
         ready.filter(({ node }) => liveActive.some(holder => holder.node === node)),
@@ -225,6 +217,8 @@ export class Controller {
         next: { ...placement, home, epoch: placement.epoch + 1 },
         kind: 'homes',
         text: `home ${placement.home ?? 'none'} → ${home}`,
+        // That nothing is heard of it proves nothing.
+        ...(placement.home === undefined ? {} : { needs: { node: placement.home, silenceMs: 0 } }),
       }
     }
 
@@ -254,6 +248,7 @@ export class Controller {
         next: { ...placement, holders: holders.filter(holder => holder !== gone) },
         kind: 'forgotten',
         text: `${gone.node} is away too long to be a holder`,
+        needs: { node: gone.node, silenceMs: forgetAfterMs },
       }
 
     const isMoving = holders.some(({ state }) => state !== 'active')
@@ -288,6 +283,7 @@ export class Controller {
       if (directory.placement(tenant) || (await directory.fetch(tenant))) continue
       const latest = await snapshots.latest(tenant)
       if (!latest) continue
+      this.#leadership.assertLeading()
       const { tier = ready[0]!.member.tier, incarnation } = latest
       const places = ready.filter(({ member }) => member.tier === tier).map(({ member }) => member)
       const nodes = choosePlaces(tenant, places, replicas)
@@ -333,6 +329,7 @@ export class Controller {
       if (!info.sealed && !isIdle) continue
       if (!info.sealed) {
         if (!(await this.#coverage(tenant, info.incarnation, info.lastSequence))) continue
+        this.#leadership.assertLeading()
         await stream.sealStream(name)
       }
       const sealed = await stream.streamInfo(name)
@@ -341,18 +338,30 @@ export class Controller {
       if (!covered) continue
       // Written before the stream goes: who comes back later and finds nothing to read can tell whether it missed something.
       if (!(await this.#noteCovered(tenant, covered))) continue
+      // Deleting is by name: it must still be the one that was looked at, and nobody else may lead.
+      const last = await stream.streamInfo(name)
+      if (!last?.sealed || last.incarnation !== sealed.incarnation) continue
+      this.#leadership.assertLeading()
       await stream.deleteStream(name)
       this.counts.reaped++
     }
   }
 
-  /** False when there is no such placement any more. */
+  /** False when there is no such placement any more, or a later controller gives orders about it. Throws when this one does not lead any more: what follows cannot be undone. */
   async #noteCovered(tenant: TenantId, covered: VersionVector): Promise<boolean> {
-    const standing = await this.#options.directory.update(tenant, current => ({
-      ...current,
-      covered: vectorToObject(joinVectors(new Map(Object.entries(current.covered ?? {})), covered)),
-    }))
-    return standing !== undefined
+    const { token } = this
+    const standing = await this.#options.directory.update(tenant, current =>
+      this.isLeading && (current.token ?? 0) <= token
+        ? {
+            ...current,
+            token,
+            covered: vectorToObject(joinVectors(new Map(Object.entries(current.covered ?? {})), covered)),
+          }
+        : undefined,
+    )
+    this.#leadership.assertLeading()
+    if (standing?.token !== undefined && standing.token > token) this.#leadership.outbid(standing.token)
+    return standing?.token === token
   }
 
   /**

@@ -45,9 +45,14 @@ interface ClusterRecord {
   readonly madeAtMs: number
 }
 
+/** A node's record as it surely was at a moment of our monotonic clock; revision 0: there was none. */
+export interface Sighting {
+  readonly revision: number
+  readonly atMs: number
+}
+
 interface SeenMember {
   readonly member: Member
-  readonly revision: number
   /** By our monotonic clock, when the record last changed under our eyes. */
   readonly seenAtMs: number
 }
@@ -70,6 +75,7 @@ const DEAF_MS = 1500
 export class Directory {
   readonly #options: DirectoryOptions
   readonly #members = new Map<string, SeenMember>()
+  readonly #sightings = new Map<string, Sighting>()
   readonly #placements = new Map<TenantId, Placement>()
   readonly #revisions = new Map<string, number>()
   readonly #listeners: ((placement: Placement) => void)[] = []
@@ -106,8 +112,7 @@ export class Directory {
   async start(): Promise<void> {
     const { placements, members } = await this.#options.store.load()
     for (const placement of placements) this.#placements.set(placement.tenant, placement)
-    for (const member of members)
-      this.#members.set(member.node, { member, revision: 0, seenAtMs: Number.NEGATIVE_INFINITY })
+    for (const member of members) this.#members.set(member.node, { member, seenAtMs: Number.NEGATIVE_INFINITY })
     this.#running = [this.#follow(), this.#lookOut()]
   }
 
@@ -188,10 +193,9 @@ export class Directory {
     return this.#isOld || time.monotonic() - this.#clusterSeenAtMs >= leaseMs ? this.#life : undefined
   }
 
-  /** When the watch told of the record that it told of last; a hint. */
-  sighting(node: string): { readonly revision: number; readonly atMs: number } | undefined {
-    const seen = this.#members.get(node)
-    return seen && seen.revision > 0 ? { revision: seen.revision, atMs: seen.seenAtMs } : undefined
+  /** The state of a node's record that the watch told of last, and when; a hint. */
+  sighting(node: string): Sighting | undefined {
+    return this.#sightings.get(node)
   }
 
   #hear(): void {
@@ -432,6 +436,7 @@ export class Directory {
     const isFirst = this.#cluster === undefined
     this.#cluster = record
     this.#life++
+    this.#sightings.clear()
     const { time, leaseMs, heartbeatMs } = this.#options
     this.#clusterSeenAtMs = time.monotonic()
     // A cluster that is new may be one that lost its directory: whoever knows better says so within two heartbeats.
@@ -467,13 +472,15 @@ export class Directory {
     if ((this.#revisions.get(key) ?? 0) === revision) return
     this.#revisions.set(key, revision)
     if (key.startsWith('node.')) {
+      const node = key.slice('node.'.length)
+      this.#sightings.set(node, { revision: value ? revision : 0, atMs: this.#options.time.monotonic() })
       const member = value && decodeMember(value)
       if (!member || member.ended) {
-        this.#members.delete(key.slice('node.'.length))
+        this.#members.delete(node)
         this.#tellOfMembers()
       } else {
         const known = this.#members.get(member.node)?.member
-        this.#members.set(member.node, { member, revision, seenAtMs: this.#options.time.monotonic() })
+        this.#members.set(member.node, { member, seenAtMs: this.#options.time.monotonic() })
         if (known?.session !== member.session || known.state !== member.state) {
           this.#tellOfMembers()
           await this.#options.store.saveMember(member)

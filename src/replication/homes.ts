@@ -27,10 +27,14 @@ export interface HomesOptions {
   readonly clockSkewMsMax: number
   readonly handoverTimeoutMs: number
   readonly moveRestMs: number
+  /** Whether all that this node has written of the tenant is in its stream, as far as is known without opening it. */
+  readonly isPublished: (tenant: TenantId) => boolean
   /** Told when this node has handed a home over. */
   readonly onLeft: (tenant: TenantId) => void
 }
 
+/** Homes that are handed over at once when a node leaves. */
+const HANDOVERS_MAX = 32
 /** Arrivals that are remembered. */
 const ARRIVALS_MAX = 10_000
 
@@ -57,6 +61,11 @@ export class Homes {
 
   isHome(tenant: TenantId): boolean {
     return this.#options.directory.placement(tenant)?.home === this.#options.node
+  }
+
+  /** Homes that this node has by the directory. */
+  get count(): number {
+    return this.#options.directory.placements().filter(({ home }) => home === this.#options.node).length
   }
 
   /** Whether this node may decide on conditional writes of the tenant at this moment. */
@@ -188,28 +197,20 @@ export class Homes {
   }
 
   /** A planned handover, driven by the home that is: it stops deciding, lets the successor reach its vector, then writes the directory. */
-  async handOver(tenant: TenantId, successor: string): Promise<boolean> {
+  async handOver(tenant: TenantId, successor: string, timeoutMs = this.#options.handoverTimeoutMs): Promise<boolean> {
     const { directory, node } = this.#options
     const placement = directory.placement(tenant)
     if (placement?.home !== node || this.#leaving.has(tenant)) return false
     if (holderOf(placement, successor)?.state !== 'active' || !directory.isLive(successor)) return false
-    const leaving = this.#leave(tenant, successor).finally(() => this.#leaving.delete(tenant))
+    const leaving = this.#leave(tenant, successor, timeoutMs).finally(() => this.#leaving.delete(tenant))
     this.#leaving.set(tenant, leaving)
     return leaving
   }
 
-  async #leave(tenant: TenantId, successor: string): Promise<boolean> {
-    const { directory, pool, peers, node, handoverTimeoutMs, logger } = this.#options
+  async #leave(tenant: TenantId, successor: string, timeoutMs: number): Promise<boolean> {
+    const { directory, node, logger } = this.#options
     try {
-      const position = await pool.use(tenant, async open => ({
-        incarnation: open.identity.incarnation,
-        vector: await open.change(async staging => staging.vector),
-      }))
-      if (!position) return false
-      const reached = await peers
-        .to(successor)
-        .awaitVector(tenant, position.incarnation, position.vector, handoverTimeoutMs)
-      if (!reached) return false
+      if (!this.#isInStream(tenant) && !(await this.#isReached(tenant, successor, timeoutMs))) return false
       // Whatever becomes of the write and its answer: to decide again, this node has to claim anew.
       this.#claims.delete(tenant)
       const standing = await directory.update(tenant, current =>
@@ -227,20 +228,47 @@ export class Homes {
     }
   }
 
-  /** Hands over every home to another live holder: the node is leaving. */
-  async handOverAll(): Promise<number> {
-    const { directory, node } = this.#options
-    let left = 0
-    for (const placement of directory.placements()) {
-      if (placement.home !== node) continue
-      const heirs = activeHolders(placement).filter(holder => holder.node !== node && directory.isLive(holder.node))
-      let done = false
-      for (const heir of heirs) {
-        done = await this.handOver(placement.tenant, heir.node)
-        if (done) break
+  /**
+   * Whatever this home decided is in the stream, and nothing is being decided: the tenant is not even open. The successor reads the stream to its end before it decides, so that neither node need open it now.
+   */
+  #isInStream(tenant: TenantId): boolean {
+    const { pool, copies, isPublished } = this.#options
+    return !pool.isOpen(tenant) && copies.isCurrent(tenant) && isPublished(tenant)
+  }
+
+  async #isReached(tenant: TenantId, successor: string, timeoutMs: number): Promise<boolean> {
+    const { pool, peers } = this.#options
+    const position = await pool.use(tenant, async open => ({
+      incarnation: open.identity.incarnation,
+      // In the writer's turn: after what was being decided when this node stopped to.
+      vector: await open.change(async staging => staging.vector),
+    }))
+    if (!position) return false
+    return peers.to(successor).awaitVector(tenant, position.incarnation, position.vector, timeoutMs)
+  }
+
+  /** Hands over every home to another live holder, several at a time, until the time is over: the node is leaving. The number of those that are left. */
+  async handOverAll(timeoutMs: number): Promise<number> {
+    const { directory, node, time, handoverTimeoutMs } = this.#options
+    const until = time.monotonic() + timeoutMs
+    const waiting = directory.placements().filter(({ home }) => home === node)
+    // Those that need nobody to wait for anything go first.
+    waiting.sort((a, b) => Number(this.#isInStream(a.tenant)) - Number(this.#isInStream(b.tenant)))
+    let left = waiting.length
+    const work = async () => {
+      for (let next = waiting.pop(); next; next = waiting.pop()) {
+        const { tenant } = next
+        const heirs = activeHolders(next).filter(holder => holder.node !== node && directory.isLive(holder.node))
+        for (const heir of heirs) {
+          const leftMs = until - time.monotonic()
+          if (leftMs <= 0) return
+          if (!(await this.handOver(tenant, heir.node, Math.min(handoverTimeoutMs, leftMs)))) continue
+          left--
+          break
+        }
       }
-      if (!done) left++
     }
+    await Promise.all(Array.from({ length: HANDOVERS_MAX }, work))
     return left
   }
 

@@ -1,6 +1,6 @@
 import type { Time } from '../base/time.ts'
 import { subjects } from '../stream/subjects.ts'
-import type { Directory } from './directory.ts'
+import type { Directory, Sighting } from './directory.ts'
 import { decodeMember, encodeMember, type Member } from './placement.ts'
 
 export interface LeaseProofOptions {
@@ -13,13 +13,6 @@ export interface LeaseProofOptions {
 export interface LeaseOver {
   /** No decision under that lease carries a wall clock above this, milliseconds since the epoch; 0: it may have made none. */
   readonly decidedBelowMs: number
-}
-
-interface Sighting {
-  /** 0: there was no record. */
-  readonly revision: number
-  /** When it was surely there, by our monotonic clock. */
-  readonly atMs: number
 }
 
 /**

@@ -113,6 +113,11 @@ export class Publisher {
     return state ? state.doing : 'nothing is being done'
   }
 
+  /** Whether nothing of a tenant waits to be published. Only of a copy that may be published: of others it is not looked at. */
+  isClean(id: TenantId): boolean {
+    return !this.#tenants.has(id) && !this.#stop.signal.aborted
+  }
+
   /** Whether entries wait or are on their way. */
   get isBusy(): boolean {
     return this.#tenants.size > 0

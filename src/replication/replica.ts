@@ -234,6 +234,7 @@ export class Replica implements TenantHooks {
       leaseMs: settings.leaseMs,
       handoverTimeoutMs: settings.handoverTimeoutMs,
       moveRestMs: settings.moveRestMs,
+      isPublished: tenant => this.publisher.isClean(tenant),
       onLeft: tenant => this.active.left(tenant),
     })
     this.active = new ActiveTenants({
@@ -432,8 +433,11 @@ export class Replica implements TenantHooks {
     const { time } = this.#options
     const until = time.monotonic() + timeoutMs
     const isBusy = () => this.publisher.isBusy && this.publisher.failures === 0
+    const handingOver = this.homes.handOverAll(timeoutMs).catch(() => 0)
     while ((isBusy() || this.#isAwaited()) && time.monotonic() < until) await time.sleep(20)
-    await this.homes.handOverAll().catch(() => 0)
+    await handingOver
+    // Homes of which a successor was not ready, or was made, in the meantime.
+    await this.homes.handOverAll(Math.max(0, until - time.monotonic())).catch(() => 0)
   }
 
   /**
@@ -445,8 +449,9 @@ export class Replica implements TenantHooks {
     this.#isLeaving = true
     await this.#joining
     const until = time.monotonic() + timeoutMs
+    const handingOver = this.homes.handOverAll(timeoutMs).catch(() => this.homes.count)
     while (this.publisher.isBusy && this.publisher.failures === 0 && time.monotonic() < until) await time.sleep(10)
-    const homesKept = await this.homes.handOverAll().catch(() => 0)
+    const homesKept = await handingOver
     const notSaved = await this.#saveAll(until)
     let unpublished = 0
     for (const tenant of this.copies.tenants()) unpublished += await this.#pushOutbox(tenant)
