@@ -104,6 +104,12 @@ function addReplicationMetrics(metrics: Metrics, replica: Replica | undefined): 
   gauge('forwarded_requests_total', 'Requests sent on to the node that holds the tenant', r => r.router.forwarded)
   gauge('home_handovers_total', 'Homes handed over to another node', r => r.homes.handovers)
   gauge('home_takeovers_total', 'Homes taken from a node that was gone', r => r.homes.takeovers)
+  gauge('leases_ended_total', 'Leases of other nodes that this one proved to be over', r => r.proof.fenced)
+  gauge(
+    'directory_watches_deaf_total',
+    'Watches of the directory that told nothing of what was written, and were opened anew',
+    r => r.directory.deafWatches,
+  )
   gauge('lease_held', '1 while this node may act as the home of its tenants', r => (r.membership.hasLease ? 1 : 0))
   gauge('clock_skew_seconds', "This node's wall clock minus the NATS servers'", r => r.membership.skewMs / 1000)
   gauge(
