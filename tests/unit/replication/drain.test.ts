@@ -49,7 +49,7 @@ class Node {
       saveMember: async () => {},
     }
     const timing = { time, logger, leaseMs: LEASE_MS, heartbeatMs: 500, clockSkewMsMax: 5000 }
-    this.directory = new Directory({ ...timing, stream, replicas: 1, store, syncStreams: 'per-tenant' })
+    this.directory = new Directory({ ...timing, stream, replicas: 1, bytesMax: 0, store, syncStreams: 'per-tenant' })
     this.membership = new Membership({
       ...timing,
       directory: this.directory,
