@@ -1,8 +1,11 @@
+import { execFile } from 'node:child_process'
 import { existsSync } from 'node:fs'
-import { writeFile } from 'node:fs/promises'
+import { readFile, writeFile } from 'node:fs/promises'
 import { createServer } from 'node:net'
 import { join } from 'node:path'
+import { promisify } from 'node:util'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { PACKAGE_FOLDER } from '../../src/base/version.ts'
 import { killSeries } from '../../test-topology/kill-series.ts'
 import { isAlive, type Launched, launchUp, runCli } from '../../test-topology/launch.ts'
 import { makePdf } from '../support/documents.ts'
@@ -59,6 +62,23 @@ describe('percolate up', () => {
     expect((await runCli(['up', '--lease-ms', '1000'])).stderr).toContain('--lease-ms (PERCOLATE_LEASE_MS) must be')
     expect((await runCli(['search', 'x', '-n', '0'])).stderr).toMatch(/--limit.*from 1 to 1000/)
     expect((await runCli(['up', '--help'])).stdout).toMatch(/Jobs and parsing:\n[\s\S]*Uploads:\n/)
+  })
+
+  it("README's five minutes works when it is pasted", async () => {
+    const readme = await readFile(join(PACKAGE_FOLDER, 'README.md'), 'utf8')
+    const block = /## Five minutes[\s\S]*?```sh\n([\s\S]*?)```/.exec(readme)![1]!
+    const script = block.replaceAll('http://127.0.0.1:8081', up.gateway).replaceAll('http://127.0.0.1:8080', up.url)
+    expect(script).not.toMatch(/127\.0\.0\.1:808\d/)
+    const { stdout } = await promisify(execFile)('bash', ['-ec', script], { cwd: folder })
+    const answers = stdout.split(/(?<=\})(?=\{)/).map(text => JSON.parse(text))
+    expect(answers).toEqual([
+      expect.objectContaining({ status: 'completed' }),
+      expect.objectContaining({ results: [expect.objectContaining({ name: expect.stringContaining('pump.txt') })] }),
+      expect.objectContaining({
+        citations: expect.arrayContaining([expect.objectContaining({ document: 'pump.txt' })]),
+      }),
+    ])
+    expect(answers[2].choices[0].message.content).toContain('24 months')
   })
 
   it('does what the command line asks: ingest a folder, search, chat, put, get, jobs, status', async () => {
