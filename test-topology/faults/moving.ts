@@ -6,8 +6,8 @@ import type { FaultContext } from './context.ts'
 const MOVE_MS_MAX = 30_000
 const SURPLUS_MS_MAX = 15_000
 const READERS = 8
-const WRITERS_PER_NODE = 3
-const PROVIDER_MS = 900
+const WRITERS_PER_NODE = 5
+const PROVIDER_MS = 2000
 
 export interface Holders {
   readonly home: string | null

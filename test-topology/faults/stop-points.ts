@@ -1,7 +1,9 @@
 import { readFileSync } from 'node:fs'
 import { writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { pathToFileURL } from 'node:url'
+import { PACKAGE_FOLDER } from '../../src/base/version.ts'
 import type { Program } from '../../src/cluster/processes.ts'
 
 /** Where a process can be stopped: between what it has found out and what it does about it. */
@@ -25,7 +27,8 @@ export interface Orders {
 
 /** `NODE_OPTIONS` of a process that can be given orders. */
 export function nodeOptionsFor(ordersPath: string): string {
-  const url = new URL('./inside.js', import.meta.url)
+  // Compiled, as the processes are, also when a test runs this from its source.
+  const url = pathToFileURL(join(PACKAGE_FOLDER, 'dist', 'test-topology', 'faults', 'inside.js'))
   url.searchParams.set('orders', pathToFileURL(ordersPath).pathname)
   return `--import=${url.href}`
 }
