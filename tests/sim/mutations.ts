@@ -108,7 +108,10 @@ export const mutations: readonly Mutation[] = [
   {
     name: 'bookmark ignored',
     why: 'a read with a bookmark does not wait for it',
-    edits: [edit('replication/replica', 'return covered ?? false;', 'return true;')],
+    edits: [
+      edit('session/gate', 'if (await replica.covers(tenant, bookmark.vector, bookmarkWaitMs))', 'if (true)'),
+      edit('session/read', 'if (replica && bookmark &&', 'if (false && replica && bookmark &&'),
+    ],
   },
   {
     name: 'durability not waited for',
@@ -190,6 +193,85 @@ export const mutations: readonly Mutation[] = [
         'session/write',
         'const { ops, result } = await rehearse(context, plan, commit);',
         'const { ops, result } = { ops: [0], result: undefined };',
+      ),
+    ],
+  },
+  {
+    name: 'silent is gone',
+    why: 'a home is taken because the watch has told nothing of it for longer than a lease',
+    isWide: true,
+    edits: [
+      edit(
+        'replication/homes',
+        'await proof.isOver(home);',
+        'directory.isLive(home) ? undefined : { decidedBelowMs: 0 };',
+      ),
+    ],
+  },
+  {
+    name: 'taken unread',
+    why: 'a home is taken whether or not its stream has been read to the end',
+    isWide: true,
+    edits: [
+      edit(
+        'replication/homes',
+        'if (!(await follower.catchUp(tenant)))\n                return false;\n            if (!copies.isCurrent(tenant) || !membership.mayClaim',
+        'await follower.catchUp(tenant, 1);\n            if (!copies.isCurrent(tenant) || !membership.mayClaim',
+      ),
+    ],
+  },
+  {
+    name: 'caught up unread',
+    why: 'a stream counts as read to its end when the time for it is over',
+    isWide: true,
+    edits: [
+      edit(
+        'replication/follower',
+        'return (await this.readToEnd(tenant, timeoutMs)) &&',
+        'await this.readToEnd(tenant, Math.min(timeoutMs, 500)); return',
+      ),
+    ],
+  },
+  {
+    name: 'drop not looked at again',
+    why: 'what was written to a copy while it was compared with the others goes with it',
+    isWide: true,
+    edits: [edit('replication/drop', 'isDropping() &&', 'true || isDropping() &&')],
+  },
+  {
+    name: 'feed skips what was reconciled',
+    why: 'what came from another copy as records is not told to feeds, whose position moves on all the same',
+    isWide: true,
+    edits: [
+      edit('tenant/staging', 'if (merged.length === 0 || silent)', 'if (true)'),
+      edit(
+        'tenant/staging',
+        'this.#log(encodeMovedItem(from, moves, [before.mark, after.mark]));\n        this.#setVector',
+        'this.#log(encodeMovedItem(this.#state.changes + 1, moves, [before.mark, after.mark]));\n        this.#setVector',
+      ),
+    ],
+  },
+  {
+    name: 'feed holds its lease',
+    why: 'a feed keeps its tenant open while it waits',
+    isWide: true,
+    edits: [
+      edit(
+        'api/operations/changes',
+        'while (!(await watch.wait(heartbeatMs, signal))',
+        'while (!(await pool.use(call.tenant, () => watch.wait(heartbeatMs, signal)))',
+      ),
+    ],
+  },
+  {
+    name: 'full passed over',
+    why: 'an entry for which there is no room behind a gap is never read again',
+    isWide: true,
+    edits: [
+      edit(
+        'replication/follower',
+        "else if (offered === 'full' || offered === 'unread')",
+        "else if (offered === 'unread')",
       ),
     ],
   },
