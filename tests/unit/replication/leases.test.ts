@@ -124,6 +124,27 @@ describe('two homes never decide at once', () => {
   })
 })
 
+describe('a copy that has not read the stream to its end', () => {
+  it('does not become the home, and does not call itself caught up', async () => {
+    const deciders = new Deciders()
+    await deciders.begin()
+    const first = deciders.homeNode
+    const { cluster, world } = deciders
+    const heir = cluster.nodes.find(
+      node => node !== first && deciders.record!.holders.some(holder => holder.node === node.id),
+    )!
+    const { follower, homes } = heir.process!.replica
+    // The stream says that it has more, and gives none of it.
+    const stream = cluster.log.stream(subjects.syncStream(acme))
+    stream.lastSequence += 500
+    first.process!.kill()
+    await world.run(2 * TIMES.leaseMs)
+    expect(await world.settle(follower.catchUp(acme, 3000), 10_000)).toEqual({ value: false })
+    expect(await world.settle(homes.take(acme), 60_000)).toEqual({ value: false })
+    expect(heir.process!.replica.homes.holdsLease(acme)).toBe(false)
+  })
+})
+
 describe('a home that is gone', () => {
   it('is followed within two leases and a round of the controller', async () => {
     const deciders = new Deciders()

@@ -56,6 +56,61 @@ const put = (tenant: Tenant, content: string) =>
 const outbox = async (kv: MemoryKv) =>
   (await collect(kv, prefixRange(prefixes.space(space.outbox)))).map(([, value]) => decodeEntry(value))
 
+describe('the right to decide', () => {
+  const entity = (tenant: Tenant, id: string, guard?: { aboveMs: number; check: (wallMs: number) => void }) =>
+    tenant.write(({ clock }) => ({ ops: planEntity({ id, type: 't' }, clock), result: clock }), { guard })
+
+  it('is asked for again when the batch is complete; who lost it fails alone, and nothing of it is written', async () => {
+    const { kv, tenant } = await open()
+    let planned = 0
+    const refuse = {
+      aboveMs: 0,
+      check: () => {
+        // Not before all of the group was planned.
+        planned++
+        throw new PercolateError('HOME_UNAVAILABLE', 'the lease is over')
+      },
+    }
+    const outcomes = await Promise.allSettled([
+      entity(tenant, 'a'),
+      entity(tenant, 'b', refuse),
+      entity(tenant, 'c', { aboveMs: 0, check: () => {} }),
+    ])
+    expect(outcomes.map(({ status }) => status)).toEqual(['fulfilled', 'rejected', 'fulfilled'])
+    expect(planned).toBe(1)
+    expect(kv.synced).toBe(1)
+    const ids = (await outbox(kv)).flatMap(({ ops }) => ops.map(({ key }) => key[0]))
+    expect(new Set(ids)).toEqual(new Set(['a', 'c']))
+    expect((await checkTenant(tenant)).problems).toEqual([])
+  })
+
+  it('begins above the clock that another home may have decided with', async () => {
+    const { tenant } = await open()
+    const aboveMs = Date.now() + 3000
+    const clock = await entity(tenant, 'a', { aboveMs, check: () => {} })
+    expect(clock.wall).toBeGreaterThan(aboveMs)
+  })
+
+  it('is needed for a refusal too', async () => {
+    const { tenant } = await open()
+    const over = new PercolateError('HOME_UNAVAILABLE', 'the lease is over')
+    const refused = tenant.write(
+      () => {
+        throw new PercolateError('PRECONDITION_FAILED', 'it is another version')
+      },
+      {
+        guard: {
+          aboveMs: 0,
+          check: () => {
+            throw over
+          },
+        },
+      },
+    )
+    await expect(refused).rejects.toBe(over)
+  })
+})
+
 describe('tenant writer', () => {
   it('lets commands that wait share an fsync, each with its own outbox entry in sequence', async () => {
     const { kv, tenant } = await open()
