@@ -54,7 +54,8 @@ export async function startGateway(options: GatewayOptions): Promise<RunningGate
     recordMaxAgeMs: config.jobRecordMaxAgeMs,
     bytesMax: config.jobBytesMax,
   })
-  const { uploadsMax, uploadsWaitingMax, uploadsPerTenantMax } = config
+  const { uploadsMax, uploadsWaitingMax } = config
+  const uploadsPerTenantMax = config.uploadsPerTenantMax || Math.ceil(uploadsMax / 2)
   const open = uploadsMax + uploadsWaitingMax
   // A tenant may fill half of the queue, so that there is always a way in for another.
   const openPerTenantMax = Math.max(uploadsPerTenantMax, Math.ceil(open / 2))

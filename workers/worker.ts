@@ -67,7 +67,7 @@ export async function startWorker(options: WorkerOptions): Promise<RunningWorker
     concurrency: config.jobConcurrency,
     ackWaitMs: config.jobAckWaitMs,
     drainMs: config.drainMs,
-    perTenantMax: config.jobsPerTenantMax,
+    perTenantMax: config.jobsPerTenantMax || Math.ceil(config.jobConcurrency / 2),
     parsers,
     parseLimits: {
       bytesMax: config.parseBytesMax,

@@ -872,11 +872,11 @@ export const settings = {
   uploadsPerTenantMax: {
     env: 'PERCOLATE_UPLOADS_PER_TENANT_MAX',
     type: 'integer',
-    default: 2,
-    min: 1,
+    default: 0,
+    min: 0,
     max: 1000,
     roles: GATEWAY,
-    doc: 'Uploads of one tenant that stream at once. Less than `PERCOLATE_UPLOADS_MAX` keeps places for others.',
+    doc: 'Uploads of one tenant that stream at once; 0: half of `PERCOLATE_UPLOADS_MAX`, rounded up. The rest is kept for other tenants.',
   },
   uploadIdleMs: {
     env: 'PERCOLATE_UPLOAD_IDLE_MS',
@@ -919,11 +919,11 @@ export const settings = {
   jobsPerTenantMax: {
     env: 'PERCOLATE_JOBS_PER_TENANT_MAX',
     type: 'integer',
-    default: 2,
-    min: 1,
+    default: 0,
+    min: 0,
     max: 256,
     roles: WORKER,
-    doc: 'Jobs of one tenant that a worker runs at once. Less than `PERCOLATE_JOB_CONCURRENCY` keeps slots for others.',
+    doc: 'Jobs of one tenant that a worker runs at once; 0: half of `PERCOLATE_JOB_CONCURRENCY`, rounded up. The rest is kept for other tenants.',
   },
   jobAckWaitMs: {
     env: 'PERCOLATE_JOB_ACK_WAIT_MS',
