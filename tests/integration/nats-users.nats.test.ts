@@ -1,4 +1,5 @@
 import { type ChildProcess, spawn } from 'node:child_process'
+import { once } from 'node:events'
 import { copyFile, writeFile } from 'node:fs/promises'
 import { connect } from 'node:net'
 import { join } from 'node:path'
@@ -121,7 +122,12 @@ afterAll(async () => {
   objects?.close()
   await s3?.stop()
   for (const stream of Object.values(streams)) await stream.close()
-  server?.kill()
+  if (server) {
+    const ended = once(server, 'exit')
+    server.kill()
+    // It writes into the folder until then.
+    await ended
+  }
   await remove(folder)
 })
 
