@@ -111,7 +111,7 @@ export async function startGateway(options: GatewayOptions): Promise<RunningGate
     throwFileSizeLimit: false,
   })
   await app.register(async scope => {
-    addTenantHook(scope, { time, onTenant: () => {} })
+    addTenantHook(scope, { time, asOfAheadMsMax: Number.POSITIVE_INFINITY, onTenant: () => {} })
     timeBodies(scope, time, config.requestReadMs)
     addUploadRoute(scope, counters, waits, {
       objects,

@@ -223,6 +223,8 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
         if (left.unpublished > 0 || left.notSaved > 0) logger.warn(left, 'left the cluster with something undone')
       })
     }
+    // A tick above it may carry over into the next millisecond.
+    const asOfAheadMsMax = Math.max(0, config.clockSkewMsMax - 1)
     const httpApi = await createHttpApi({
       logger,
       metrics,
@@ -232,6 +234,7 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
       time,
       operations,
       node,
+      asOfAheadMsMax,
       onTenant,
       gate,
     })
@@ -250,6 +253,7 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
       host: config.host,
       port: config.grpcPort,
       drainMs: config.drainMs,
+      asOfAheadMsMax,
       onTenant,
       gate,
       forwarder,

@@ -1,5 +1,6 @@
 import { createHash } from 'node:crypto'
 import { PercolateError } from '../base/errors.ts'
+import { TIME_MS_MAX, TIME_MS_MIN } from '../storage/keys.ts'
 
 /**
  * Opaque cursors: a position, bound by a digest to the tenant, the listing and its parameters. The digest is no secret: a forged cursor gives only a
@@ -15,12 +16,14 @@ export interface CursorScope {
   readonly parameters: unknown
 }
 
+/** About how much of an answer a result takes, in characters. */
+export const charsOf = (output: object): number => JSON.stringify(output).length
+
+/** A part of a position. An `offset` is a number from 0, a `time` one that keys can hold. */
+export type CursorPart = 'string' | 'offset' | 'time'
+
 /** The position, or INVALID_CURSOR. `types` are those of its parts. */
-export function decodeCursor(
-  scope: CursorScope,
-  cursor: string,
-  types: readonly ('string' | 'number')[],
-): (string | number)[] {
+export function decodeCursor(scope: CursorScope, cursor: string, types: readonly CursorPart[]): (string | number)[] {
   const invalid = (why: string) =>
     new PercolateError('INVALID_CURSOR', `cursor ${why}; start again without it.`, { field: 'cursor' })
   let parts: unknown
@@ -34,10 +37,16 @@ export function decodeCursor(
   if (parts[1] !== digest(scope)) throw invalid('belongs to another listing, query or tenant')
   const position = parts.slice(2)
   for (const [n, type] of types.entries()) {
-    if (typeof position[n] !== type || (type === 'number' && !Number.isSafeInteger(position[n])))
-      throw invalid('is not one that this API gave')
+    if (!isPart(position[n], type)) throw invalid('is not one that this API gave')
   }
   return position as (string | number)[]
+}
+
+function isPart(value: unknown, type: CursorPart): boolean {
+  if (type === 'string') return typeof value === 'string'
+  if (!Number.isSafeInteger(value)) return false
+  const [least, most] = type === 'time' ? [TIME_MS_MIN, TIME_MS_MAX] : [0, Number.MAX_SAFE_INTEGER]
+  return (value as number) >= least && (value as number) <= most
 }
 
 const digest = (scope: CursorScope): string =>

@@ -343,7 +343,18 @@ const entityOutputFields = {
   properties: JsonObject,
   updated_at: Type.String({ format: 'date-time' }),
 }
-export const EntityOutput = Type.Object({ ...entityOutputFields, edges: Type.Array(EdgeOutput) }, { $id: 'Entity' })
+export const EntityOutput = Type.Object(
+  {
+    ...entityOutputFields,
+    edges: Type.Array(EdgeOutput),
+    edges_truncated: Type.Optional(
+      Type.Boolean({
+        description: 'There are more edges than one answer lists; `traverse` by type reaches the others.',
+      }),
+    ),
+  },
+  { $id: 'Entity' },
+)
 export type EntityOutput = Static<typeof EntityOutput>
 export const EntitiesOutput = Type.Object(
   {

@@ -29,6 +29,15 @@ export const SEARCH_LIMIT_DEFAULT = 10
 export const SEARCH_DEPTH_MAX = 1000
 export const QUERY_CHARS_MAX = 4096
 export const FILTER_CLAUSES_MAX = 64
+/** Values in the lists of one filter, all together. */
+export const FILTER_VALUES_MAX = 1000
+/** Characters of the texts in one filter, all together. */
+export const FILTER_CHARS_MAX = 256 * 1024
+export const FILTER_DEPTH_MAX = 8
+/** Bytes of one entity, about: names, aliases and properties, also those that were removed. Edges are records of their own. */
+export const ENTITY_BYTES_MAX = 256 * 1024
+/** How deep entities found by name can be paged. */
+export const FIND_DEPTH_MAX = 10_000
 export const TRAVERSE_DEPTH_MAX = 10
 /** Entities and edges that one traversal visits before it stops and says `truncated`. */
 export const TRAVERSE_VISITS_MAX = 10_000

@@ -6,14 +6,18 @@ import type { Filter } from './filter.ts'
 
 /**
  * The documents that may meet a filter, from postings of exact values; undefined: any may. A superset of the answer: ranges and
- * negations are left to the check on the record.
+ * negations are left to the check on the record. `throwIfEnded` is called now and then, to stop when nobody waits any more.
  */
-export async function candidates(tenant: Tenant, filter: Filter): Promise<Set<number> | undefined> {
+export async function candidates(
+  tenant: Tenant,
+  filter: Filter,
+  throwIfEnded: () => void = () => {},
+): Promise<Set<number> | undefined> {
   switch (filter.op) {
     case 'and': {
       let result: Set<number> | undefined
       for (const clause of filter.clauses) {
-        const part = await candidates(tenant, clause)
+        const part = await candidates(tenant, clause, throwIfEnded)
         if (part) result = result === undefined ? part : intersect(result, part)
       }
       return result
@@ -21,16 +25,16 @@ export async function candidates(tenant: Tenant, filter: Filter): Promise<Set<nu
     case 'or': {
       const result = new Set<number>()
       for (const clause of filter.clauses) {
-        const part = await candidates(tenant, clause)
+        const part = await candidates(tenant, clause, throwIfEnded)
         if (!part) return undefined
         for (const docNo of part) result.add(docNo)
       }
       return result
     }
     case 'eq':
-      return equal(tenant, filter.field, [filter.value])
+      return equal(tenant, filter.field, [filter.value], throwIfEnded)
     case 'in':
-      return equal(tenant, filter.field, filter.value as readonly unknown[])
+      return equal(tenant, filter.field, filter.value as readonly unknown[], throwIfEnded)
     case 'prefix':
       return filter.field === 'uri' ? uriPrefix(tenant, filter.value as string) : undefined
     default:
@@ -38,7 +42,12 @@ export async function candidates(tenant: Tenant, filter: Filter): Promise<Set<nu
   }
 }
 
-async function equal(tenant: Tenant, field: string, values: readonly unknown[]): Promise<Set<number> | undefined> {
+async function equal(
+  tenant: Tenant,
+  field: string,
+  values: readonly unknown[],
+  throwIfEnded: () => void,
+): Promise<Set<number> | undefined> {
   const terms: [PostingField, string][] = []
   for (const value of values) {
     if (field === 'category' || field === 'uri') {
@@ -52,7 +61,10 @@ async function equal(tenant: Tenant, field: string, values: readonly unknown[]):
   }
   if (field.startsWith('metadata.')) terms.push([postingField.metadata, METADATA_INCOMPLETE_TERM])
   const result = new Set<number>()
-  for (const [termField, term] of terms) await addDocuments(tenant, prefixes.postings(termField, term), result)
+  for (const [termField, term] of terms) {
+    throwIfEnded()
+    await addDocuments(tenant, prefixes.postings(termField, term), result)
+  }
   return result
 }
 

@@ -1,5 +1,5 @@
 import { PercolateError } from '../base/errors.ts'
-import { FILTER_CLAUSES_MAX } from '../base/limits.ts'
+import { FILTER_CHARS_MAX, FILTER_CLAUSES_MAX, FILTER_DEPTH_MAX, FILTER_VALUES_MAX } from '../base/limits.ts'
 import type { Value } from '../rem/record.ts'
 import type { Resource } from '../rem/views.ts'
 
@@ -16,16 +16,32 @@ const isComparison = (name: string): name is Comparison => (comparisons as reado
 const invalid = (message: string) => new PercolateError('INVALID_ARGUMENT', message, { field: 'filter' })
 
 /**
- * Parses the `filter` parameter: a JSON object, or the short form `field:value,field:value`. In the object, keys are fields (`category`, `uri`,
+ * Parses the `filter` parameter: a JSON object, as text or parsed, or the short form `field:value,field:value`. In the object, keys are fields (`category`, `uri`,
  * `name`, `metadata.<path>`; any other key means metadata), values are scalars or `{"gte": 3, "in": […], …}`; `and`, `or` take lists, `not` an object.
  */
-export function parseFilter(text: string): Filter {
-  const trimmed = text.trim()
+export function parseFilter(given: string | Record<string, unknown>): Filter {
   let clauses = 0
+  let values = 0
+  let characters = 0
   const count = (filter: Filter): Filter => {
     if (++clauses > FILTER_CLAUSES_MAX) throw invalid(`filter has more than ${FILTER_CLAUSES_MAX} clauses.`)
+    if ('field' in filter) {
+      const operands = Array.isArray(filter.value) ? filter.value : [filter.value]
+      values += operands.length
+      if (values > FILTER_VALUES_MAX)
+        throw invalid(`filter lists more than ${FILTER_VALUES_MAX} values; ask in several requests.`)
+      for (const value of operands) {
+        if (value !== null && typeof value === 'object')
+          throw invalid(`filter: a list for ${filter.field} must have text, numbers, true, false or null in it.`)
+        characters += filter.field.length + (typeof value === 'string' ? value.length : 8)
+      }
+      if (characters > FILTER_CHARS_MAX)
+        throw invalid(`filter has more than ${FILTER_CHARS_MAX} characters of text; ask in several requests.`)
+    }
     return filter
   }
+  if (typeof given !== 'string') return parseObject(given, count, 0)
+  const trimmed = given.trim()
   if (!trimmed.startsWith('{')) return parseShort(trimmed, count)
   let json: unknown
   try {
@@ -57,7 +73,7 @@ function parseShort(text: string, count: Count): Filter {
 
 function parseObject(json: unknown, count: Count, depth: number): Filter {
   if (json === null || typeof json !== 'object' || Array.isArray(json)) throw invalid('filter must be a JSON object.')
-  if (depth > 8) throw invalid('filter is nested deeper than 8 levels.')
+  if (depth > FILTER_DEPTH_MAX) throw invalid(`filter is nested deeper than ${FILTER_DEPTH_MAX} levels.`)
   const clauses: Filter[] = []
   for (const [key, value] of Object.entries(json)) {
     if (key === 'and' || key === 'or') {

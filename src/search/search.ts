@@ -49,7 +49,9 @@ const CHECKED_AT_ONCE = 64
 /** Plan: candidates by filter → words and vectors → fuse → records, checked and cut to the page. */
 export async function search(tenant: Tenant, embedder: Embedder, request: SearchRequest): Promise<SearchAnswer> {
   const terms = analyze(request.query)
-  const allowed = request.filter ? await candidates(tenant, request.filter) : undefined
+  const allowed = request.filter
+    ? await candidates(tenant, request.filter, () => request.signal?.throwIfAborted())
+    : undefined
   const warnings: string[] = []
   const depth = Math.max(FUSED_DEPTH, request.offset + request.limit + 1)
   const wanted = request.filter ? tenant.state.documents : depth
@@ -169,6 +171,7 @@ async function readPage(
   let skipped = 0
   let characters = 0
   for (let at = 0; at < ranked.length; at += CHECKED_AT_ONCE) {
+    request.signal?.throwIfAborted()
     const wantedHere = request.filter ? CHECKED_AT_ONCE : request.offset + request.limit + 1 - at
     if (wantedHere <= 0) break
     const part = ranked.slice(at, at + Math.min(CHECKED_AT_ONCE, wantedHere))
@@ -184,7 +187,7 @@ async function readPage(
         return { hits, more: true }
       else {
         hits.push({ resource, score })
-        characters += resource.content.length
+        characters += resource.content.length + JSON.stringify(resource.metadata).length
       }
     }
   }

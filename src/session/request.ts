@@ -31,6 +31,13 @@ export interface SessionRequest {
   readonly forwardedBy: string | undefined
 }
 
+/** What a client's clock is held against. */
+export interface ClockBounds {
+  readonly nowMs: number
+  /** How far ahead of now it may be: what it moves a tenant's clock to must not be more than writes are admitted at. */
+  readonly asOfAheadMsMax: number
+}
+
 /** A request's head. HTTP headers and gRPC metadata have the same names. */
 export interface RequestHead {
   /** The values of `x-tenant-id`, as the protocol has them. */
@@ -43,7 +50,11 @@ export interface RequestHead {
 }
 
 /** Reads what a request asks for; the errors name the header. `auth` is that of a node in a cluster: a request that claims to be forwarded proves it. */
-export function parseRequest(head: RequestHead, nowMs: number, auth: PeerAuth | undefined): SessionRequest {
+export function parseRequest(
+  head: RequestHead,
+  { nowMs, asOfAheadMsMax }: ClockBounds,
+  auth: PeerAuth | undefined,
+): SessionRequest {
   const tenant = parseTenantId(head.tenant)
   const durability = head.header('x-percolate-durability')
   const bookmark = head.header('x-percolate-bookmark')
@@ -59,15 +70,12 @@ export function parseRequest(head: RequestHead, nowMs: number, auth: PeerAuth | 
     tenant,
     access: head.access,
     consistency,
-    asOf: asOf === undefined ? undefined : parseAsOf(asOf, nowMs),
+    asOf: asOf === undefined ? undefined : parseAsOf(asOf, nowMs, asOfAheadMsMax),
     forwardedBy: token === undefined ? undefined : auth?.verify(token, tenant),
   }
 }
 
-/** How far ahead of this node's clock a client's clock may be. */
-const AS_OF_AHEAD_MS_MAX = 60_000
-
-function parseAsOf(text: string, nowMs: number): Clock {
+function parseAsOf(text: string, nowMs: number, aheadMsMax: number): Clock {
   const field = 'X-Percolate-As-Of'
   const clock = parseClock(text)
   if (!clock) {
@@ -77,10 +85,12 @@ function parseAsOf(text: string, nowMs: number): Clock {
       { field },
     )
   }
-  if (clock.wall > nowMs + AS_OF_AHEAD_MS_MAX)
-    throw new PercolateError('INVALID_CLOCK', `${field} is more than ${AS_OF_AHEAD_MS_MAX / 1000} s in the future.`, {
-      field,
-    })
+  if (clock.wall > nowMs + aheadMsMax)
+    throw new PercolateError(
+      'INVALID_CLOCK',
+      `${field} is more than ${aheadMsMax} ms ahead of this node's clock; wait until it is due, or set the clock that it came from.`,
+      { field },
+    )
   return clock
 }
 

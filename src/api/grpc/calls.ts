@@ -27,6 +27,8 @@ export interface CallContext {
   readonly logger: Logger
   readonly metrics: Metrics
   readonly time: Time
+  /** See `ClockBounds`. */
+  readonly asOfAheadMsMax: number
   readonly node: string
   readonly onTenant: (tenant: TenantId) => void
   readonly gate?: Gate | undefined
@@ -169,7 +171,7 @@ async function begin<T>(context: CallContext, call: AnyCall, access: Access, way
           isConditional: request?.if_match !== undefined,
           header: one,
         },
-        context.time.now(),
+        { nowMs: context.time.now(), asOfAheadMsMax: context.asOfAheadMsMax },
         gate?.auth,
       ),
       ending,

@@ -15,6 +15,8 @@ import { createHttpServer, type HttpServerOptions } from './server.ts'
 
 export interface HttpApiOptions extends HttpServerOptions {
   readonly time: Time
+  /** See `ClockBounds`. */
+  readonly asOfAheadMsMax: number
   readonly operations: Operations
   readonly node: string
   readonly onTenant: (tenant: TenantId) => void

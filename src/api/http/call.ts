@@ -57,6 +57,8 @@ class ReplyEnding implements Ending {
 
 export interface TenantHookOptions {
   readonly time: Time
+  /** See `ClockBounds`. */
+  readonly asOfAheadMsMax: number
   /** A tenant whose home is here, or that this node alone serves, counts as active. */
   readonly onTenant: (tenant: TenantId) => void
   readonly gate?: Gate | undefined
@@ -91,7 +93,7 @@ export function addTenantHook(scope: FastifyInstance, options: TenantHookOptions
           isConditional: headers['if-match'] !== undefined,
           header: name => (headers[name] === undefined ? undefined : String(headers[name])),
         },
-        options.time.now(),
+        { nowMs: options.time.now(), asOfAheadMsMax: options.asOfAheadMsMax },
         gate?.auth,
       ),
       new ReplyEnding(reply),

@@ -4,6 +4,7 @@ import { CHAT_CHARS_MAX, QUERY_CHARS_MAX } from '../../base/limits.ts'
 import { type Citation, contextForModel, extractiveAnswer, NOTHING_RELEVANT } from '../../chat/answer.ts'
 import { type ChatContext, COVERAGE_MIN, gatherContext, isEmptyContext } from '../../chat/context.ts'
 import type { ChatModel } from '../../chat/model.ts'
+import { embedAhead } from '../../embedding/ahead.ts'
 import { read } from '../../session/read.ts'
 import type { Session } from '../../session/session.ts'
 import type { ChatInput } from '../schemas.ts'
@@ -73,17 +74,25 @@ export class ChatOperations {
   }
 
   async #gather(call: Session, question: string): Promise<ChatContext | undefined> {
+    const { embedder } = this.#context
+    const spec = await read(
+      this.#context,
+      call,
+      async tenant => tenant.embedding,
+      () => undefined,
+    )
+    const ahead = await embedAhead(embedder, question, spec?.model === embedder.model, {
+      tenant: call.tenant,
+      signal: call.signal,
+    })
     return read<ChatContext | undefined>(
       this.#context,
       call,
       tenant =>
-        gatherContext(
-          tenant,
-          this.#context.embedder,
-          question,
-          async max => (await readFeed(tenant, { limit: max })).results,
-          { coverageMin: this.#model ? 0 : COVERAGE_MIN, signal: call.signal },
-        ),
+        gatherContext(tenant, ahead, question, async max => (await readFeed(tenant, { limit: max })).results, {
+          coverageMin: this.#model ? 0 : COVERAGE_MIN,
+          signal: call.signal,
+        }),
       () => undefined,
     )
   }

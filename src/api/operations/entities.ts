@@ -1,15 +1,25 @@
 import { checkObject } from '../../base/check-object.ts'
+import { PercolateError } from '../../base/errors.ts'
 import { checkId } from '../../base/ids.ts'
-import { CATEGORY_BYTES_MAX, ID_BYTES_MAX, LIST_LIMIT_DEFAULT, NAME_BYTES_MAX } from '../../base/limits.ts'
+import {
+  CATEGORY_BYTES_MAX,
+  ENTITY_BYTES_MAX,
+  FIND_DEPTH_MAX,
+  ID_BYTES_MAX,
+  LIST_LIMIT_DEFAULT,
+  NAME_BYTES_MAX,
+  PAGE_CHARS_MAX,
+} from '../../base/limits.ts'
+import { mergeOp } from '../../rem/merge.ts'
 import { type EntityCommand, planDelete, planEntity } from '../../rem/plan.ts'
-import type { RecordRef } from '../../rem/record.ts'
+import { EMPTY_RECORD, type LwwRecord, type RecordRef } from '../../rem/record.ts'
 import { type Edge, type Entity, edgeSurvives, entityView } from '../../rem/views.ts'
 import { findEntities, listEntities } from '../../search/entities.ts'
 import { edgesFrom, traverse } from '../../search/traverse.ts'
 import { read } from '../../session/read.ts'
 import type { Session } from '../../session/session.ts'
 import { write, writeExisting } from '../../session/write.ts'
-import { decodeCursor, encodeCursor } from '../cursor.ts'
+import { charsOf, decodeCursor, encodeCursor } from '../cursor.ts'
 import type { EntitiesQuery, EntityInput, EntityOutput, TraverseQuery } from '../schemas.ts'
 import { checkName } from './check-fields.ts'
 import { isoTime, notFound, type OperationsContext } from './context.ts'
@@ -38,8 +48,16 @@ export class EntityOperations {
           const record = await context.read({ kind: 'entity', key: [id] })
           checkIfMatch(entityView(id, record) && record, ifMatch)
         }
+        const ops = commands.map(command => planEntity(command, context.clock))
+        const merged = new Map<string, LwwRecord>()
+        for (const [n, { id }] of commands.entries()) {
+          const before = merged.get(id) ?? (await context.read({ kind: 'entity', key: [id] })) ?? EMPTY_RECORD
+          const after = mergeOp(before, ops[n]![0]!)
+          assertFits(before, after, commands.length === 1 ? '' : `entities[${n}].`)
+          merged.set(id, after)
+        }
         return {
-          ops: commands.flatMap(command => planEntity(command, context.clock)),
+          ops: ops.flat(),
           result: { ids: commands.map(({ id }) => id) },
         }
       },
@@ -55,8 +73,14 @@ export class EntityOperations {
         const record = await tenant.record({ kind: 'entity', key: [id] })
         const entity = entityView(id, record)
         if (!entity) throw notFound('entity', id)
-        const edges = (await edgesFrom(tenant, id, EDGES_SHOWN_MAX)).filter(edge => edgeSurvives(edge, record))
-        return { entity: { ...toOutput(entity), edges: edges.map(edgeOutput) }, etag: etagOf(record!) }
+        const found = await edgesFrom(tenant, id, EDGES_SHOWN_MAX + 1)
+        const edges = found.slice(0, EDGES_SHOWN_MAX).filter(edge => edgeSurvives(edge, record))
+        const shown = cutPage(edges.map(edgeOutput))
+        const isCut = found.length > EDGES_SHOWN_MAX || shown.length < edges.length
+        return {
+          entity: { ...toOutput(entity), edges: shown, ...(isCut ? { edges_truncated: true } : {}) },
+          etag: etagOf(record!),
+        }
       },
       () => {
         throw notFound('entity', id)
@@ -79,17 +103,20 @@ export class EntityOperations {
     const type = query.type
     const scope = { tenant: call.tenant, listing: 'entities', parameters: [query.name ?? null, type ?? null] }
     if (query.name !== undefined) {
-      const offset = query.cursor === undefined ? 0 : (decodeCursor(scope, query.cursor, ['number'])[0] as number)
+      const offset = query.cursor === undefined ? 0 : (decodeCursor(scope, query.cursor, ['offset'])[0] as number)
+      if (offset > FIND_DEPTH_MAX)
+        throw new PercolateError('INVALID_CURSOR', 'cursor is not one that this API gave.', { field: 'cursor' })
       return read(
         this.#context,
         call,
         async tenant => {
           const found = await findEntities(tenant, query.name!, { type, limit: offset + limit + 1 })
           const page = found.slice(offset, offset + limit)
-          const results = page.map(({ entity, score, match }) => ({ ...toOutput(entity), score, match }))
+          const results = cutPage(page.map(({ entity, score, match }) => ({ ...toOutput(entity), score, match })))
+          const next = offset + results.length
           return {
             results,
-            ...(found.length > offset + limit ? { cursor: encodeCursor(scope, [offset + limit]) } : {}),
+            ...(found.length > next && next <= FIND_DEPTH_MAX ? { cursor: encodeCursor(scope, [next]) } : {}),
           }
         },
         () => ({ results: [] }),
@@ -102,10 +129,9 @@ export class EntityOperations {
       call,
       async tenant => {
         const { entities, more } = await listEntities(tenant, { type, after: position, limit })
-        return {
-          results: entities.map(toOutput),
-          ...(more ? { cursor: encodeCursor(scope, [entities.at(-1)!.id]) } : {}),
-        }
+        const results = cutPage(entities.map(toOutput))
+        const isCut = more || results.length < entities.length
+        return { results, ...(isCut ? { cursor: encodeCursor(scope, [results.at(-1)!.id]) } : {}) }
       },
       () => ({ results: [] }),
     )
@@ -126,9 +152,11 @@ export class EntityOperations {
         if (!walk) throw notFound('entity', id)
         return {
           start: id,
-          results: walk.reached.map(({ entity, depth, path }) => ({ ...toOutput(entity), depth, path: [...path] })),
-          edges: walk.edges.map(edgeOutput),
-          truncated: walk.truncated,
+          ...cutWalk(
+            walk.reached.map(({ entity, depth, path }) => ({ ...toOutput(entity), depth, path: [...path] })),
+            walk.edges.map(edgeOutput),
+            walk.truncated,
+          ),
         }
       },
       () => {
@@ -138,11 +166,52 @@ export class EntityOperations {
   }
 }
 
+/** As many as one answer carries, one at least. */
+function cutPage<T extends object>(results: readonly T[]): T[] {
+  let characters = 0
+  const past = results.findIndex((result, n) => {
+    if (n > 0 && characters > PAGE_CHARS_MAX) return true
+    characters += charsOf(result)
+    return false
+  })
+  return past < 0 ? [...results] : results.slice(0, past)
+}
+
+/** What one answer carries of a walk: the entities nearest to its start, and of the edges between them those that fit. */
+function cutWalk<R extends { id: string }, E extends object>(
+  reached: readonly R[],
+  found: readonly E[],
+  isCut: boolean,
+) {
+  const results = cutPage(reached)
+  const edges = cutPage(found)
+  return { results, edges, truncated: isCut || results.length < reached.length || edges.length < found.length }
+}
+
 /** The entity and its edges. */
 const touchedBy = ({ id, edges = [] }: EntityCommand): RecordRef[] => [
   { kind: 'entity', key: [id] },
   ...edges.map(({ type, to }): RecordRef => ({ kind: 'edge', key: [id, type, to] })),
 ]
+
+/** Whether an entity may become what it would be; one that is too large already may still become smaller. */
+function assertFits(before: LwwRecord, after: LwwRecord, path: string): void {
+  const bytes = bytesOf(after)
+  if (bytes <= ENTITY_BYTES_MAX || bytes <= bytesOf(before)) return
+  throw new PercolateError(
+    'BODY_TOO_LARGE',
+    `${path}properties and ${path}aliases would make the entity ${bytes} bytes; at most ${ENTITY_BYTES_MAX} are allowed. Remove what it does not need, or put it into entities of its own, with edges to them.`,
+    { field: `${path}properties` },
+  )
+}
+
+/** About what it takes on disk. */
+function bytesOf({ fields }: LwwRecord): number {
+  let bytes = 0
+  for (const [name, { value }] of fields)
+    bytes += 48 + Buffer.byteLength(name) + (typeof value === 'boolean' ? 1 : Buffer.byteLength(JSON.stringify(value)))
+  return bytes
+}
 
 function toCommand(input: EntityInput, path: string): EntityCommand {
   const names = (list: readonly string[] | undefined, field: string) =>

@@ -1,7 +1,13 @@
 import { checkObject } from '../../base/check-object.ts'
 import { PercolateError } from '../../base/errors.ts'
 import { checkId } from '../../base/ids.ts'
-import { CATEGORY_BYTES_MAX, CONTENT_BYTES_MAX, LIST_LIMIT_DEFAULT, NAME_BYTES_MAX } from '../../base/limits.ts'
+import {
+  CATEGORY_BYTES_MAX,
+  CONTENT_BYTES_MAX,
+  LIST_LIMIT_DEFAULT,
+  NAME_BYTES_MAX,
+  PAGE_CHARS_MAX,
+} from '../../base/limits.ts'
 import { type MomentCommand, planDelete, planMoment } from '../../rem/plan.ts'
 import { type Moment, momentView } from '../../rem/views.ts'
 import { read } from '../../session/read.ts'
@@ -9,7 +15,7 @@ import type { Session } from '../../session/session.ts'
 import { write, writeExisting } from '../../session/write.ts'
 import { KeyReader, keyAfter, newestFirst, prefixes, prefixRange, space, textPart } from '../../storage/keys.ts'
 import type { Tenant } from '../../tenant/tenant.ts'
-import { decodeCursor, encodeCursor } from '../cursor.ts'
+import { charsOf, decodeCursor, encodeCursor } from '../cursor.ts'
 import type { MomentInput, MomentOutput, MomentsQuery } from '../schemas.ts'
 import { checkName, checkText, parseTime } from './check-fields.ts'
 import { isoTime, notFound, type OperationsContext } from './context.ts'
@@ -74,13 +80,14 @@ export class MomentOperations {
       listing: 'moments',
       parameters: [fromMs ?? null, toMs ?? null, type ?? null, parent ?? null, resource ?? null, entity ?? null],
     }
-    const position = query.cursor === undefined ? undefined : decodeCursor(scope, query.cursor, ['number', 'string'])
+    const position = query.cursor === undefined ? undefined : decodeCursor(scope, query.cursor, ['time', 'string'])
     return read(
       this.#context,
       call,
       async tenant => {
         const { results, more } = await readFeed(tenant, {
           limit,
+          throwIfEnded: () => call.throwIfEnded(),
           fromMs,
           toMs,
           type,
@@ -108,6 +115,8 @@ export interface FeedRequest {
   readonly parent?: string | undefined
   readonly resource?: string | undefined
   readonly entity?: string | undefined
+  /** Called now and then, to stop when nobody waits any more. */
+  readonly throwIfEnded?: () => void
   readonly after?: { readonly timeMs: number; readonly id: string } | undefined
 }
 
@@ -120,7 +129,9 @@ export async function readFeed(tenant: Tenant, request: FeedRequest): Promise<{ 
     gte = keyAfter(Buffer.concat([prefix, newestFirst(request.after.timeMs), textPart(request.after.id)]))
   const lt = request.fromMs === undefined ? range.lt : keyAfter(Buffer.concat([prefix, newestFirst(request.fromMs)]))
   const results: Moment[] = []
+  let characters = 0
   for await (const chunk of tenant.chunks({ gte, lt, values: false })) {
+    request.throwIfEnded?.()
     const ids = chunk.map(([key]) => new KeyReader(key, prefix.length + 6).text())
     for (let at = 0; at < ids.length; at += request.limit + 1) {
       const part = ids.slice(at, at + request.limit + 1)
@@ -128,7 +139,8 @@ export async function readFeed(tenant: Tenant, request: FeedRequest): Promise<{ 
       for (const [n, id] of part.entries()) {
         const moment = momentView(id, records[n])
         if (!moment || !meets(moment, request)) continue
-        if (results.length === request.limit) return { results, more: true }
+        if (results.length === request.limit || characters > PAGE_CHARS_MAX) return { results, more: true }
+        characters += charsOf(moment)
         results.push(moment)
       }
     }

@@ -11,6 +11,7 @@ import {
   SEARCH_LIMIT_DEFAULT,
   URI_BYTES_MAX,
 } from '../../base/limits.ts'
+import { embedAhead } from '../../embedding/ahead.ts'
 import { planDelete, planEmbedding, planResource, type ResourceCommand, resourceId, vectorOf } from '../../rem/plan.ts'
 import type { LwwRecord } from '../../rem/record.ts'
 import { type Resource, resourceView } from '../../rem/views.ts'
@@ -24,7 +25,7 @@ import { encodeRecord } from '../../storage/codec.ts'
 import { KeyReader, keyAfter, keys, prefixes, prefixRange, space } from '../../storage/keys.ts'
 import type { EmbeddingSpec } from '../../tenant/state.ts'
 import type { Tenant } from '../../tenant/tenant.ts'
-import { decodeCursor, encodeCursor } from '../cursor.ts'
+import { charsOf, decodeCursor, encodeCursor } from '../cursor.ts'
 import type { EmbeddingsInput, ResourceInput, ResourceOutput, ResourcesQuery, SearchInput } from '../schemas.ts'
 import { checkEmbedding, checkName, checkText } from './check-fields.ts'
 import { isoTime, notFound, type OperationsContext } from './context.ts'
@@ -179,14 +180,25 @@ export class ResourceOperations {
       listing: 'search',
       parameters: [text, input.embedding ?? null, mode, filter ?? null],
     }
-    const offset = input.cursor === undefined ? 0 : (decodeCursor(scope, input.cursor, ['number'])[0] as number)
-    if (offset < 0 || offset > SEARCH_DEPTH_MAX)
+    const offset = input.cursor === undefined ? 0 : (decodeCursor(scope, input.cursor, ['offset'])[0] as number)
+    if (offset > SEARCH_DEPTH_MAX)
       throw new PercolateError('INVALID_CURSOR', 'cursor is not one that this API gave.', { field: 'cursor' })
+    const spec = await read(
+      this.#context,
+      call,
+      async tenant => tenant.embedding,
+      () => undefined,
+    )
+    const isWanted = mode !== 'text' && !embedding && spec?.model === this.#context.embedder.model
+    const embedder = await embedAhead(this.#context.embedder, text, isWanted, {
+      tenant: call.tenant,
+      signal: call.signal,
+    })
     return read(
       this.#context,
       call,
       async tenant => {
-        const answer = await search(tenant, this.#context.embedder, {
+        const answer = await search(tenant, embedder, {
           query: text,
           mode,
           filter,
@@ -214,18 +226,19 @@ export class ResourceOperations {
     const limit = query.limit ?? LIST_LIMIT_DEFAULT
     const filter = toFilter(query)
     const scope = { tenant: call.tenant, listing: 'resources', parameters: filter ?? null }
-    const position = query.cursor === undefined ? undefined : decodeCursor(scope, query.cursor, ['number', 'string'])
+    const position = query.cursor === undefined ? undefined : decodeCursor(scope, query.cursor, ['time', 'string'])
     return read(
       this.#context,
       call,
       async tenant => {
-        const allowed = filter ? await allowedIds(tenant, filter) : undefined
+        const allowed = filter ? await allowedIds(tenant, filter, () => call.throwIfEnded()) : undefined
         const range = prefixRange(prefixes.space(space.resourceByTime))
         const gte = position ? keyAfter(keys.resourceByTime(position[0] as number, position[1] as string)) : range.gte
         const results: ResourceOutput[] = []
         let last: Resource | undefined
         let characters = 0
         for await (const chunk of tenant.chunks({ gte, lt: range.lt, values: false })) {
+          call.throwIfEnded()
           const ids = chunk.map(([key]) => new KeyReader(key, 7).text()).filter(id => !allowed || allowed.has(id))
           for (let at = 0; at < ids.length; at += limit + 1) {
             for (const resource of await readResources(tenant, ids.slice(at, at + limit + 1))) {
@@ -233,8 +246,9 @@ export class ResourceOperations {
               if (results.length === limit || (last && characters > PAGE_CHARS_MAX)) {
                 return { results, cursor: encodeCursor(scope, [last!.updatedAtMs, last!.id]) }
               }
-              characters += resource.content.length
-              results.push(toOutput(resource, tenant.embedding))
+              const output = toOutput(resource, tenant.embedding)
+              characters += charsOf(output)
+              results.push(output)
               last = resource
             }
           }
@@ -259,10 +273,17 @@ export class ResourceOperations {
         for await (const chunk of tenant.chunks({ gte, lt: range.lt, limit: limit + 1, values: false })) {
           ids.push(...chunk.map(([key]) => new KeyReader(key).text()))
         }
-        const more = ids.length > limit
-        const page = ids.slice(0, limit)
-        const results = (await readResources(tenant, page)).map(resource => toOutput(resource, tenant.embedding))
-        return { results, ...(more ? { cursor: encodeCursor(scope, [page.at(-1)!]) } : {}) }
+        const results: ResourceOutput[] = []
+        let characters = 0
+        for (const [n, id] of ids.slice(0, limit).entries()) {
+          if (characters > PAGE_CHARS_MAX) return { results, cursor: encodeCursor(scope, [ids[n - 1]!]) }
+          for (const resource of await readResources(tenant, [id])) {
+            const output = toOutput(resource, tenant.embedding)
+            characters += charsOf(output)
+            results.push(output)
+          }
+        }
+        return { results, ...(ids.length > limit ? { cursor: encodeCursor(scope, [ids[limit - 1]!]) } : {}) }
       },
       () => ({ results: [] }),
     )
@@ -364,13 +385,12 @@ function toFilter(query: {
   const clauses: Filter[] = []
   if (query.category !== undefined) clauses.push({ op: 'eq', field: 'category', value: query.category })
   if (query.uri !== undefined) clauses.push({ op: 'eq', field: 'uri', value: query.uri })
-  if (query.filter !== undefined && query.filter !== '')
-    clauses.push(parseFilter(typeof query.filter === 'string' ? query.filter : JSON.stringify(query.filter)))
+  if (query.filter !== undefined && query.filter !== '') clauses.push(parseFilter(query.filter))
   return clauses.length > 1 ? { op: 'and', clauses } : clauses[0]
 }
 
-async function allowedIds(tenant: Tenant, filter: Filter): Promise<Set<string> | undefined> {
-  const docNos = await candidates(tenant, filter)
+async function allowedIds(tenant: Tenant, filter: Filter, throwIfEnded: () => void): Promise<Set<string> | undefined> {
+  const docNos = await candidates(tenant, filter, throwIfEnded)
   if (!docNos) return undefined
   const ids = await tenant.getMany([...docNos].map(docNo => keys.idByDocNo(docNo)))
   return new Set(ids.flatMap(id => (id ? [id.toString()] : [])))
