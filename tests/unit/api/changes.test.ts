@@ -1,10 +1,11 @@
 import { describe, expect, it } from 'vitest'
 import { type ChangeEvent, ChangeOperations } from '../../../src/api/operations/changes.ts'
 import type { OperationsContext } from '../../../src/api/operations/context.ts'
+import { ResourceOperations } from '../../../src/api/operations/resources.ts'
 import { parseTenantId, type TenantId } from '../../../src/base/ids.ts'
 import { createLogger } from '../../../src/base/logger.ts'
 import { systemTime } from '../../../src/base/time.ts'
-import { planEntity } from '../../../src/rem/plan.ts'
+import { planEntity, planResource } from '../../../src/rem/plan.ts'
 import { exportTenant, importTransfer } from '../../../src/replication/transfer.ts'
 import { ANY } from '../../../src/session/request.ts'
 import { Session } from '../../../src/session/session.ts'
@@ -166,6 +167,45 @@ describe('waiting for a tenant', () => {
     expect(await Promise.all(waits)).toEqual(waits.map(() => true))
     expect(await late).toBe(false)
     expect(await pool.waitFor(id('nobody'), () => true, { timeoutMs: 5000 })).toBeUndefined()
+  })
+
+  it('is not done while a provider embeds a query', async () => {
+    const { pool, put } = makeNode(1)
+    const tenant = id('t')
+    await pool.use(
+      tenant,
+      open =>
+        open.write(({ clock }) => ({
+          ops: [
+            planResource(
+              { uri: '', ordinal: 0, content: 'a pump', embedding: { model: 'm', vector: new Float32Array([1, 0]) } },
+              clock,
+            ),
+          ],
+          result: undefined,
+        })),
+      { create: true },
+    )
+    let answer = (_: Float32Array[]) => {}
+    const answered = new Promise<Float32Array[]>(resolve => {
+      answer = resolve
+    })
+    let asked = 0
+    const embed = () => {
+      asked++
+      return answered
+    }
+    const embedder = { model: 'm', noiseFloor: 0, fusionWeight: 1, dimensions: 2, embed }
+    const resources = new ResourceOperations({ pool, time: systemTime, logger, embedder } as never)
+    const request = { tenant, access: 'read', consistency: ANY, asOf: undefined, forwardedBy: undefined } as const
+    const searching = resources.search(
+      new Session(request, { signal: new AbortController().signal, hasEnded: false }),
+      { query: 'pump' },
+    )
+    while (asked === 0) await systemTime.sleep(1)
+    await put(id('other'), 'x')
+    answer([new Float32Array([1, 0])])
+    expect((await searching).results.map(({ content }) => content)).toEqual(['a pump'])
   })
 
   it('says how long all places have been in use', async () => {
