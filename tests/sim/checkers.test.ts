@@ -103,11 +103,12 @@ describe('the checkers, on doctored histories', () => {
       sequence,
       changes: [{ record, clock: clock(sequence) }],
     })
-    const window = (latest: [string, number][]) => ({
+    const window = (latest: [string, number][], deleted: [string, number][] = []) => ({
       tenant: 'a',
       start: new Map([['n1.d1', 1]]),
       end: new Map([['n1.d1', 3]]),
       latest: new Map(latest.map(([record, wall]) => [record, formatClock(clock(wall))])),
+      deleted: new Map(deleted.map(([record, wall]) => [record, formatClock(clock(wall))])),
     })
     const entries = [entry(1, 'entity x'), entry(2, 'entity e'), entry(3, 'entity f'), entry(4, 'entity y')]
     const find = (latest: [string, number][], isSetAside = false) =>
@@ -122,6 +123,9 @@ describe('the checkers, on doctored histories', () => {
     expect(find([both[0]!]).join()).toMatch(/passed over 1 changes.*entity f/)
     expect(find([['entity e', 1], both[1]!]).join()).toMatch(/passed over 1 changes.*entity e/)
     expect(find([], true)).toEqual([])
+    const edge = [entry(2, 'edge e knows f')]
+    expect(checkFeeds([window([], [['entity f', 3]])], edge, () => false)).toEqual([])
+    expect(checkFeeds([window([], [['entity f', 1]])], edge, () => false).join()).toMatch(/passed over 1/)
     const attempted = [{ clock: clock(2) }]
     expect(checkToldClocks(new Set([formatClock(clock(2))]), attempted)).toEqual([])
     expect(checkToldClocks(new Set([formatClock(clock(3))]), attempted).join()).toMatch(/nobody wrote/)

@@ -19,6 +19,8 @@ export interface FeedWindow {
   end: VersionVector
   /** By record: the latest clock that the feed told of, as text that sorts. */
   readonly latest: Map<string, string>
+  /** By record: the latest delete that the feed told of. */
+  readonly deleted: Map<string, string>
 }
 
 /** An entry that the stream has had. */
@@ -130,7 +132,7 @@ export class SimFeed {
     changes,
   }: {
     cursor: string
-    changes?: readonly { kind: string; id: string; type?: string; to?: string; clock: string }[]
+    changes?: readonly { kind: string; id: string; type?: string; to?: string; action: string; clock: string }[]
   }): void {
     if (cursor === '') return
     this.#cursor = cursor
@@ -141,15 +143,16 @@ export class SimFeed {
       return
     }
     window.end = vector
-    for (const { kind, id, type, to, clock } of changes ?? []) {
+    for (const { kind, id, type, to, clock, action } of changes ?? []) {
       this.clocks.add(clock)
       const record = [kind, id, ...(type === undefined ? [] : [type, to])].join(' ')
       if ((window.latest.get(record) ?? '') < clock) window.latest.set(record, clock)
+      if (action === 'del' && (window.deleted.get(record) ?? '') < clock) window.deleted.set(record, clock)
     }
   }
 
   #begin(vector: VersionVector): void {
-    this.#window = { tenant: this.tenant, start: vector, end: vector, latest: new Map() }
+    this.#window = { tenant: this.tenant, start: vector, end: vector, latest: new Map(), deleted: new Map() }
     this.windows.push(this.#window)
   }
 }
@@ -165,13 +168,17 @@ export function checkFeeds(
   isSetAside: (tenant: string, record: string, clock: Clock) => boolean,
 ): string[] {
   const found: string[] = []
-  for (const { tenant, start, end, latest } of windows) {
+  for (const { tenant, start, end, latest, deleted } of windows) {
     const missing: string[] = []
     for (const { origin, sequence, changes, tenant: of } of entries) {
       if (of !== tenant || sequence <= (start.get(origin) ?? 0) || sequence > (end.get(origin) ?? 0)) continue
       for (const { record, clock } of changes) {
         const told = latest.get(record)
         if (told !== undefined && told >= formatClock(clock)) continue
+        // The delete of one of its ends hides an edge, and copies forget it.
+        const [kind, from, , to] = record.split(' ')
+        const ends = kind === 'edge' ? [deleted.get(`entity ${from}`), deleted.get(`entity ${to}`)] : []
+        if (ends.some(end => end !== undefined && end >= formatClock(clock))) continue
         if (!isSetAside(tenant, record, clock))
           missing.push(`${record} at ${formatClock(clock)} (${origin}/${sequence})`)
       }
