@@ -8,6 +8,8 @@ import { FAILED_ONCE } from './seeds.ts'
 /** Lives in each of the two processes: always the same ones. The long run sets a time instead. */
 const RUNS = Number(process.env.PERCOLATE_SIM_RUNS ?? 200)
 const SECONDS = Number(process.env.PERCOLATE_SIM_SECONDS ?? 600)
+/** The faults of a wide world too: what the long run looks at. */
+const WIDE = process.env.PERCOLATE_SIM_WIDE === undefined ? [] : ['--wide']
 
 interface Summary {
   runs: number
@@ -21,7 +23,7 @@ interface Summary {
 
 async function series(seed: number): Promise<Summary> {
   const cli = join(PACKAGE_FOLDER, 'dist', 'tests', 'sim', 'cli.js')
-  const args = [cli, '--seed', String(seed), '--runs', String(RUNS), '--seconds', String(SECONDS), '--json']
+  const args = [cli, '--seed', String(seed), '--runs', String(RUNS), '--seconds', String(SECONDS), '--json', ...WIDE]
   const child = spawn(process.execPath, args, { stdio: ['ignore', 'pipe', 'inherit'] })
   let output = ''
   child.stdout.setEncoding('utf8').on('data', (text: string) => {
