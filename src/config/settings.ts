@@ -982,7 +982,7 @@ export const settings = {
     min: 0,
     max: 256,
     roles: WORKER,
-    doc: 'Parser processes that a worker keeps ready, about 130 MB each; every document has one of its own. 0: each is started when it is needed, which takes most of a second.',
+    doc: 'Parser processes that a worker keeps ready, about 100 MB each; every document has one of its own. 0: each is started when it is needed, which takes most of a second.',
   },
   parseMemoryBytes: {
     env: 'PERCOLATE_PARSE_MEMORY_BYTES',
