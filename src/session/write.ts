@@ -31,10 +31,13 @@ export async function write<T>(
   const standing = await pool.use(session.tenant, async tenant => ({ value: await work(tenant) }))
   if (standing) return writing.finish(standing.value)
   assertNothingStands(context, session)
-  const { ops, result } = await rehearse(context, plan, commit)
-  if (ops.length === 0) return result
-  session.throwIfEnded()
-  await enter(context, session)
+  // One that was entered and never written has a home, whose decision a condition is.
+  if (!context.replica?.copies.isCurrent(session.tenant)) {
+    const { ops, result } = await rehearse(context, plan, commit)
+    if (ops.length === 0) return result
+    session.throwIfEnded()
+    await enter(context, session)
+  }
   return writing.finish(await pool.use(session.tenant, work, { create: true }))
 }
 
