@@ -10,6 +10,7 @@ import { holdersOf } from './moving.ts'
 /** A byte of each this many is another, in the part of a file that has the data; checksums are over blocks of 4 KiB. */
 const EVERY_BYTES = 1024
 const DATA_SHARE = 0.8
+const WHOLE_MS_MAX = 10_000
 const NOTICED_MS_MAX = 25_000
 /** What was acknowledged this long before may not have been published when the file went bad. */
 const UNPUBLISHED_MS = 2000
@@ -17,9 +18,13 @@ const UNPUBLISHED_MS = 2000
 /** Flips bytes in the tables of one copy of a tenant, when another node has an equal one, and waits until the copy is right again. */
 export async function corruptCopy(context: FaultContext, isRunning: boolean): Promise<string | undefined> {
   const { world, recorder, tenants } = context
-  const tenant = recorder.oneOf(tenants)
-  const whole = await wholeHolders(context, tenant)
-  if (whole.length < 2) return `${tenant} has not two copies that are current now`
+  let tenant = recorder.oneOf(tenants)
+  let whole = await wholeHolders(context, tenant)
+  for (const until = Date.now() + WHOLE_MS_MAX; whole.length < 2 && Date.now() < until; await sleep(300)) {
+    tenant = recorder.oneOf(tenants)
+    whole = await wholeHolders(context, tenant)
+  }
+  if (whole.length < 2) return 'no tenant has two copies that are current now'
   const node = recorder.oneOf(whole)
   const program = world.program(node)
   const folder = join(world.folderOf(node), 'tenants', tenant)
