@@ -4,7 +4,7 @@ import { PercolateError } from '../base/errors.ts'
 import type { TenantId } from '../base/ids.ts'
 import type { Logger } from '../base/logger.ts'
 import type { Time } from '../base/time.ts'
-import { type VersionVector, vectorFromObject, vectorToObject } from '../clock/vector.ts'
+import { dominates, type VersionVector, vectorFromObject, vectorToObject } from '../clock/vector.ts'
 import type { ObjectStore } from '../objects/port.ts'
 import type { Tenant } from '../tenant/tenant.ts'
 import type { TransferPart } from './peer.ts'
@@ -29,6 +29,8 @@ export interface Manifest {
   /** Absent in the sets of the first builds. */
   readonly tier?: string
   readonly madeAtMs: number
+  /** One more than that of any set that its writer saw. Absent in the sets of the first builds. */
+  readonly generation?: number
   readonly vector: Record<string, number>
   readonly records: number
   readonly parts: readonly { readonly name: string; readonly bytes: number; readonly sha256: string }[]
@@ -37,9 +39,11 @@ export interface Manifest {
 const ROOT = 'snapshots'
 const PART_BYTES_MAX = 64 * 1024 * 1024
 const MANIFEST_BYTES_MAX = 16 * 1024 * 1024
-/** Newest sets of a tenant that are kept. */
+/** Sets of a tenant that are kept at least: the newest, and one to fall back on when that is found damaged. */
 const KEPT = 2
 const DAMAGED_MAX = 1000
+/** Hex digits of the time that the name of a set begins with; the node's name follows. */
+const ID_TIME_CHARS = 12
 /** Parts of a transfer in one object, about: fewer requests than one each. */
 const OBJECT_BYTES = 4 * 1024 * 1024
 
@@ -53,6 +57,8 @@ export class SnapshotStore {
   readonly #logger: Logger
   /** Sets that were found damaged: they are tried last. */
   readonly #damaged = new Set<string>()
+  /** Sets that this process is storing. */
+  readonly #saving = new Set<string>()
 
   constructor(objects: ObjectStore, time: Time, logger: Logger) {
     this.#objects = objects
@@ -64,6 +70,24 @@ export class SnapshotStore {
     const madeAtMs = this.#time.now()
     const { incarnation } = tenant.identity
     const id = `${madeAtMs.toString(16).padStart(12, '0')}-${node}`
+    const seen = await this.#manifests(tenant.id, incarnation)
+    const generation = 1 + Math.max(0, ...seen.map(manifest => manifest.generation ?? 0))
+    this.#saving.add(id)
+    try {
+      const manifest = await this.#store(tenant, { id, node, tier, madeAtMs, generation })
+      await this.#prune(tenant.id, incarnation, node)
+      return infoOf(manifest)
+    } finally {
+      this.#saving.delete(id)
+    }
+  }
+
+  async #store(
+    tenant: Tenant,
+    made: Pick<Manifest, 'id' | 'node' | 'madeAtMs'> & { readonly tier: string; readonly generation: number },
+  ): Promise<Manifest> {
+    const { id, node } = made
+    const { incarnation } = tenant.identity
     const folder = `${ROOT}/${tenant.id}/${incarnation}/${id}`
     const parts: { name: string; bytes: number; sha256: string }[] = []
     let vector: VersionVector = new Map()
@@ -94,26 +118,18 @@ export class SnapshotStore {
       version: 1,
       tenant: tenant.id,
       incarnation,
-      id,
-      node,
-      tier,
-      madeAtMs,
+      ...made,
       vector: vectorToObject(vector),
       records,
       parts,
     }
     await this.#put(`${folder}/manifest.json`, Buffer.from(JSON.stringify(manifest)))
-    await this.#prune(tenant.id, incarnation)
-    return infoOf(manifest)
+    return manifest
   }
 
-  /** The newest complete set, or undefined. */
+  /** The newest complete set, or undefined. Newest is what has everything that others have ({@link byCoverage}); no clock has a say in it. */
   async newest(tenant: TenantId, incarnation: string): Promise<Manifest | undefined> {
-    for (const id of await this.#ids(tenant, incarnation)) {
-      const manifest = await this.#manifest(`${ROOT}/${tenant}/${incarnation}/${id}`, tenant, incarnation)
-      if (manifest) return manifest
-    }
-    return undefined
+    return (await this.#manifests(tenant, incarnation))[0]
   }
 
   async info(tenant: TenantId, incarnation: string): Promise<SnapshotInfo | undefined> {
@@ -198,25 +214,49 @@ export class SnapshotStore {
     return undefined
   }
 
-  async #prune(tenant: string, incarnation: string): Promise<void> {
-    const ids = (await this.#ids(tenant, incarnation)).sort().reverse()
-    for (const id of ids.slice(KEPT)) {
-      const folder = `${ROOT}/${tenant}/${incarnation}/${id}`
+  /**
+   * Deletes sets that a kept one has all of. What no kept set has all of stays. Of what has no manifest only what this node left unfinished goes: another may be storing its own just now.
+   */
+  async #prune(tenant: string, incarnation: string, node: string): Promise<void> {
+    const root = `${ROOT}/${tenant}/${incarnation}`
+    const manifests = await this.#manifests(tenant, incarnation)
+    const complete = new Set(manifests.map(({ id }) => id))
+    for await (const id of this.#objects.folders(`${root}/`)) {
+      const isUnfinished = !complete.has(id) && !this.#saving.has(id) && id.slice(ID_TIME_CHARS) === `-${node}`
+      // One whose manifest is damaged has all its parts still.
+      if (isUnfinished && !(await this.#objects.head(`${root}/${id}/manifest.json`)))
+        await this.#deleteAll(`${root}/${id}/`)
+    }
+    const kept: Manifest[] = []
+    for (const manifest of manifests) {
+      const isCovered = kept.some(
+        other => !this.#damaged.has(other.id) && dominates(vectorOf(other), vectorOf(manifest)),
+      )
+      if (kept.length < KEPT || !isCovered) {
+        kept.push(manifest)
+        continue
+      }
       // The manifest goes first: what is left of a set without one is none.
-      await this.#objects.delete(`${folder}/manifest.json`)
-      for await (const { key } of this.#objects.list(`${folder}/`)) await this.#objects.delete(key)
+      await this.#objects.delete(`${root}/${manifest.id}/manifest.json`)
+      await this.#deleteAll(`${root}/${manifest.id}/`)
     }
   }
 
-  /** Newest first; those that were found damaged last. */
-  async #ids(tenant: string, incarnation: string): Promise<string[]> {
+  async #deleteAll(folder: string): Promise<void> {
+    for await (const { key } of this.#objects.list(folder)) await this.#objects.delete(key)
+  }
+
+  /** The complete sets, newest first, those that were found damaged last. */
+  async #manifests(tenant: string, incarnation: string): Promise<Manifest[]> {
     const ids: string[] = []
     for await (const id of this.#objects.folders(`${ROOT}/${tenant}/${incarnation}/`)) ids.push(id)
-    const rank = (id: string) => Number(this.#damaged.has(id))
-    return ids
-      .sort()
-      .reverse()
-      .sort((a, b) => rank(a) - rank(b))
+    const found: Manifest[] = []
+    for (const id of ids) {
+      const manifest = await this.#manifest(`${ROOT}/${tenant}/${incarnation}/${id}`, tenant, incarnation)
+      if (manifest) found.push(manifest)
+    }
+    const sorted = byCoverage(found)
+    return [...sorted.filter(({ id }) => !this.#damaged.has(id)), ...sorted.filter(({ id }) => this.#damaged.has(id))]
   }
 
   async #put(key: string, body: Buffer): Promise<void> {
@@ -237,6 +277,26 @@ export class SnapshotStore {
     }
     return Buffer.concat(chunks)
   }
+}
+
+const vectorOf = (manifest: Manifest): VersionVector => vectorFromObject(manifest.vector) ?? new Map()
+
+/**
+ * Sets by what they cover: one that has all of another comes before it. Of those that each have something of their own the one stored after more others comes first. The times in their names, by which a
+ * wrong clock would have a say, decide between equals only.
+ */
+export function byCoverage<T extends Pick<Manifest, 'id' | 'vector' | 'generation'>>(sets: readonly T[]): T[] {
+  const left = sets
+    .map(set => ({ set, vector: vectorFromObject(set.vector) ?? new Map<string, number>() }))
+    .sort((a, b) => (b.set.generation ?? 0) - (a.set.generation ?? 0) || (a.set.id < b.set.id ? 1 : -1))
+  const sorted: T[] = []
+  while (left.length > 0) {
+    const isCovered = (vector: VersionVector) =>
+      left.some(other => dominates(other.vector, vector) && !dominates(vector, other.vector))
+    const at = left.findIndex(({ vector }) => !isCovered(vector))
+    sorted.push(...left.splice(at, 1).map(({ set }) => set))
+  }
+  return sorted
 }
 
 const sha256 = (body: Buffer) => createHash('sha256').update(body).digest('hex')
