@@ -88,6 +88,10 @@ function addReplicationMetrics(metrics: Metrics, replica: Replica | undefined): 
     'Attempts to make, check or drop a copy; an idle cluster makes few',
     r => r.copies.counts.attempts,
   )
+  gauge('copies_corrupt', 'Copies whose database is damaged and that answer nothing', r => r.copies.count('corrupt'))
+  gauge('copies_corrupt_total', 'Databases found damaged since the start', r => r.copies.counts.corrupt)
+  gauge('entries_waiting', 'Entries that wait in memory for one that is missing', r => r.applier.waiting.entries)
+  gauge('entries_waiting_bytes', 'Bytes of them', r => r.applier.waiting.bytes)
   gauge('copies_joined_total', 'Copies made since the start', r => r.copies.counts.joined)
   gauge(
     'copies_reconciled_total',

@@ -106,6 +106,7 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
           blockCacheBytes: config.blockCacheBytes,
         }),
       remove: id => dataDir.removeTenant(id),
+      setAside: id => dataDir.setTenantAside(id, config.damagedCopiesMax, time.now()),
     }
     const openTenants = (hooks?: TenantHooks) =>
       openPool(

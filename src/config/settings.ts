@@ -760,6 +760,15 @@ export const settings = {
     roles: DATABASE,
     doc: 'Free space of the data directory below which writes are refused (507), before RocksDB would stall on a full disk.',
   },
+  damagedCopiesMax: {
+    env: 'PERCOLATE_DAMAGED_COPIES_MAX',
+    type: 'integer',
+    default: 4,
+    min: 0,
+    max: 1000,
+    roles: DATABASE,
+    doc: 'Databases of copies that were found damaged and made anew from another holder, kept under `damaged` in the data directory for an operator to look at; the oldest go first.',
+  },
   syncMaxAgeMs: {
     env: 'PERCOLATE_SYNC_MAX_AGE_MS',
     type: 'integer',

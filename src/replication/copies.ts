@@ -5,7 +5,9 @@ import type { Logger } from '../base/logger.ts'
 import { Semaphore } from '../base/semaphore.ts'
 import type { Time } from '../base/time.ts'
 import { sameVector } from '../clock/vector.ts'
+import { DatabaseDamaged } from '../storage/kv.ts'
 import type { TenantPool } from '../tenant/pool.ts'
+import { scanDatabase } from '../tenant/scan.ts'
 import { setAsideUnknown } from './anti-entropy.ts'
 import type { Applier } from './applier.ts'
 import type { CopyStore } from './copy-store.ts'
@@ -17,6 +19,7 @@ import { countLate, moveLate } from './late.ts'
 import type { CopyState, CopyStatus, PeerHandlers, PeerPort, TransferPart } from './peer.ts'
 import { activeHolders, holderOf, type Placement } from './placement.ts'
 import type { Reconciler } from './reconciler.ts'
+import { setCorruptCopyAside } from './replace.ts'
 import { importTransfer, readProgress, readSkipped } from './transfer.ts'
 
 export interface CopiesOptions {
@@ -46,6 +49,10 @@ interface Copy {
   reason: string
   /** It is known to have been made whole once, and not to be wiped since. */
   isComplete: boolean
+  /** Its database was found damaged, and it is the only one. */
+  isDamaged: boolean
+  /** What does not decode is not taken for damage of the database before then, by our monotonic clock: it was read through. */
+  trustedUntilMs: number
   /** Changes of its placement that were seen. */
   changes: number
   /** Ends its wait for the next attempt. */
@@ -55,6 +62,8 @@ interface Copy {
 /** Copies that are being made or checked at once, and those of them that have failed before. */
 const TASKS_MAX = 4
 const RETRIES_MAX = 2
+/** How long a database that was read through and found sound is not read through again for the next thing that does not decode. */
+const SCAN_REST_MS = 60_000
 /** The longest wait between two attempts is 2^5 = 32 times the first. */
 const RETRY_DOUBLINGS_MAX = 5
 
@@ -64,7 +73,7 @@ const RETRY_DOUBLINGS_MAX = 5
  * delete one: that takes an order to drop it, an empty outbox, and other holders that have all it has.
  */
 export class Copies {
-  readonly counts = { joined: 0, wiped: 0, dropped: 0, attempts: 0 }
+  readonly counts = { corrupt: 0, joined: 0, wiped: 0, dropped: 0, attempts: 0 }
   readonly #options: CopiesOptions
   readonly #copies = new Map<TenantId, Copy>()
   readonly #tasks = new Semaphore({ permits: TASKS_MAX, waitersMax: 1_000_000, name: 'copies' })
@@ -122,7 +131,7 @@ export class Copies {
    */
   takesEntries(tenant: TenantId): boolean {
     const copy = this.#copies.get(tenant)
-    return copy?.isComplete === true && copy.state !== 'dropping'
+    return copy?.isComplete === true && copy.state !== 'dropping' && copy.state !== 'corrupt'
   }
 
   /**
@@ -192,11 +201,86 @@ export class Copies {
     return this.isCurrent(tenant)
   }
 
+  /**
+   * A use of the copy's database, or its opening, ended with DATA_CORRUPT. What the database itself says ({@link DatabaseDamaged}), or an opening, is certain. Anything else may be a value that came from
+   * elsewhere: then the database is read through, and that decides.
+   */
+  onCorrupt(tenant: TenantId, error: PercolateError, when: 'open' | 'use'): void {
+    if (when === 'open' || error instanceof DatabaseDamaged) this.#markCorrupt(tenant, error, when)
+    else void this.#suspect(tenant)
+  }
+
+  async #suspect(tenant: TenantId): Promise<void> {
+    const { pool, time, logger } = this.#options
+    const copy = this.#copies.get(tenant)
+    if (!copy || time.monotonic() < copy.trustedUntilMs) return
+    // Also while it is being read.
+    copy.trustedUntilMs = time.monotonic() + SCAN_REST_MS
+    try {
+      await pool.use(tenant, scanDatabase)
+      logger.warn({ tenant }, 'something did not decode, but all of the database does')
+    } catch (error) {
+      if (error instanceof PercolateError && error.code === 'DATA_CORRUPT') this.#markCorrupt(tenant, error, 'use')
+      else logger.warn({ tenant, reason: String(error) }, 'a database that may be damaged could not be read through')
+    }
+  }
+
+  #markCorrupt(tenant: TenantId, error: PercolateError, when: 'open' | 'use'): void {
+    const { directory, node, logger } = this.#options
+    const copy = this.#copies.get(tenant)
+    if (!copy || copy.state === 'corrupt') return
+    const placement = directory.placement(tenant)
+    const isAlone = placement !== undefined && !activeHolders(placement).some(holder => holder.node !== node)
+    if (isAlone && when === 'use') {
+      // There is nothing to make it anew from: what can be read is worth more than nothing.
+      if (!copy.isDamaged) this.counts.corrupt++
+      copy.isDamaged = true
+      logger.error(
+        { tenant, err: error },
+        'the database of this copy is damaged, and no other node holds the tenant: it goes on answering what can be read',
+      )
+      return
+    }
+    this.counts.corrupt++
+    logger.error(
+      { tenant, err: error },
+      'the database of this copy is damaged: it answers nothing until it is made anew',
+    )
+    copy.isComplete = false
+    Object.assign(copy, { state: 'corrupt', reason: 'the database of this copy is damaged' })
+    this.#work(tenant)
+  }
+
+  async #replace(tenant: TenantId, copy: Copy): Promise<boolean> {
+    const { directory, node } = this.#options
+    await setCorruptCopyAside(tenant, this.#options)
+    const mine = holderOf(directory.placement(tenant), node)
+    if (!mine || mine.state === 'dropping') {
+      this.#gone(tenant)
+      return true
+    }
+    copy.isDamaged = false
+    Object.assign(copy, { state: 'joining', reason: 'the damaged copy is being made anew' })
+    return false
+  }
+
+  /** A copy whose database was found damaged stays that until it is replaced, whatever was being done about it. */
   #set(tenant: TenantId, state: CopyState, reason: string): void {
     const copy = this.#copies.get(tenant)
+    if (copy?.state === 'corrupt' && state !== 'absent') return
     if (state === 'absent') this.#copies.delete(tenant)
     else if (copy) Object.assign(copy, { state, reason })
-    else this.#copies.set(tenant, { state, task: undefined, reason, isComplete: false, changes: 0, wake: undefined })
+    else
+      this.#copies.set(tenant, {
+        state,
+        task: undefined,
+        reason,
+        isComplete: false,
+        isDamaged: false,
+        trustedUntilMs: Number.NEGATIVE_INFINITY,
+        changes: 0,
+        wake: undefined,
+      })
   }
 
   #onPlacement(placement: Placement): void {
@@ -341,6 +425,8 @@ export class Copies {
         return this.#verify(tenant, copy)
       case 'dropping':
         return this.#drop(tenant, copy)
+      case 'corrupt':
+        return this.#replace(tenant, copy)
       default:
         return true
     }
@@ -553,7 +639,7 @@ export class Copies {
   }
 
   #becomeCurrent(tenant: TenantId, copy: Copy): void {
-    if (this.#copies.get(tenant) !== copy) return
+    if (this.#copies.get(tenant) !== copy || copy.state === 'corrupt') return
     this.#set(tenant, 'current', '')
     this.#options.onCurrent(tenant)
     this.#options.follower.follow(tenant)
@@ -608,7 +694,8 @@ export class Copies {
       () => store.wipe(tenant),
       async open => before !== undefined && sameVector(before, open.vector),
     )
-    if (!isWiped) throw new PercolateError('TENANT_UNAVAILABLE', 'The copy changed while it was being set aside.')
+    if (copy.state === 'corrupt' || !isWiped)
+      throw new PercolateError('TENANT_UNAVAILABLE', 'The copy changed while it was being set aside.')
     this.counts.wiped++
     Object.assign(copy, { state: 'joining', reason: 'the copy is being made anew' })
     await directory.update(tenant, current => withHolder(current, node, 'joining'))

@@ -1,6 +1,7 @@
 import type { TenantId } from '../base/ids.ts'
 import type { Time } from '../base/time.ts'
-import { type TenantStore, wipeTenant } from '../tenant/open-pool.ts'
+import { salvageTenant, type TenantStore, wipeTenant } from '../tenant/open-pool.ts'
+import type { Salvage } from '../tenant/scan.ts'
 
 /** The tenants' databases on this node's disk. */
 export interface CopyStore {
@@ -9,6 +10,10 @@ export interface CopyStore {
   /** Empties the closed database of a tenant for a copy that is made anew. */
   wipe(tenant: TenantId): Promise<void>
   remove(tenant: TenantId): Promise<void>
+  /** What a closed and damaged database had of its own, as far as it can be read. */
+  salvage(tenant: TenantId): Promise<Salvage>
+  /** Moves a closed and damaged database out of the way, to where an operator finds it; that place. */
+  setAside(tenant: TenantId): Promise<string>
 }
 
 export const copyStore = (store: TenantStore, time: Time): CopyStore => ({
@@ -16,4 +21,6 @@ export const copyStore = (store: TenantStore, time: Time): CopyStore => ({
   has: tenant => store.has(tenant),
   wipe: tenant => wipeTenant(store, tenant, time),
   remove: tenant => store.remove(tenant),
+  salvage: tenant => salvageTenant(store, tenant),
+  setAside: tenant => store.setAside(tenant),
 })

@@ -39,12 +39,7 @@ export async function moveLate(
   for (;;) {
     const late = (await pool.use(tenant, lateEntries)) ?? []
     if (late.length === 0) return
-    for (let at = 0; at < late.length; ) {
-      const part: Buffer[] = []
-      for (let bytes = 0; at < late.length && (part.length === 0 || bytes + late[at]!.length <= MOVED_BYTES); at++) {
-        part.push(late[at]!)
-        bytes += late[at]!.length
-      }
+    for (const part of partsOf(late)) {
       await keep(part)
       await pool.use(tenant, open =>
         open.change(async staging => {
@@ -52,5 +47,21 @@ export async function moveLate(
         }),
       )
     }
+  }
+}
+
+/** Entries in parts of about {@link MOVED_BYTES}, for calls to another node. */
+export function* partsOf(entries: readonly Buffer[]): Generator<Buffer[]> {
+  for (let at = 0; at < entries.length; ) {
+    const part: Buffer[] = []
+    for (
+      let bytes = 0;
+      at < entries.length && (part.length === 0 || bytes + entries[at]!.length <= MOVED_BYTES);
+      at++
+    ) {
+      part.push(entries[at]!)
+      bytes += entries[at]!.length
+    }
+    yield part
   }
 }

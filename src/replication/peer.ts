@@ -5,9 +5,13 @@ import type { GcFloor } from '../rem/floor.ts'
 
 /**
  * A node's copy of a tenant. *absent*; *joining*: it is being made from another copy or a snapshot; *verifying*: it was here before the process started,
- * and is not trusted until it has caught up; *current*: it answers; *dropping*: it was ordered to go and checks that it may.
+ * and is not trusted until it has caught up; *current*: it answers; *dropping*: it was ordered to go and checks that it may; *corrupt*: its database was found damaged, and it answers
+ * nothing.
+ *
+ * absent → joining → current; verifying → current, or → joining when it has to be made anew; current → verifying when it is doubted, → dropping → absent; any → corrupt → joining, when another holder
+ * has a healthy copy and the damaged one has been set aside. With no healthy copy elsewhere it stays corrupt; one that is alone and opens stays what it is, and answers what can be read.
  */
-export type CopyState = 'absent' | 'joining' | 'verifying' | 'current' | 'dropping'
+export type CopyState = 'absent' | 'joining' | 'verifying' | 'current' | 'dropping' | 'corrupt'
 
 export interface CopyStatus {
   readonly node: string

@@ -348,6 +348,10 @@ export class Replica implements TenantHooks {
       )
   }
 
+  corrupt(tenant: TenantId, error: PercolateError, when: 'open' | 'use'): void {
+    this.copies.onCorrupt(tenant, error, when)
+  }
+
   /** Called after every commit of a tenant. */
   committed(tenant: Tenant, batch: StagedBatch): void {
     if (batch.outbox.entries > 0) this.publisher.notify(tenant.id)

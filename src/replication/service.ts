@@ -51,6 +51,8 @@ export class PeerService implements PeerHandlers {
     const { node, pool, copies } = this.#options
     const state = copies.state(tenant)
     if (state === 'absent') return undefined
+    // "It lacks that" would be no answer: nobody knows what can still be read.
+    if (state === 'corrupt') throw damaged()
     const describe = async (open: Tenant): Promise<CopyStatus> => ({
       node,
       state,
@@ -69,6 +71,7 @@ export class PeerService implements PeerHandlers {
   }
 
   async awaitVector(tenant: TenantId, incarnation: string, vector: VersionVector, timeoutMs: number): Promise<boolean> {
+    if (this.#options.copies.state(tenant) === 'corrupt') throw damaged()
     const covers = (open: Tenant) => {
       if (open.identity.incarnation !== incarnation) throw otherIncarnation()
       return open.covers(vector)
@@ -80,7 +83,7 @@ export class PeerService implements PeerHandlers {
 
   async *transfer(tenant: TenantId, incarnation: string, from: Buffer | undefined): AsyncGenerator<TransferPart> {
     const { pool, copies, node } = this.#options
-    if (copies.state(tenant) === 'absent' || copies.state(tenant) === 'joining')
+    if (['absent', 'joining', 'corrupt'].includes(copies.state(tenant)))
       throw new PercolateError('TENANT_UNAVAILABLE', 'This node has no complete copy of the tenant.')
     if (this.#transfers >= TRANSFERS_MAX)
       throw new PercolateError('TOO_BUSY', `${TRANSFERS_MAX} copies are being sent; retry in a moment.`)
@@ -194,3 +197,5 @@ export class PeerService implements PeerHandlers {
     })
   }
 }
+
+const damaged = () => new PercolateError('TENANT_UNAVAILABLE', "The database of this node's copy is damaged.")

@@ -1,5 +1,7 @@
 /** The storage port: one ordered map of bytes to bytes per tenant. Adapters pass `tests/contract/kv.ts`. */
 
+import { PercolateError } from '../base/errors.ts'
+
 export type KvOperation =
   | { readonly type: 'put'; readonly key: Buffer; readonly value: Buffer }
   | { readonly type: 'del'; readonly key: Buffer }
@@ -20,6 +22,13 @@ export interface KvRange {
    * as nothing at all, or as an error; single keys it always checks.
    */
   readonly verified?: boolean
+}
+
+/** The database itself is damaged: positive evidence, unlike a value that some reader could not make sense of. */
+export class DatabaseDamaged extends PercolateError {
+  constructor(message: string, cause: unknown) {
+    super('DATA_CORRUPT', message, { cause })
+  }
 }
 
 export interface KvReader {

@@ -2,7 +2,7 @@ import { mkdir } from 'node:fs/promises'
 import { createRequire } from 'node:module'
 import { PercolateError } from '../base/errors.ts'
 import { Slicer } from '../base/slice.ts'
-import type { Kv, KvEntry, KvOperation, KvRange } from './kv.ts'
+import { DatabaseDamaged, type Kv, type KvEntry, type KvOperation, type KvRange } from './kv.ts'
 
 /** The part of level-rocksdb 5 (levelup 5 over rocksdb 5.2, engine 6.17) that this adapter uses; the packages ship no types. */
 interface LevelRocks {
@@ -60,10 +60,17 @@ function openError(error: unknown): PercolateError {
   const text = String((error as { cause?: unknown }).cause ?? error)
   if (/lock/i.test(text))
     return new PercolateError('DATA_DIR_IN_USE', 'The database is open in another process.', { cause: error })
-  if (/corrupt/i.test(text))
-    return new PercolateError('DATA_CORRUPT', 'The database does not open: RocksDB finds it corrupt.', { cause: error })
+  if (DAMAGE.test(text)) return new DatabaseDamaged('The database does not open: RocksDB finds it corrupt.', error)
   return new PercolateError('STORAGE_FAILED', 'The database does not open.', { cause: error })
 }
+
+/** How RocksDB 6 says that what is on disk is not what it wrote: a checksum, a missing file, a block that the device can't read. */
+const DAMAGE = /corrupt|checksum mismatch|bad block|no such file|input\/output error/i
+
+const failureOf = (error: unknown, text: string): PercolateError =>
+  DAMAGE.test(String((error as { cause?: unknown }).cause ?? error)) || DAMAGE.test(String(error))
+    ? new DatabaseDamaged('RocksDB finds the database corrupt; the log has its reason.', error)
+    : new PercolateError('STORAGE_FAILED', text, { cause: error })
 
 /**
  * The RocksDB adapter. The raw binding crashes the process when a closed database is touched and levelup does not count what is
@@ -142,9 +149,7 @@ class RocksKv implements Kv {
     try {
       return await operation()
     } catch (error) {
-      throw new PercolateError('STORAGE_FAILED', 'RocksDB refused the operation; the log has its reason.', {
-        cause: error,
-      })
+      throw failureOf(error, 'RocksDB refused the operation; the log has its reason.')
     } finally {
       this.#leave()
     }
@@ -167,7 +172,7 @@ function nextChunk(iterator: LevelIterator): Promise<{ entries: KvEntry[]; done:
     const step = () => {
       iterator.next((error, key, value) => {
         if (error) {
-          reject(new PercolateError('STORAGE_FAILED', 'RocksDB failed while reading a range.', { cause: error }))
+          reject(failureOf(error, 'RocksDB failed while reading a range.'))
         } else if (key === undefined) {
           resolve({ entries, done: true })
         } else {

@@ -100,6 +100,21 @@ export class DataDir {
     await rm(target, { recursive: true, force: true })
   }
 
+  /**
+   * Moves the damaged database of a closed tenant to `damaged/<tenant>.<time>`, where an operator can look at it; of all tenants' the `keptMax` latest are kept. Its place then.
+   */
+  async setTenantAside(id: TenantId, keptMax: number, nowMs: number): Promise<string> {
+    const folder = join(this.path, 'damaged')
+    await mkdir(folder, { recursive: true, mode: 0o700 })
+    const stamp = `${nowMs.toString(16).padStart(12, '0')}${randomBytes(3).toString('hex')}`
+    const target = join(folder, `${id}.${stamp}`)
+    await rename(this.tenantPath(id), target)
+    const stampOf = (name: string) => name.slice(name.lastIndexOf('.') + 1)
+    const names = (await readdir(folder)).sort((a, b) => (stampOf(a) < stampOf(b) ? 1 : -1))
+    for (const name of names.slice(keptMax)) await rm(join(folder, name), { recursive: true, force: true })
+    return target
+  }
+
   /** What the node keeps beside its tenants, by a name such as `placement.acme`. */
   async note(name: string, value: unknown): Promise<void> {
     await this.#kv.write([{ type: 'put', key: Buffer.from(`note.${name}`), value: packValue(value) }], { sync: false })

@@ -1,8 +1,10 @@
+import type { PercolateError } from '../base/errors.ts'
 import type { TenantId } from '../base/ids.ts'
 import type { Logger } from '../base/logger.ts'
 import type { Time } from '../base/time.ts'
 import type { Kv } from '../storage/kv.ts'
 import { type PoolOptions, TenantPool } from './pool.ts'
+import { type Salvage, salvage } from './scan.ts'
 import type { StagedBatch } from './staging.ts'
 import { wipeCopy } from './state.ts'
 import { Tenant, type TenantOptions } from './tenant.ts'
@@ -15,6 +17,8 @@ export interface TenantStore {
   open(id: TenantId): Promise<Kv>
   /** Deletes what is on disk of it; it is closed. */
   remove(id: TenantId): Promise<void>
+  /** Moves what is on disk of it to where an operator finds it; that place. It is closed. */
+  setAside(id: TenantId): Promise<string>
 }
 
 /** What a node's part in a cluster says about the tenants that it opens; a node alone has none. */
@@ -26,13 +30,15 @@ export interface TenantHooks {
   opened(tenant: Tenant): void
   admitWrite(tenant: Tenant): void
   committed(tenant: Tenant, batch: StagedBatch): void
+  /** A use of the tenant's database, or its opening, ended with DATA_CORRUPT. */
+  corrupt(id: TenantId, error: PercolateError, when: 'open' | 'use'): void
 }
 
 export interface OpenPoolOptions {
   readonly time: Time
   readonly logger: Logger
   readonly store: TenantStore
-  readonly limits: Omit<PoolOptions, 'time' | 'logger' | 'exists' | 'open'>
+  readonly limits: Omit<PoolOptions, 'time' | 'logger' | 'exists' | 'open' | 'onCorrupt'>
   readonly tenant: Pick<
     TenantOptions,
     'origin' | 'outboxEnabled' | 'outboxBytesMax' | 'recordCacheBytes' | 'changesMax'
@@ -48,6 +54,7 @@ export function openPool({ time, logger, store, limits, tenant, disk }: OpenPool
     time,
     logger,
     exists: id => store.has(id),
+    onCorrupt: (id, error, when) => hooks?.corrupt(id, error, when),
     open: async id => {
       if (hooks && !(await store.has(id))) hooks.assertMayCreate(id)
       const kv = await store.open(id)
@@ -76,6 +83,17 @@ export async function wipeTenant(store: TenantStore, id: TenantId, time: Time): 
   const kv = await store.open(id)
   try {
     await wipeCopy(kv, time)
+  } finally {
+    await kv.close()
+  }
+}
+
+/** What a tenant's damaged database had of its own. One that does not open any more has nothing that can be read. The tenant is closed. */
+export async function salvageTenant(store: TenantStore, id: TenantId): Promise<Salvage> {
+  const kv = await store.open(id).catch(() => undefined)
+  if (!kv) return { outbox: [], late: [], isWhole: false }
+  try {
+    return await salvage(kv)
   } finally {
     await kv.close()
   }

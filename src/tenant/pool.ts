@@ -21,6 +21,8 @@ export interface PoolOptions {
   /** Whether a tenant's database exists on disk. */
   readonly exists: (id: TenantId) => Promise<boolean>
   readonly open: (id: TenantId) => Promise<Tenant>
+  /** Told of every DATA_CORRUPT that an opening or a use ends with. */
+  readonly onCorrupt?: (id: TenantId, error: PercolateError, when: 'open' | 'use') => void
 }
 
 /** How long the uses of a tenant may take to end for one that wants it alone. */
@@ -99,6 +101,9 @@ export class TenantPool {
     if (slot === undefined) return undefined
     try {
       return await work(slot.tenant!)
+    } catch (error) {
+      this.#report(id, error, 'use')
+      throw error
     } finally {
       this.#release(slot)
     }
@@ -110,6 +115,9 @@ export class TenantPool {
     if (slot === undefined) return
     try {
       yield* work(slot.tenant!)
+    } catch (error) {
+      this.#report(id, error, 'use')
+      throw error
     } finally {
       this.#release(slot)
     }
@@ -381,9 +389,16 @@ export class TenantPool {
     const release = await this.#opens.acquire()
     try {
       return await this.#options.open(id)
+    } catch (error) {
+      this.#report(id, error, 'open')
+      throw error
     } finally {
       release()
     }
+  }
+
+  #report(id: TenantId, error: unknown, when: 'open' | 'use'): void {
+    if (error instanceof PercolateError && error.code === 'DATA_CORRUPT') this.#options.onCorrupt?.(id, error, when)
   }
 
   #release(slot: Slot): void {

@@ -301,6 +301,11 @@ export class SimProcess implements SimClient {
         await this.#wait('before-commit')
         disk.databases.delete(id)
       },
+      setAside: async id => {
+        cluster.count('damaged copy set aside')
+        disk.databases.delete(id)
+        return id
+      },
     }
     const copies = copyStore(store, time)
     this.replica = new Replica({

@@ -1,6 +1,6 @@
 import { PercolateError } from '../../src/base/errors.ts'
 import { kindByte, space } from '../../src/storage/keys.ts'
-import type { Kv, KvEntry, KvOperation, KvRange } from '../../src/storage/kv.ts'
+import { DatabaseDamaged, type Kv, type KvEntry, type KvOperation, type KvRange } from '../../src/storage/kv.ts'
 
 const SETTING = kindByte.setting
 
@@ -37,7 +37,7 @@ export class SimDatabase {
     if (this.rot === 'none') return
     const isData = key[0]! >= space.record && key[0]! < space.outbox && !(key[0] === space.record && key[1] === SETTING)
     if (this.rot === 'meta' ? key[0] === space.meta : isData)
-      throw new PercolateError('DATA_CORRUPT', 'The simulated disk has a block that cannot be read.')
+      throw new DatabaseDamaged('The simulated disk has a block that cannot be read.', undefined)
   }
 
   crash(): void {
