@@ -8,7 +8,7 @@ const ENTRY_SPACES: readonly number[] = [space.outbox, space.parked, space.quara
 /** Reads all of a database and decodes what can be; throws DATA_CORRUPT at the first thing that can't be. Says nothing about whether indexes agree with records: that is `checkTenant`. */
 export async function scanDatabase(reader: Pick<KvReader, 'chunks'>): Promise<void> {
   for (const spaceByte of Object.values(space))
-    for await (const chunk of reader.chunks(prefixRange(prefixes.space(spaceByte))))
+    for await (const chunk of reader.chunks({ ...prefixRange(prefixes.space(spaceByte)), verified: true }))
       for (const [key, value] of chunk) {
         if (spaceByte === space.record) decodeRecord(value)
         else if (ENTRY_SPACES.includes(spaceByte)) decodeEntry(value)
@@ -51,7 +51,7 @@ async function readable(kv: Kv, range: KvRange): Promise<{ values: Buffer[]; isW
 async function gather(kv: Kv, range: KvRange, into: Map<string, Buffer>): Promise<boolean> {
   let isWhole = true
   try {
-    for await (const chunk of kv.chunks(range))
+    for await (const chunk of kv.chunks({ ...range, verified: true }))
       for (const [key, value] of chunk) {
         const name = key.toString('latin1')
         if (into.has(name)) return false
