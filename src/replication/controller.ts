@@ -1,5 +1,6 @@
 import { isTenantId, type TenantId } from '../base/ids.ts'
 import type { Logger } from '../base/logger.ts'
+import { Slicer } from '../base/slice.ts'
 import type { Time } from '../base/time.ts'
 import { joinVectors, meetVectors, type VersionVector, vectorToObject } from '../clock/vector.ts'
 import type { StreamPort } from '../stream/port.ts'
@@ -7,8 +8,9 @@ import { subjects } from '../stream/subjects.ts'
 import type { Directory } from './directory.ts'
 import { Leadership } from './leadership.ts'
 import { type LeaseOver, LeaseProof } from './lease-proof.ts'
+import { MembersNow } from './members-now.ts'
 import type { PeerPort } from './peer.ts'
-import { activeHolders, choosePlaces, chooseSurplus, type Holder, type Member, type Placement } from './placement.ts'
+import { activeHolders, choosePlaces, chooseSurplus, type Holder, type Placement } from './placement.ts'
 import type { SnapshotStore } from './snapshots.ts'
 import { Trimmer } from './trim.ts'
 
@@ -140,22 +142,42 @@ export class Controller {
     const { directory } = this.#options
     if (!directory.isWatching) return
     await this.#restoreFromSnapshots()
-    let changes = 0
-    const proofs = new Map<string, Promise<LeaseOver | undefined>>()
-    for (const placement of directory.placements()) {
-      if (changes >= CHANGES_MAX || !this.isLeading || this.#stop.signal.aborted) return
-      if (await this.#reconcile(placement, proofs)) changes++
-    }
+    await this.#look()
     await this.#reap()
+  }
+
+  /** Looks at every placement, in slices: renewing the lease, the activator and the probes get their turn in between. */
+  async #look(): Promise<void> {
+    const slicer = new Slicer()
+    const proofs = new Map<string, Promise<LeaseOver | undefined>>()
+    let members = this.#membersNow()
+    let changes = 0
+    for (const placement of this.#options.directory.placements()) {
+      if (slicer.due) {
+        await slicer.pause()
+        members = this.#membersNow()
+      }
+      if (changes >= CHANGES_MAX || !this.isLeading || this.#stop.signal.aborted) return
+      const change = this.#wanted(placement, members)
+      if (!change) continue
+      if (await this.#reconcile(placement, change, proofs)) changes++
+      members = this.#membersNow()
+    }
+  }
+
+  #membersNow(): MembersNow {
+    return new MembersNow(this.#options.directory, this.#options.time.monotonic() - this.#leadership.sinceMs)
   }
 
   /**
    * One change to a placement at most; whether there was one. The placement was read before anything is proven (`proofs`: in this round), and the change is made only if it stands unchanged: nobody has claimed
    * anything under a new lease in between.
    */
-  async #reconcile(placement: Placement, proofs: Map<string, Promise<LeaseOver | undefined>>): Promise<boolean> {
-    const change = this.#wanted(placement)
-    if (!change) return false
+  async #reconcile(
+    placement: Placement,
+    change: Change,
+    proofs: Map<string, Promise<LeaseOver | undefined>>,
+  ): Promise<boolean> {
     const over = change.needs ? await this.#prove(change.needs, proofs) : undefined
     if (change.needs && !over) return false
     const before = placement.version
@@ -188,20 +210,12 @@ export class Controller {
     return known
   }
 
-  #wanted(placement: Placement): Change | undefined {
-    const { directory, replicas, replaceAfterMs, forgetAfterMs, leaseMs, time } = this.#options
+  #wanted(placement: Placement, members: MembersNow): Change | undefined {
+    const { directory, replicas, replaceAfterMs, forgetAfterMs, leaseMs } = this.#options
     const { tenant, holders } = placement
-    // A controller that has just begun does not know yet how long others have been silent.
-    const knownForMs = time.monotonic() - this.#leadership.sinceMs
-    const awayMs = (node: string) =>
-      directory.member(node) && directory.isLive(node) ? 0 : Math.min(knownForMs, directory.silentMs(node))
-    const isReady = ({ member, isLive }: { member: Member; isLive: boolean }) =>
-      isLive && member.state === 'ready' && member.tier === placement.tier
-    const ready = directory
-      .members()
-      .filter(isReady)
-      .map(({ member }) => member)
-    const isUp = (node: string) => ready.some(member => member.node === node)
+    const awayMs = (node: string) => members.awayMs(node)
+    const ready = members.ready(placement.tier)
+    const isUp = (node: string) => members.isUp(node, placement.tier)
 
     const active = activeHolders(placement)
     const liveActive = active.filter(({ node }) => isUp(node))
