@@ -495,12 +495,10 @@ export class Replica implements TenantHooks {
     const { identity, time, snapshots, logger } = this.#options
     if (!snapshots) return 0
     let notSaved = 0
+    const staying = await this.#stayingNodes()
     for (const placement of this.directory.placements()) {
       const isMine = placement.holders.some(holder => holder.node === identity.node && holder.state !== 'joining')
-      const others = activeHolders(placement).filter(
-        holder => holder.node !== identity.node && this.directory.isLive(holder.node),
-      )
-      if (!isMine || others.some(({ node }) => this.directory.member(node)?.state === 'ready')) continue
+      if (!isMine || activeHolders(placement).some(({ node }) => staying.has(node))) continue
       try {
         if (time.monotonic() > until) throw new Error('the time for draining is over')
         await this.maintenance.snapshot(placement.tenant)
@@ -515,9 +513,25 @@ export class Replica implements TenantHooks {
     return notSaved
   }
 
+  /** The other nodes that stay, as the directory itself has them: what a watch told last may be old, and everybody may be leaving. Of whom that can't be known, it isn't assumed. */
+  async #stayingNodes(): Promise<ReadonlySet<string>> {
+    const { node } = this.#options.identity
+    const others = this.directory.members().filter(({ member, isLive }) => isLive && member.node !== node)
+    const records = await Promise.all(
+      others.map(({ member }) => this.directory.readMember(member.node).catch(() => undefined)),
+    )
+    return new Set(
+      records.flatMap(record =>
+        record && record.member.state === 'ready' && !record.member.ended ? [record.member.node] : [],
+      ),
+    )
+  }
+
   /** What is left in a tenant's outbox goes to another holder directly; the number of entries that nobody took. */
   async #pushOutbox(tenant: TenantId): Promise<number> {
     const { pool, peers, identity } = this.#options
+    // Known to have nothing, without being opened for it.
+    if (!pool.isOpen(tenant) && this.copies.isCurrent(tenant) && this.publisher.isClean(tenant)) return 0
     const left = await pool.use(tenant, async open => {
       if (open.outbox.entries === 0) return 0
       const placement = this.directory.placement(tenant)
