@@ -68,14 +68,18 @@ export class Applier {
   readonly #behind = new Set<TenantId>()
   /** Entries parked on disk, once they have been counted. */
   readonly #parked = new Map<TenantId, number>()
+  /** Copies with parked entries that are due and lack the one before them: the first of each origin. */
+  readonly #blocked = new Map<TenantId, ReadonlyMap<string, number>>()
 
   constructor(options: ApplierOptions) {
     this.#options = options
   }
 
-  /** Whether entries wait for one that is missing, or were passed over and are to be read again: the copy has not all that its reader has seen. */
+  /**
+   * Whether entries wait for one that is missing (in memory, or parked and due by now), or were passed over and are to be read again: the copy has not all that its reader has seen.
+   */
   hasHole(tenant: TenantId): boolean {
-    return this.#waiting.has(tenant) || this.#behind.has(tenant)
+    return this.#waiting.has(tenant) || this.#behind.has(tenant) || this.#blocked.has(tenant)
   }
 
   /** The reader of the tenant's stream went past an entry that is not in the copy; until it has read it again there is a hole. */
@@ -103,6 +107,7 @@ export class Applier {
   forget(tenant: TenantId): void {
     this.#waiting.delete(tenant)
     this.#parked.delete(tenant)
+    this.#blocked.delete(tenant)
   }
 
   /** Takes the bytes of an entry. */
@@ -111,23 +116,42 @@ export class Applier {
     return entry ? this.#take(tenant, entry, bytes) : 'refused'
   }
 
-  /** Applies what was parked and is due, in order. */
+  /** Applies what was parked and is due, in order, and what waits behind it. What is due and lacks the one before it is a hole from then on. */
   async applyDue(tenant: Tenant): Promise<number> {
     let applied = 0
+    // The first of each origin that stays: those behind it wait for that one, which is no hole while it is not due.
+    const left = new Map<string, number | undefined>()
     for await (const chunk of tenant.chunks(prefixRange(prefixes.space(space.parked)))) {
       for (const [key, value] of chunk) {
         const entry = decodeEntry(value)
-        if (this.#isAhead(entry)) continue
-        const result = await tenant.apply(entry)
-        if (result === 'applied') applied++
-        if (result === 'known') await tenant.change(async staging => staging.del(key))
+        const { origin, sequence } = entry
+        const result = this.#isAhead(entry) ? undefined : await tenant.apply(entry)
+        if (result === 'applied') {
+          applied++
+          await this.#applyWaiting(tenant, origin)
+        } else if (result === 'known') await tenant.change(async staging => staging.del(key))
+        else if (!left.has(origin)) left.set(origin, result === 'hole' ? sequence : undefined)
       }
     }
+    this.#noteBlocked(tenant, left)
     return applied
   }
 
-  /** After the vector moved otherwise (a transfer): what waited and fits now is applied, the rest of it is known. */
+  #noteBlocked(tenant: Tenant, left: ReadonlyMap<string, number | undefined>): void {
+    const blocked = new Map<string, number>()
+    // One that another has applied since it was looked at is no hole.
+    for (const [origin, sequence] of left)
+      if (sequence !== undefined && sequence > (tenant.vector.get(origin) ?? 0)) blocked.set(origin, sequence)
+    if (blocked.size === 0) this.#blocked.delete(tenant.id)
+    else {
+      if (!this.#blocked.has(tenant.id)) this.counts.holes++
+      this.#blocked.set(tenant.id, blocked)
+    }
+  }
+
+  /** After the vector moved otherwise (a transfer): what waited, or was parked and is due, and fits now is applied, the rest of it is known. */
   async settle(tenant: Tenant): Promise<void> {
+    if (this.#blocked.has(tenant.id)) await this.applyDue(tenant)
     const waiting = this.#waiting.get(tenant.id)
     if (!waiting) return
     for (const origin of [...waiting.byOrigin.keys()]) await this.#applyWaiting(tenant, origin)
@@ -139,10 +163,12 @@ export class Applier {
     isGone: (origin: string) => boolean,
   ): Promise<{ origin: string; from: number; to: number }[]> {
     const skipped: { origin: string; from: number; to: number }[] = []
-    for (const [origin, entries] of this.#waiting.get(tenant.id)?.byOrigin ?? []) {
+    const firsts = new Map(this.#blocked.get(tenant.id))
+    for (const [origin, entries] of this.#waiting.get(tenant.id)?.byOrigin ?? [])
+      firsts.set(origin, Math.min(...entries.keys(), firsts.get(origin) ?? Number.POSITIVE_INFINITY))
+    for (const [origin, next] of firsts) {
       if (!isGone(origin)) continue
       const last = tenant.vector.get(origin) ?? 0
-      const next = Math.min(...entries.keys())
       if (next <= last + 1 || next - last > SKIPPED_MAX) continue
       // Should one of them turn up after all, it is applied. One that has come since is not missing.
       const from = await tenant.change(async staging => {
@@ -193,7 +219,7 @@ export class Applier {
         'this disk went back in time: the copy writes under a new origin',
       )
     }
-    if (this.#isAhead(entry) && sequence > (tenant.vector.get(origin) ?? 0)) return this.#park(tenant, entry, bytes)
+    if (this.#isAhead(entry) && (await this.#isNew(tenant, entry))) return this.#park(tenant, entry, bytes)
     const result = await tenant.apply(entry)
     if (result === 'hole') {
       if (await this.#isParkedBefore(tenant, entry)) return this.#park(tenant, entry, bytes)
@@ -207,6 +233,12 @@ export class Applier {
   #isAhead(entry: Entry): boolean {
     const latestMs = this.#options.time.now() + this.#options.clockSkewMsMax
     return entry.ops.some(({ clock }) => clock.wall > latestMs)
+  }
+
+  /** Not applied yet: also one that was given up for lost, and comes after all. */
+  async #isNew(tenant: Tenant, { origin, sequence }: Entry): Promise<boolean> {
+    if (sequence > (tenant.vector.get(origin) ?? 0)) return true
+    return (await tenant.get(keys.skipped(origin, sequence))) !== undefined
   }
 
   async #isParkedBefore(tenant: Tenant, { origin, sequence }: Entry): Promise<boolean> {

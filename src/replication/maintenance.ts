@@ -216,12 +216,14 @@ export class Maintenance {
   }
 
   async #applyParked(tenant: TenantId): Promise<void> {
-    const { pool, applier } = this.#options
+    const { pool, applier, copies } = this.#options
     const left = await pool.use(tenant, async open => {
       await applier.applyDue(open)
       return applier.countParked(open)
     })
     if (!left) this.#parked.delete(tenant)
+    // One that is due may lack the one before it.
+    if (applier.hasHole(tenant)) copies.onHole(tenant)
   }
 
   /**

@@ -6,13 +6,18 @@ import { TIMES } from '../../sim/cluster.ts'
 import { SmallCluster } from '../../support/small-cluster.ts'
 
 /** Entries of an origin that is nowhere any more, published straight into the stream. */
-async function publish(small: SmallCluster, from: number, to: number, tenant = small.tenant): Promise<void> {
+async function publish(
+  small: SmallCluster,
+  from: number,
+  to: number,
+  { tenant = small.tenant, aheadMs = 0 } = {},
+): Promise<void> {
   const { replica } = small.process('n1')
   const { incarnation } = replica.directory.placement(tenant)!
   const isPooled = small.cluster.settings.syncStreams !== 'per-tenant'
   const subject = isPooled ? subjects.poolOps(0, tenant) : subjects.syncOps(tenant)
   for (let sequence = from; sequence <= to; sequence++) {
-    const clock = { wall: small.process('n1').time.now(), counter: sequence, origin: 'gone.d1' }
+    const clock = { wall: small.process('n1').time.now() + aheadMs, counter: sequence, origin: 'gone.d1' }
     const ops = planEntity({ id: `e${sequence}`, properties: { n: sequence } }, clock)
     const data = encodeEntry({ tenant, incarnation, origin: 'gone.d1', sequence, ops })
     small.cluster.log.publish(subject, data, `${tenant}.${sequence}`)
@@ -58,5 +63,81 @@ describe.each(['per-tenant', 'pooled:1'])('entries behind a gap, more than there
     )
     expect(await small.open('n2', async open => open.vector.get('gone.d1'))).toBe(100)
     expect(await small.read('n2', 'e100')).toBeDefined()
+  })
+})
+
+/** Further ahead than {@link TIMES} let a clock be, and than it takes to look at a hole a few times. */
+const AHEAD_MS = TIMES.clockSkewMsMax + 15_000
+
+describe.each(['per-tenant', 'pooled:1'])('entries from the future behind a gap (%s)', syncStreams => {
+  const start = () => SmallCluster.start({ settings: { syncStreams, tombstoneMs: 1e9 } })
+  const vectorOf = (small: SmallCluster, node: string) => small.open(node, async open => open.vector.get('gone.d1'))
+  const isAtRest = (small: SmallCluster, node: string) => {
+    const { maintenance, applier } = small.process(node).replica
+    return !maintenance.hasParked(small.tenant) && !applier.hasHole(small.tenant)
+  }
+
+  const givenUp = (small: SmallCluster) =>
+    ['n1', 'n2'].reduce((sum, node) => sum + small.process(node).replica.copies.givenUp, 0)
+
+  it('are applied when they are due and the gap is given up, in every copy', async () => {
+    const small = await start()
+    await publish(small, 2, 4, { aheadMs: AHEAD_MS })
+    await small.until('it is parked', () => small.process('n2').replica.maintenance.hasParked(small.tenant))
+    await small.world.run(10_000)
+    // Nothing is given up for an entry that is not due.
+    expect(await vectorOf(small, 'n2')).toBeUndefined()
+    expect(small.process('n2').replica.applier.hasHole(small.tenant)).toBe(false)
+    await small.until('nothing is parked any more', () => ['n1', 'n2'].every(node => isAtRest(small, node)))
+    for (const node of ['n1', 'n2']) {
+      expect(await vectorOf(small, node), node).toBe(4)
+      for (const n of [2, 3, 4]) expect(await small.read(node, `e${n}`), `e${n} on ${node}`).toBeDefined()
+    }
+    expect(givenUp(small)).toBeGreaterThan(0)
+  })
+
+  it('are a hole as long as a node that may have what is missing does not answer', async () => {
+    const small = await start()
+    await publish(small, 2, 2, { aheadMs: AHEAD_MS })
+    await small.until('it is parked', () => small.process('n2').replica.maintenance.hasParked(small.tenant))
+    small.cluster.cuts.add('n1|n2')
+    await small.until('it is a hole', () => small.process('n2').replica.applier.hasHole(small.tenant))
+    await small.world.run(1000)
+    expect(await vectorOf(small, 'n2')).toBeUndefined()
+    // It turns up after all.
+    await publish(small, 1, 1)
+    await small.until('it is filled', () => ['n1', 'n2'].every(node => isAtRest(small, node)))
+    for (const node of ['n1', 'n2']) {
+      expect(await vectorOf(small, node), node).toBe(2)
+    }
+    expect(givenUp(small)).toBe(0)
+  })
+
+  it('take what waits in memory behind them along', async () => {
+    const small = await start()
+    // As long as they can't ask each other nothing is given up.
+    small.cluster.cuts.add('n1|n2')
+    await publish(small, 3, 3)
+    await small.until('it waits', () => small.process('n2').replica.applier.waiting.entries === 1)
+    await publish(small, 1, 2, { aheadMs: AHEAD_MS })
+    await small.until('all is applied', () => ['n1', 'n2'].every(node => isAtRest(small, node)))
+    for (const node of ['n1', 'n2']) {
+      expect(await vectorOf(small, node), node).toBe(3)
+    }
+    expect(givenUp(small)).toBe(0)
+  })
+
+  it('wait until they are due also when they were given up for lost before they came', async () => {
+    const small = await start()
+    await publish(small, 2, 2)
+    await small.until('the gap is given up', () => givenUp(small) > 0)
+    await small.until('both are at rest', () => ['n1', 'n2'].every(node => isAtRest(small, node)))
+    await publish(small, 1, 1, { aheadMs: AHEAD_MS })
+    await small.world.run(5000)
+    expect(await small.read('n2', 'e1')).toBeUndefined()
+    expect(small.process('n2').replica.maintenance.hasParked(small.tenant)).toBe(true)
+    await small.until('it is applied', () => ['n1', 'n2'].every(node => isAtRest(small, node)))
+    await small.world.run(2 * TIMES.antiEntropyMs)
+    for (const node of ['n1', 'n2']) expect(await small.read(node, 'e1'), node).toBeDefined()
   })
 })
