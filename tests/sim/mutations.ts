@@ -275,4 +275,10 @@ export const mutations: readonly Mutation[] = [
       ),
     ],
   },
+  {
+    name: 'rotten copy kept',
+    why: 'a copy whose database is damaged stays in service, and is not made anew',
+    isWide: true,
+    edits: [edit('replication/copies', 'onCorrupt(tenant, error, when) {', 'onCorrupt(tenant, error, when) { return;')],
+  },
 ]
