@@ -9,7 +9,7 @@ import { FAST } from '../../test-topology/faults/world.ts'
 import { isAlive, runCli } from '../../test-topology/launch.ts'
 import { remapUnderLoad } from '../../test-topology/remap.ts'
 import { grpcClient, writeStream } from '../support/grpc.ts'
-import { eventually, remove, request, tempFolder } from '../support/running.ts'
+import { eventually, remove, request, tempFolder, within } from '../support/running.ts'
 
 interface Described {
   api: string
@@ -85,26 +85,30 @@ describe('percolate cluster', () => {
     ])
     const put = (id: string, headers = {}) =>
       request(`${api}/api/v1/entities/${id}`, 'PUT', { tenant: 'acme', body: { name: id }, headers })
-    const written = await put('ada', { 'x-percolate-durability': 'replicated' })
+    const written = await within('a first write', put('ada', { 'x-percolate-durability': 'replicated' }))
     expect([written.status, written.headers.get('x-percolate-durability')]).toEqual([200, 'replicated'])
 
     const { client, metadata } = grpcClient(grpc, 'acme')
-    const head = new Promise<string>(resolve =>
-      client.GetEntity!({ id: 'ada' }, metadata, () => {}).once('metadata', (sent: Metadata) =>
-        resolve(String(sent.get('x-percolate-entry-node')[0])),
+    const head = new Promise<string>((resolve, reject) =>
+      client.GetEntity!({ id: 'ada' }, metadata, (error: Error | null) => error && reject(error)).once(
+        'metadata',
+        (sent: Metadata) => resolve(String(sent.get('x-percolate-entry-node')[0])),
       ),
     )
-    expect(await head).toBe(written.headers.get('x-percolate-entry-node'))
+    expect(await within('a read over gRPC', head)).toBe(written.headers.get('x-percolate-entry-node'))
     const followed: AsyncIterator<{ value: { changes: unknown[] } }> = client.FollowChanges!(
       { heartbeat_ms: 100 },
       metadata,
     )[Symbol.asyncIterator]()
-    await followed.next()
-    expect((await writeStream(client, metadata, 300)).written).toBe(300)
+    await within('the feed begins', followed.next())
+    expect((await within('a stream of writes', writeStream(client, metadata, 300))).written).toBe(300)
     await eventually('they are in the change feed', async () => (await followed.next()).value.changes.length > 0)
     const found: string[] = []
-    for await (const { resource } of client.SearchResources!({ query: 'streamed', limit: 3 }, metadata))
-      found.push(resource.uri)
+    const search = async () => {
+      for await (const { resource } of client.SearchResources!({ query: 'streamed', limit: 3 }, metadata))
+        found.push(resource.uri)
+    }
+    await within('a search over gRPC', search())
     expect(found).toEqual(['bulk', 'bulk', 'bulk'])
     client.close()
 
@@ -130,7 +134,7 @@ describe('percolate cluster', () => {
       return read?.status === 200 && (await put('bob')).status === 200
     })
 
-    expect(await cluster.stop()).toBe(0)
+    expect(await within('the cluster stops', cluster.stop(), 90_000)).toBe(0)
     expect(processes.filter(({ pid }) => isAlive(pid))).toEqual([])
     const again = await startCluster(folder)
     try {
@@ -145,7 +149,7 @@ describe('percolate cluster', () => {
       })
       expect(checked.stdout).toMatch(/acme\s+node-\d, node-\d\s+equal/)
     } finally {
-      expect(await again.stop()).toBe(0)
+      expect(await within('the second cluster stops', again.stop(), 90_000)).toBe(0)
     }
   })
 

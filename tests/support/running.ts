@@ -123,11 +123,24 @@ export async function eventually<T>(
   msMax = 20_000,
 ): Promise<T> {
   for (const until = Date.now() + msMax; Date.now() < until; ) {
-    const found = await look()
+    const found = await within(what, look(), msMax + 30_000)
     if (found) return found
     await systemTime.sleep(50)
   }
   throw new Error(`never happened: ${what}`)
+}
+
+/** What waits for ever would fail without saying where. */
+export async function within<T>(what: string, work: Promise<T>, msMax = 45_000): Promise<T> {
+  let timer: NodeJS.Timeout | undefined
+  const late = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => reject(new Error(`not done within ${msMax / 1000} s: ${what}`)), msMax)
+  })
+  try {
+    return await Promise.race([work, late])
+  } finally {
+    clearTimeout(timer)
+  }
 }
 
 export const remove = (folder: string): Promise<void> => rm(folder, { recursive: true, force: true })
