@@ -13,6 +13,7 @@ import { Metrics } from './base/metrics.ts'
 import { Probes } from './base/probes.ts'
 import type { Time } from './base/time.ts'
 import { advertisedHost } from './config/advertised.ts'
+import { kubernetesServiceUrl } from './config/load.ts'
 import type { Config } from './config/settings.ts'
 import { addActivatorMetrics, addControllerMetrics } from './controller-metrics.ts'
 import { Jobs } from './jobs/jobs.ts'
@@ -186,8 +187,7 @@ async function routerOf(config: Config): Promise<RouterPort | undefined> {
   }
   if (config.router !== 'kubernetes') return undefined
   const credentials = config.kubernetesCredentials
-  const { KUBERNETES_SERVICE_HOST: host, KUBERNETES_SERVICE_PORT: port = '443' } = process.env
-  const url = config.kubernetesUrl ?? (host && `https://${host.includes(':') ? `[${host}]` : host}:${port}`)
+  const url = config.kubernetesUrl ?? kubernetesServiceUrl()
   if (!url)
     throw new PercolateError(
       'CONFIG_INVALID',

@@ -116,3 +116,9 @@ function together(
   }
   return problems
 }
+
+/** Where a pod reaches the API server, as Kubernetes tells every container; undefined outside of a pod. */
+export function kubernetesServiceUrl(env: NodeJS.ProcessEnv = process.env): string | undefined {
+  const { KUBERNETES_SERVICE_HOST: host, KUBERNETES_SERVICE_PORT: port = '443' } = env
+  return host && `https://${host.includes(':') ? `[${host}]` : host}:${port}`
+}

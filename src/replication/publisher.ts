@@ -215,7 +215,11 @@ export class Publisher {
 async function readWindow(tenant: Tenant): Promise<KvEntry[]> {
   const entries: KvEntry[] = []
   let bytes = 0
-  for await (const chunk of tenant.chunks({ ...prefixRange(prefixes.space(space.outbox)), limit: WINDOW_ENTRIES })) {
+  for await (const chunk of tenant.chunks({
+    ...prefixRange(prefixes.space(space.outbox)),
+    limit: WINDOW_ENTRIES,
+    verified: true,
+  })) {
     for (const entry of chunk) {
       if (entries.length > 0 && bytes + entry[1].length > WINDOW_BYTES) return entries
       entries.push(entry)

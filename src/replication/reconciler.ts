@@ -81,7 +81,11 @@ export class Reconciler {
   async isBelowFloor(tenant: TenantId, statuses: readonly CopyStatus[]): Promise<boolean> {
     const below = await this.#options.pool.use(tenant, async open => {
       const skipped = await readSkipped(open)
-      const [unpublished] = await collect(open, { ...prefixRange(prefixes.space(space.outbox)), limit: 1 })
+      const [unpublished] = await collect(open, {
+        ...prefixRange(prefixes.space(space.outbox)),
+        limit: 1,
+        verified: true,
+      })
       const oldest = unpublished && decodeEntry(unpublished[1])
       return statuses.some(({ floor, skipped: theirs }) => {
         if (floor === undefined) return false

@@ -536,7 +536,7 @@ export class Replica implements TenantHooks {
       if (open.outbox.entries === 0) return 0
       const placement = this.directory.placement(tenant)
       const others = placement ? activeHolders(placement).filter(({ node }) => node !== identity.node) : []
-      const entries = await collect(open, prefixRange(prefixes.space(space.outbox)))
+      const entries = await collect(open, { ...prefixRange(prefixes.space(space.outbox)), verified: true })
       for (const { node } of others) {
         try {
           let vector: VersionVector = new Map()

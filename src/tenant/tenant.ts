@@ -441,7 +441,7 @@ async function measureOutbox(
   sequence: number,
 ): Promise<{ entries: number; bytes: number; published: number }> {
   const outbox = { entries: 0, bytes: 0, published: sequence }
-  for await (const chunk of kv.chunks(prefixRange(prefixes.space(space.outbox)))) {
+  for await (const chunk of kv.chunks({ ...prefixRange(prefixes.space(space.outbox)), verified: true })) {
     for (const [, value] of chunk) {
       outbox.entries++
       outbox.bytes += value.length
