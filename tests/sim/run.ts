@@ -425,6 +425,8 @@ class Run {
       feed.stop()
       const aside = copies.find(copy => copy.tenant === feed.tenant)?.setAside
       const isSetAside = (_: string, record: string, clock: Clock) => {
+        // What was lost for good can't be told of by anybody.
+        if (this.#history.excused.has(formatClock(clock))) return true
         const set = aside?.get(record)
         return set !== undefined && versionOf(set) >= versionOf({ put: clock, del: undefined, fields: new Map() })
       }
