@@ -28,11 +28,8 @@ process.exit(status)
 function main() {
   if (isLong)
     return (
-      run(
-        { PERCOLATE_SIM_SECONDS: '900', PERCOLATE_SIM_RUNS: '1000000', PERCOLATE_SIM_WIDE: '1' },
-        ...vitest('sim'),
-        ...rest,
-      ) || run({}, ...vitest('long'), ...rest)
+      run({ PERCOLATE_SIM_SECONDS: '900', PERCOLATE_SIM_RUNS: '1000000' }, ...vitest('sim'), ...rest) ||
+      run({}, ...vitest('long'), ...rest)
     )
   if (rest.length > 0) return run({}, ...vitest('unit', 'integration', 'sim'), ...rest)
   const failed =
