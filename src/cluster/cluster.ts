@@ -62,6 +62,8 @@ export interface ClusterAddresses {
 const FIXED_PORTS = 9
 /** The tier of a local cluster. */
 const TIER = 'small'
+/** Of HAProxy's statistics, https://docs.haproxy.org/2.6/management.html#9.1. */
+const STATUS_COLUMN = 17
 const SOCKET_PATH_BYTES_MAX = 90
 const LOOPBACK = '127.0.0.1'
 
@@ -151,7 +153,7 @@ export class LocalCluster {
     await stage('router, controller, gateway, worker', ['router', 'controller', 'gateway', ...workers])
     if (nodes.length > 0) {
       say('the router finds the nodes')
-      await this.program('router').until(() => isOk(`${this.addresses.api}/ready`))
+      await this.program('router').until(() => routerHas(this.addresses.router, nodes))
     }
   }
 
@@ -343,6 +345,15 @@ async function socketPath(dataDir: string): Promise<string> {
   if (uid !== process.getuid?.() || (mode & 0o077) !== 0)
     throw new PercolateError('DATA_DIR_IN_USE', `${folder} belongs to somebody else, or is open to others; remove it.`)
   return join(folder, 'haproxy.sock')
+}
+
+/** Whether the router sends requests of both protocols to all of the nodes: it looks at each by itself, and at each protocol apart. */
+async function routerHas(url: string, nodes: readonly string[]): Promise<boolean> {
+  const answer = await fetch(`${url}/;csv`, { signal: AbortSignal.timeout(1000) })
+  const rows = (await answer.text()).split('\n').map(line => line.split(','))
+  const isUp = (backend: string, node: string) =>
+    rows.some(row => row[0] === backend && row[1] === node && row[STATUS_COLUMN]?.startsWith('UP'))
+  return nodes.every(node => isUp(`http_${TIER}`, node) && isUp(`grpc_${TIER}`, node))
 }
 
 async function isOk(url: string): Promise<boolean> {
