@@ -18,8 +18,8 @@ export interface KvRange {
   /** False spares reading the values; entries then carry empty buffers. */
   readonly values?: boolean
   /**
-   * Everything is held against its checksum on disk, at the price of a second read: what leaves for another copy, to be trusted there. RocksDB's binding reads ranges without, so that rot may show as another value,
-   * as nothing at all, or as an error; single keys it always checks.
+   * Everything is held against its checksum on disk, at the price of a second read: what leaves for another copy, to be trusted there. A binary of RocksDB that the set-up does not know reads ranges without, so that rot
+   * may show as another value, as nothing at all, or as an error; single keys it always checks (docs/decisions/0021).
    */
   readonly verified?: boolean
 }

@@ -1,5 +1,7 @@
-import { mkdir } from 'node:fs/promises'
+import { spawn } from 'node:child_process'
+import { access, mkdir, rm, writeFile } from 'node:fs/promises'
 import { createRequire } from 'node:module'
+import { join } from 'node:path'
 import { PercolateError } from '../base/errors.ts'
 import { Slicer } from '../base/slice.ts'
 import { DatabaseDamaged, type Kv, type KvEntry, type KvOperation, type KvRange } from './kv.ts'
@@ -22,7 +24,8 @@ type LevelFactory = (
   opened: (error: Error | undefined, level: LevelRocks) => void,
 ) => void
 
-const levelRocksdb = createRequire(import.meta.url)('level-rocksdb') as LevelFactory
+const require = createRequire(import.meta.url)
+const levelRocksdb = require('level-rocksdb') as LevelFactory
 
 /** Bytes that one trip to the native iterator fetches; 16 KiB, its default, makes scans of vectors 3 times slower. */
 const ITERATOR_BYTES = 256 * 1024
@@ -36,9 +39,56 @@ export interface RocksOptions {
   readonly blockCacheBytes: number
 }
 
-/** Thrown as PercolateError DATA_DIR_IN_USE when another process (or this one) has the database open: RocksDB locks its folder. */
+/** In a database's folder while it is being opened. One that is found before is of a process that ended meanwhile. */
+const OPENING = 'OPENING'
+/** How long another process may take to show whether a database can be opened. */
+const PROBE_MS = 60_000
+/** Opens a database and closes it. Whether RocksDB answers with an error does not matter here, only that it answers. */
+const PROBE = `
+  const [module, folder] = process.argv.slice(1)
+  require(module)(folder, { createIfMissing: false }, (error, level) => error ? process.exit(0) : level.close(() => process.exit(0)))
+`
+/** What a process is sent by its own failed assertion, or by memory that is not as it should be. */
+const CRASHES: readonly (NodeJS.Signals | null)[] = ['SIGABRT', 'SIGSEGV', 'SIGBUS', 'SIGILL', 'SIGFPE']
+
+/**
+ * Thrown as PercolateError DATA_DIR_IN_USE when another process (or this one) has the database open: RocksDB locks its folder; as DatabaseDamaged when RocksDB
+ * finds it corrupt, or when opening it ends a process, as some damage does (docs/decisions/0021).
+ */
 export async function openRocksKv(folder: string, options: RocksOptions): Promise<Kv> {
   if (options.createIfMissing) await mkdir(folder, { recursive: true })
+  const opening = join(folder, OPENING)
+  if ((await isThere(opening)) && (await crashes(folder)))
+    throw new DatabaseDamaged('The database does not open: RocksDB ends the process that tries.', undefined)
+  // Only a help for the next process: a folder that is not there, or a full disk, is for RocksDB to refuse.
+  await writeFile(opening, '').catch(() => undefined)
+  try {
+    return await open(folder, options)
+  } finally {
+    await rm(opening, { force: true }).catch(() => undefined)
+  }
+}
+
+const isThere = (path: string) =>
+  access(path).then(
+    () => true,
+    () => false,
+  )
+
+/** Whether another process crashes as it opens the database. No answer in time is not taken for one. */
+async function crashes(folder: string): Promise<boolean> {
+  const child = spawn(process.execPath, ['-e', PROBE, require.resolve('level-rocksdb'), folder], {
+    stdio: 'ignore',
+    timeout: PROBE_MS,
+    killSignal: 'SIGKILL',
+  })
+  return new Promise((resolve, reject) => {
+    child.once('error', reject)
+    child.once('exit', (_, signal) => resolve(CRASHES.includes(signal)))
+  })
+}
+
+async function open(folder: string, options: RocksOptions): Promise<Kv> {
   const openOptions = {
     keyEncoding: 'binary',
     valueEncoding: 'binary',
