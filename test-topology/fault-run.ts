@@ -5,7 +5,7 @@ import type { FaultContext } from './faults/context.ts'
 import { openDoors } from './faults/doors.ts'
 import { Feed } from './faults/feeds.ts'
 import { type Idle, idleProblem, measureIdle } from './faults/idle.ts'
-import { type FaultKind, faultKinds, inflictions, obstacle } from './faults/kinds.ts'
+import { corruptions, type FaultKind, faultKinds, inflictions, obstacle } from './faults/kinds.ts'
 import { Recorder } from './faults/recorder.ts'
 import {
   type ConditionalVerdict,
@@ -42,7 +42,7 @@ export interface FaultReport {
   readonly deletes: number
   readonly conditional: Omit<ConditionalVerdict, 'problems'>
   readonly resources: number
-  /** Processes that ended by themselves and were started again; a running node may when its files go bad. */
+  /** Processes that ended by themselves and were started again; a node may once for each database that was damaged. */
   readonly ended: readonly string[]
   readonly bookmarkedReads: number
   readonly feeds: { readonly events: number; readonly expired: number; readonly reconnects: number }
@@ -148,6 +148,7 @@ class FaultRun {
           ...lost,
           ...silent,
           ...(busy === undefined ? [] : [busy]),
+          ...(world.ended.length > this.#damaged ? world.ended.map(text => `a process ended by itself: ${text}`) : []),
         ],
         impossible,
         conditional,
@@ -181,6 +182,11 @@ class FaultRun {
     const note = typeof missed === 'string' ? ` MISSED (${missed})` : ''
     const seconds = ((Date.now() - startedAt) / 1000).toFixed(1)
     this.#say(`fault ${which}: ${kind}${note}, ${seconds} s; ${this.#recorder.history.writes.length} writes`)
+  }
+
+  /** How many databases have been damaged. */
+  get #damaged(): number {
+    return corruptions.reduce((sum, kind) => sum + (this.#faults.get(kind) ?? 0), 0)
   }
 
   #report({

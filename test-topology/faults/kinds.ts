@@ -184,6 +184,8 @@ export const inflictions = {
 
 export type FaultKind = keyof typeof inflictions
 export const faultKinds = Object.keys(inflictions) as FaultKind[]
+/** Those that damage a database. */
+export const corruptions = ['corrupt a copy of a running node', 'corrupt a copy of a stopped node'] as const
 
 /** Why a kind can't be inflicted on this machine; undefined when it can. */
 export function obstacle(kind: FaultKind, world: FaultWorld): string | undefined {
