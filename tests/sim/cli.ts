@@ -1,9 +1,10 @@
 import { crashPoints } from './cluster.ts'
-import { plainFaults, wideFaults } from './faults.ts'
+import { type FaultKind, plainFaults, wideFaults } from './faults.ts'
+import { checkerOf } from './objections.ts'
 import { simulate } from './run.ts'
 
 /**
- * Runs the simulator: `node dist/tests/sim/cli.js --seed 1 --runs 100 [--seconds 60] [--trace] [--json]`. Prints what happened and how often, and every failing seed with what
+ * Runs the simulator: `node dist/tests/sim/cli.js --seed 1 --runs 100 [--seconds 60] [--wide] [--focus "FAULT,FAULT"] [--trace] [--json]`. Prints what happened and how often, and every failing seed with what
  * failed; ends with 1 when one did, or when a kind of fault never occurred in a long enough series.
  */
 const flag = (name: string): string | undefined => {
@@ -16,6 +17,11 @@ const untilMs = performance.now() + Number(flag('seconds') ?? 1e9) * 1000
 const wide = process.argv.includes('--wide')
 const isJson = process.argv.includes('--json')
 const stopAtFirst = process.argv.includes('--first')
+/** With `--first`: only an objection of one of these checkers ends the series. */
+const by = flag('by')?.split(',')
+const focus = flag('focus')?.split(',') as FaultKind[] | undefined
+const unknown = focus?.filter(kind => ![...plainFaults, ...wideFaults].includes(kind as never)) ?? []
+if (unknown.length > 0) throw new Error(`--focus: there are no such faults: ${unknown.join(', ')}`)
 const totals = new Map<string, number>()
 const failures: { seed: number; violations: string[] }[] = []
 let done = 0
@@ -24,7 +30,7 @@ let acknowledged = 0
 let faults = 0
 let simulatedMs = 0
 for (let seed = firstSeed; seed < firstSeed + runs && performance.now() < untilMs; seed++) {
-  const result = await simulate({ seed, wide, trace: process.argv.includes('--trace') })
+  const result = await simulate({ seed, wide, focus, trace: process.argv.includes('--trace') })
   done++
   operations += result.operations
   acknowledged += result.acknowledged
@@ -35,13 +41,13 @@ for (let seed = firstSeed; seed < firstSeed + runs && performance.now() < untilM
   if (result.violations.length === 0) continue
   failures.push({ seed, violations: result.violations })
   if (!isJson) console.error(`seed ${seed} failed:\n  ${result.violations.slice(0, 8).join('\n  ')}`)
-  if (stopAtFirst) break
+  if (stopAtFirst && (by?.some(name => result.violations.some(said => checkerOf(said) === name)) ?? true)) break
 }
 const expected = [
   ...[...plainFaults, ...(wide ? wideFaults : [])].map(kind => `fault: ${kind}`),
   ...crashPoints.map(point => `crash ${point}`),
 ]
-const missing = done >= 150 ? expected.filter(name => !totals.has(name)) : []
+const missing = done >= 150 && !focus ? expected.filter(name => !totals.has(name)) : []
 const counts = Object.fromEntries([...totals].sort(([a], [b]) => (a < b ? -1 : 1)))
 const summary = {
   runs: done,

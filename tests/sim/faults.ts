@@ -49,6 +49,7 @@ export const wideFaults = [
   'refused at the door',
   'entries lost for good',
   'copy moved under load',
+  'home lost unread',
 ] as const
 export type FaultKind = (typeof plainFaults)[number] | (typeof wideFaults)[number]
 
@@ -86,6 +87,14 @@ export interface FaultClients {
   burst(node: SimNode, tenant: TenantId, writes: number): void
   /** Requests for tenants that nobody knows, each of which is refused for what it says. */
   refuse(node: SimNode, tenants: number): void
+  /** A conditional write to the home, and rivals on the same version who come to other nodes later. */
+  contend(home: SimNode, tenant: TenantId): void
+}
+
+export interface FaultOptions {
+  readonly isWide: boolean
+  /** These alone, of those of its world. */
+  readonly focus?: readonly FaultKind[] | undefined
 }
 
 /** Inflicts faults on a cluster and takes them back: all that happens is decided by the world's seed. */
@@ -96,7 +105,7 @@ export class Faults {
   readonly #tenants: readonly TenantId[]
   readonly #history: History
   readonly #clients: FaultClients
-  readonly #isWide: boolean
+  readonly #options: FaultOptions
   #isOver = false
   inflicted = 0
   /** A provider that hangs for up to this long. */
@@ -107,7 +116,7 @@ export class Faults {
     tenants: readonly TenantId[],
     history: History,
     clients: FaultClients,
-    isWide: boolean,
+    options: FaultOptions,
   ) {
     this.#world = cluster.world
     this.#random = cluster.world.random
@@ -115,17 +124,19 @@ export class Faults {
     this.#tenants = tenants
     this.#history = history
     this.#clients = clients
-    this.#isWide = isWide
+    this.#options = options
   }
 
   schedule(spanMs: number): void {
     const random = this.#random
-    const all: readonly FaultKind[] = this.#isWide ? [...plainFaults, ...wideFaults] : plainFaults
+    const { isWide, focus } = this.#options
+    const all: readonly FaultKind[] = focus ?? (isWide ? [...plainFaults, ...wideFaults] : plainFaults)
     const allowed = all.filter(kind => !(random.int(0, 1) === 0 ? losesDisks : losesLog).includes(kind))
-    const kinds = random.chance(0.5)
+    const ofWorld = random.chance(0.5)
       ? allowed.filter(kind => !losesLog.includes(kind))
       : allowed.filter(kind => !losesDisks.includes(kind))
-    for (let n = 0; n < (this.#isWide ? WIDE_FAULTS : FAULTS); n++) {
+    const kinds = focus ?? ofWorld
+    for (let n = 0; n < (isWide ? WIDE_FAULTS : FAULTS); n++) {
       const kind = random.pick(kinds)
       this.#world.at(random.int(500, spanMs), () => {
         if (this.#isOver) return
@@ -390,6 +401,9 @@ export class Faults {
       case 'entries lost for good':
         this.#loseEntries(node)
         return
+      case 'home lost unread':
+        this.#loseHomeUnread()
+        return
       case 'copy moved under load': {
         this.providerMsMax = 4000
         heal(random.int(4000, 10_000), () => {
@@ -410,6 +424,25 @@ export class Faults {
         return
       }
     }
+  }
+
+  /** Nobody but its home can read the tenant's stream while the home decides; then the home is gone, and another holder is asked to decide on. */
+  #loseHomeUnread(): void {
+    const cluster = this.#cluster
+    const { nodes, nats } = cluster
+    const world = this.#world
+    const random = this.#random
+    const tenant = random.pick(this.#tenants)
+    const home = nodes.find(({ process }) => process?.replica.homes.holdsLease(tenant))
+    const { process } = home ?? {}
+    if (!home || !process) return
+    nats.unreadable.set(subjects.syncStream(tenant), world.nowMs + random.int(6000, 15_000))
+    this.#clients.contend(home, tenant)
+    world.at(random.int(200, 1500), () => {
+      if (!process.isDead) cluster.count('home lost unread')
+      process.kill()
+      world.at(random.int(6000, 15_000), () => home.start())
+    })
   }
 
   #aStream(): string {

@@ -3,10 +3,14 @@ import { cpSync, mkdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } f
 import { join } from 'node:path'
 import { PACKAGE_FOLDER } from '../../src/base/version.ts'
 import { type Mutation, mutations } from './mutations.ts'
+import { type Checker, checkerOf } from './objections.ts'
 
 export interface Verdict {
   readonly name: string
+  /** By a checker that it should be caught by. */
   readonly caught: boolean
+  /** The checkers that objected in the life that it was caught in. */
+  readonly by: readonly Checker[]
   /** Runs until the first failure, or all of them. */
   readonly runs: number
   readonly violation: string
@@ -44,6 +48,8 @@ export async function tryMutation(mutation: Mutation, seconds: number): Promise<
     '--first',
     '--json',
     ...(mutation.isWide ? ['--wide'] : []),
+    ...(mutation.focus ? ['--focus', mutation.focus.join(',')] : []),
+    ...(mutation.by ? ['--by', mutation.by.join(',')] : []),
   ]
   const child = spawn(process.execPath, args, { stdio: ['ignore', 'pipe', 'pipe'] })
   let output = ''
@@ -59,15 +65,28 @@ export async function tryMutation(mutation: Mutation, seconds: number): Promise<
   clearTimeout(timer)
   rmSync(folder, { recursive: true, force: true })
   if (output === '')
-    return { name: mutation.name, caught: true, runs: 0, violation: `it does not even run: ${errors.slice(0, 300)}` }
+    return {
+      name: mutation.name,
+      caught: false,
+      by: [],
+      runs: 0,
+      violation: `it does not even run: ${errors.slice(0, 300)}`,
+    }
   const { runs, failures } = JSON.parse(output) as { runs: number; failures: { violations: string[] }[] }
+  const violations = failures.at(-1)?.violations ?? []
+  const isAwaited = (said: string) => mutation.by?.includes(checkerOf(said)) ?? true
   return {
     name: mutation.name,
-    caught: failures.length > 0,
+    caught: violations.some(isAwaited),
+    by: [...new Set(violations.map(checkerOf))],
     runs,
-    violation: failures[0]?.violations[0]?.slice(0, 200) ?? '',
+    violation: (violations.find(isAwaited) ?? violations[0] ?? '').slice(0, 200),
   }
 }
+
+/** One line about it. */
+export const show = ({ name, caught, runs, by, violation }: Verdict): string =>
+  `${caught ? 'caught' : 'NOT CAUGHT'}  ${name}  after ${runs} lives  by ${by.join(', ') || 'nobody'}: ${violation}`
 
 /** All of them, two at a time. */
 export async function tryMutations(
@@ -91,8 +110,7 @@ export async function tryMutations(
 if (process.argv[1]?.endsWith('mutate.js')) {
   const verdicts = await tryMutations(
     Number(process.argv[2] ?? 60),
-    ({ name, caught, runs, violation }) =>
-      console.log(`${caught ? 'caught' : 'NOT CAUGHT'}  ${name}  after ${runs} runs  ${violation}`),
+    verdict => console.log(show(verdict)),
     process.argv[3],
   )
   process.exit(verdicts.every(({ caught }) => caught) ? 0 : 1)

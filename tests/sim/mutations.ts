@@ -1,3 +1,6 @@
+import type { FaultKind } from './faults.ts'
+import type { Checker } from './objections.ts'
+
 /**
  * Bugs planted on purpose, each in the compiled code of one file, to show that the simulator's checkers catch them. `from` must occur exactly once.
  */
@@ -6,6 +9,10 @@ export interface Mutation {
   readonly why: string
   /** Caught in a world with the wide faults only. */
   readonly isWide?: boolean
+  /** The lives that it is looked for in have these faults alone: what it needs is rare among all of them. */
+  readonly focus?: readonly FaultKind[]
+  /** Caught only when one of these objects; any checker by default. */
+  readonly by?: readonly Checker[]
   readonly edits: readonly { readonly file: string; readonly from: string; readonly to: string }[]
 }
 
@@ -176,6 +183,7 @@ export const mutations: readonly Mutation[] = [
     name: 'tenant made at the door',
     why: 'the gate enters an unknown tenant into the directory before the request has been read',
     isWide: true,
+    by: ['refused requests'],
     edits: [
       edit(
         'session/gate',
@@ -188,6 +196,7 @@ export const mutations: readonly Mutation[] = [
     name: 'tenant not rehearsed',
     why: 'a first write is not tried on an empty tenant before the tenant is made',
     isWide: true,
+    by: ['refused requests'],
     edits: [
       edit(
         'session/write',
@@ -200,6 +209,7 @@ export const mutations: readonly Mutation[] = [
     name: 'silent is gone',
     why: 'a home is taken because the watch has told nothing of it for longer than a lease',
     isWide: true,
+    by: ['one home', 'linearizability'],
     edits: [
       edit(
         'replication/homes',
@@ -212,6 +222,8 @@ export const mutations: readonly Mutation[] = [
     name: 'taken unread',
     why: 'a home is taken whether or not its stream has been read to the end',
     isWide: true,
+    focus: ['home lost unread'],
+    by: ['linearizability'],
     edits: [
       edit(
         'replication/homes',
@@ -224,6 +236,8 @@ export const mutations: readonly Mutation[] = [
     name: 'caught up unread',
     why: 'a stream counts as read to its end when the time for it is over',
     isWide: true,
+    focus: ['home lost unread'],
+    by: ['linearizability'],
     edits: [
       edit(
         'replication/follower',
@@ -236,12 +250,18 @@ export const mutations: readonly Mutation[] = [
     name: 'drop not looked at again',
     why: 'what was written to a copy while it was compared with the others goes with it',
     isWide: true,
-    edits: [edit('replication/drop', 'isDropping() &&', 'true || isDropping() &&')],
+    focus: ['copy moved under load'],
+    by: ['acknowledged writes'],
+    edits: [
+      edit('replication/drop', 'await pool.alone(tenant,', 'await pool.use(tenant,'),
+      edit('replication/drop', 'isDropping() &&', 'true || isDropping() &&'),
+    ],
   },
   {
     name: 'feed skips what was reconciled',
     why: 'what came from another copy as records is not told to feeds, whose position moves on all the same',
     isWide: true,
+    by: ['feeds'],
     edits: [
       edit('tenant/staging', 'if (merged.length === 0 || silent)', 'if (true)'),
       edit(
@@ -255,6 +275,7 @@ export const mutations: readonly Mutation[] = [
     name: 'feed holds its lease',
     why: 'a feed keeps its tenant open while it waits',
     isWide: true,
+    by: ['rest'],
     edits: [
       edit(
         'api/operations/changes',
@@ -267,6 +288,8 @@ export const mutations: readonly Mutation[] = [
     name: 'full passed over',
     why: 'an entry for which there is no room behind a gap is never read again',
     isWide: true,
+    focus: ['entries lost for good'],
+    by: ['honest copies', 'acknowledged writes'],
     edits: [
       edit(
         'replication/follower',

@@ -14,9 +14,10 @@ import { parseRecordKey, prefixes, prefixRange, space } from '../../src/storage/
 import { collect } from '../../src/storage/kv.ts'
 import { checkTenant } from '../../src/tenant/check.ts'
 import { type SimAnswer, SimCluster, type SimNode, type SimRequest, TIMES, versionOf } from './cluster.ts'
-import { Faults } from './faults.ts'
+import { type FaultKind, Faults } from './faults.ts'
 import { checkFeeds, checkToldClocks, SimFeed } from './feeds.ts'
 import { check, type FinalCopy, type History, newHistory } from './history.ts'
+import { checkIdle, checkRefused, isIdle, notCurrent, unrest } from './rest.ts'
 import { Watch } from './watch.ts'
 import { World } from './world.ts'
 
@@ -26,6 +27,8 @@ export interface RunOptions {
   readonly trace?: boolean
   /** With the faults of a wide world. */
   readonly wide?: boolean | undefined
+  /** Of the faults of its world these alone: a life that is about one thing. */
+  readonly focus?: readonly FaultKind[] | undefined
 }
 
 export interface RunResult {
@@ -43,6 +46,9 @@ const OPERATIONS = 200
 const KEYS = 8
 const LOOKS_MAX = 5
 const RIVAL_MS_MAX = 4000
+/** Rivals who still hold a version when another node may have become the home. */
+const LATE_RIVALS = 3
+const LATE_RIVAL_MS = [2500, 9000] as const
 const CLIENT_PATIENCE_MS = 25_000
 /** What is under way when the faults end may still kill a process until then. */
 const AFTERMATH_MS = 12_000
@@ -55,8 +61,6 @@ const FEEDS = 2
 /** How long a feed may take to tell of the last write. */
 const FEED_MS_MAX = 20_000
 const IDLE_MS = 5000
-/** Requests a second of one process to the servers when nobody asks it for anything. */
-const IDLE_REQUESTS_MAX = 16
 
 /** One seeded life of a cluster: operations under faults, then everything is healed, and the checkers look. */
 export async function simulate(options: RunOptions): Promise<RunResult> {
@@ -106,8 +110,10 @@ class Run {
       refuse: (node: SimNode, tenants: number) => {
         for (let n = 0; n < tenants; n++) this.#refuse(node)
       },
+      contend: (home: SimNode, tenant: TenantId) => void this.#contend(home, tenant),
     }
-    this.#faults = new Faults(this.#cluster, this.#tenants, this.#history, clients, this.#isWide)
+    const { focus } = options
+    this.#faults = new Faults(this.#cluster, this.#tenants, this.#history, clients, { isWide: this.#isWide, focus })
     this.#watch = new Watch(this.#cluster, this.#tenants, this.#history)
     this.#cluster.onWipe = (node, disk, tenant) => this.#watch.madeAnew(node, disk, tenant)
   }
@@ -135,11 +141,12 @@ class Run {
     let copies = await this.#finalCopies()
     // A floor may have moved while the copies were read.
     for (let n = 0; n < LOOKS_MAX && healed && !isStill(copies); n++) {
-      healed = await world.runUntil(() => this.#unrest(false) === '', 400_000)
+      healed = await world.runUntil(() => unrest(this.#cluster, this.#tenants, false) === '', 400_000)
       copies = await this.#finalCopies()
     }
     if (healed && this.#isWide) await this.#lookAtRest(copies)
-    if (!healed) this.#history.violations.push(`the cluster did not come to rest: ${this.#unrest(true)}`)
+    if (!healed)
+      this.#history.violations.push(`the cluster did not come to rest: ${unrest(this.#cluster, this.#tenants, true)}`)
     return {
       seed,
       violations: check(this.#history, copies),
@@ -247,6 +254,24 @@ class Run {
       throw new PercolateError('INVALID_ARGUMENT', 'The simulated request says nothing sensible.')
     }
     void this.#send(node, { request: { tenant, ref: { kind: 'entity', key: ['e'] }, write }, onAnswer: () => {} })
+  }
+
+  /** A conditional write on what the home has now, and the same from rivals who come late to other nodes: one of them may succeed. */
+  async #contend(home: SimNode, tenant: TenantId): Promise<void> {
+    const { random } = this.#world
+    const ref: RecordRef = { kind: 'entity', key: ['counter'] }
+    let ifVersion: string | undefined
+    const note = ({ record }: SimAnswer) => {
+      ifVersion = versionOf(record)
+    }
+    await this.#send(home, { request: { tenant, ref }, onAnswer: note })
+    if (ifVersion === undefined) return
+    this.#versions.set(tenant, ifVersion)
+    const outcome = this.#conditional(tenant, 'stream', random.int(0, 1e6))
+    for (const rival of this.#cluster.nodes)
+      for (let n = 0; n < LATE_RIVALS && rival !== home; n++)
+        this.#world.at(random.int(...LATE_RIVAL_MS), () => void this.#send(rival, outcome))
+    await this.#send(home, outcome)
   }
 
   #request(n: number, tenant: TenantId, isWrite = false): Operation {
@@ -385,28 +410,15 @@ class Run {
     await world.run(AFTERMATH_MS)
     this.#faults.heal()
     const sinceMs = world.nowMs
-    const isCurrent = await world.runUntil(() => this.#notCurrent() === '', CURRENT_MS_MAX)
+    const isCurrent = await world.runUntil(() => notCurrent(cluster, this.#tenants) === '', CURRENT_MS_MAX)
     if (!isCurrent)
       this.#history.violations.push(
-        `${CURRENT_MS_MAX / 1000} s after the last fault not every copy is current: ${this.#notCurrent()}`,
+        `${CURRENT_MS_MAX / 1000} s after the last fault not every copy is current: ${notCurrent(cluster, this.#tenants)}`,
       )
     cluster.count(`current again within ${Math.ceil((world.nowMs - sinceMs) / 5000) * 5} s`)
-    const isAtRest = await world.runUntil(() => this.#unrest(false) === '', REST_MS_MAX)
+    const isAtRest = await world.runUntil(() => unrest(this.#cluster, this.#tenants, false) === '', REST_MS_MAX)
     cluster.count(`at rest within ${Math.ceil((world.nowMs - sinceMs) / 20_000) * 20} s`)
     return isAtRest
-  }
-
-  #notCurrent(): string {
-    const { nodes } = this.#cluster
-    for (const tenant of this.#tenants) {
-      const placement = nodes.flatMap(({ process }) => process?.replica.directory.placement(tenant) ?? [])[0]
-      for (const { node } of placement?.holders ?? []) {
-        const copies = this.#cluster.node(node)?.process?.replica.copies
-        if (!copies?.isCurrent(tenant))
-          return `${tenant} on ${node} is ${copies?.state(tenant)}: ${copies?.reason(tenant)}`
-      }
-    }
-    return ''
   }
 
   /** What the feeds told, what was refused, and what an idle cluster still does. */
@@ -415,8 +427,7 @@ class Run {
     const world = this.#world
     const { violations } = this.#history
     // Feeds are open still. What is done now and then ends; what is held stays.
-    const isIdle = () => cluster.nodes.every(({ process }) => process!.pool.stats().leases === 0)
-    if (!(await world.runUntil(isIdle, IDLE_MS)))
+    if (!(await world.runUntil(() => isIdle(cluster.nodes), IDLE_MS)))
       violations.push('tenants are in use all the time while nothing happens')
     for (const feed of this.#feeds) {
       const vector = copies.find(copy => copy.tenant === feed.tenant)?.vector
@@ -434,62 +445,10 @@ class Run {
       violations.push(...checkToldClocks(feed.clocks, this.#history.attempted))
       cluster.count('feed resumed')
     }
-    for (const { id, process, disk } of cluster.nodes) {
-      const known = process?.replica.directory.placements().filter(({ tenant }) => this.#refused.has(tenant)) ?? []
-      const held = [...disk.databases.keys()].filter(tenant => this.#refused.has(tenant))
-      if (known.length + held.length > 0)
-        violations.push(
-          `${id} knows ${known.length} tenants and holds ${held.length} of which every request was refused, such as ${known[0]?.tenant ?? held[0]}`,
-        )
-    }
+    violations.push(...checkRefused(cluster, this.#refused))
     cluster.requests.clear()
     await world.run(IDLE_MS)
-    for (const [name, requests] of cluster.requests)
-      if (requests > (IDLE_REQUESTS_MAX * IDLE_MS) / 1000)
-        violations.push(`${name} asks the servers ${(requests * 1000) / IDLE_MS} times a second while nothing happens`)
-  }
-
-  /** What is not at rest yet. */
-  #unrest(isVerbose: boolean): string {
-    const cluster = this.#cluster
-    const found: string[] = []
-    for (const tenant of this.#tenants) {
-      const placement = cluster.nodes.flatMap(({ process }) => process?.replica.directory.placement(tenant) ?? [])[0]
-      if (!placement) continue
-      const active = placement.holders.filter(({ state }) => state === 'active')
-      if (active.length !== placement.holders.length || active.length !== cluster.settings.replicas)
-        found.push(`${tenant} has holders ${JSON.stringify(placement.holders)}`)
-      for (const { node } of placement.holders) {
-        const process = cluster.node(node)?.process
-        if (!process?.replica.copies.isCurrent(tenant))
-          found.push(
-            `${tenant} on ${node} is ${process?.replica.copies.state(tenant)}: ${process?.replica.copies.reason(tenant)}`,
-          )
-        for (const open of process?.pool.openTenants() ?? []) {
-          if (open.id !== tenant) continue
-          if (open.outbox.entries > 0)
-            found.push(
-              `${tenant} on ${node} has ${open.outbox.entries} entries to publish: ${process?.replica.publisher.describe(tenant)}`,
-            )
-          if (process!.replica.maintenance.hasParked(tenant)) found.push(`${tenant} on ${node} has parked entries`)
-          if (!open.isCollected) found.push(`${tenant} on ${node} has garbage`)
-          if (process!.replica.applier.hasHole(tenant)) found.push(`${tenant} on ${node} has a hole`)
-        }
-      }
-      const opened = placement.holders.flatMap(
-        ({ node }) =>
-          cluster
-            .node(node)
-            ?.process?.pool.openTenants()
-            .filter(({ id }) => id === tenant) ?? [],
-      )
-      const vectors = opened.map(open => JSON.stringify([...open.vector].sort()))
-      if (new Set(vectors).size > 1) found.push(`${tenant} has vectors ${vectors.join(' / ')}`)
-      const floors = opened.map(open => open.floor && formatClock(open.floor.clock))
-      if (new Set(floors).size > 1) found.push(`${tenant} has floors ${floors.join(' / ')}`)
-      if (!isVerbose && found.length > 0) return found[0]!
-    }
-    return found.join('; ')
+    violations.push(...checkIdle(cluster.requests, IDLE_MS))
   }
 
   async #finalCopies(): Promise<FinalCopy[]> {

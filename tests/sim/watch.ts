@@ -1,4 +1,7 @@
 import type { TenantId } from '../../src/base/ids.ts'
+import { decodeEntry } from '../../src/storage/codec.ts'
+import { keys } from '../../src/storage/keys.ts'
+import { subjects } from '../../src/stream/subjects.ts'
 import type { SimAnswer, SimCluster } from './cluster.ts'
 import type { History } from './history.ts'
 
@@ -9,6 +12,8 @@ export class Watch {
   readonly #history: History
   /** By disk and tenant: the last sequence of each origin that a client was told of. */
   readonly #acknowledged = new Map<string, Map<string, number>>()
+  /** By disk and stream: how far what its reader has read was looked at. */
+  readonly #readTo = new Map<string, number>()
   readonly #madeAnewAtMs = new Map<string, number>()
 
   constructor(cluster: SimCluster, tenants: readonly TenantId[], history: History) {
@@ -35,6 +40,33 @@ export class Watch {
     for (const tenant of this.#tenants) {
       this.#oneHome(tenant)
       this.#currentCopiesAreHonest(tenant)
+      this.#readersAreHonest(tenant)
+    }
+  }
+
+  /** A node that says that it has read a stream to its end, which is what lets the stream be deleted, has all of it, or keeps it on disk until its time comes. */
+  #readersAreHonest(tenant: TenantId): void {
+    const { nodes, log, counts } = this.#cluster
+    const stream = log.streams.get(subjects.syncStream(tenant))
+    // Other entries have come under the sequences of those that were lost.
+    if (!stream || counts.has('fault: stream tail lost')) return
+    const { incarnation, lastSequence } = stream
+    for (const { id, disk, process } of nodes) {
+      if (!process?.replica.copies.isCurrent(tenant)) continue
+      const open = process.pool.openTenants().find(each => each.id === tenant)
+      if (!open || !process.replica.follower.hasRead(tenant, incarnation, lastSequence)) continue
+      const name = `${disk.id}${id} ${incarnation}`
+      const lookedAt = this.#readTo.get(name) ?? 0
+      this.#readTo.set(name, lastSequence)
+      for (const message of stream.messages) {
+        if (message.sequence <= lookedAt) continue
+        const { origin, sequence } = decodeEntry(message.data)
+        const isParked = disk.databases.get(tenant)?.get(keys.parked(origin, sequence).toString('latin1')) !== undefined
+        if ((open.vector.get(origin) ?? 0) < sequence && !isParked) {
+          this.#report(`${id} says that it has read the stream of ${tenant}, and lacks ${origin}/${sequence}`)
+          return
+        }
+      }
     }
   }
 
