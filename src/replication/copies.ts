@@ -527,6 +527,7 @@ export class Copies {
     }))
     if (!local) {
       this.#copies.delete(tenant)
+      follower.forget(tenant)
       return true
     }
     let placement = directory.placement(tenant)
@@ -691,7 +692,10 @@ export class Copies {
       )
     const isWiped = await pool.exclusive(
       tenant,
-      () => store.wipe(tenant),
+      async () => {
+        await store.wipe(tenant)
+        follower.restart(tenant)
+      },
       async open => before !== undefined && sameVector(before, open.vector),
     )
     if (copy.state === 'corrupt' || !isWiped)

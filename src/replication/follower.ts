@@ -100,7 +100,7 @@ export class Follower {
   /** Starts to read what the tenant's stream has and gets. */
   follow(tenant: TenantId): void {
     const streams = this.#options.streams()
-    if (!streams || this.#stop.signal.aborted) return
+    if (!streams || this.#stop.signal.aborted || !this.#options.holds(tenant)) return
     this.#read(streams, tenant)
   }
 
@@ -120,10 +120,10 @@ export class Follower {
 
   /**
    * Reads to what the stream itself says is its end now. True when all up to there has been read, and applied unless something before it is missing; false is no answer: it did not get there in time. A stream
-   * that the servers say does not exist has no end. Throws STREAM_UNAVAILABLE when the stream can't be asked.
+   * that the servers say does not exist has no end. A node without a copy reads nothing. Throws STREAM_UNAVAILABLE when the stream can't be asked.
    */
   async readToEnd(tenant: TenantId, timeoutMs = CATCH_UP_MS_MAX): Promise<boolean> {
-    const { stream, time } = this.#options
+    const { stream, time, holds } = this.#options
     const streams = this.#options.streams()
     if (!streams) return false
     const name = streams.streamOf(tenant)
@@ -132,6 +132,7 @@ export class Follower {
     const isInTime = () => !signal.aborted && time.monotonic() < until
     while (isInTime()) {
       const info = await stream.streamInfo(name)
+      if (!holds(tenant)) return false
       if (!info || info.lastSequence === 0) return true
       const reading = this.#read(streams, tenant)
       // Another stream of that name, or another reader of it, may have begun: then its end is asked for anew.
@@ -207,7 +208,7 @@ export class Follower {
         const isSame = kept?.stream === info.incarnation && kept.sequence <= info.lastSequence
         const after = isSame ? kept.sequence : info.firstSequence - 1
         reading.position = { stream: info.incarnation, sequence: after }
-        this.#note(name, reading.position)
+        this.#note(name, reading)
         await this.#consume(streams, name, tenant, reading, info.incarnation)
         attempt = 0
       } catch {
@@ -217,12 +218,18 @@ export class Follower {
     }
     reading.stop.abort()
     await idle
-    if (reading.position) await this.#saveCursor(name, tenant, reading.position).catch(() => {})
+    await this.#saveCursor(name, tenant, reading).catch(() => {})
   }
 
-  #note(name: string, position: StreamCursor): void {
+  /** Whether what it has read is in the copy that is here, or waits: one that was forgotten read for a copy that is gone. */
+  #isKept(name: string, reading: Reading): boolean {
+    return this.#readings.get(name) === reading
+  }
+
+  #note(name: string, reading: Reading): void {
+    if (!reading.position || !this.#isKept(name, reading)) return
     this.#positions.delete(name)
-    this.#positions.set(name, position)
+    this.#positions.set(name, reading.position)
     if (this.#positions.size > POSITIONS_MAX) this.#positions.delete(this.#positions.keys().next().value!)
   }
 
@@ -260,7 +267,7 @@ export class Follower {
       const position = Number.isFinite(lowest) ? lowest - 1 : delivered
       if (position > reading.position!.sequence) {
         reading.position = { stream: incarnation, sequence: position }
-        this.#note(name, reading.position)
+        this.#note(name, reading)
       }
     }
     let failure: unknown
@@ -281,7 +288,7 @@ export class Follower {
       if (inFlight.size >= IN_FLIGHT_MAX) await done
       if (++sinceSaved >= CURSOR_EVERY) {
         sinceSaved = 0
-        await this.#saveCursor(name, tenant, reading.position!)
+        await this.#saveCursor(name, tenant, reading)
       }
     }
     await Promise.allSettled(inFlight.values())
@@ -361,11 +368,26 @@ export class Follower {
     return isRead && next > info.lastSequence
   }
 
-  /** The copy is gone: nothing of it has to be read again. */
+  /** The copy is gone: nothing of it has to be read again, and the next one begins with the first entry. */
   forget(tenant: TenantId): void {
+    this.restart(tenant)
     this.#passed.delete(tenant)
     this.#unsettled.delete(tenant)
     this.#options.applier.cameBack(tenant)
+  }
+
+  /**
+   * The copy was emptied: what was read into it is not in it any more. Whoever reads its stream now has begun with where the copy was before, and is not waited for; what it reads still is offered to
+   * the copy, but how far it gets counts for nothing. A pool stream is read on: what it brought while the copy took nothing in is read again ({@link #passOver}), the rest comes from another copy.
+   */
+  restart(tenant: TenantId): void {
+    const streams = this.#options.streams()
+    if (!streams || streams.pools !== undefined) return
+    const name = streams.streamOf(tenant)
+    const reading = this.#readings.get(name)
+    this.#readings.delete(name)
+    this.#positions.delete(name)
+    reading?.stop.abort()
   }
 
   async #loadCursor(name: string, tenant: TenantId | undefined): Promise<StreamCursor | undefined> {
@@ -373,11 +395,16 @@ export class Follower {
     return this.#options.pool.use(tenant, async open => open.cursor)
   }
 
-  async #saveCursor(name: string, tenant: TenantId | undefined, cursor: StreamCursor): Promise<void> {
-    // What waits in memory for an earlier one would be lost behind the cursor.
-    if (tenant !== undefined && this.#options.applier.hasHole(tenant)) return
-    if (tenant === undefined) await this.#options.cursors.save(name, this.#settledUpTo(name, cursor))
-    else await this.#options.pool.use(tenant, open => open.setCursor(cursor))
+  async #saveCursor(name: string, tenant: TenantId | undefined, reading: Reading): Promise<void> {
+    const { pool, applier, cursors } = this.#options
+    const { position } = reading
+    if (!position) return
+    if (tenant === undefined) return cursors.save(name, this.#settledUpTo(name, position))
+    if (!this.#isKept(name, reading) || applier.hasHole(tenant)) return
+    // Looked at under the lease: another copy may be there by now. What waits in memory for an earlier one would be lost behind the cursor.
+    await pool.use(tenant, async open => {
+      if (this.#isKept(name, reading) && !applier.hasHole(tenant)) await open.setCursor(position)
+    })
   }
 
   /** A position in a pool stream before everything that is not on the disk of its copy: after a restart that is read again, the rest of it twice, which is harmless. */

@@ -43,6 +43,7 @@ export async function setCorruptCopyAside(tenant: TenantId, context: ReplaceCont
   let path = ''
   await pool.exclusive(tenant, async () => {
     path = await store.setAside(tenant)
+    follower.restart(tenant)
   })
   const details = { tenant, path, keeper, unpublished: own.outbox.length, late: own.late.length }
   if (own.isWhole) logger.warn(details, 'a damaged copy was set aside, and is made anew from another')
