@@ -143,7 +143,8 @@ describe('the checkers, on doctored histories', () => {
     })
     const look = (nodes: ReturnType<typeof node>[], sequence = 0, isMadeAnew = false) => {
       const history = newHistory()
-      const cluster = { nodes, world: { nowMs: 5 }, note: () => {} } as unknown as SimCluster
+      const log = { streams: new Map() }
+      const cluster = { nodes, log, world: { nowMs: 5 }, note: () => {} } as unknown as SimCluster
       const watch = new Watch(cluster, [a], history)
       const answer = { node: 'n1', disk: 'd1', position: new Map([['n1.d1', sequence]]) } as unknown as SimAnswer
       if (isMadeAnew) watch.madeAnew('n1', 'd1', a)

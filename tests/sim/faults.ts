@@ -73,6 +73,8 @@ const losesDisks: readonly FaultKind[] = [
   'rot at open',
   'disk lies',
   'entries lost for good',
+  // While it is away, its disk is no place for whoever decides next.
+  'home lost unread',
 ]
 const losesLog: readonly FaultKind[] = ['stream deleted', 'stream tail lost', 'directory lost', 'directory put back']
 
