@@ -108,6 +108,11 @@ export function addActivatorMetrics(
     'Nodes that must run, the lowest ordinals first, for every tenant to have a copy on one; 0: none is without',
     (tier, held) => held.needed(tier),
   )
+  gauge(
+    'extent_nodes',
+    "How far up, from the lowest ordinal, a tier that is awake reaches: to its highest node that has not said that it goes, ready or not, and to each tenant's lowest copy; what wakes first has all copies only when it is as many",
+    (tier, held) => held.extent(tier),
+  )
   gauge('held_forwarded_total', 'Held requests that went to a node', (tier, held) => held.room(tier).counts.forwarded)
   gauge(
     'held_refused_total',

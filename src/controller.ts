@@ -112,6 +112,7 @@ export async function startController(options: ControllerRoleOptions): Promise<R
       advertisedHost: config.routerHost ?? advertisedHost(config),
       pod: config.podName,
       firstOrdinal: config.firstOrdinal,
+      forgetAfterMs: config.forgetAfterMs,
       httpPort: config.activatorHttpPort,
       grpcPort: config.activatorGrpcPort,
       requestsMax: config.heldRequestsMax,

@@ -6,7 +6,7 @@ import { activeHolders, choosePlaces, type Member } from '../replication/placeme
 import { ACTIVATOR, type Destination, EndpointsKeeper, type RouterPort } from './endpoints.ts'
 import { HoldingGrpcProxy } from './grpc-proxy.ts'
 import { HoldingHttpProxy } from './http-proxy.ts'
-import { neededNodes } from './needed.ts'
+import { extentOf, neededNodes } from './needed.ts'
 import { type Backend, WaitingRoom } from './room.ts'
 
 export interface ActivatorOptions {
@@ -21,6 +21,8 @@ export interface ActivatorOptions {
   /** The pod that this process runs in, when it is one. */
   readonly pod: string | undefined
   readonly firstOrdinal: number
+  /** A node that is silent for longer does not count any more. */
+  readonly forgetAfterMs: number
   /** Of the first tier; the next ones listen on the ports behind it. 0: free ones. */
   readonly httpPort: number
   readonly grpcPort: number
@@ -147,6 +149,19 @@ export class Activator {
       placements: directory.placements().filter(placement => placement.tier === tier),
       ready: new Set(this.ready(tier).map(({ node }) => node)),
       waiting: this.room(tier).waiting(),
+      firstOrdinal,
+    })
+  }
+
+  /** How far up a tier's nodes and copies reach ({@link extentOf}). Who has been silent for as long as makes it a holder no more is not waited for. */
+  extent(tier: string): number {
+    const { directory, firstOrdinal, forgetAfterMs } = this.#options
+    return extentOf({
+      placements: directory.placements().filter(placement => placement.tier === tier),
+      members: directory
+        .members()
+        .filter(({ member }) => member.tier === tier && directory.silentMs(member.node) < forgetAfterMs)
+        .map(({ member }) => ({ member, isHeard: directory.isPresumedLive(member.node) })),
       firstOrdinal,
     })
   }

@@ -61,6 +61,8 @@ describe('requests to a tier without a node', () => {
     const answer = await posted
     expect([answer.status, answer.body.ids.length]).toEqual([201, 40])
     expect(answer.headers.get('x-percolate-entry-node')).toBe('n1')
+    // Names of the test's nodes have no ordinals.
+    expect([await metric('extent_nodes'), await metric('needed_nodes')]).toEqual([1, 0])
     expect((await read).status).toBe(404)
     expect((await bulk).written).toBe(300)
     expect((await unary).ids).toEqual(['g'])
@@ -80,6 +82,7 @@ describe('requests to a tier without a node', () => {
     client.close()
     await cluster.stopNode('n1')
     await eventually('the node is gone', async () => (await metric('ready_nodes')) === 0)
+    expect(await metric('extent_nodes')).toBe(0)
   })
 
   it('wait for a node with what it had, and get no empty answer meanwhile', async () => {

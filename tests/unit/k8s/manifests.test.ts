@@ -387,16 +387,26 @@ describe('PromQL', () => {
     async tier => {
       const [node] = await readScaledObjects(join(PACKAGE_FOLDER, 'k8s', 'tiers', tier, 'scaling.yaml'))
       const { query } = node!.triggers[1] as PrometheusTrigger
-      const cases: [needed: number, ready: number, value: number][] = [
-        [0, 0, 0],
-        [0, node!.minReplicaCount, 0],
-        [0, node!.minReplicaCount + 1, 1],
-        [8, node!.minReplicaCount, 8],
-        [5, node!.minReplicaCount + 4, 5],
+      const least = node!.minReplicaCount
+      const cases: [needed: number, ready: number, extent: number, value: number][] = [
+        [0, 0, 0, 0],
+        [0, least, least, 0],
+        [0, least + 1, least + 1, 1],
+        [8, least, least, 8],
+        [5, least + 4, least + 4, 5],
+        // The last one is not ready yet, or any more; or those that are ready are not those that wake first.
+        [0, least, least + 1, 1],
+        [0, 1, least + 7, 1],
+        // One below is on its way out, and nothing is above.
+        [0, least - 1, least, 0],
       ]
-      const tests = cases.map(([needed, ready, value]) => ({
+      const tests = cases.map(([needed, ready, extent, value]) => ({
         interval: '5s',
-        input_series: Object.entries({ needed_nodes: needed, ready_nodes: ready }).flatMap(([name, count]) =>
+        input_series: Object.entries({
+          needed_nodes: needed,
+          ready_nodes: ready,
+          extent_nodes: extent,
+        }).flatMap(([name, count]) =>
           ['p0', 'p1'].map(pod => ({
             series: `percolate_${name}{tier="${tier}",pod="${pod}"}`,
             values: String(count),
