@@ -345,6 +345,20 @@ function joinCluster(
 }
 
 function addClusterProbes(probes: Probes, replica: Replica, config: Config, stream: StreamPort): void {
+  probes.add(
+    'copies',
+    () => {
+      const left = replica.firstCopies.left()
+      if (left === 0) return
+      throw new PercolateError(
+        'TENANT_UNAVAILABLE',
+        left === undefined
+          ? 'not a member of the cluster yet'
+          : `${left} of the copies that this node started with are being checked or made anew; other nodes answer for them`,
+      )
+    },
+    { required: 'copies' },
+  )
   probes.add('cluster', () => {
     if (replica.membership.isFenced)
       throw new PercolateError('NODE_ID_IN_USE', 'another process runs under this node id')

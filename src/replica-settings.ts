@@ -25,4 +25,5 @@ export const replicaSettings = (config: Config): ReplicaSettings => ({
   moveRestMs: config.moveRestMs,
   handoverTimeoutMs: config.handoverTimeoutMs,
   copyRetryMs: config.copyRetryMs,
+  copiesWaitMs: config.copiesWaitMs,
 })

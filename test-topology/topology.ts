@@ -73,8 +73,8 @@ const WAKE_MS_MIN = 3000
 const fastSettings = (speed: number): Record<string, string> => ({
   // Nodes are numbered from 1 here.
   PERCOLATE_FIRST_ORDINAL: '1',
-  PERCOLATE_ACTIVE_WINDOW_MS: String(Math.max(ACTIVE_WINDOW_MS_MIN, (ACTIVE_WINDOW_S * 1000) / speed)),
-  PERCOLATE_WAKE_MS: String(Math.max(WAKE_MS_MIN, (WAKE_S * 1000) / speed)),
+  PERCOLATE_ACTIVE_WINDOW_MS: String(Math.round(Math.max(ACTIVE_WINDOW_MS_MIN, (ACTIVE_WINDOW_S * 1000) / speed))),
+  PERCOLATE_WAKE_MS: String(Math.round(Math.max(WAKE_MS_MIN, (WAKE_S * 1000) / speed))),
   ...(speed === 1
     ? {}
     : {
@@ -288,6 +288,11 @@ export class TestTopology {
 
   get workers(): ReplicaSet {
     return this.#workers
+  }
+
+  /** What scales nodes. */
+  get nodeScaler(): Autoscaler {
+    return this.#scalers.find(({ object }) => object.target.name === 'percolate-node')!
   }
 
   scalers(): readonly ScalerState[] {

@@ -13,10 +13,13 @@ export type Probe = () => Promise<void> | void
 /** How long `/ready` waits for a probe that has answered before: routers look every second or so, and give up soon. */
 const WAIT_MS_MAX = 250
 
+/** Whether a process is ready when the probe fails: never, always, or unless its copies are asked for. */
+type Requirement = boolean | 'copies'
+
 interface Entry {
   readonly name: string
   readonly probe: Probe
-  readonly isRequired: boolean
+  readonly required: Requirement
   running?: Promise<ProbeResult> | undefined
   last?: ProbeResult
 }
@@ -33,15 +36,19 @@ export class Probes {
     this.#timeoutMs = timeoutMs
   }
 
-  /** A probe that is not required is shown, and does not make the process not ready: it can do part of its work. */
-  add(name: string, probe: Probe, options: { required?: boolean } = {}): void {
-    this.#entries.set(name, { name, probe, isRequired: options.required !== false })
+  /**
+   * A probe that is not required is shown, and does not make the process not ready: it can do part of its work. One that is required for `copies` does so only for whoever takes processes away one after another,
+   * and has to know that this one's data is back, not only its door.
+   */
+  add(name: string, probe: Probe, options: { required?: Requirement } = {}): void {
+    this.#entries.set(name, { name, probe, required: options.required ?? true })
   }
 
-  async check(): Promise<{ ready: boolean; probes: ProbeResult[] }> {
+  async check(options: { copies?: boolean } = {}): Promise<{ ready: boolean; probes: ProbeResult[] }> {
+    const isRequired = ({ required }: Entry) => required === true || (required === 'copies' && options.copies === true)
     const entries = [...this.#entries.values()]
     const probes = await Promise.all(entries.map(entry => this.#ask(entry)))
-    return { ready: probes.every(({ ok }, n) => ok || !entries[n]!.isRequired), probes }
+    return { ready: probes.every(({ ok }, n) => ok || !isRequired(entries[n]!)), probes }
   }
 
   async #ask(entry: Entry): Promise<ProbeResult> {

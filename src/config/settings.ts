@@ -418,6 +418,16 @@ export const settings = {
     roles: CLUSTER,
     doc: 'How long a node that is told to stop goes on answering while /ready says no, so that routers turn away first; a controller, after another one has written the list of the router.',
   },
+  copiesWaitMs: {
+    env: 'PERCOLATE_COPIES_WAIT_MS',
+    type: 'integer',
+    default: 600_000,
+    min: 0,
+    max: 86_400_000,
+    unit: 'milliseconds',
+    roles: DATABASE,
+    doc: 'How long after its start /ready/copies of a node says no at most, because copies that it started with are being checked or made anew: a rolling update waits for it before it takes the next node.',
+  },
   activatorTiers: {
     env: 'PERCOLATE_ACTIVATOR_TIERS',
     type: 'text',

@@ -18,6 +18,7 @@ import { Applier } from './applier.ts'
 import { Copies } from './copies.ts'
 import type { CopyStore } from './copy-store.ts'
 import { Directory, type DirectoryStore } from './directory.ts'
+import { FirstCopies } from './first-copies.ts'
 import { Follower } from './follower.ts'
 import { Homes } from './homes.ts'
 import { LeaseProof } from './lease-proof.ts'
@@ -56,6 +57,7 @@ export interface ReplicaSettings {
   readonly moveRestMs: number
   readonly handoverTimeoutMs: number
   readonly copyRetryMs: number
+  readonly copiesWaitMs: number
   /** As the applier's; simulated clusters reach it with few entries. */
   readonly waitingEntriesMax?: number
 }
@@ -101,6 +103,7 @@ export class Replica implements TenantHooks {
   readonly follower: Follower
   readonly reconciler: Reconciler
   readonly copies: Copies
+  readonly firstCopies: FirstCopies
   readonly proof: LeaseProof
   readonly homes: Homes
   readonly active: ActiveTenants
@@ -218,6 +221,7 @@ export class Replica implements TenantHooks {
       },
       retryMs: settings.copyRetryMs,
     })
+    this.firstCopies = new FirstCopies({ time, logger, copies: this.copies, waitMsMax: settings.copiesWaitMs })
     this.proof = new LeaseProof({ time, directory: this.directory, leaseMs: settings.leaseMs })
     this.homes = new Homes({
       proof: this.proof,
@@ -311,6 +315,7 @@ export class Replica implements TenantHooks {
     const { time } = this.#options
     while (!this.directory.isComplete && !this.#isLeaving) await time.sleep(20, { ref: false })
     if (this.#isLeaving) return
+    this.firstCopies.joined()
     this.#state = 'ready'
     this.#followPools()
     await this.membership.beat().catch(() => {})

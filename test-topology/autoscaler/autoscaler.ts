@@ -42,6 +42,7 @@ export class Autoscaler {
   readonly #stop = new AbortController()
   readonly #values = new Map<string, number | undefined>()
   #error: string | undefined
+  #isPaused = false
   #running: Promise<unknown> = Promise.resolve()
 
   /** `speed` divides every interval, window and cooldown. */
@@ -72,6 +73,17 @@ export class Autoscaler {
     await this.#running
   }
 
+  /** As the annotation `autoscaling.keda.sh/paused-replicas` does: that many, and neither KEDA nor the HPA changes it. */
+  pause(replicas: number, reason: string): void {
+    this.#isPaused = true
+    this.#target.scale(replicas, reason)
+  }
+
+  /** As removing the annotation does. */
+  resume(): void {
+    this.#isPaused = false
+  }
+
   state(): ScalerState {
     const { wanted, present } = this.#target
     return { name: this.object.name, wanted, present, values: Object.fromEntries(this.#values), error: this.#error }
@@ -88,7 +100,7 @@ export class Autoscaler {
 
   async #poll(): Promise<void> {
     const values = await this.#read()
-    if (this.#stop.signal.aborted) return
+    if (this.#stop.signal.aborted || this.#isPaused) return
     const activity = {
       isActive: values.some(({ value, trigger }) => value !== undefined && value > trigger.activationThreshold),
       isError: values.some(({ value }) => value === undefined),
@@ -102,7 +114,7 @@ export class Autoscaler {
     if (!this.#keda.isHpaOn(this.#target.wanted)) return
     const values = await this.#read()
     const { wanted, present } = this.#target
-    if (this.#stop.signal.aborted || !this.#keda.isHpaOn(wanted)) return
+    if (this.#stop.signal.aborted || this.#isPaused || !this.#keda.isHpaOn(wanted)) return
     const asked = values.flatMap(({ value, trigger }) =>
       value === undefined ? [] : [replicasFor(value, trigger.threshold, present)],
     )

@@ -3,7 +3,7 @@ import { replication, rolling, zoneLoss } from './faults.ts'
 import { affinity, scalingUp } from './routing.ts'
 import { endToEnd, scaleToZero, workers } from './scaling.ts'
 import type { Scenario } from './scenario.ts'
-import { shrinking } from './shrinking.ts'
+import { shrinking, shrinkingWithStore } from './shrinking.ts'
 
 /** In the order of the documentation. */
 export const scenarios: readonly Scenario[] = [
@@ -11,6 +11,7 @@ export const scenarios: readonly Scenario[] = [
   scalingUp,
   scaleToZero,
   shrinking,
+  shrinkingWithStore,
   workers,
   replication,
   endToEnd,

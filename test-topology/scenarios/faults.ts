@@ -116,6 +116,14 @@ export const rolling: Scenario = {
           topology.note(`${name}: to ${isNew ? 'this version' : 'the version before'}`)
           await topology.nodes.restart(name)
           await topology.routerHas(3)
+          // As a StatefulSet waits for its readiness probe. The version before does not know the path.
+          const { url } = topology.cluster.addresses.nodes.find(node => node.name === name)!
+          await until(
+            `${name} has its copies`,
+            context,
+            0,
+            async () => (await fetch(`${url}/ready/copies`)).status !== 503,
+          )
           await sleep(1000)
         }
         for (const { spec } of topology.nodes.wantedPrograms()) {

@@ -91,6 +91,11 @@ describe('requests to a tier without a node', () => {
     await cluster.startNode('n1')
     const answer = await read
     expect([answer.status, answer.body.name]).toEqual([200, 'Late'])
+    const ready = await cluster.node('n1').request('GET', '/ready/copies', { tenant: undefined })
+    expect([ready.status, ready.body.probes.map(({ name }: { name: string }) => name)]).toEqual([
+      200,
+      expect.arrayContaining(['copies', 'serving']),
+    ])
     await cluster.stopNode('n1')
     await eventually('the node is gone', async () => (await metric('ready_nodes')) === 0)
   })

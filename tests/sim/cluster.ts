@@ -81,6 +81,7 @@ export const TIMES: ReplicaSettings = {
   moveRestMs: 10_000,
   handoverTimeoutMs: 1000,
   copyRetryMs: 300,
+  copiesWaitMs: 600_000,
   waitingEntriesMax: 8,
 }
 

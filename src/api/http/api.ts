@@ -31,6 +31,7 @@ export async function createHttpApi(options: HttpApiOptions): Promise<FastifyIns
   const app = createHttpServer({
     ...options,
     elsewhere: { '/upload': UPLOADS_ELSEWHERE, '/jobs': UPLOADS_ELSEWHERE },
+    hasCopies: true,
   })
   const { gate } = options
   const forwarder = gate && new HttpForwarder(gate.auth, options.operations.changes.closing)

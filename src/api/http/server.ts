@@ -23,6 +23,8 @@ export interface HttpServerOptions {
   readonly requestReadMs: number
   /** Paths (and what is below them) that are served by another part, and where that is. */
   readonly elsewhere?: Readonly<Record<string, string>>
+  /** A database node: it is asked whether its copies can be used, too. */
+  readonly hasCopies?: boolean
 }
 
 /** Set on a route's config: what the request duration is counted under. Default: method and pattern. */
@@ -118,14 +120,18 @@ export function createHttpServer(options: HttpServerOptions): FastifyInstance {
   })
 
   app.get('/health', { schema: { tags: ['operations'], summary: 'The process runs' } }, async () => ({ status: 'ok' }))
-  app.get(
-    '/ready',
-    { schema: { tags: ['operations'], summary: 'The process can do its work: named probes, 503 when one fails' } },
-    async (_request, reply) => {
-      const { ready, probes: results } = await probes.check()
+  const ready = (path: string, summary: string, copies: boolean) =>
+    app.get(path, { schema: { tags: ['operations'], summary } }, async (_request, reply) => {
+      const { ready, probes: results } = await probes.check({ copies })
       return reply.code(ready ? 200 : 503).send({ status: ready ? 'ready' : 'not ready', probes: results })
-    },
-  )
+    })
+  ready('/ready', 'The process can do its work: named probes, 503 when one fails', false)
+  if (options.hasCopies)
+    ready(
+      '/ready/copies',
+      'The same, and the copies that the node started with can be used again: for rolling updates, which must not take the next node before',
+      true,
+    )
   app.get('/metrics', { schema: { tags: ['operations'], summary: 'Prometheus metrics' } }, async (_request, reply) =>
     reply.type(metrics.registry.contentType).send(await metrics.registry.metrics()),
   )

@@ -18,6 +18,19 @@ describe('readiness probes', () => {
     expect(await probes.check()).toMatchObject({ ready: false, probes: [{ detail: 'failed' }, {}] })
   })
 
+  it('of copies fail only what asks for copies', async () => {
+    const probes = new Probes(1000)
+    let left = 2
+    const copies = () => {
+      if (left > 0) throw new PercolateError('TENANT_UNAVAILABLE', `${left} left`)
+    }
+    probes.add('copies', copies, { required: 'copies' })
+    expect(await probes.check()).toEqual({ ready: true, probes: [{ name: 'copies', ok: false, detail: '2 left' }] })
+    expect((await probes.check({ copies: true })).ready).toBe(false)
+    left = 0
+    expect((await probes.check({ copies: true })).ready).toBe(true)
+  })
+
   it('count as they did last while they hang, and as failed when their time is up; they are not asked twice at once', async () => {
     const probes = new Probes(600)
     let asked = 0

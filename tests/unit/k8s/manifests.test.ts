@@ -277,7 +277,7 @@ describe.runIf(hasKubectl).each(overlays)('the overlay %s', overlay => {
         'RuntimeDefault',
       ])
       expect([name, pod.automountServiceAccountToken]).toEqual([name, name === 'Deployment/percolate-controller'])
-      for (const { image, resources, securityContext, readinessProbe, livenessProbe } of pod.containers) {
+      for (const { args, image, resources, securityContext, readinessProbe, livenessProbe } of pod.containers) {
         expect([name, image]).toEqual([name, expect.stringMatching(/:[\w.-]+$/)])
         expect(image).not.toMatch(/:latest$/)
         expect(resources.limits).toMatchObject({ cpu: expect.any(String), memory: expect.any(String) })
@@ -288,6 +288,9 @@ describe.runIf(hasKubectl).each(overlays)('the overlay %s', overlay => {
           capabilities: { drop: ['ALL'] },
         })
         expect([name, readinessProbe !== undefined, livenessProbe !== undefined]).toEqual([name, true, true])
+        // A roll goes on when the copies of the last node can be used; whether a node gets requests, the controller's list says.
+        if (args?.[0] === 'node')
+          expect([name, readinessProbe.httpGet.path, pod.containers.length]).toEqual([name, '/ready/copies', 1])
       }
     }
     for (const workload of workloads()) {
