@@ -2,6 +2,7 @@ import { resolve } from 'node:path'
 import { type Command, InvalidArgumentError } from 'commander'
 import { systemTime } from '../base/time.ts'
 import { findProgram, LocalCluster } from '../cluster/cluster.ts'
+import { searchPath } from '../config/environment.ts'
 import { SYNC_STREAMS_PATTERN } from '../replication/streams.ts'
 import { configOf, guarded, loggerOf, runUntilSignal } from './common.ts'
 import { fail, printJson, say } from './output.ts'
@@ -50,7 +51,7 @@ async function cluster(flags: ClusterFlags): Promise<void> {
   if (!new RegExp(SYNC_STREAMS_PATTERN).test(flags.syncStreams))
     fail(`--sync-streams must be per-tenant or pooled:N, not ${JSON.stringify(flags.syncStreams)}.`)
   if (flags.nats === 2) fail('--nats must be 1, 3 or more: two servers have no majority when one is gone.')
-  const path = process.env.PATH ?? ''
+  const path = searchPath()
   let isStopping = false
   const running = await LocalCluster.prepare({
     ...flags,

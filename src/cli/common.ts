@@ -3,6 +3,7 @@ import { PercolateClient } from '../../client/client.ts'
 import { PercolateClientError } from '../../client/errors.ts'
 import { PercolateError } from '../base/errors.ts'
 import { createLogger, type Logger } from '../base/logger.ts'
+import { clientDefaults, environment } from '../config/environment.ts'
 import { loadConfig, unknownVariables } from '../config/load.ts'
 import { type Config, flagOf, type Role, type Setting, type SettingName, settings } from '../config/settings.ts'
 import { fail, readableLog } from './output.ts'
@@ -55,7 +56,7 @@ export function loggerOf(config: Config, role: Role): Logger {
   // A person at a terminal gets lines to read; everybody else JSON.
   const destination = role === 'up' && process.stderr.isTTY ? { destination: readableLog() } : {}
   const logger = createLogger({ level: config.logLevel, role, ...destination })
-  for (const name of unknownVariables(process.env))
+  for (const name of unknownVariables(environment()))
     logger.warn({ variable: name }, 'not a setting of Percolate, ignored; docs/config.md lists them')
   return logger
 }
@@ -95,10 +96,11 @@ export interface ClientFlags {
 
 /** Flags of the commands that talk to a running Percolate. */
 export function addClientFlags(command: Command): Command {
+  const { tenant, url, gateway } = clientDefaults()
   return command
-    .option('-t, --tenant <id>', 'tenant', process.env.PERCOLATE_TENANT ?? 'default')
-    .option('--url <url>', 'database node or router', process.env.PERCOLATE_URL ?? 'http://127.0.0.1:8080')
-    .option('--gateway <url>', 'upload gateway', process.env.PERCOLATE_GATEWAY_URL ?? 'http://127.0.0.1:8081')
+    .option('-t, --tenant <id>', 'tenant', tenant)
+    .option('--url <url>', 'database node or router', url)
+    .option('--gateway <url>', 'upload gateway', gateway)
     .option('--json', 'print JSON, for programs')
 }
 

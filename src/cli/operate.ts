@@ -4,6 +4,7 @@ import type { Command } from 'commander'
 import { PercolateClient } from '../../client/client.ts'
 import { parseTenantId } from '../base/ids.ts'
 import { systemTime } from '../base/time.ts'
+import { clientDefaults } from '../config/environment.ts'
 import type { publicJob } from '../jobs/model.ts'
 import { addClientFlags, type ClientFlags, configOf, gatewayOf, guarded } from './common.ts'
 import { fail, oneLine, printJson, printTable, say } from './output.ts'
@@ -28,11 +29,7 @@ export function addOperateCommands(program: Command): void {
     .description('verify tenants on disk: records, postings, vectors, edges, outbox (Percolate must not be running)')
     .option('--data-dir <path>', 'data directory (default: PERCOLATE_DATA_DIR or ./data)')
     .option('--cluster <tenant>', 'compare the holders of a tenant in a running cluster instead')
-    .option(
-      '--url <url>',
-      'any node of the cluster, or its router',
-      process.env.PERCOLATE_URL ?? 'http://127.0.0.1:8080',
-    )
+    .option('--url <url>', 'any node of the cluster, or its router', clientDefaults().url)
     .option('--json', 'print JSON, for programs')
     .addHelpText(
       'after',

@@ -1,6 +1,7 @@
 import type { Command } from 'commander'
 import type { Logger } from '../base/logger.ts'
 import { offsetTime, systemTime } from '../base/time.ts'
+import { searchPath } from '../config/environment.ts'
 import type { Config } from '../config/settings.ts'
 import type { S3ObjectStore } from '../objects/s3.ts'
 import type { NatsStream } from '../stream/nats/adapter.ts'
@@ -52,7 +53,7 @@ async function up(options: Record<string, unknown>): Promise<void> {
     config,
     logger,
     time: systemTime,
-    searchPath: process.env.PATH ?? '',
+    searchPath: searchPath(),
     onFatal: reason => {
       if (stopping) return
       logger.fatal(reason)

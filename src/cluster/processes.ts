@@ -5,6 +5,7 @@ import { createServer, type Server } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { errorMessage, PercolateError } from '../base/errors.ts'
 import { superviseChild } from '../base/supervise.ts'
+import { environment } from '../config/environment.ts'
 
 export interface ProgramSpec {
   readonly name: string
@@ -51,7 +52,7 @@ export class Program {
     this.#isWanted = true
     const child = superviseChild(typeof command === 'function' ? command() : command, {
       name: `percolate-${name}`,
-      env: { ...process.env, ...usual, ...env },
+      env: { ...environment(), ...usual, ...env },
       stdout: 'pipe',
     })
     this.#child = child

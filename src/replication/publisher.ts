@@ -1,3 +1,4 @@
+import { setMaxListeners } from 'node:events'
 import { PercolateError } from '../base/errors.ts'
 import type { TenantId } from '../base/ids.ts'
 import type { Logger } from '../base/logger.ts'
@@ -77,6 +78,8 @@ export class Publisher {
 
   constructor(options: PublisherOptions) {
     this.#options = options
+    // Every tenant that has something to publish waits with it.
+    setMaxListeners(0, this.#stop.signal)
   }
 
   /** Failed attempts in a row; 0 when the last one worked. */

@@ -1,4 +1,4 @@
-import { rm } from 'node:fs/promises'
+import { readdir, readFile, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { ask } from '../ask.ts'
@@ -99,7 +99,20 @@ export async function withTopology(
     await topology.stop()
     verdict.samples = topology.samples
     verdict.events = topology.events
+    const warnings = await leakWarnings(join(context.dataDir, 'logs'))
+    verdict.check(`no process warns of a leak ${warnings.slice(0, 3).join('; ')}`.trim(), warnings.length === 0)
   }
+}
+
+/** What Node.js says when listeners or timers pile up. */
+async function leakWarnings(folder: string): Promise<string[]> {
+  const found: string[] = []
+  for (const name of await readdir(folder)) {
+    const text = await readFile(join(folder, name), 'utf8')
+    for (const line of text.match(/^.*(?:MaxListenersExceeded|TimeoutOverflow)Warning.*$/gm) ?? [])
+      found.push(`${name}: ${line.slice(0, 200)}`)
+  }
+  return found
 }
 
 /** Waits for something that scaling brings about. Windows are in production's seconds, divided by the speed; processes start in real time. */

@@ -1,3 +1,4 @@
+import { setMaxListeners } from 'node:events'
 import { PercolateError } from '../../base/errors.ts'
 import type { TenantId } from '../../base/ids.ts'
 import { formatClock } from '../../clock/hlc.ts'
@@ -62,6 +63,8 @@ export class ChangeOperations {
   constructor(context: OperationsContext, limits: FeedLimits) {
     this.#context = context
     this.#limits = limits
+    // Feeds that are sent on to other nodes wait with it, each on its own.
+    setMaxListeners(0, this.#closing.signal)
   }
 
   /** Fires when every feed ends, for a drain. */

@@ -31,7 +31,7 @@ function makeNode(openMax: number, name = 'n') {
     memoryBytesMax: 1e9,
     tenantBytes: 1,
     idleMs: 1e6,
-    waitMsMax: 200,
+    waitMsMax: 10_000,
     exists: async tenant => disks.has(tenant),
     open: async tenant => {
       opened++
@@ -225,4 +225,17 @@ describe('waiting for a tenant', () => {
     await using
     expect(pool.exhaustedMs).toBe(0)
   })
+})
+
+it('as many feeds may be sent on to other nodes as come: who waits for the end of all is no leak', async () => {
+  const warnings: string[] = []
+  const onWarning = ({ name }: Error) => void warnings.push(name)
+  process.on('warning', onWarning)
+  const { feeds } = makeNode(1)
+  let ended = 0
+  for (let n = 0; n < 20; n++) feeds.closing.addEventListener('abort', () => void ended++, { once: true })
+  await new Promise(resolve => setImmediate(resolve))
+  feeds.close()
+  process.off('warning', onWarning)
+  expect([ended, warnings]).toEqual([20, []])
 })
