@@ -8,6 +8,7 @@ import { ensureHaproxy } from './haproxy.mjs'
 import { ensureNats } from './nats.mjs'
 import { ensurePrometheus } from './prometheus.mjs'
 import { prepareRocksdb } from './rocksdb.mjs'
+import { ensureShellcheck } from './shellcheck.mjs'
 
 export const root = fileURLToPath(new URL('..', import.meta.url))
 const say = text => console.log(`· ${text}`)
@@ -21,6 +22,7 @@ export async function setup(purpose = 'checking') {
   if (purpose === 'clusters') {
     ensureHaproxy(say)
     ensurePrometheus(say)
+    ensureShellcheck(say)
   }
   await build({ onlyRunning: purpose === 'running' })
 }

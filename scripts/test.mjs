@@ -29,19 +29,21 @@ function main() {
   if (isLong)
     return (
       run({ PERCOLATE_SIM_SECONDS: '900', PERCOLATE_SIM_RUNS: '1000000' }, ...vitest('sim'), ...rest) ||
-      run({}, ...vitest('long'), ...rest)
+      reported('long')
     )
   if (rest.length > 0) return run({}, ...vitest('unit', 'integration', 'sim'), ...rest)
-  const failed =
-    run({}, 'scripts/verify.mjs') ||
-    run(
-      {},
-      ...vitest('unit', 'integration', 'sim'),
-      '--reporter=default',
-      '--reporter=json',
-      `--outputFile.json=${report}`,
-    )
-  if (existsSync(report)) slowest()
+  return run({}, 'scripts/verify.mjs') || reported('unit', 'integration', 'sim')
+}
+
+/** Says after the run what took longest, and last of all what did not run: that did not pass. */
+function reported(...projects) {
+  const reporters = ['--reporter=default', '--reporter=json', `--outputFile.json=${report}`]
+  const failed = run({}, ...vitest(...projects), ...reporters, ...rest)
+  if (existsSync(report)) {
+    const files = JSON.parse(readFileSync(report, 'utf8')).testResults
+    slowest(files)
+    skipped(files)
+  }
   return failed
 }
 
@@ -50,8 +52,7 @@ function vitest(...projects) {
 }
 
 /** The test files that took longest, so that a slow one does not come in unseen. */
-function slowest() {
-  const files = JSON.parse(readFileSync(report, 'utf8')).testResults
+function slowest(files) {
   const tests = files.flatMap(({ name, assertionResults }) =>
     assertionResults.map(({ fullName, duration }) => ({
       file: relative(root, name),
@@ -67,6 +68,14 @@ function slowest() {
   console.log('The slowest tests:')
   for (const { file, fullName, duration } of longest(tests, test => test.duration))
     console.log(`${seconds(duration)}  ${file}: ${fullName}`)
+}
+
+/** A tool that is missing must not look like a check that passed. */
+function skipped(files) {
+  for (const { name, assertionResults } of files)
+    for (const { fullName, status } of assertionResults)
+      if (status !== 'passed' && status !== 'failed')
+        console.warn(`!!! NOT CHECKED (${status}): ${relative(root, name)}: ${fullName}`)
 }
 
 function run(env, ...command) {

@@ -5,6 +5,7 @@ import { join } from 'node:path'
 import ts from 'typescript'
 import { parseAllDocuments } from 'yaml'
 import { PACKAGE_FOLDER } from '../../src/base/version.ts'
+import { findProgram } from '../../src/cluster/cluster.ts'
 
 // biome-ignore lint/suspicious/noExplicitAny: objects of every kind.
 export type Manifest = any
@@ -20,9 +21,21 @@ export const hasKubectl = (() => {
 })()
 
 /** A check that does not run says so where nobody overlooks it. */
+export function sayNotChecked(what: string): void {
+  console.warn(`\n!!! NOT CHECKED: ${what}.\n`)
+}
+
 export function sayIfSkipped(): void {
-  if (!hasKubectl)
-    console.warn('\n!!! NOT CHECKED: the manifests. There is no kubectl with kustomize 5 on this machine.\n')
+  if (!hasKubectl) sayNotChecked('the manifests. There is no kubectl with kustomize 5 on this machine')
+}
+
+/** The path of a program that a check may do without. */
+export function programOrNone(name: string): string | undefined {
+  try {
+    return findProgram(name, process.env.PATH ?? '', '')
+  } catch {
+    return undefined
+  }
 }
 
 export function render(folder: string): Manifest[] {
