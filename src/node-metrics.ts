@@ -74,6 +74,7 @@ function addReplicationMetrics(metrics: Metrics, replica: Replica | undefined): 
     r => r.applier.counts.refused,
   )
   gauge('parked_entries_total', 'Entries from the future that were kept until due', r => r.applier.counts.parked)
+  gauge('parked_entries', 'Entries from the future that wait on disk until they are due', r => r.applier.parked)
   gauge('entry_holes_total', 'Times that an entry came before the one before it', r => r.applier.counts.holes)
   gauge('holes_given_up_total', 'Holes that no holder could fill: writes are lost', r => r.copies.givenUp)
   gauge('stream_consumers', 'Sync streams that are being read', r => r.follower.consumers)

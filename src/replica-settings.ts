@@ -26,4 +26,6 @@ export const replicaSettings = (config: Config): ReplicaSettings => ({
   handoverTimeoutMs: config.handoverTimeoutMs,
   copyRetryMs: config.copyRetryMs,
   copiesWaitMs: config.copiesWaitMs,
+  waitingBytesMax: config.waitingBytesMax,
+  parkedEntriesMax: config.parkedEntriesMax,
 })

@@ -2,9 +2,12 @@ import { PercolateError } from '../base/errors.ts'
 import type { TenantId } from '../base/ids.ts'
 import type { Logger } from '../base/logger.ts'
 import type { Time } from '../base/time.ts'
-import { decodeEntry, type Entry } from '../storage/codec.ts'
+import { decodeEntry, type Entry, encodeEntry } from '../storage/codec.ts'
 import { keys, prefixes, prefixRange, space } from '../storage/keys.ts'
 import type { Tenant } from '../tenant/tenant.ts'
+import { firstParked } from './parked.ts'
+import { PassedOver } from './passed-over.ts'
+import { WaitingRoom } from './waiting-room.ts'
 
 export interface ApplierOptions {
   readonly time: Time
@@ -13,16 +16,22 @@ export interface ApplierOptions {
   readonly clockSkewMsMax: number
   /** Entries of a tenant that wait in memory for one that is missing before them; default: 1,024. */
   readonly waitingEntriesMax?: number | undefined
+  /** Encoded bytes of entries of all tenants that wait so; default: 256 MiB. */
+  readonly waitingBytesMax?: number | undefined
+  /** Entries from the future that are kept on disk, a tenant; default: 10,000. */
+  readonly parkedEntriesMax?: number | undefined
   readonly onParked: (tenant: TenantId) => void
 }
 
 /** Encoded bytes of an entry that is looked at, at most. */
 export const ENTRY_BYTES_ACCEPTED_MAX = 8 * 1024 * 1024
-/** Entries that wait in memory for one that is missing before them, a tenant. */
+/** Entries that wait in memory for one that is missing before them, a tenant, and their encoded bytes. */
 const WAITING_ENTRIES_MAX = 1024
 const WAITING_BYTES_MAX = 32 * 1024 * 1024
-/** Entries from the future that are kept, a tenant. */
+const NODE_WAITING_BYTES_MAX = 256 * 1024 * 1024
+/** Entries from the future that are kept, a tenant, and their encoded bytes. */
 const PARKED_ENTRIES_MAX = 10_000
+const PARKED_BYTES_MAX = 256 * 1024 * 1024
 /** Entries that are given up at once. */
 const SKIPPED_MAX = 100_000
 /** Kinds of refusal that are logged once each. */
@@ -40,10 +49,9 @@ export type Offered =
   /** There is no room to keep it: the reader must come back to it, and says so by {@link Applier.passedOver}. */
   | 'full'
 
-interface Waiting {
-  readonly byOrigin: Map<string, Map<number, { readonly entry: Entry; readonly bytes: number }>>
-  entries: number
-  bytes: number
+interface Amount {
+  readonly entries: number
+  readonly bytes: number
 }
 
 export interface ApplierCounts {
@@ -62,17 +70,23 @@ export interface ApplierCounts {
 export class Applier {
   readonly counts: ApplierCounts = { applied: 0, known: 0, refused: 0, parked: 0, holes: 0, rolledBack: 0 }
   readonly #options: ApplierOptions
-  readonly #waiting = new Map<TenantId, Waiting>()
+  readonly #waiting: WaitingRoom
   readonly #logged = new Set<string>()
   /** Copies of which the reader passed something over that it has to come back to. */
   readonly #behind = new Set<TenantId>()
-  /** Entries parked on disk, once they have been counted. */
-  readonly #parked = new Map<TenantId, number>()
+  readonly #passed = new PassedOver()
+  /** What is parked on disk, once it has been counted. */
+  readonly #parked = new Map<TenantId, Amount>()
   /** Copies with parked entries that are due and lack the one before them: the first of each origin. */
   readonly #blocked = new Map<TenantId, ReadonlyMap<string, number>>()
 
   constructor(options: ApplierOptions) {
     this.#options = options
+    this.#waiting = new WaitingRoom({
+      entriesMax: options.waitingEntriesMax ?? WAITING_ENTRIES_MAX,
+      bytesMax: WAITING_BYTES_MAX,
+      nodeBytesMax: options.waitingBytesMax ?? NODE_WAITING_BYTES_MAX,
+    })
   }
 
   /**
@@ -82,30 +96,42 @@ export class Applier {
     return this.#waiting.has(tenant) || this.#behind.has(tenant) || this.#blocked.has(tenant)
   }
 
-  /** The reader of the tenant's stream went past an entry that is not in the copy; until it has read it again there is a hole. */
-  passedOver(tenant: TenantId): void {
+  /** The reader of the tenant's stream went past an entry that is not in the copy; until it has read it again there is a hole. `full`: the bytes of one for which there was no room. */
+  passedOver(tenant: TenantId, full?: Buffer): void {
     this.#behind.add(tenant)
+    if (!full) return
+    const { origin, sequence } = decodeEntry(full)
+    this.#passed.note(tenant, origin, sequence)
   }
 
-  /** All that was passed over has been offered again, and is in the copy or waits. */
-  cameBack(tenant: TenantId): void {
+  /** The reader offers again, from now on, all that it passed over before. */
+  comingBack(tenant: TenantId): void {
+    this.#passed.beginPass(tenant)
+  }
+
+  /** All that was passed over when {@link comingBack} was called has been offered again. `isAll`: and nothing was passed over meanwhile: each is in the copy or waits. */
+  cameBack(tenant: TenantId, isAll: boolean): void {
+    this.#passed.endPass(tenant)
+    if (!isAll) return
     this.#behind.delete(tenant)
+    this.#passed.forget(tenant)
   }
 
   /** What waits in memory, over all copies. */
   get waiting(): { readonly entries: number; readonly bytes: number } {
-    let entries = 0
-    let bytes = 0
-    for (const waiting of this.#waiting.values()) {
-      entries += waiting.entries
-      bytes += waiting.bytes
-    }
-    return { entries, bytes }
+    return this.#waiting.total
   }
 
-  /** Forgets what waits in memory: the copy is closed, or has been brought up to date otherwise. */
+  /** Entries that wait on disk until they are due, over all copies. */
+  get parked(): number {
+    let entries = 0
+    for (const amount of this.#parked.values()) entries += amount.entries
+    return entries
+  }
+
+  /** Forgets what waits in memory: the copy is gone, or is made anew. */
   forget(tenant: TenantId): void {
-    this.#waiting.delete(tenant)
+    this.#waiting.forget(tenant)
     this.#parked.delete(tenant)
     this.#blocked.delete(tenant)
   }
@@ -116,9 +142,21 @@ export class Applier {
     return entry ? this.#take(tenant, entry, bytes) : 'refused'
   }
 
-  /** Applies what was parked and is due, in order, and what waits behind it. What is due and lacks the one before it is a hole from then on. */
+  /** As {@link offer}, for an entry that may be in no stream any more and in no copy but the one that hands it over: it is applied or on disk when this returns, or there was no room. Never `waiting`. */
+  async keep(tenant: Tenant, bytes: Buffer): Promise<Exclude<Offered, 'waiting'>> {
+    const entry = this.#read(tenant, bytes)
+    if (!entry) return 'refused'
+    const offered = await this.#take(tenant, entry, bytes)
+    if (offered !== 'waiting') return offered
+    const kept = await this.#park(tenant, entry, bytes)
+    if (kept === 'parked') this.#waiting.remove(tenant.id, entry.origin, entry.sequence)
+    return kept
+  }
+
+  /** Applies what was parked and is due, in order, and what waits behind it. What is due and lacks the one before it is a hole from then on. Returns how many are left. */
   async applyDue(tenant: Tenant): Promise<number> {
-    let applied = 0
+    let entries = 0
+    let bytes = 0
     // The first of each origin that stays: those behind it wait for that one, which is no hole while it is not due.
     const left = new Map<string, number | undefined>()
     for await (const chunk of tenant.chunks(prefixRange(prefixes.space(space.parked)))) {
@@ -127,14 +165,22 @@ export class Applier {
         const { origin, sequence } = entry
         const result = this.#isAhead(entry) ? undefined : await tenant.apply(entry)
         if (result === 'applied') {
-          applied++
           await this.#applyWaiting(tenant, origin)
-        } else if (result === 'known') await tenant.change(async staging => staging.del(key))
-        else if (!left.has(origin)) left.set(origin, result === 'hole' ? sequence : undefined)
+          continue
+        }
+        if (result === 'known') {
+          await tenant.change(async staging => staging.del(key))
+          continue
+        }
+        entries++
+        bytes += value.length
+        if (!left.has(origin)) left.set(origin, result === 'hole' ? sequence : undefined)
       }
     }
     this.#noteBlocked(tenant, left)
-    return applied
+    if (entries === 0) this.#parked.delete(tenant.id)
+    else this.#parked.set(tenant.id, { entries, bytes })
+    return entries
   }
 
   #noteBlocked(tenant: Tenant, left: ReadonlyMap<string, number | undefined>): void {
@@ -152,24 +198,31 @@ export class Applier {
   /** After the vector moved otherwise (a transfer): what waited, or was parked and is due, and fits now is applied, the rest of it is known. */
   async settle(tenant: Tenant): Promise<void> {
     if (this.#blocked.has(tenant.id)) await this.applyDue(tenant)
-    const waiting = this.#waiting.get(tenant.id)
-    if (!waiting) return
-    for (const origin of [...waiting.byOrigin.keys()]) await this.#applyWaiting(tenant, origin)
+    for (const origin of this.#waiting.origins(tenant.id)) await this.#applyWaiting(tenant, origin)
   }
 
-  /** Gives up what is missing from the origins that `isGone` names, and applies what waits behind it. Returns what was given up. */
+  /**
+   * Gives up what is missing from the origins that `isGone` names, and applies what waits behind it. Returns what was given up: nothing that the reader has seen and had no room for, and nothing before an
+   * entry that is not due, which needs it only then.
+   */
   async skipHoles(
     tenant: Tenant,
     isGone: (origin: string) => boolean,
   ): Promise<{ origin: string; from: number; to: number }[]> {
     const skipped: { origin: string; from: number; to: number }[] = []
+    const passed = this.#passed.lowest(tenant.id)
+    if (!passed) return skipped
     const firsts = new Map(this.#blocked.get(tenant.id))
-    for (const [origin, entries] of this.#waiting.get(tenant.id)?.byOrigin ?? [])
-      firsts.set(origin, Math.min(...entries.keys(), firsts.get(origin) ?? Number.POSITIVE_INFINITY))
+    const note = (origin: string, sequence: number) =>
+      firsts.set(origin, Math.min(sequence, firsts.get(origin) ?? Number.POSITIVE_INFINITY))
+    for (const origin of this.#waiting.origins(tenant.id)) note(origin, this.#waiting.sequences(tenant.id, origin)[0]!)
+    for (const [origin, sequence] of passed) if (sequence > (tenant.vector.get(origin) ?? 0)) note(origin, sequence)
     for (const [origin, next] of firsts) {
       if (!isGone(origin)) continue
       const last = tenant.vector.get(origin) ?? 0
       if (next <= last + 1 || next - last > SKIPPED_MAX) continue
+      const parked = await firstParked(tenant, origin, last)
+      if (parked !== undefined && parked < next) continue
       // Should one of them turn up after all, it is applied. One that has come since is not missing.
       const from = await tenant.change(async staging => {
         const first = (staging.vector.get(origin) ?? 0) + 1
@@ -222,7 +275,7 @@ export class Applier {
     if (this.#isAhead(entry) && (await this.#isNew(tenant, entry))) return this.#park(tenant, entry, bytes)
     const result = await tenant.apply(entry)
     if (result === 'hole') {
-      if (await this.#isParkedBefore(tenant, entry)) return this.#park(tenant, entry, bytes)
+      if (await this.#isBehindParked(tenant, entry)) return this.#park(tenant, entry, bytes)
       return this.#wait(tenant.id, entry, bytes)
     }
     this.counts[result]++
@@ -241,65 +294,57 @@ export class Applier {
     return (await tenant.get(keys.skipped(origin, sequence))) !== undefined
   }
 
-  async #isParkedBefore(tenant: Tenant, { origin, sequence }: Entry): Promise<boolean> {
-    return (await tenant.get(keys.parked(origin, sequence - 1))) !== undefined
+  async #isBehindParked(tenant: Tenant, { origin, sequence }: Entry): Promise<boolean> {
+    const first = await firstParked(tenant, origin, tenant.vector.get(origin) ?? 0)
+    return first !== undefined && first < sequence
   }
 
-  /** On disk, so that it outlives its stream; those behind it from the same origin wait there too, since each needs the one before. */
-  async #park(tenant: Tenant, { origin, sequence }: Entry, bytes: Buffer): Promise<Offered> {
-    const parked = this.#parked.get(tenant.id) ?? (await this.countParked(tenant))
-    if (parked >= PARKED_ENTRIES_MAX) return 'full'
-    this.#parked.set(tenant.id, parked + 1)
-    await tenant.change(async staging => staging.put(keys.parked(origin, sequence), bytes))
+  /** On disk, so that it outlives its stream; those behind it from the same origin wait there too, since none of them can be applied before it. */
+  async #park(tenant: Tenant, { origin, sequence }: Entry, bytes: Buffer): Promise<'parked' | 'full'> {
+    const key = keys.parked(origin, sequence)
+    if ((await tenant.get(key)) !== undefined) return 'parked'
+    const { parkedEntriesMax = PARKED_ENTRIES_MAX, onParked } = this.#options
+    if (!this.#parked.has(tenant.id)) this.#parked.set(tenant.id, await measureParked(tenant))
+    const parked = this.#parked.get(tenant.id) ?? { entries: 0, bytes: 0 }
+    if (parked.entries >= parkedEntriesMax || parked.bytes + bytes.length > PARKED_BYTES_MAX) return 'full'
+    this.#parked.set(tenant.id, { entries: parked.entries + 1, bytes: parked.bytes + bytes.length })
+    await tenant.change(async staging => staging.put(key, bytes))
     this.counts.parked++
-    this.#options.onParked(tenant.id)
+    onParked(tenant.id)
+    for (const next of this.#waiting.sequences(tenant.id, origin)) {
+      const entry = next > sequence ? this.#waiting.get(tenant.id, origin, next) : undefined
+      if (entry && (await this.#park(tenant, entry, encodeEntry(entry))) === 'parked')
+        this.#waiting.remove(tenant.id, origin, next)
+    }
     return 'parked'
   }
 
-  async countParked(tenant: Tenant): Promise<number> {
-    let count = 0
-    for await (const chunk of tenant.chunks({ ...prefixRange(prefixes.space(space.parked)), values: false }))
-      count += chunk.length
-    this.#parked.set(tenant.id, count)
-    return count
-  }
-
   #wait(id: TenantId, entry: Entry, bytes: Buffer): Offered {
-    let waiting = this.#waiting.get(id)
-    if (!waiting) {
-      waiting = { byOrigin: new Map(), entries: 0, bytes: 0 }
-      this.#waiting.set(id, waiting)
-      this.counts.holes++
-    }
-    const entries = waiting.byOrigin.get(entry.origin) ?? new Map<number, { entry: Entry; bytes: number }>()
-    if (entries.has(entry.sequence)) return 'waiting'
-    const { waitingEntriesMax = WAITING_ENTRIES_MAX } = this.#options
-    if (waiting.entries >= waitingEntriesMax || waiting.bytes + bytes.length > WAITING_BYTES_MAX) return 'full'
-    waiting.entries++
-    waiting.bytes += bytes.length
-    waiting.byOrigin.set(entry.origin, entries.set(entry.sequence, { entry, bytes: bytes.length }))
+    const isFirst = !this.#waiting.has(id)
+    if (!this.#waiting.add(id, entry, bytes.length)) return 'full'
+    if (isFirst) this.counts.holes++
     return 'waiting'
   }
 
   async #applyWaiting(tenant: Tenant, origin: string): Promise<void> {
-    const waiting = this.#waiting.get(tenant.id)
-    const entries = waiting?.byOrigin.get(origin)
-    if (!waiting || !entries) return
     for (;;) {
       const last = tenant.vector.get(origin) ?? 0
-      for (const [sequence, { bytes }] of [...entries])
-        if (sequence <= last) {
-          entries.delete(sequence)
-          waiting.entries--
-          waiting.bytes -= bytes
-        }
-      const next = entries.get(last + 1)
-      if (!next) break
-      if ((await tenant.apply(next.entry)) === 'hole') break
+      for (const sequence of this.#waiting.sequences(tenant.id, origin))
+        if (sequence <= last) this.#waiting.remove(tenant.id, origin, sequence)
+      const next = this.#waiting.get(tenant.id, origin, last + 1)
+      if (!next || (await tenant.apply(next)) === 'hole') return
       this.counts.applied++
     }
-    // Others do the same for entries that came beside this one; what they have begun anew since is theirs.
-    if (entries.size === 0 && waiting.byOrigin.get(origin) === entries) waiting.byOrigin.delete(origin)
-    if (waiting.byOrigin.size === 0 && this.#waiting.get(tenant.id) === waiting) this.#waiting.delete(tenant.id)
   }
+}
+
+async function measureParked(tenant: Tenant): Promise<Amount> {
+  let entries = 0
+  let bytes = 0
+  for await (const chunk of tenant.chunks(prefixRange(prefixes.space(space.parked))))
+    for (const [, value] of chunk) {
+      entries++
+      bytes += value.length
+    }
+  return { entries, bytes }
 }

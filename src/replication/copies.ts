@@ -16,6 +16,7 @@ import { dropCopy } from './drop.ts'
 import type { Follower } from './follower.ts'
 import { Holes } from './holes.ts'
 import { countLate, moveLate } from './late.ts'
+import { handOnParked, summarizeParked } from './parked.ts'
 import type { CopyState, CopyStatus, PeerHandlers, PeerPort, TransferPart } from './peer.ts'
 import { activeHolders, holderOf, type Placement } from './placement.ts'
 import type { Reconciler } from './reconciler.ts'
@@ -503,6 +504,8 @@ export class Copies {
       }
       if (status && !(await this.#reconciler.covers(tenant, status.vector)))
         await this.#reconciler.reconcile(tenant, source)
+      // In no stream any more, perhaps, and in no vector yet.
+      if (status) await this.#reconciler.takeParked(tenant, status)
     }
     const standing = await directory.update(tenant, current =>
       holderOf(current, node)?.state === 'joining' ? withHolder(current, node, 'active') : undefined,
@@ -582,7 +585,10 @@ export class Copies {
       if (!others.every(holder => answered.has(holder.node))) throw error
     }
     const after = await this.#reconciler.statuses(tenant, peers, placement)
-    for (const status of after) await this.#takeFrom(tenant, status)
+    for (const status of after) {
+      await this.#takeFrom(tenant, status)
+      await this.#reconciler.takeParked(tenant, status)
+    }
     const lost = (await pool.use(tenant, readSkipped)) ?? []
     for (const status of after) {
       // What others gave up for lost may be here, and the other way round.
@@ -604,7 +610,7 @@ export class Copies {
         'TENANT_UNAVAILABLE',
         'Writes from before the garbage collection floor are missing, and no other holder can be reached for them.',
       )
-    if (hasRead && this.#options.applier.hasHole(tenant) && !(await this.#holes.giveUp(tenant, placement, after)))
+    if (hasRead && this.#options.applier.hasHole(tenant) && !(await this.#holes.giveUp(tenant, placement)))
       throw new PercolateError(
         'TENANT_UNAVAILABLE',
         'Entries are missing, and no other holder can be reached for them.',
@@ -650,24 +656,27 @@ export class Copies {
     if (placement) queueMicrotask(() => this.#onPlacement(placement))
   }
 
-  /** A copy that is not complete has nothing of its own but what was set aside in it, which goes to a copy that is. */
+  /** A copy that is not complete has nothing of its own but what was set aside in it or waits there for its clock, which goes to a copy that is. */
   async #forget(tenant: TenantId): Promise<boolean> {
     const { directory, follower, peers, pool, store } = this.#options
     const placement = directory.placement(tenant)
-    await moveLate(pool, tenant, async entries => {
+    const keeper = async () => {
       const sources = placement ? this.#reconciler.sources(placement) : []
-      const keeper = placement && (await this.#reconciler.firstCurrent(tenant, placement, sources))
-      if (!keeper)
+      const found = placement && (await this.#reconciler.firstCurrent(tenant, placement, sources))
+      if (!found)
         throw new PercolateError('TENANT_UNAVAILABLE', 'No other copy can be reached to keep what was set aside here.')
-      await peers.to(keeper).keepLate(tenant, entries)
-    })
+      return peers.to(found)
+    }
+    await moveLate(pool, tenant, async entries => (await keeper()).keepLate(tenant, entries))
+    const parked = await handOnParked(pool, tenant, async entries => (await keeper()).keepParked(tenant, entries))
     await follower.unfollow(tenant)
     const isGone = await pool.exclusive(
       tenant,
       async () => {
         if (await store.has(tenant)) await store.remove(tenant)
       },
-      async open => open.isJoining && (await countLate(open)) === 0,
+      async open =>
+        open.isJoining && (await countLate(open)) === 0 && (await summarizeParked(open)).mark === parked.mark,
     )
     if (!isGone) return false
     this.#gone(tenant)

@@ -64,6 +64,8 @@ export interface StandingPlacement {
 }
 
 const UPDATE_ATTEMPTS_MAX = 10
+/** Members of a cluster that are listed at once. */
+const MEMBERS_MAX = 10_000
 const LOOK_MS = 2000
 /** A watch that does not tell of our own write for this long is deaf, and is opened anew. */
 const DEAF_MS = 1500
@@ -76,6 +78,7 @@ export class Directory {
   readonly #options: DirectoryOptions
   readonly #members = new Map<string, SeenMember>()
   readonly #sightings = new Map<string, Sighting>()
+  /** One for each tenant of the cluster, and the revision of each key: as many as the bucket has room for (`PERCOLATE_DIRECTORY_BYTES_MAX`). */
   readonly #placements = new Map<TenantId, Placement>()
   readonly #revisions = new Map<string, number>()
   readonly #listeners: ((placement: Placement) => void)[] = []
@@ -307,6 +310,16 @@ export class Directory {
   async readMember(node: string): Promise<{ member: Member; revision: number; writtenAtMs: number } | undefined> {
     const record = await (await this.#open()).get(subjects.memberKey(node))
     return record && { member: decodeMember(record.value), revision: record.revision, writtenAtMs: record.writtenAtMs }
+  }
+
+  /** The members that the bucket itself has now, those that have signed off left out; undefined: there are more than can be listed. */
+  async readMembers(): Promise<{ node: string; revision: number }[] | undefined> {
+    const records = await (await this.#open()).list(subjects.memberKey('*'), MEMBERS_MAX)
+    if (records.length >= MEMBERS_MAX) return undefined
+    return records.flatMap(({ value, revision }) => {
+      const { node, ended } = decodeMember(value)
+      return ended ? [] : [{ node, revision }]
+    })
   }
 
   async bucket(): Promise<KvBucket> {

@@ -7,6 +7,7 @@ import type { CopyStore } from './copy-store.ts'
 import type { Directory } from './directory.ts'
 import type { Follower } from './follower.ts'
 import { countLate, moveLate } from './late.ts'
+import { handOnParked, summarizeParked } from './parked.ts'
 import type { PeerPort } from './peer.ts'
 import { activeHolders, holderOf } from './placement.ts'
 import type { Reconciler } from './reconciler.ts'
@@ -62,6 +63,11 @@ export async function dropCopy(
     )
   // What was set aside here has no other place.
   await moveLate(pool, tenant, entries => peers.to(covering[0]!.node).keepLate(tenant, entries))
+  // The vectors say nothing about what waits for its clock: all who are to have what this copy has get that too.
+  const keepers = covering.slice(0, wanted).map(({ node: keeper }) => peers.to(keeper))
+  const parked = await handOnParked(pool, tenant, async entries => {
+    for (const keeper of keepers) await keeper.keepParked(tenant, entries)
+  })
   let isStanding = false
   await directory.update(tenant, latest => {
     isStanding = holderOf(latest, node)?.state === 'dropping' && isDropping()
@@ -75,7 +81,8 @@ export async function dropCopy(
       isDropping() &&
       open.outbox.entries === 0 &&
       covering.every(status => dominates(status.vector, open.vector)) &&
-      (await countLate(open)) === 0,
+      (await countLate(open)) === 0 &&
+      (await summarizeParked(open)).mark === parked.mark,
   )
   if (isGone) logger.info({ tenant }, 'dropped a copy as ordered')
   return isGone

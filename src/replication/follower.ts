@@ -42,10 +42,15 @@ const CURSOR_EVERY = 1000
 const RETRY_MS_MAX = 5000
 /** Streams whose position is remembered after they are no longer read. */
 const POSITIONS_MAX = 10_000
+/** Hints whose arrival is watched at once; of more, the stream's reader and the comparison of copies bring what they tell of. */
+const WATCHED_MAX = 10_000
 /** How long a catch-up waits for the end of the stream that it saw. */
 const CATCH_UP_MS_MAX = 30_000
 
 const DONE = Promise.resolve(true)
+
+type StreamRange = Pick<StreamInfo, 'incarnation' | 'firstSequence' | 'lastSequence'>
+const EMPTY_STREAM: StreamRange = { incarnation: '', firstSequence: 1, lastSequence: 0 }
 
 interface Reading {
   readonly stop: AbortController
@@ -71,8 +76,11 @@ export class Follower {
   readonly #passed = new Map<TenantId, StreamCursor>()
   /** The same for those that wait in memory too, until their copy has no hole: what is written down of the position in a pool stream stays before them. */
   readonly #unsettled = new Map<TenantId, StreamCursor>()
+  /** Passes over what was passed over, under way now; one for each copy, at most. */
+  readonly #passes = new Map<TenantId, Promise<boolean>>()
   readonly #stop = new AbortController()
   #endListening = () => {}
+  /** `tenant origin` of hints whose arrival is watched. */
   readonly #watched = new Set<string>()
 
   constructor(options: FollowerOptions) {
@@ -133,7 +141,7 @@ export class Follower {
     while (isInTime()) {
       const info = await stream.streamInfo(name)
       if (!holds(tenant)) return false
-      if (!info || info.lastSequence === 0) return true
+      if (!info || info.lastSequence === 0) return this.#readAgain(streams, tenant, EMPTY_STREAM, until)
       const reading = this.#read(streams, tenant)
       // Another stream of that name, or another reader of it, may have begun: then its end is asked for anew.
       while (this.#readings.get(name) === reading && isInTime()) {
@@ -310,7 +318,8 @@ export class Follower {
       // Looked at again under the lease: the copy may have been emptied meanwhile.
       const offered = await pool.use(id, async tenant => (takesEntries(id) ? applier.offer(tenant, data) : 'unread'))
       if (offered === 'waiting') noteFirst(this.#unsettled, id, at)
-      else if (offered === 'full' || offered === 'unread') this.#passOver(id, at)
+      else if (offered === 'full') this.#passOver(id, at, data)
+      else if (offered === 'unread') this.#passOver(id, at)
       if (offered !== 'waiting' && offered !== 'full') return offered === 'unread' ? 'unread' : 'kept'
       onHole(id)
       return offered === 'full' ? 'full' : 'kept'
@@ -329,23 +338,37 @@ export class Follower {
     )
   }
 
-  #passOver(id: TenantId, at: StreamCursor): void {
+  #passOver(id: TenantId, at: StreamCursor, full?: Buffer): void {
     noteFirst(this.#passed, id, at)
     noteFirst(this.#unsettled, id, at)
-    this.#options.applier.passedOver(id)
+    this.#options.applier.passedOver(id, full)
+  }
+
+  /** One pass at a time: while it is under way nobody can say yet that all has been offered again. */
+  async #readAgain(streams: SyncStreams, tenant: TenantId, info: StreamRange, untilMs: number): Promise<boolean> {
+    for (let running = this.#passes.get(tenant); running; running = this.#passes.get(tenant))
+      await running.catch(() => {})
+    const pass = this.#pass(streams, tenant, info, untilMs)
+    this.#passes.set(tenant, pass)
+    try {
+      return await pass
+    } finally {
+      this.#passes.delete(tenant)
+    }
   }
 
   /**
    * Offers again what was passed over of a tenant, from the first such message to the end of the stream as `info` has it, all of it, since a later one may be what earlier ones wait for. True when each is in
    * the copy by then, or something before it is missing.
    */
-  async #readAgain(streams: SyncStreams, tenant: TenantId, info: StreamInfo, untilMs: number): Promise<boolean> {
+  async #pass(streams: SyncStreams, tenant: TenantId, info: StreamRange, untilMs: number): Promise<boolean> {
     const { stream, time, applier, takesEntries } = this.#options
     const from = this.#passed.get(tenant)
     if (!from) return true
     if (!takesEntries(tenant)) return false
     // What is passed over from now on is noted anew, by this pass or by the reader.
     this.#passed.delete(tenant)
+    applier.comingBack(tenant)
     let next = from.stream === info.incarnation ? Math.max(from.sequence, info.firstSequence) : info.firstSequence
     let isRead = true
     const done = new AbortController()
@@ -363,7 +386,7 @@ export class Follower {
     } finally {
       done.abort()
       if (next <= info.lastSequence) this.#passOver(tenant, { stream: info.incarnation, sequence: next })
-      if (!this.#passed.has(tenant)) applier.cameBack(tenant)
+      else applier.cameBack(tenant, !this.#passed.has(tenant))
     }
     return isRead && next > info.lastSequence
   }
@@ -373,7 +396,7 @@ export class Follower {
     this.restart(tenant)
     this.#passed.delete(tenant)
     this.#unsettled.delete(tenant)
-    this.#options.applier.cameBack(tenant)
+    this.#options.applier.cameBack(tenant, true)
   }
 
   /**
@@ -425,7 +448,7 @@ export class Follower {
     if (!this.#options.takesEntries(tenant)) return
     this.follow(tenant)
     const name = `${hint.tenant} ${hint.origin}`
-    if (this.#watched.has(name)) return
+    if (this.#watched.has(name) || this.#watched.size >= WATCHED_MAX) return
     this.#watched.add(name)
     void this.#watchHint(tenant, hint.origin, hint.sequence).finally(() => this.#watched.delete(name))
   }

@@ -64,7 +64,7 @@ export class Holes {
         const statuses = await reconciler.statuses(tenant, reconciler.sources(placement), placement)
         for (const status of statuses) await takeFrom(tenant, status)
         if (!applier.hasHole(tenant)) return
-        if (hasRead && (await this.giveUp(tenant, placement, statuses))) return
+        if (hasRead && (await this.giveUp(tenant, placement))) return
       } catch (error) {
         if (attempt % 20 === 0) logger.warn({ tenant, reason: String(error) }, 'a hole could not be filled yet')
       }
@@ -72,41 +72,48 @@ export class Holes {
   }
 
   /**
-   * Entries that nobody has any more: their origin is no holder now, and every holder answered that it lacks them too (they were lost with a disk, or with the unsynced
-   * end of a stream). What comes behind them is then applied, and the loss is counted and logged.
+   * Entries that nobody has any more: their origin is no holder now, and every holder, and every other node that can be reached, answered that it lacks them too (they were lost with a disk, or with the
+   * unsynced end of a stream). What comes behind them is then applied, and the loss is counted and logged.
    */
-  async giveUp(tenant: TenantId, placement: Placement, statuses: readonly CopyStatus[]): Promise<boolean> {
-    const { node, applier, directory, pool, logger, peers } = this.#options
+  async giveUp(tenant: TenantId, { incarnation }: Placement): Promise<boolean> {
+    const { node, applier, directory, pool, logger, reconciler } = this.#options
     if (!directory.isWatching || !directory.isComplete) return false
+    const standing = await directory.fetch(tenant)
+    const members = await directory.readMembers()
+    if (standing?.incarnation !== incarnation || !members) return false
     // Also those that the directory does not list as holders: it may be an old one that was put back.
-    const known = [
-      ...placement.holders,
-      ...directory
-        .members()
-        .filter(({ isLive }) => isLive)
-        .map(({ member }) => member),
-    ]
-    const others = [...new Set(known.map(holder => holder.node))].filter(other => other !== node)
-    const answers = await Promise.all(
-      others.map(other =>
-        peers
-          .to(other)
-          .status(tenant)
-          .then(
-            status => status ?? null,
-            () => undefined,
-          ),
-      ),
-    )
-    // Who does not answer may have them; who has a complete copy was asked for them already.
-    if (answers.includes(undefined)) return false
-    if (answers.some(status => status?.state === 'current' && !statuses.some(known => known.node === status.node)))
-      return false
-    const origins = new Set(answers.map(status => status?.origin))
-    const givenUp = await pool.use(tenant, open => applier.skipHoles(open, origin => !origins.has(origin)))
+    const others = [...new Set([...standing.holders, ...members].map(other => other.node))]
+    const answers = await Promise.all(others.filter(other => other !== node).map(other => this.#ask(tenant, other)))
+    // Who does not answer may have them, unless it is no holder and gone.
+    const isGone = (other: string) =>
+      !standing.holders.some(holder => holder.node === other) &&
+      !directory.isLive(other) &&
+      members.some(member => member.node === other && member.revision === directory.sighting(other)?.revision)
+    if (answers.some(({ from, status }) => status === undefined && !isGone(from))) return false
+    const found = answers.flatMap(({ status }) => (status?.incarnation === incarnation ? [status] : []))
+    // What waits elsewhere for its clock is not lost, and counts in no vector.
+    for (const status of found) if (!(await reconciler.takeParked(tenant, status))) return false
+    const origins = new Set(found.map(({ origin }) => origin))
+    const givenUp = await pool.use(tenant, open => {
+      // Whoever has more of an origin has what is missing here, or knows what it is: it is taken over as soon as that copy is good to take from.
+      const last = (origin: string) => open.vector.get(origin) ?? 0
+      const isHad = (origin: string) => found.some(({ vector }) => (vector.get(origin) ?? 0) > last(origin))
+      return applier.skipHoles(open, origin => !origins.has(origin) && !isHad(origin))
+    })
     if (givenUp === undefined || givenUp.length === 0) return !applier.hasHole(tenant)
     this.givenUp += givenUp.length
     logger.error({ tenant, lost: givenUp }, 'entries are lost: their origin is gone and no holder has them')
     return !applier.hasHole(tenant)
+  }
+
+  /** What a node says of its copy; null: that it has none. */
+  #ask(tenant: TenantId, from: string): Promise<{ from: string; status: CopyStatus | null | undefined }> {
+    return this.#options.peers
+      .to(from)
+      .status(tenant)
+      .then(
+        status => ({ from, status: status ?? null }),
+        () => ({ from, status: undefined }),
+      )
   }
 }

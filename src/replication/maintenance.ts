@@ -77,7 +77,8 @@ export class Maintenance {
   }
   readonly #options: MaintenanceOptions
   readonly #due = new Map<TenantId, Due>()
-  readonly #parked = new Set<TenantId>()
+  /** Tenants with parked entries, each with a number that grows whenever one is parked. */
+  readonly #parked = new Map<TenantId, number>()
   readonly #floors = new Set<TenantId>()
   readonly #saved = new Map<TenantId, VersionVector>()
   readonly #stop = new AbortController()
@@ -122,7 +123,7 @@ export class Maintenance {
 
   /** The copy has entries that wait for their clock. */
   parked(tenant: TenantId): void {
-    this.#parked.add(tenant)
+    this.#parked.set(tenant, (this.#parked.get(tenant) ?? 0) + 1)
   }
 
   hasParked(tenant: TenantId): boolean {
@@ -154,7 +155,7 @@ export class Maintenance {
     const { signal } = this.#stop
     while (!signal.aborted) {
       await time.sleep(checkMs, { signal, ref: false }).catch(() => {})
-      for (const tenant of [...this.#parked])
+      for (const tenant of [...this.#parked.keys()])
         await this.#guarded(tenant, 'applying parked entries', () => this.#applyParked(tenant))
       for (const tenant of [...this.#floors])
         await this.#guarded(tenant, 'collecting garbage', () => this.#collect(tenant))
@@ -217,11 +218,11 @@ export class Maintenance {
 
   async #applyParked(tenant: TenantId): Promise<void> {
     const { pool, applier, copies } = this.#options
-    const left = await pool.use(tenant, async open => {
-      await applier.applyDue(open)
-      return applier.countParked(open)
-    })
-    if (!left) this.#parked.delete(tenant)
+    const before = this.#parked.get(tenant)
+    // A copy that is being made takes nothing in another way, and one that is to go hands on what it has; it is looked at when it is current again.
+    const left = await pool.use(tenant, async open => (copies.takesEntries(tenant) ? applier.applyDue(open) : 0))
+    // One may have been parked meanwhile.
+    if (!left && this.#parked.get(tenant) === before) this.#parked.delete(tenant)
     // One that is due may lack the one before it.
     if (applier.hasHole(tenant)) copies.onHole(tenant)
   }
@@ -298,6 +299,7 @@ export class Maintenance {
       else await peer.offer(tenant, node)
       return false
     }
+    await reconciler.takeParked(tenant, status)
     const covers = await pool.use(tenant, async open => open.covers(status.vector))
     if (covers === false) copies.onHole(tenant)
     await reconciler.nudge(tenant, status)

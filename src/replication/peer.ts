@@ -2,6 +2,7 @@ import type { TenantId } from '../base/ids.ts'
 import type { Clock } from '../clock/hlc.ts'
 import type { VersionVector } from '../clock/vector.ts'
 import type { GcFloor } from '../rem/floor.ts'
+import type { ParkedPosition, ParkedSummary } from './parked.ts'
 
 /**
  * A node's copy of a tenant. *absent*; *joining*: it is being made from another copy or a snapshot; *verifying*: it was here before the process started,
@@ -28,6 +29,8 @@ export interface CopyStatus {
   readonly late: number
   /** Entries that its vector counts and that were given up for lost. */
   readonly skipped: number
+  /** Entries that it keeps until their clocks are due; its vector says nothing about them. */
+  readonly parked: ParkedSummary
 }
 
 /** A record with what it needs beside it, as copies exchange it. */
@@ -101,6 +104,10 @@ export interface PeerHandlers {
   late(tenant: TenantId): Promise<Buffer[]>
   /** Sets entries aside that another copy had, which goes. */
   keepLate(tenant: TenantId, entries: readonly Buffer[]): Promise<void>
+  /** Entries that it keeps until their clocks are due, a page of them behind `after`; none: there are no more. */
+  parked(tenant: TenantId, after: ParkedPosition | undefined): Promise<Buffer[]>
+  /** Takes such entries over from a copy that goes: when this resolves they are applied, parked, or, with no more room for them, set aside there. */
+  keepParked(tenant: TenantId, entries: readonly Buffer[]): Promise<void>
   /** Forgets one: an operator has applied or discarded it. */
   dismissLate(tenant: TenantId, origin: string, sequence: number): Promise<void>
 }

@@ -69,6 +69,7 @@ export function decodeHint(data: Buffer): Hint | undefined {
 export class Publisher {
   readonly #options: PublisherOptions
   readonly #drains = new Semaphore({ permits: DRAINS_MAX, waitersMax: 1_000_000, name: 'publishing' })
+  /** Tenants of which something waits to be published; as many as there are copies here, at most. */
   readonly #tenants = new Map<TenantId, Draining>()
   readonly #streams = new Set<string>()
   readonly #stop = new AbortController()

@@ -8,6 +8,7 @@ import { collect } from '../storage/kv.ts'
 import type { TenantPool } from '../tenant/pool.ts'
 import type { Applier } from './applier.ts'
 import type { Directory } from './directory.ts'
+import { type ParkedPosition, summarizeParked } from './parked.ts'
 import type { CopyStatus, PeerPort } from './peer.ts'
 import type { Placement } from './placement.ts'
 import type { Hint } from './publisher.ts'
@@ -63,9 +64,32 @@ export class Reconciler {
       this.#options.onBelowFloor(tenant)
       return false
     }
+    // What that copy has by the time at which it is read decides: it may have given something up, or been made anew, since it was asked.
     if (!(await this.reconcile(tenant, from))) return false
-    await pool.use(tenant, open => open.change(staging => staging.regain(skipped)))
-    return true
+    const left = new Set((await pool.use(tenant, readSkipped))?.map(([origin, sequence]) => `${origin} ${sequence}`))
+    return !skipped.some(([origin, sequence]) => left.has(`${origin} ${sequence}`))
+  }
+
+  /**
+   * Takes over what another copy keeps until its clock is due: it may be in no stream any more. By this node's own clock, and never applied before its time: each is taken as if the stream had brought it.
+   * True when all of it is here.
+   */
+  async takeParked(tenant: TenantId, { node, parked }: CopyStatus): Promise<boolean> {
+    const { pool, peers, applier } = this.#options
+    if (parked.entries === 0) return true
+    if ((await pool.use(tenant, summarizeParked))?.mark === parked.mark) return true
+    let isAll = true
+    for (let after: ParkedPosition | undefined; ; ) {
+      const page = await peers.to(node).parked(tenant, after)
+      if (page.length === 0) return isAll
+      const isOpen = await pool.use(tenant, async open => {
+        if (open.isJoining) return false
+        for (const bytes of page) if ((await applier.keep(open, bytes)) === 'full') isAll = false
+        return true
+      })
+      if (!isOpen) return false
+      after = decodeEntry(page.at(-1)!)
+    }
   }
 
   /** Hints again at what another copy lacks of what this one has: it may have missed it, and nothing more may come. */

@@ -22,7 +22,7 @@ export interface ReplaceContext {
 
 /**
  * Moves the damaged database of a copy out of the way, for one that is made anew. The caller has taken the copy out of service before, so that nothing is written or taken in any more. Only when another
- * holder has a current copy; that one is given first what this one never published, as far as it can still be read: it merges what it can, and sets the rest aside for an operator. Else
+ * holder has a current copy; that one is given first what this one never published and what waits here for its clock, as far as it can still be read: it merges what it can, and sets the rest aside for an operator. Else
  * TENANT_UNAVAILABLE, and everything stays.
  */
 export async function setCorruptCopyAside(tenant: TenantId, context: ReplaceContext): Promise<void> {
@@ -35,7 +35,7 @@ export async function setCorruptCopyAside(tenant: TenantId, context: ReplaceCont
       'The database of this copy is damaged, and no other node that can be reached has a healthy copy of the tenant: it is kept as it is.',
     )
   await follower.unfollow(tenant)
-  let own: Awaited<ReturnType<CopyStore['salvage']>> = { outbox: [], late: [], isWhole: false }
+  let own: Awaited<ReturnType<CopyStore['salvage']>> = { outbox: [], late: [], parked: [], isWhole: false }
   await pool.exclusive(tenant, async () => {
     own = await store.salvage(tenant)
   })
@@ -45,7 +45,14 @@ export async function setCorruptCopyAside(tenant: TenantId, context: ReplaceCont
     path = await store.setAside(tenant)
     follower.restart(tenant)
   })
-  const details = { tenant, path, keeper, unpublished: own.outbox.length, late: own.late.length }
+  const details = {
+    tenant,
+    path,
+    keeper,
+    unpublished: own.outbox.length,
+    late: own.late.length,
+    parked: own.parked.length,
+  }
   if (own.isWhole) logger.warn(details, 'a damaged copy was set aside, and is made anew from another')
   else
     logger.error(
@@ -66,7 +73,7 @@ async function currentAmong(
 async function handOver(
   tenant: TenantId,
   keeper: PeerHandlers,
-  own: { outbox: readonly Buffer[]; late: readonly Buffer[] },
+  own: { outbox: readonly Buffer[]; late: readonly Buffer[]; parked: readonly Buffer[] },
 ) {
   for (const part of partsOf(own.outbox)) {
     const vector = await keeper.push(tenant, part)
@@ -78,4 +85,5 @@ async function handOver(
     if (left.length > 0) await keeper.keepLate(tenant, left)
   }
   for (const part of partsOf(own.late)) await keeper.keepLate(tenant, part)
+  for (const part of partsOf(own.parked)) await keeper.keepParked(tenant, part)
 }

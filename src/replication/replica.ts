@@ -60,6 +60,8 @@ export interface ReplicaSettings {
   readonly copiesWaitMs: number
   /** As the applier's; simulated clusters reach it with few entries. */
   readonly waitingEntriesMax?: number
+  readonly waitingBytesMax?: number
+  readonly parkedEntriesMax?: number
 }
 
 /** What the node keeps beside its tenants. */
@@ -167,6 +169,8 @@ export class Replica implements TenantHooks {
       logger,
       clockSkewMsMax: settings.clockSkewMsMax,
       waitingEntriesMax: settings.waitingEntriesMax,
+      waitingBytesMax: settings.waitingBytesMax,
+      parkedEntriesMax: settings.parkedEntriesMax,
       onParked: tenant => this.maintenance.parked(tenant),
     })
     this.follower = new Follower({

@@ -12,6 +12,7 @@ import type { Copies } from './copies.ts'
 import type { Follower } from './follower.ts'
 import type { Homes } from './homes.ts'
 import { countLate, lateEntries } from './late.ts'
+import { type ParkedPosition, parkedEntries, summarizeParked } from './parked.ts'
 import type { CopyStatus, Digests, PeerHandlers, TransferPart, TransferRecords } from './peer.ts'
 import type { Reconciler } from './reconciler.ts'
 import { digestBucket, digestTenant, exportRecords, exportTenant, readSkipped } from './transfer.ts'
@@ -65,6 +66,7 @@ export class PeerService implements PeerHandlers {
       streamSequence: open.cursor?.sequence,
       late: await countLate(open),
       skipped: (await readSkipped(open)).length,
+      parked: await summarizeParked(open),
     })
     // A tenant that was entered here and never written has a copy too: an empty one, from which others are made.
     return pool.use(tenant, describe, { create: state === 'current' })
@@ -158,6 +160,23 @@ export class PeerService implements PeerHandlers {
           staging.put(keys.quarantine(origin, sequence), bytes)
         }
       })
+    })
+  }
+
+  parked(tenant: TenantId, after: ParkedPosition | undefined): Promise<Buffer[]> {
+    return withCopy(this.#options.pool, tenant, undefined, open => parkedEntries(open, after), { mayBeJoining: true })
+  }
+
+  async keepParked(tenant: TenantId, entries: readonly Buffer[]): Promise<void> {
+    const { pool, copies, applier } = this.#options
+    await withCopy(pool, tenant, undefined, async open => {
+      copies.assertCurrent(tenant)
+      for (const bytes of entries) {
+        if ((await applier.keep(open, bytes)) !== 'full') continue
+        // Where an operator finds it: the copy that had it is about to go.
+        const { origin, sequence } = decodeEntry(bytes)
+        await open.change(async staging => staging.put(keys.quarantine(origin, sequence), bytes))
+      }
     })
   }
 

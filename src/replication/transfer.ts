@@ -135,7 +135,7 @@ async function readMerging(tenant: Tenant): Promise<VersionVector> {
 
 /**
  * Merges a transfer into a copy, part by part, and takes over its vector at the end, when all of it is there: a transfer that is cut short moves no
- * vector. SNAPSHOT_INVALID when it is not what it should be.
+ * vector. What was given up here and the source has is regained by it. SNAPSHOT_INVALID when it is not what it should be.
  */
 export async function importTransfer(
   tenant: Tenant,
@@ -145,9 +145,9 @@ export async function importTransfer(
   const before = options.resumable ? await readProgress(tenant) : undefined
   let vector: VersionVector | undefined
   let skipped: TransferHead['skipped'] = []
+  let regained: TransferHead['skipped'] = []
   let records = 0
   let changed = 0
-  let regains = false
   let merging: VersionVector = new Map()
   for await (const part of parts) {
     if ('head' in part) {
@@ -163,7 +163,11 @@ export async function importTransfer(
         const given = await readSkipped(tenant)
         const lacks = new Set(part.head.skipped.map(([origin, sequence]) => `${origin} ${sequence}`))
         const { vector: has } = part.head
-        regains = given.some(([origin, n]) => (has.get(origin) ?? 0) >= n && !lacks.has(`${origin} ${n}`))
+        // Of a list that may have been cut short nothing can be concluded from what is not in it.
+        const isWhole = part.head.skipped.length < SKIPPED_MAX
+        regained = isWhole
+          ? given.filter(([origin, n]) => (has.get(origin) ?? 0) >= n && !lacks.has(`${origin} ${n}`))
+          : []
         if (theirs && isUnseenBelow(theirs, given, part.head.skipped))
           throw invalid('this copy is below the floor of that one')
         if (floor && isUnseenBelow(floor, part.head.skipped, given))
@@ -180,7 +184,7 @@ export async function importTransfer(
       const certain = vector
       const last = part.records.at(-1)
       changed += await tenant.merge(decoded, joinVectors(certain, part.upTo ?? new Map()), {
-        regains,
+        regains: regained.length > 0,
         also: staging => {
           if (options.resumable && last)
             staging.put(keys.meta('transfer'), packValue([last.key, vectorToObject(certain)]))
@@ -193,6 +197,8 @@ export async function importTransfer(
       if (part.end.records !== records) throw invalid(`it has ${records} records of ${part.end.records}`)
       const complete = vector
       const finish = async (staging: Staging) => {
+        // On the word of the copy whose records have come, not on what it said before.
+        await staging.regain(regained)
         staging.joinVector(complete, skipped)
         staging.del(keys.meta('transfer'))
         staging.del(keys.meta('merging'))

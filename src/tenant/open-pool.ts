@@ -91,7 +91,7 @@ export async function wipeTenant(store: TenantStore, id: TenantId, time: Time): 
 /** What a tenant's damaged database had of its own. One that does not open any more has nothing that can be read. The tenant is closed. */
 export async function salvageTenant(store: TenantStore, id: TenantId): Promise<Salvage> {
   const kv = await store.open(id).catch(() => undefined)
-  if (!kv) return { outbox: [], late: [], isWhole: false }
+  if (!kv) return { outbox: [], late: [], parked: [], isWhole: false }
   try {
     return await salvage(kv)
   } finally {

@@ -29,6 +29,8 @@ export interface PoolOptions {
 const EXCLUSIVE_MS_MAX = 30_000
 /** An end of a use wakes who waits for it; this is for an opening that ends without one. */
 const HELD_LOOK_MS = 20
+/** Who waits for room or for a tenant's last use, at once. */
+const WAITERS_MAX = 10_000
 
 interface Slot {
   readonly id: TenantId
@@ -74,7 +76,7 @@ export class TenantPool {
   /** Tenants that {@link exclusive} keeps closed. */
   readonly #held = new Map<TenantId, Promise<void>>()
   readonly #watchers = new Map<TenantId, Set<Watcher>>()
-  #freed: (() => void)[] = []
+  #freed = new Set<() => void>()
   #exhaustedAtMs: number | undefined
   #stopped = false
   #opened = 0
@@ -464,18 +466,24 @@ export class TenantPool {
   }
 
   async #nextFreed(msMax: number): Promise<void> {
+    if (this.#freed.size >= WAITERS_MAX)
+      throw new PercolateError('TOO_BUSY', `${WAITERS_MAX} requests wait for a tenant to be closed; retry in a moment.`)
     let wake = () => {}
     const freed = new Promise<void>(resolve => {
       wake = resolve
-      this.#freed.push(resolve)
+      this.#freed.add(resolve)
     })
-    await Promise.race([freed, this.#options.time.sleep(msMax, { ref: false })])
-    this.#freed = this.#freed.filter(resolve => resolve !== wake)
+    const done = new AbortController()
+    const { signal } = done
+    await Promise.race([freed, this.#options.time.sleep(msMax, { signal, ref: false }).catch(() => {})])
+    this.#freed.delete(wake)
+    // Whoever is woken often would leave a timer each time.
+    done.abort()
   }
 
   #notifyFreed(): void {
     const waiting = this.#freed
-    this.#freed = []
+    this.#freed = new Set()
     for (const wake of waiting) wake()
   }
 }

@@ -29,7 +29,9 @@ export interface Salvage {
   readonly outbox: readonly Buffer[]
   /** Entries that were set aside in it. */
   readonly late: readonly Buffer[]
-  /** Whether both could be read to their end; else there may have been more. */
+  /** Entries that waited in it for their clock. */
+  readonly parked: readonly Buffer[]
+  /** Whether all could be read to their end; else there may have been more. */
   readonly isWhole: boolean
 }
 
@@ -37,7 +39,13 @@ export interface Salvage {
 export async function salvage(kv: Kv): Promise<Salvage> {
   const outbox = await readable(kv, prefixRange(prefixes.space(space.outbox)))
   const late = await readable(kv, prefixRange(prefixes.space(space.quarantine)))
-  return { outbox: outbox.values, late: late.values, isWhole: outbox.isWhole && late.isWhole }
+  const parked = await readable(kv, prefixRange(prefixes.space(space.parked)))
+  return {
+    outbox: outbox.values,
+    late: late.values,
+    parked: parked.values,
+    isWhole: outbox.isWhole && late.isWhole && parked.isWhole,
+  }
 }
 
 async function readable(kv: Kv, range: KvRange): Promise<{ values: Buffer[]; isWhole: boolean }> {

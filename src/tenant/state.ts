@@ -211,9 +211,12 @@ export const encodeEmbeddingSpec = (spec: EmbeddingSpec): Buffer =>
 /** Keys at once in a batch that empties a copy. */
 const WIPE_KEYS = 10_000
 
+/** What a copy has that may be nowhere else, and that is true of any copy: entries that were set aside, and those that wait for their clock. */
+const KEPT_BY_WIPE: readonly number[] = [space.quarantine, space.parked]
+
 /**
  * Empties a copy, to be made anew from another one: what it never published is set aside in its quarantine first, in the same batch as the mark that
- * makes a restart go on. The database must be open nowhere else.
+ * makes a restart go on. What is parked stays, and is applied when it is due, by the rules that hold then. The database must be open nowhere else.
  */
 export async function wipeCopy(kv: Kv, time: Time): Promise<void> {
   const operations: KvOperation[] = []
@@ -234,7 +237,7 @@ export async function finishWipe(kv: Kv, local: LocalState): Promise<LocalState>
   if (!local.wiping) return local
   const kept = new Set([keys.meta('tenant').toString('latin1'), keys.meta('local').toString('latin1')])
   for (const spaceByte of Object.values(space)) {
-    if (spaceByte === space.quarantine) continue
+    if (KEPT_BY_WIPE.includes(spaceByte)) continue
     const range = prefixRange(prefixes.space(spaceByte))
     for (;;) {
       const doomed: KvOperation[] = []

@@ -530,6 +530,8 @@ export class SimProcess implements SimClient {
           offer: (...args) => call(process => process.replica.service.offer(...args)),
           late: (...args) => call(process => process.replica.service.late(...args)),
           keepLate: (...args) => call(process => process.replica.service.keepLate(...args)),
+          parked: (...args) => call(process => process.replica.service.parked(...args)),
+          keepParked: (...args) => call(process => process.replica.service.keepParked(...args)),
           dismissLate: (...args) => call(process => process.replica.service.dismissLate(...args)),
         }
         return handlers

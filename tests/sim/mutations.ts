@@ -290,13 +290,7 @@ export const mutations: readonly Mutation[] = [
     isWide: true,
     focus: ['entries lost for good'],
     by: ['honest copies', 'acknowledged writes'],
-    edits: [
-      edit(
-        'replication/follower',
-        "else if (offered === 'full' || offered === 'unread')",
-        "else if (offered === 'unread')",
-      ),
-    ],
+    edits: [edit('replication/follower', "else if (offered === 'full')", 'else if (false)')],
   },
   {
     name: 'reader outlives its copy',

@@ -88,6 +88,11 @@ export class GrpcPeers implements PeerPort {
       late: async tenant =>
         (((await call('Late', tenant, {})).entries as Uint8Array[] | undefined) ?? []).map(entry => Buffer.from(entry)),
       keepLate: async (tenant, entries) => void (await call('KeepLate', tenant, { entries })),
+      parked: async (tenant, after) =>
+        (((await call('Parked', tenant, { ...after })).entries as Uint8Array[] | undefined) ?? []).map(entry =>
+          Buffer.from(entry),
+        ),
+      keepParked: async (tenant, entries) => void (await call('KeepParked', tenant, { entries })),
       dismissLate: async (tenant, origin, sequence) => void (await call('DismissLate', tenant, { origin, sequence })),
     }
   }

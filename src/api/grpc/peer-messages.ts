@@ -35,6 +35,8 @@ export const statusMessage = (status: CopyStatus | undefined): Message =>
         ...(status.streamSequence === undefined ? {} : { stream_sequence: status.streamSequence }),
         late: status.late,
         skipped: status.skipped,
+        parked: status.parked.entries,
+        parked_mark: status.parked.mark,
       }
     : {}
 
@@ -52,5 +54,6 @@ export function statusOf(message: Message): CopyStatus | undefined {
     streamSequence: message.stream_sequence === undefined ? undefined : Number(message.stream_sequence),
     late: Number(message.late ?? 0),
     skipped: Number(message.skipped ?? 0),
+    parked: { entries: Number(message.parked ?? 0), mark: String(message.parked_mark ?? '') },
   }
 }

@@ -110,6 +110,15 @@ export function peerMethods({ handlers, auth, logger }: PeerServerOptions) {
       await handlers.keepLate(tenant, buffers(request.entries))
       return { reached: true }
     }),
+    Parked: unary(async (tenant, request) => {
+      const origin = String(request.origin ?? '')
+      const after = origin === '' ? undefined : { origin, sequence: Number(request.sequence ?? 0) }
+      return { entries: await handlers.parked(tenant, after) }
+    }),
+    KeepParked: unary(async (tenant, request) => {
+      await handlers.keepParked(tenant, buffers(request.entries))
+      return { reached: true }
+    }),
     DismissLate: unary(async (tenant, request) => {
       await handlers.dismissLate(tenant, String(request.origin ?? ''), Number(request.sequence ?? 0))
       return { reached: true }

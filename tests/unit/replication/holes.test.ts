@@ -1,5 +1,6 @@
 import { describe, expect, it } from 'vitest'
 import { planEntity } from '../../../src/rem/plan.ts'
+import { readSkipped } from '../../../src/replication/transfer.ts'
 import { encodeEntry } from '../../../src/storage/codec.ts'
 import { subjects } from '../../../src/stream/subjects.ts'
 import { TIMES } from '../../sim/cluster.ts'
@@ -66,6 +67,9 @@ describe.each(['per-tenant', 'pooled:1'])('entries behind a gap, more than there
   })
 })
 
+const givenUpBy = (small: SmallCluster) =>
+  ['n1', 'n2'].reduce((sum, node) => sum + small.process(node).replica.copies.givenUp, 0)
+
 /** Further ahead than {@link TIMES} let a clock be, and than it takes to look at a hole a few times. */
 const AHEAD_MS = TIMES.clockSkewMsMax + 15_000
 
@@ -76,9 +80,6 @@ describe.each(['per-tenant', 'pooled:1'])('entries from the future behind a gap 
     const { maintenance, applier } = small.process(node).replica
     return !maintenance.hasParked(small.tenant) && !applier.hasHole(small.tenant)
   }
-
-  const givenUp = (small: SmallCluster) =>
-    ['n1', 'n2'].reduce((sum, node) => sum + small.process(node).replica.copies.givenUp, 0)
 
   it('are applied when they are due and the gap is given up, in every copy', async () => {
     const small = await start()
@@ -93,7 +94,7 @@ describe.each(['per-tenant', 'pooled:1'])('entries from the future behind a gap 
       expect(await vectorOf(small, node), node).toBe(4)
       for (const n of [2, 3, 4]) expect(await small.read(node, `e${n}`), `e${n} on ${node}`).toBeDefined()
     }
-    expect(givenUp(small)).toBeGreaterThan(0)
+    expect(givenUpBy(small)).toBeGreaterThan(0)
   })
 
   it('are a hole as long as a node that may have what is missing does not answer', async () => {
@@ -110,7 +111,7 @@ describe.each(['per-tenant', 'pooled:1'])('entries from the future behind a gap 
     for (const node of ['n1', 'n2']) {
       expect(await vectorOf(small, node), node).toBe(2)
     }
-    expect(givenUp(small)).toBe(0)
+    expect(givenUpBy(small)).toBe(0)
   })
 
   it('take what waits in memory behind them along', async () => {
@@ -124,13 +125,13 @@ describe.each(['per-tenant', 'pooled:1'])('entries from the future behind a gap 
     for (const node of ['n1', 'n2']) {
       expect(await vectorOf(small, node), node).toBe(3)
     }
-    expect(givenUp(small)).toBe(0)
+    expect(givenUpBy(small)).toBe(0)
   })
 
   it('wait until they are due also when they were given up for lost before they came', async () => {
     const small = await start()
     await publish(small, 2, 2)
-    await small.until('the gap is given up', () => givenUp(small) > 0)
+    await small.until('the gap is given up', () => givenUpBy(small) > 0)
     await small.until('both are at rest', () => ['n1', 'n2'].every(node => isAtRest(small, node)))
     await publish(small, 1, 1, { aheadMs: AHEAD_MS })
     await small.world.run(5000)
@@ -139,5 +140,67 @@ describe.each(['per-tenant', 'pooled:1'])('entries from the future behind a gap 
     await small.until('it is applied', () => ['n1', 'n2'].every(node => isAtRest(small, node)))
     await small.world.run(2 * TIMES.antiEntropyMs)
     for (const node of ['n1', 'n2']) expect(await small.read(node, 'e1'), node).toBeDefined()
+  })
+})
+
+describe('an entry that only a copy has of which the directory does not know', () => {
+  it('is not given up while the node that has it can be asked, however silent it is in the directory', async () => {
+    const small = await SmallCluster.start({ settings: { tombstoneMs: 1e9 } })
+    await small.hold('n3', 'joining')
+    await small.until('n3 is current', () => small.isCurrent('n3'))
+    const entry = (sequence: number) => {
+      const { incarnation } = small.placement()
+      const clock = { wall: small.process('n1').time.now(), counter: sequence, origin: 'gone.d1' }
+      const ops = planEntity({ id: `e${sequence}`, properties: { n: sequence } }, clock)
+      return encodeEntry({ tenant: small.tenant, incarnation, origin: 'gone.d1', sequence, ops })
+    }
+    small.cluster.node('n3')!.natsCut = true
+    await small.settle(small.process('n3').replica.service.push(small.tenant, [entry(1)]))
+    await small.hold('n3', undefined)
+    await small.world.run(2 * TIMES.leaseMs)
+    await small.settle(small.process('n2').replica.service.push(small.tenant, [entry(2)]))
+    small.process('n2').replica.copies.onHole(small.tenant)
+    await small.world.run(10_000)
+    expect(small.process('n2').replica.copies.givenUp).toBe(0)
+    small.cluster.node('n3')!.natsCut = false
+    await small.until('n2 has it', () => !small.process('n2').replica.applier.hasHole(small.tenant))
+    expect(await small.read('n2', 'e1')).toBeDefined()
+    expect(small.process('n2').replica.copies.givenUp).toBe(0)
+  })
+})
+
+describe('entries behind several gaps, more than there is room for', () => {
+  it('are given up only where they are in no stream', async () => {
+    const small = await SmallCluster.start({ settings: { tombstoneMs: 1e9 } })
+    small.cluster.trace = []
+    // The highest come first and take all the room; the others are in the stream too.
+    small.cluster.cuts.add('n1|n2')
+    await publish(small, 60, 59 + TIMES.waitingEntriesMax!)
+    await small.until('there is no more room', () =>
+      ['n1', 'n2'].every(node => small.process(node).replica.applier.waiting.entries === TIMES.waitingEntriesMax),
+    )
+    for (const [from, to] of [
+      [2, 5],
+      [7, 9],
+      [11, 30],
+      [32, 59],
+    ] as const)
+      await publish(small, from, to)
+    await small.world.run(2000)
+    small.cluster.cuts.clear()
+    await small.until('nothing is missing any more', () =>
+      ['n1', 'n2'].every(node => !small.process(node).replica.applier.hasHole(small.tenant)),
+    )
+    for (const node of ['n1', 'n2']) {
+      const skipped = await small.open(node, async open => (await readSkipped(open)).map(([, sequence]) => sequence))
+      expect(skipped, node).toEqual([1, 6, 10, 31])
+      for (const n of [2, 5, 7, 11, 30, 32, 59, 60]) expect(await small.read(node, `e${n}`), `e${n}`).toBeDefined()
+    }
+    const logged = small.cluster.trace.filter(line => line.includes('entries are lost'))
+    const lost = logged.flatMap(line => (JSON.parse(line.slice(line.indexOf('{'))) as { lost: object[] }).lost)
+    expect(lost.length).toBeGreaterThan(0)
+    for (const range of lost)
+      expect([1, 6, 10, 31].map(n => ({ origin: 'gone.d1', from: n, to: n }))).toContainEqual(range)
+    expect(givenUpBy(small)).toBe(lost.length)
   })
 })
