@@ -367,6 +367,33 @@ describe('the scripts for kind', () => {
   })
 })
 
+describe('the router in the docs', () => {
+  const haproxy = programOrNone('haproxy')
+  if (haproxy === undefined) sayNotChecked('the router in the docs. There is no HAProxy; "npm run setup" fetches it')
+
+  it.runIf(haproxy)('is understood by HAProxy, and names what the manifests have', async () => {
+    const docs = readFileSync(join(PACKAGE_FOLDER, 'docs', 'operations.md'), 'utf8')
+    const backend = /```\n(backend small\n[^`]+)```/.exec(docs)![1]!
+    const folder = await mkdtemp(join(tmpdir(), 'percolate-router-'))
+    const around =
+      'defaults\n  mode http\n  timeout connect 1s\n  timeout client 1m\n  timeout server 1m\nresolvers cluster\n  nameserver dns 10.0.0.10:53\n'
+    await writeFile(
+      join(folder, 'router.cfg'),
+      `${around}frontend in\n  bind 127.0.0.1:12999\n  default_backend small\n${backend}`,
+    )
+    const { status, stderr } = spawnSync(haproxy!, ['-c', '-f', join(folder, 'router.cfg')], {
+      encoding: 'utf8',
+      env: { ...process.env, LD_LIBRARY_PATH: join(dirname(haproxy!), 'lib') },
+    })
+    await rm(folder, { recursive: true })
+    expect([status, stderr]).toEqual([0, expect.not.stringMatching(/ALERT|WARNING/)])
+    if (!hasKubectl) return
+    const all = render('overlays/air-gapped')
+    const services = all.filter(({ kind }) => kind === 'Service').map(({ metadata }) => metadata.name)
+    for (const [, host] of backend.matchAll(/([\w-]+)\.percolate\.svc:8080/g)) expect(services).toContain(host)
+  })
+})
+
 describe('PromQL', () => {
   const path = process.env.PATH ?? ''
   const promtool = join(dirname(findProgram('prometheus', path, 'Run "npm run setup".')), 'promtool')
