@@ -99,8 +99,9 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
     const store: TenantStore = {
       tenants: () => dataDir.tenants(),
       has: id => dataDir.hasTenant(id),
-      open: id =>
+      open: (id, isSuspect = false) =>
         openRocksKv(dataDir.tenantPath(id), {
+          isSuspect,
           createIfMissing: true,
           writeBufferBytes: config.writeBufferBytes,
           blockCacheBytes: config.blockCacheBytes,

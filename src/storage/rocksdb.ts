@@ -37,6 +37,8 @@ export interface RocksOptions {
   readonly writeBufferBytes: number
   /** Bytes of the block cache. */
   readonly blockCacheBytes: number
+  /** It is known to be damaged: another process opens it first. */
+  readonly isSuspect?: boolean
 }
 
 /** In a database's folder while it is being opened. One that is found before is of a process that ended meanwhile. */
@@ -58,7 +60,7 @@ const CRASHES: readonly (NodeJS.Signals | null)[] = ['SIGABRT', 'SIGSEGV', 'SIGB
 export async function openRocksKv(folder: string, options: RocksOptions): Promise<Kv> {
   if (options.createIfMissing) await mkdir(folder, { recursive: true })
   const opening = join(folder, OPENING)
-  if ((await isThere(opening)) && (await crashes(folder)))
+  if ((options.isSuspect || (await isThere(opening))) && (await crashes(folder)))
     throw new DatabaseDamaged('The database does not open: RocksDB ends the process that tries.', undefined)
   // Only a help for the next process: a folder that is not there, or a full disk, is for RocksDB to refuse.
   await writeFile(opening, '').catch(() => undefined)

@@ -13,8 +13,8 @@ import { Tenant, type TenantOptions } from './tenant.ts'
 export interface TenantStore {
   tenants(): Promise<TenantId[]>
   has(id: TenantId): Promise<boolean>
-  /** Makes it when there is none. */
-  open(id: TenantId): Promise<Kv>
+  /** Makes it when there is none. `isSuspect`: it is known to be damaged, and opening it may end a process: another one tries first. */
+  open(id: TenantId, isSuspect?: boolean): Promise<Kv>
   /** Deletes what is on disk of it; it is closed. */
   remove(id: TenantId): Promise<void>
   /** Moves what is on disk of it to where an operator finds it; that place. It is closed. */
@@ -90,7 +90,7 @@ export async function wipeTenant(store: TenantStore, id: TenantId, time: Time): 
 
 /** What a tenant's damaged database had of its own. One that does not open any more has nothing that can be read. The tenant is closed. */
 export async function salvageTenant(store: TenantStore, id: TenantId): Promise<Salvage> {
-  const kv = await store.open(id).catch(() => undefined)
+  const kv = await store.open(id, true).catch(() => undefined)
   if (!kv) return { outbox: [], late: [], parked: [], isWhole: false }
   try {
     return await salvage(kv)

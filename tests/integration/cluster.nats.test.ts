@@ -94,6 +94,31 @@ describe('a tenant in a cluster', () => {
     client.close()
   })
 
+  it('gives a gRPC write its head before anybody does anything of it: a call without one was never taken', async () => {
+    await put('n1', 'head', 'h', { n: 0 }, replicated)
+    const outsider = await cluster.outsider('head')
+    const holders = await cluster.holders('head')
+    const { client, metadata } = grpcClient(`127.0.0.1:${outsider.grpcPort}`, 'head')
+    const tenant = outsider.replica!.directory.placements().find(({ tenant: id }) => id === 'head')!.tenant
+    let release = () => {}
+    const released = new Promise<void>(resolve => {
+      release = resolve
+    })
+    // As long as somebody has the tenant alone, nobody can write.
+    const alone = holders.map(name => cluster.node(name).replica!.pool.alone(tenant, () => released))
+    const call = client.PutEntities!({ entities: [{ id: 'h', name: 'Hal' }] }, metadata, () => {})
+    const head = await new Promise<Metadata>(resolve => call.once('metadata', resolve))
+    const trailer = new Promise<Metadata>(resolve =>
+      call.on('status', (status: { metadata: Metadata }) => resolve(status.metadata)),
+    )
+    release()
+    await Promise.all(alone)
+    expect(head.get('x-percolate-entry-node')).toEqual([outsider.name])
+    expect(head.get('x-percolate-node')).toEqual([])
+    expect(holders).toContain((await trailer).get('x-percolate-node')[0])
+    client.close()
+  })
+
   it('decides on If-Match at the home, whichever node is asked', async () => {
     await put('n2', 'cas', 'c', { n: 0 }, replicated)
     await cluster.holders('cas')
@@ -234,8 +259,10 @@ describe('a request that is refused', () => {
         ['n1', 'n2', 'n3', 'n1', 'n2', 'n3'].map((node, m) => put(node, tenant, `e${m}`, { m })),
       )
       expect(answers.map(({ status }) => status)).toEqual(Array(6).fill(200))
-      const { body } = await cluster.node('n3').request('GET', '/api/v1/entities', { tenant })
-      expect(body.results).toHaveLength(6)
+      await eventually(`n3 lists what all of them wrote`, async () => {
+        const { body } = await cluster.node('n3').request('GET', '/api/v1/entities', { tenant })
+        return body.results.length === 6
+      })
     }
   })
 })

@@ -64,6 +64,7 @@ it('a database whose opening ends the process does so once: the next process fin
   expect((await stat(join(folder, table))).size).toBeGreaterThan(FOOTER_BYTES)
   await zeroMetaIndex(join(folder, table))
 
+  await expect(openRocksKv(folder, { ...options, isSuspect: true })).rejects.toMatchObject({ code: 'DATA_CORRUPT' })
   const crashed = await openInProcess(folder)
   expect(crashed).toEqual({ signal: 'SIGABRT', said: '' })
   expect(await isThere(join(folder, 'OPENING'))).toBe(true)

@@ -51,7 +51,7 @@ export function unary(context: CallContext, name: string, handler: UnaryHandler,
     begin(context, call, access, {
       here: async session => {
         const answer = await handler(session, call.request)
-        return { answer, trailer: trailerOf(session) }
+        return { answer, trailer: trailerOf(context, session) }
       },
       forward: forward => forward.unary(name, call, call.request),
     }).then(
@@ -116,7 +116,7 @@ export function clientStream(context: CallContext, name: string, handler: Client
         const answer = await handler(session, requests).catch(error => {
           throw final(error)
         })
-        return { answer, trailer: trailerOf(session) }
+        return { answer, trailer: trailerOf(context, session) }
       },
       forward: forward => forward.clientStream(name, call, requests),
     }).then(
@@ -129,9 +129,10 @@ export function clientStream(context: CallContext, name: string, handler: Client
   }
 }
 
-/** What a write came to goes behind its answer. */
-function trailerOf({ outcome }: Session): Metadata {
+/** What a write came to, and which node did it, goes behind its answer. */
+function trailerOf({ node }: CallContext, { outcome }: Session): Metadata {
   const trailer = new Metadata()
+  trailer.set('x-percolate-node', node)
   if (outcome) {
     trailer.set('x-percolate-durability', outcome.reached)
     trailer.set('x-percolate-bookmark', encodeBookmark(outcome.bookmark))
@@ -146,18 +147,23 @@ interface Ways<T> {
   readonly forward: (forward: GrpcForward, session: Session) => Promise<T>
 }
 
-/** Reads who asks, and has the gate decide who answers; cancellation and the client's deadline end the session. */
+/**
+ * Reads who asks, and has the gate decide who answers; cancellation and the client's deadline end the session.
+ *
+ * A client gets the head of a write's answer before anybody does anything of the write, here or elsewhere. A call that ends without a head was never taken, for routers (HAProxy resets it as REFUSED_STREAM)
+ * and clients (gRPC's transparent retry sends it again): a conditional write that had been done would be answered with a refusal.
+ */
 async function begin<T>(context: CallContext, call: AnyCall, access: Access, ways: Ways<T>): Promise<T> {
   const { gate, forwarder } = context
   const one = (name: string): string | undefined => call.metadata.get(name)[0]?.toString()
   const tenants = call.metadata.get('x-tenant-id')
   const ending = endingOf(context, call)
   let hasHead = false
-  const sendHead = (served: string) => {
+  const sendHead = (served?: string) => {
     if (hasHead) return
     hasHead = true
     const head = new Metadata()
-    head.set('x-percolate-node', served)
+    if (served !== undefined) head.set('x-percolate-node', served)
     head.set('x-percolate-entry-node', context.node)
     call.sendMetadata(head)
   }
@@ -185,6 +191,7 @@ async function begin<T>(context: CallContext, call: AnyCall, access: Access, way
     return await gate.answer(session, here, targets => {
       const { tenant, signal } = session
       const isWrite = access !== 'read'
+      if (isWrite) sendHead()
       return ways.forward(forwarder.begin({ tenant, targets, isWrite, signal, onServed: sendHead }), session)
     })
   } catch (error) {
