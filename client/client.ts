@@ -24,8 +24,6 @@ export interface ClientOptions {
 export interface CallOptions {
   /** Write with this clock instead of now (`X-Percolate-As-Of`), so that a retry can't overtake what happened meanwhile. */
   readonly asOf?: string
-  /** See what this position has (`X-Percolate-Bookmark`): that of a write, or of a feed that ended with `CHANGES_EXPIRED`. */
-  readonly bookmark?: string
   readonly signal?: AbortSignal
 }
 
@@ -52,20 +50,20 @@ export class PercolateClient {
     return this.request('POST', '/api/v1/resources', { body: { resources }, ...options })
   }
 
-  getResource(id: string, options?: CallOptions): Promise<ResourceOutput> {
-    return this.request('GET', `/api/v1/resources/${encodeURIComponent(id)}`, options)
+  getResource(id: string): Promise<ResourceOutput> {
+    return this.request('GET', `/api/v1/resources/${encodeURIComponent(id)}`)
   }
 
   deleteResource(id: string, options?: CallOptions): Promise<void> {
     return this.request('DELETE', `/api/v1/resources/${encodeURIComponent(id)}`, options)
   }
 
-  listResources(query: Query = {}, options?: CallOptions): Promise<Page<ResourceOutput>> {
-    return this.request('GET', '/api/v1/resources', { query, ...options })
+  listResources(query: Query = {}): Promise<Page<ResourceOutput>> {
+    return this.request('GET', '/api/v1/resources', { query })
   }
 
-  search(query: Query & { query: string }, options?: CallOptions): Promise<Page<ResourceOutput>> {
-    return this.request('GET', '/api/v1/resources', { query, ...options })
+  search(query: Query & { query: string }): Promise<Page<ResourceOutput>> {
+    return this.request('GET', '/api/v1/resources', { query })
   }
 
   putEmbeddings(embeddings: EmbeddingsInput['embeddings'], options?: CallOptions): Promise<{ ids: string[] }> {
@@ -76,20 +74,20 @@ export class PercolateClient {
     return this.request('POST', '/api/v1/entities', { body: { entities }, ...options })
   }
 
-  getEntity(id: string, options?: CallOptions): Promise<EntityOutput> {
-    return this.request('GET', `/api/v1/entities/${encodeURIComponent(id)}`, options)
+  getEntity(id: string): Promise<EntityOutput> {
+    return this.request('GET', `/api/v1/entities/${encodeURIComponent(id)}`)
   }
 
-  findEntities(query: Query = {}, options?: CallOptions): Promise<Page<EntityOutput>> {
-    return this.request('GET', '/api/v1/entities', { query, ...options })
+  findEntities(query: Query = {}): Promise<Page<EntityOutput>> {
+    return this.request('GET', '/api/v1/entities', { query })
   }
 
   putMoments(moments: readonly MomentInput[], options?: CallOptions): Promise<{ ids: string[] }> {
     return this.request('POST', '/api/v1/moments', { body: { moments }, ...options })
   }
 
-  listMoments(query: Query = {}, options?: CallOptions): Promise<Page<MomentOutput>> {
-    return this.request('GET', '/api/v1/moments', { query, ...options })
+  listMoments(query: Query = {}): Promise<Page<MomentOutput>> {
+    return this.request('GET', '/api/v1/moments', { query })
   }
 
   chat(input: ChatInput): Promise<{
@@ -136,7 +134,6 @@ export class PercolateClient {
           'x-tenant-id': this.#options.tenant,
           ...(options.body === undefined ? {} : { 'content-type': 'application/json' }),
           ...(options.asOf === undefined ? {} : { 'x-percolate-as-of': options.asOf }),
-          ...(options.bookmark === undefined ? {} : { 'x-percolate-bookmark': options.bookmark }),
         },
         ...(options.body === undefined ? {} : { body: JSON.stringify(options.body) }),
         signal: AbortSignal.any([
@@ -158,7 +155,7 @@ export class PercolateClient {
 }
 
 export function problemOf(status: number, text: string): PercolateClientError {
-  let problem: { code?: string; detail?: string; field?: string; cursor?: string; bookmark?: string } = {}
+  let problem: { code?: string; detail?: string; field?: string } = {}
   try {
     problem = JSON.parse(text) as typeof problem
   } catch {
@@ -169,8 +166,6 @@ export function problemOf(status: number, text: string): PercolateClientError {
     code: problem.code ?? 'UNKNOWN',
     status,
     field: problem.field,
-    cursor: problem.cursor,
-    bookmark: problem.bookmark,
     retryable,
   })
 }

@@ -22,6 +22,10 @@ export const planFloor = (floor: GcFloor): Op => ({
   fields: { vector: vectorToObject(floor.vector) },
 })
 
+/** Whether an op moves the floor: it carries the clock of the floor, however late it was written. */
+export const isFloorOp = ({ kind, key }: Pick<Op, 'kind' | 'key'>): boolean =>
+  kind === FLOOR_REF.kind && key[0] === FLOOR_REF.key[0]
+
 export function floorOf(record: LwwRecord | undefined): GcFloor | undefined {
   const vector = vectorFromObject(record?.fields.get('vector')?.value)
   return record?.put && vector ? { clock: record.put, vector } : undefined

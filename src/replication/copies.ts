@@ -13,6 +13,7 @@ import type { Applier } from './applier.ts'
 import type { CopyStore } from './copy-store.ts'
 import type { Directory } from './directory.ts'
 import { dropCopy } from './drop.ts'
+import { readSkipped } from './export.ts'
 import type { Follower } from './follower.ts'
 import { Holes } from './holes.ts'
 import { countLate, moveLate } from './late.ts'
@@ -21,7 +22,8 @@ import type { CopyState, CopyStatus, PeerHandlers, PeerPort, TransferPart } from
 import { activeHolders, holderOf, type Placement } from './placement.ts'
 import type { Reconciler } from './reconciler.ts'
 import { setCorruptCopyAside } from './replace.ts'
-import { importTransfer, readProgress, readSkipped } from './transfer.ts'
+import { importTransfer, readProgress } from './transfer.ts'
+import { sameCopy, withCopy } from './with-copy.ts'
 
 export interface CopiesOptions {
   readonly node: string
@@ -455,23 +457,24 @@ export class Copies {
     const outside = source ? undefined : await this.#options.snapshot(tenant, placement.incarnation)
     if (!source && !outside && !(await this.#isAllInStream(tenant, placement)))
       throw new PercolateError('TENANT_UNAVAILABLE', 'No other copy can be reached to make this one from.')
-    await pool.use(
-      tenant,
-      async open => {
-        if (!open.isJoining) return
-        if (!source && !outside) {
-          // There never was more than what the stream has: it is read below.
-          await open.finishJoin(async () => {})
-          return
-        }
-        const progress = source ? await readProgress(open) : undefined
+    // Made when there is none.
+    await pool.use(tenant, async () => {}, { create: true })
+    const use = sameCopy(work => withCopy(pool, tenant, placement.incarnation, work, { mayBeJoining: true }))
+    const { isJoining, progress } = await use(async open => ({
+      isJoining: open.isJoining,
+      progress: await readProgress(open),
+    }))
+    // Else it became whole in an attempt before.
+    if (isJoining) {
+      if (source || outside) {
         const parts = source ? peers.to(source).transfer(tenant, placement.incarnation, progress?.after) : outside!
-        const { records } = await importTransfer(open, parts, { resumable: true })
-        await applier.settle(open)
+        const { records } = await importTransfer(use, parts, { resumable: true })
         logger.info({ tenant, records, from: source ?? 'a stored snapshot' }, 'made a copy')
-      },
-      { create: true },
-    )
+      }
+      // There never was more than what the stream has: it is read below.
+      else await use(open => open.finishJoin(async () => {}))
+      await pool.use(tenant, open => applier.settle(open))
+    }
     const isSound = await pool.use(tenant, async open => !open.floor || open.covers(open.floor.vector))
     if (isSound === false) {
       // Parts from before and after a floor do not make one copy.

@@ -10,12 +10,13 @@ import type { Applier } from './applier.ts'
 import { collectGarbage } from './collect.ts'
 import type { Copies } from './copies.ts'
 import type { Directory } from './directory.ts'
+import { readSkipped } from './export.ts'
 import type { Homes } from './homes.ts'
 import type { PeerPort } from './peer.ts'
 import type { Placement } from './placement.ts'
 import type { Reconciler } from './reconciler.ts'
 import type { SnapshotInfo, SnapshotStore } from './snapshots.ts'
-import { readSkipped } from './transfer.ts'
+import { type UseCopy, withCopy } from './with-copy.ts'
 
 export interface MaintenanceOptions {
   readonly node: string
@@ -135,19 +136,24 @@ export class Maintenance {
     const { pool, snapshots, directory, node, logger } = this.#options
     if (!snapshots) return undefined
     const tier = directory.placement(tenant)?.tier ?? directory.member(node)?.tier ?? ''
-    return pool.use(tenant, async open => {
-      if (open.isJoining) return undefined
-      const last = this.#saved.get(tenant) ?? (await snapshots.info(tenant, open.identity.incarnation))?.vector
-      if (last && dominates(last, open.vector)) {
-        this.#saved.set(tenant, last)
-        return undefined
-      }
-      const info = await snapshots.save(open, node, tier)
-      this.#saved.set(tenant, info.vector)
-      this.counts.snapshots++
-      logger.info({ tenant, snapshot: info.id, records: info.records, bytes: info.bytes }, 'stored a snapshot')
-      return info
-    })
+    const copy = await pool.use(tenant, async ({ identity, isJoining, vector }) => ({
+      incarnation: identity.incarnation,
+      isJoining,
+      vector,
+    }))
+    if (!copy || copy.isJoining) return undefined
+    const { incarnation } = copy
+    const last = this.#saved.get(tenant) ?? (await snapshots.info(tenant, incarnation))?.vector
+    if (last && dominates(last, copy.vector)) {
+      this.#saved.set(tenant, last)
+      return undefined
+    }
+    const use: UseCopy = work => withCopy(pool, tenant, incarnation, work)
+    const info = await snapshots.save({ tenant, incarnation, use }, node, tier)
+    this.#saved.set(tenant, info.vector)
+    this.counts.snapshots++
+    logger.info({ tenant, snapshot: info.id, records: info.records, bytes: info.bytes }, 'stored a snapshot')
+    return info
   }
 
   async #run(): Promise<void> {

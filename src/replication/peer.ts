@@ -60,11 +60,15 @@ export interface TransferRecords {
   readonly upTo?: VersionVector | undefined
 }
 
-export type TransferPart =
-  | { readonly head: TransferHead }
-  | TransferRecords
+/** What a transfer ends with. */
+export interface TransferEnd {
   /** The number of records that came before. */
-  | { readonly end: { readonly records: number } }
+  readonly records: number
+  /** The source's floor when the last record was read: deletes at or below it may have been forgotten while the copy was sent. Older versions, which read all records at one moment, do not say. */
+  readonly floor?: GcFloor | undefined
+}
+
+export type TransferPart = { readonly head: TransferHead } | TransferRecords | { readonly end: TransferEnd }
 
 export interface Digests {
   readonly vector: VersionVector

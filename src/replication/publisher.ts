@@ -36,6 +36,13 @@ const FULL_RETRY_MS_MAX = 1000
 /** Streams known to exist, remembered to spare asking. */
 const KNOWN_STREAMS_MAX = 100_000
 
+/** Entries that are published together. */
+interface Window {
+  readonly entries: readonly KvEntry[]
+  /** To be compared, not to be used: the lease is over. */
+  readonly readFrom: Tenant
+}
+
 interface Draining {
   again: boolean
   doing: string
@@ -150,7 +157,7 @@ export class Publisher {
             return end()
           }
           state.doing = 'publishing'
-          await this.#options.pool.use(id, tenant => this.#drain(tenant))
+          await this.#drain(id)
         } finally {
           release()
         }
@@ -177,51 +184,72 @@ export class Publisher {
     end()
   }
 
-  async #drain(tenant: Tenant): Promise<void> {
-    const { stream, streams: streamsOf } = this.#options
+  /**
+   * Publishes until nothing is left. The tenant is open only while a window is read, and while what was acknowledged of it is removed, both in one go: the servers may take long, and others want its place.
+   * So each window is looked at again when it has been acknowledged.
+   */
+  async #drain(id: TenantId): Promise<void> {
+    const { stream, streams: streamsOf, mayPublish } = this.#options
     const streams = streamsOf()
     if (!streams) throw new PercolateError('STREAM_UNAVAILABLE', 'The mode of the sync streams is not known yet.')
-    let last: Hint | undefined
-    while (!this.#stop.signal.aborted && this.#options.mayPublish(tenant.id)) {
-      const entries = await readWindow(tenant)
-      if (entries.length === 0) break
-      await this.#ensureStream(tenant.id, streams)
-      const subject = streams.subjectOf(tenant.id)
+    let acknowledged: Window | undefined
+    while (!this.#stop.signal.aborted && mayPublish(id)) {
+      const window = await this.#turn(id, acknowledged)
+      acknowledged = undefined
+      if (!window || window.entries.length === 0) return
+      if (!this.#streams.has(streams.streamOf(id))) {
+        await this.#ensureStream(id, streams)
+        // What was read may not stand any more.
+        continue
+      }
+      // Who vouches for the copy may have taken that back while it was read.
+      if (!mayPublish(id)) return
+      const subject = streams.subjectOf(id)
       const outcomes = await Promise.allSettled(
-        entries.map(([, value]) => stream.publish(subject, value, messageId(value))),
+        window.entries.map(([, value]) => stream.publish(subject, value, messageId(value))),
       )
       const failed = outcomes.findIndex(outcome => outcome.status === 'rejected')
-      const published = failed < 0 ? entries : entries.slice(0, failed)
-      if (published.length > 0) {
-        const { incarnation, origin, sequence } = decodeEntry(published.at(-1)![1])
-        await tenant.removeFromOutbox(
-          published.map(([key]) => key),
-          published.reduce((sum, [, value]) => sum + value.length, 0),
-          { origin, sequence },
-        )
-        this.#published += published.length
-        last = { tenant: tenant.id, incarnation, origin, sequence }
-        stream.announce(subjects.hint, encodeHint(last))
+      const entries = failed < 0 ? window.entries : window.entries.slice(0, failed)
+      if (entries.length > 0) {
+        const { incarnation, origin, sequence } = decodeEntry(entries.at(-1)![1])
+        stream.announce(subjects.hint, encodeHint({ tenant: id, incarnation, origin, sequence }))
+        this.#published += entries.length
+        acknowledged = { entries, readFrom: window.readFrom }
       }
-      if (failed >= 0) throw (outcomes[failed] as PromiseRejectedResult).reason
+      if (failed < 0) continue
+      // What can't be removed now is published again, which is harmless.
+      if (acknowledged) await this.#turn(id, acknowledged, 0).catch(() => undefined)
+      throw (outcomes[failed] as PromiseRejectedResult).reason
     }
+    if (acknowledged) await this.#turn(id, acknowledged, 0)
+  }
+
+  /** Removes what was acknowledged, and reads what is next, under one lease; undefined when there is no copy any more. */
+  #turn(id: TenantId, acknowledged: Window | undefined, entriesMax = WINDOW_ENTRIES): Promise<Window | undefined> {
+    return this.#options.pool.use(id, async tenant => {
+      if (acknowledged) {
+        const { entries, readFrom } = acknowledged
+        await tenant.removeFromOutbox(entries, decodeEntry(entries.at(-1)![1]), { areOurs: readFrom === tenant })
+      }
+      const isWanted = entriesMax > 0 && tenant.outbox.entries > 0
+      return { entries: isWanted ? await readWindow(tenant, entriesMax) : [], readFrom: tenant }
+    })
   }
 
   async #ensureStream(id: TenantId, streams: SyncStreams): Promise<void> {
     const spec = streams.specOf(id)
-    if (this.#streams.has(spec.name)) return
     await this.#options.stream.ensureStream(spec)
     if (this.#streams.size >= KNOWN_STREAMS_MAX) this.#streams.clear()
     this.#streams.add(spec.name)
   }
 }
 
-async function readWindow(tenant: Tenant): Promise<KvEntry[]> {
+async function readWindow(tenant: Tenant, entriesMax: number): Promise<KvEntry[]> {
   const entries: KvEntry[] = []
   let bytes = 0
   for await (const chunk of tenant.chunks({
     ...prefixRange(prefixes.space(space.outbox)),
-    limit: WINDOW_ENTRIES,
+    limit: entriesMax,
     verified: true,
   })) {
     for (const entry of chunk) {

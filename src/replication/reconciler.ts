@@ -2,17 +2,20 @@ import type { TenantId } from '../base/ids.ts'
 import type { Logger } from '../base/logger.ts'
 import { compareClocks } from '../clock/hlc.ts'
 import { dominates, type VersionVector } from '../clock/vector.ts'
-import { decodeEntry } from '../storage/codec.ts'
+import { isFloorOp } from '../rem/floor.ts'
+import { decodeEntry, type Entry } from '../storage/codec.ts'
 import { prefixes, prefixRange, space } from '../storage/keys.ts'
-import { collect } from '../storage/kv.ts'
 import type { TenantPool } from '../tenant/pool.ts'
+import type { Tenant } from '../tenant/tenant.ts'
 import type { Applier } from './applier.ts'
 import type { Directory } from './directory.ts'
+import { readSkipped } from './export.ts'
 import { type ParkedPosition, summarizeParked } from './parked.ts'
 import type { CopyStatus, PeerPort } from './peer.ts'
 import type { Placement } from './placement.ts'
 import type { Hint } from './publisher.ts'
-import { importTransfer, readSkipped } from './transfer.ts'
+import { type Imported, importTransfer } from './transfer.ts'
+import { sameCopy, type UseCopy, withCopy } from './with-copy.ts'
 
 export interface ReconcilerOptions {
   readonly node: string
@@ -38,56 +41,64 @@ export class Reconciler {
 
   /** Merges all that another holder has; true when this copy then has what it had. */
   async reconcile(tenant: TenantId, from: string): Promise<boolean> {
-    const { pool, peers, applier } = this.#options
-    const done = await pool.use(tenant, async open => {
-      // It was emptied since somebody looked: what is merged into half a copy would look like part of the whole.
-      if (open.isJoining) return false
-      await importTransfer(open, peers.to(from).transfer(tenant, open.identity.incarnation, undefined), {
-        resumable: false,
-      })
-      await applier.settle(open)
-      this.counts.reconciled++
-      return true
-    })
-    return done ?? false
+    const isWhole = await this.#options.pool.use(tenant, async open => !open.isJoining)
+    // It was emptied since somebody looked: what is merged into half a copy would look like part of the whole.
+    if (!isWhole) return false
+    await this.#mergeFrom(
+      tenant,
+      from,
+      sameCopy(work => withCopy(this.#options.pool, tenant, undefined, work)),
+    )
+    return true
+  }
+
+  async #mergeFrom(tenant: TenantId, from: string, use: UseCopy): Promise<Imported> {
+    const { peers, applier } = this.#options
+    const incarnation = await use(async open => open.identity.incarnation)
+    const parts = peers.to(from).transfer(tenant, incarnation, undefined)
+    const imported = await importTransfer(use, parts, { resumable: false })
+    await use(open => applier.settle(open))
+    this.counts.reconciled++
+    return imported
   }
 
   /** Takes over from another copy what was given up for lost here, when that copy has all of it. */
   async takeSkipped(tenant: TenantId, from: string): Promise<boolean> {
     const { pool, peers } = this.#options
-    const skipped = (await pool.use(tenant, readSkipped)) ?? []
-    if (skipped.length === 0) return true
+    // What was given up is so in this copy only; one that is made anew meanwhile has its own list.
+    const use = sameCopy(work => withCopy(pool, tenant, undefined, work))
+    const given = await use(readSkipped)
+    if (given.length === 0) return true
     const status = await peers.to(from).status(tenant)
     if (!status || status.skipped > 0) return false
-    if (!skipped.every(([origin, sequence]) => (status.vector.get(origin) ?? 0) >= sequence)) return false
+    if (!given.every(([origin, sequence]) => (status.vector.get(origin) ?? 0) >= sequence)) return false
     if (await this.isBelowFloor(tenant, [status])) {
       this.#options.onBelowFloor(tenant)
       return false
     }
     // What that copy has by the time at which it is read decides: it may have given something up, or been made anew, since it was asked.
-    if (!(await this.reconcile(tenant, from))) return false
-    const left = new Set((await pool.use(tenant, readSkipped))?.map(([origin, sequence]) => `${origin} ${sequence}`))
-    return !skipped.some(([origin, sequence]) => left.has(`${origin} ${sequence}`))
+    await this.#mergeFrom(tenant, from, use)
+    const left = new Set((await use(readSkipped)).map(([origin, sequence]) => `${origin} ${sequence}`))
+    return !given.some(([origin, sequence]) => left.has(`${origin} ${sequence}`))
   }
 
   /**
    * Takes over what another copy keeps until its clock is due: it may be in no stream any more. By this node's own clock, and never applied before its time: each is taken as if the stream had brought it.
-   * True when all of it is here.
+   * True when all of it is here; TENANT_UNAVAILABLE when this copy was made anew in between.
    */
   async takeParked(tenant: TenantId, { node, parked }: CopyStatus): Promise<boolean> {
     const { pool, peers, applier } = this.#options
     if (parked.entries === 0) return true
-    if ((await pool.use(tenant, summarizeParked))?.mark === parked.mark) return true
+    // One that is emptied or made anew meanwhile has only the pages that come after.
+    const use = sameCopy(work => withCopy(pool, tenant, undefined, work))
+    if ((await use(summarizeParked)).mark === parked.mark) return true
     let isAll = true
     for (let after: ParkedPosition | undefined; ; ) {
       const page = await peers.to(node).parked(tenant, after)
       if (page.length === 0) return isAll
-      const isOpen = await pool.use(tenant, async open => {
-        if (open.isJoining) return false
+      await use(async open => {
         for (const bytes of page) if ((await applier.keep(open, bytes)) === 'full') isAll = false
-        return true
       })
-      if (!isOpen) return false
       after = decodeEntry(page.at(-1)!)
     }
   }
@@ -105,19 +116,14 @@ export class Reconciler {
   async isBelowFloor(tenant: TenantId, statuses: readonly CopyStatus[]): Promise<boolean> {
     const below = await this.#options.pool.use(tenant, async open => {
       const skipped = await readSkipped(open)
-      const [unpublished] = await collect(open, {
-        ...prefixRange(prefixes.space(space.outbox)),
-        limit: 1,
-        verified: true,
-      })
-      const oldest = unpublished && decodeEntry(unpublished[1])
+      const oldest = await oldestUnpublished(open)
       return statuses.some(({ floor, skipped: theirs }) => {
         if (floor === undefined) return false
         // Written here while the floor passed by, and known to nobody: the others would set it aside.
         if (
           oldest &&
           oldest.sequence > (floor.vector.get(oldest.origin) ?? 0) &&
-          oldest.ops.some(({ clock }) => compareClocks(clock, floor.clock) <= 0)
+          oldest.ops.some(op => compareClocks(op.clock, floor.clock) <= 0)
         )
           return true
         // What was given up here counts as seen, and was not; that copy has it.
@@ -187,4 +193,16 @@ export class Reconciler {
     return (statuses.find(({ state }) => state === 'current') ?? statuses.find(({ state }) => state === 'dropping'))
       ?.node
   }
+}
+
+/**
+ * The first write that waits to be published. A moved floor is none: its entry carries the clock of the floor, so that its home would find itself below the floor that it has written, while its acknowledgement is on the way.
+ */
+async function oldestUnpublished(open: Tenant): Promise<Entry | undefined> {
+  for await (const chunk of open.chunks({ ...prefixRange(prefixes.space(space.outbox)), verified: true }))
+    for (const [, value] of chunk) {
+      const entry = decodeEntry(value)
+      if (!entry.ops.every(isFloorOp)) return entry
+    }
+  return undefined
 }

@@ -3,8 +3,6 @@ import type { TenantId } from '../base/ids.ts'
 import type { Logger } from '../base/logger.ts'
 import type { Time } from '../base/time.ts'
 import type { VersionVector } from '../clock/vector.ts'
-import { prefixes, prefixRange, space } from '../storage/keys.ts'
-import { collect } from '../storage/kv.ts'
 import type { StreamPort } from '../stream/port.ts'
 import { subjects } from '../stream/subjects.ts'
 import type { Activity } from '../tenant/activity.ts'
@@ -27,6 +25,7 @@ import { Membership } from './membership.ts'
 import type { PeerPort } from './peer.ts'
 import { activeHolders, holderOf, type Member } from './placement.ts'
 import { encodeHint, Publisher } from './publisher.ts'
+import { pushOutbox } from './push.ts'
 import { Reconciler } from './reconciler.ts'
 import { Router } from './router.ts'
 import { PeerService } from './service.ts'
@@ -62,6 +61,8 @@ export interface ReplicaSettings {
   readonly waitingEntriesMax?: number
   readonly waitingBytesMax?: number
   readonly parkedEntriesMax?: number
+  /** As the peer service's; simulated copies then have several parts. */
+  readonly partRecordsMax?: number
 }
 
 /** What the node keeps beside its tenants. */
@@ -92,9 +93,6 @@ const isOnly = (origins: ReadonlySet<string>, origin: string): boolean => origin
 
 export const durabilities = ['local', 'stream', 'replicated'] as const
 export type Durability = (typeof durabilities)[number]
-
-/** Entries in one push to a peer. */
-const PUSH_ENTRIES = 64
 
 /** A node's part in the cluster: everything that replicates, put together. The simulator runs the same. */
 export class Replica implements TenantHooks {
@@ -277,6 +275,7 @@ export class Replica implements TenantHooks {
       homes: this.homes,
       active: this.active,
       follower: this.follower,
+      partRecordsMax: settings.partRecordsMax,
     })
     this.maintenance = new Maintenance({
       node,
@@ -541,29 +540,14 @@ export class Replica implements TenantHooks {
     const { pool, peers, identity } = this.#options
     // Known to have nothing, without being opened for it.
     if (!pool.isOpen(tenant) && this.copies.isCurrent(tenant) && this.publisher.isClean(tenant)) return 0
-    const left = await pool.use(tenant, async open => {
-      if (open.outbox.entries === 0) return 0
-      const placement = this.directory.placement(tenant)
-      const others = placement ? activeHolders(placement).filter(({ node }) => node !== identity.node) : []
-      const entries = await collect(open, { ...prefixRange(prefixes.space(space.outbox)), verified: true })
-      for (const { node } of others) {
-        try {
-          let vector: VersionVector = new Map()
-          for (let at = 0; at < entries.length; at += PUSH_ENTRIES)
-            vector = await peers.to(node).push(
-              tenant,
-              entries.slice(at, at + PUSH_ENTRIES).map(([, value]) => value),
-            )
-          if ((vector.get(open.origin) ?? 0) < open.state.sequence) continue
-          // They stay in the outbox: other holders still have to get them by the stream when this node is back.
-          return 0
-        } catch {
-          // The next holder may take them.
-        }
-      }
-      return entries.length
-    })
-    return left ?? 0
+    const placement = this.directory.placement(tenant)
+    const others = placement ? activeHolders(placement).filter(({ node }) => node !== identity.node) : []
+    const entries = async () => (await pool.use(tenant, async open => open.outbox.entries)) ?? 0
+    for (const { node } of (await entries()) > 0 ? others : []) {
+      // They stay in the outbox: other holders still have to get them by the stream when this node is back. When this one does not take them, the next holder may.
+      if (await pushOutbox(pool, tenant, peers.to(node)).catch(() => false)) return 0
+    }
+    return entries()
   }
 
   #syncStreams(): SyncStreams | undefined {

@@ -9,14 +9,15 @@ import type { Tenant } from '../tenant/tenant.ts'
 import type { ActiveTenants } from './active-tenants.ts'
 import type { Applier } from './applier.ts'
 import type { Copies } from './copies.ts'
+import { exportCopy, exportRecords, readSkipped } from './export.ts'
 import type { Follower } from './follower.ts'
 import type { Homes } from './homes.ts'
 import { countLate, lateEntries } from './late.ts'
 import { type ParkedPosition, parkedEntries, summarizeParked } from './parked.ts'
 import type { CopyStatus, Digests, PeerHandlers, TransferPart, TransferRecords } from './peer.ts'
 import type { Reconciler } from './reconciler.ts'
-import { digestBucket, digestTenant, exportRecords, exportTenant, readSkipped } from './transfer.ts'
-import { withCopy } from './with-copy.ts'
+import { digestBucket, digestTenant } from './transfer.ts'
+import { type UseCopy, withCopy } from './with-copy.ts'
 
 /** Longest wait that a peer may ask for. */
 const AWAIT_MS_MAX = 60_000
@@ -35,6 +36,8 @@ export interface PeerServiceOptions {
   readonly homes: Homes
   readonly active: ActiveTenants
   readonly follower: Follower
+  /** Records in one part of a transfer; default: as many as make half a megabyte, 256 at most. */
+  readonly partRecordsMax?: number | undefined
 }
 
 /** What this node does when other nodes of the cluster ask. */
@@ -84,17 +87,22 @@ export class PeerService implements PeerHandlers {
   }
 
   async *transfer(tenant: TenantId, incarnation: string, from: Buffer | undefined): AsyncGenerator<TransferPart> {
-    const { pool, copies, node } = this.#options
-    if (['absent', 'joining', 'corrupt'].includes(copies.state(tenant)))
-      throw new PercolateError('TENANT_UNAVAILABLE', 'This node has no complete copy of the tenant.')
+    const { pool, copies, node, partRecordsMax } = this.#options
+    const assertComplete = () => {
+      if (['absent', 'joining', 'corrupt'].includes(copies.state(tenant)))
+        throw new PercolateError('TENANT_UNAVAILABLE', 'This node has no complete copy of the tenant.')
+    }
+    assertComplete()
     if (this.#transfers >= TRANSFERS_MAX)
       throw new PercolateError('TOO_BUSY', `${TRANSFERS_MAX} copies are being sent; retry in a moment.`)
     this.#transfers++
     try {
-      yield* pool.stream(tenant, open => {
-        if (open.identity.incarnation !== incarnation) throw otherIncarnation()
-        return exportTenant(open, node, from)
-      })
+      const use: UseCopy = work =>
+        withCopy(pool, tenant, incarnation, open => {
+          assertComplete()
+          return work(open)
+        })
+      yield* exportCopy(use, node, from, partRecordsMax)
     } finally {
       this.#transfers--
     }

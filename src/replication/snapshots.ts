@@ -4,11 +4,14 @@ import { PercolateError } from '../base/errors.ts'
 import type { TenantId } from '../base/ids.ts'
 import type { Logger } from '../base/logger.ts'
 import type { Time } from '../base/time.ts'
+import { compareClocks } from '../clock/hlc.ts'
 import { dominates, type VersionVector, vectorFromObject, vectorToObject } from '../clock/vector.ts'
 import type { ObjectStore } from '../objects/port.ts'
-import type { Tenant } from '../tenant/tenant.ts'
-import type { TransferPart } from './peer.ts'
-import { decodePart, encodePart, exportTenant } from './transfer.ts'
+import type { GcFloor } from '../rem/floor.ts'
+import { exportCopy } from './export.ts'
+import type { TransferHead, TransferPart } from './peer.ts'
+import { decodePart, encodePart } from './transfer.ts'
+import type { UseCopy } from './with-copy.ts'
 
 export interface SnapshotInfo {
   readonly id: string
@@ -34,6 +37,13 @@ export interface Manifest {
   readonly vector: Record<string, number>
   readonly records: number
   readonly parts: readonly { readonly name: string; readonly bytes: number; readonly sha256: string }[]
+}
+
+/** A copy that a set is made of. */
+export interface Snapshotted {
+  readonly tenant: TenantId
+  readonly incarnation: string
+  readonly use: UseCopy
 }
 
 const ROOT = 'snapshots'
@@ -66,16 +76,16 @@ export class SnapshotStore {
     this.#logger = logger
   }
 
-  async save(tenant: Tenant, node: string, tier: string): Promise<SnapshotInfo> {
+  /** Stores a set of what `use` gives access to; no lease is held while the object store is waited for. */
+  async save({ tenant, incarnation, use }: Snapshotted, node: string, tier: string): Promise<SnapshotInfo> {
     const madeAtMs = this.#time.now()
-    const { incarnation } = tenant.identity
     const id = `${madeAtMs.toString(16).padStart(12, '0')}-${node}`
-    const seen = await this.#manifests(tenant.id, incarnation)
+    const seen = await this.#manifests(tenant, incarnation)
     const generation = 1 + Math.max(0, ...seen.map(manifest => manifest.generation ?? 0))
     this.#saving.add(id)
     try {
-      const manifest = await this.#store(tenant, { id, node, tier, madeAtMs, generation })
-      await this.#prune(tenant.id, incarnation, node)
+      const manifest = await this.#store({ tenant, incarnation, use }, { id, node, tier, madeAtMs, generation })
+      await this.#prune(tenant, incarnation, node)
       return infoOf(manifest)
     } finally {
       this.#saving.delete(id)
@@ -83,14 +93,13 @@ export class SnapshotStore {
   }
 
   async #store(
-    tenant: Tenant,
+    { tenant, incarnation, use }: Snapshotted,
     made: Pick<Manifest, 'id' | 'node' | 'madeAtMs'> & { readonly tier: string; readonly generation: number },
   ): Promise<Manifest> {
     const { id, node } = made
-    const { incarnation } = tenant.identity
-    const folder = `${ROOT}/${tenant.id}/${incarnation}/${id}`
+    const folder = `${ROOT}/${tenant}/${incarnation}/${id}`
     const parts: { name: string; bytes: number; sha256: string }[] = []
-    let vector: VersionVector = new Map()
+    let head: TransferHead | undefined
     let records = 0
     let pending: Buffer[] = []
     let pendingBytes = 0
@@ -103,9 +112,12 @@ export class SnapshotStore {
       pending = []
       pendingBytes = 0
     }
-    for await (const part of exportTenant(tenant, node, undefined)) {
-      if ('head' in part) vector = part.head.vector
-      if ('records' in part) records += part.records.length
+    for await (const part of exportCopy(use, node, undefined)) {
+      if ('head' in part) head = part.head
+      else if ('records' in part) records += part.records.length
+      // A set with records from before and after a floor would be no copy when it is restored.
+      else if (!isSameFloor(head?.floor, part.end.floor))
+        throw new PercolateError('TENANT_UNAVAILABLE', 'Garbage was collected while the snapshot was read; try again.')
       const bytes = encodePart(part)
       const length = Buffer.alloc(4)
       length.writeUInt32BE(bytes.length)
@@ -116,10 +128,10 @@ export class SnapshotStore {
     await flush()
     const manifest: Manifest = {
       version: 1,
-      tenant: tenant.id,
+      tenant,
       incarnation,
       ...made,
-      vector: vectorToObject(vector),
+      vector: vectorToObject(head?.vector ?? new Map()),
       records,
       parts,
     }
@@ -278,6 +290,9 @@ export class SnapshotStore {
     return Buffer.concat(chunks)
   }
 }
+
+const isSameFloor = (a: GcFloor | undefined, b: GcFloor | undefined): boolean =>
+  a === b || (a !== undefined && b !== undefined && compareClocks(a.clock, b.clock) === 0)
 
 const vectorOf = (manifest: Manifest): VersionVector => vectorFromObject(manifest.vector) ?? new Map()
 

@@ -9,117 +9,32 @@ import {
   vectorToObject,
 } from '../clock/vector.ts'
 import type { GcFloor } from '../rem/floor.ts'
-import { EMBEDDING_FIELD_PREFIX, type LwwRecord } from '../rem/record.ts'
-import { edgeSurvives, edgeView } from '../rem/views.ts'
-import { decodeRecord, encodeRecord, packValue, unpackValue } from '../storage/codec.ts'
-import { KeyReader, keyAfter, keys, kindByte, parseRecordKey, prefixes, prefixRange, space } from '../storage/keys.ts'
+import type { LwwRecord } from '../rem/record.ts'
+import { decodeRecord, packValue, unpackValue } from '../storage/codec.ts'
+import { keys, parseRecordKey, prefixes, prefixRange, space } from '../storage/keys.ts'
 import type { Staging } from '../tenant/staging.ts'
 import type { Tenant } from '../tenant/tenant.ts'
+import { isHidden, readSkipped, SKIPPED_MAX } from './export.ts'
 import { BUCKETS, type Digests, type TransferHead, type TransferPart, type TransferRecord } from './peer.ts'
-
-/** Records and bytes of one part of a transfer, at most (one record may be larger). */
-const PART_RECORDS = 256
-const PART_BYTES = 512 * 1024
-
-/**
- * A copy as parts: its vector, its records in the order of their keys from one snapshot, their number. The vector is read before the snapshot is taken, so that
- * the records have all of it, perhaps more. Writers go on meanwhile.
- */
-export async function* exportTenant(
-  tenant: Tenant,
-  source: string,
-  from: Buffer | undefined,
-): AsyncGenerator<TransferPart> {
-  const { incarnation } = tenant.identity
-  const skipped = await readSkipped(tenant)
-  yield {
-    head: { tenant: tenant.id, incarnation, vector: new Map(tenant.vector), floor: tenant.floor, skipped, source },
-  }
-  const range = prefixRange(prefixes.space(space.record))
-  let records: TransferRecord[] = []
-  let bytes = 0
-  let count = 0
-  for await (const chunk of tenant.chunks({ ...range, gte: from ? keyAfter(from) : range.gte, verified: true })) {
-    for (const [key, value] of chunk) {
-      const record = await exportRecord(tenant, key, value)
-      if (!record) continue
-      records.push(record)
-      bytes += key.length + record.record.length + record.vectors.reduce((sum, { vector }) => sum + vector.length, 0)
-      count++
-      if (records.length >= PART_RECORDS || bytes >= PART_BYTES) {
-        yield { records, upTo: new Map(tenant.reach) }
-        records = []
-        bytes = 0
-      }
-    }
-  }
-  if (records.length > 0) yield { records, upTo: new Map(tenant.reach) }
-  yield { end: { records: count } }
-}
-
-/**
- * An edge that the delete of one of its ends hides. Copies forget such edges when they collect garbage, each in its own time: they are no part of what copies have in common, and
- * must not travel to a copy that has forgotten the delete.
- */
-export async function isHidden(tenant: Tenant, key: Buffer, value: Buffer): Promise<boolean> {
-  if (key[1] !== kindByte.edge) return false
-  const ref = parseRecordKey(key)
-  const edge = edgeView(ref.key, decodeRecord(value))
-  if (!edge) return false
-  for (const id of [edge.from, edge.to])
-    if (!edgeSurvives(edge, await tenant.record({ kind: 'entity', key: [id] }))) return true
-  return false
-}
-
-/** A record with its vectors' bytes. One whose bytes changed since the snapshot is sent without them; the entry that changed them comes by the stream. */
-async function exportRecord(tenant: Tenant, key: Buffer, value: Buffer): Promise<TransferRecord | undefined> {
-  const ref = parseRecordKey(key)
-  if (await isHidden(tenant, key, value)) return undefined
-  if (ref.kind !== 'resource') return { key, record: value, vectors: [] }
-  const record = decodeRecord(value)
-  const models = [...record.fields.keys()].filter(name => name.startsWith(EMBEDDING_FIELD_PREFIX))
-  if (models.length === 0) return { key, record: value, vectors: [] }
-  const docNo = (await tenant.get(keys.docNoById(ref.key[0]!)))?.readUInt32BE(0)
-  const vectors: { model: string; vector: Buffer }[] = []
-  const fields = new Map(record.fields)
-  for (const name of models) {
-    const model = name.slice(EMBEDDING_FIELD_PREFIX.length)
-    const vector = docNo === undefined ? undefined : await tenant.get(keys.vector(model, docNo))
-    if (vector && digestOf(vector).equals(Buffer.from(record.fields.get(name)!.value as Uint8Array)))
-      vectors.push({ model, vector })
-    else fields.delete(name)
-  }
-  const complete = fields.size === record.fields.size
-  return { key, record: complete ? value : encodeRecord({ ...record, fields }), vectors }
-}
-
-/** Given-up entries that travel with a copy, at most. */
-const SKIPPED_MAX = 10_000
-
-export async function readSkipped(tenant: Tenant): Promise<[string, number][]> {
-  const skipped: [string, number][] = []
-  const range = { ...prefixRange(prefixes.space(space.skipped)), limit: SKIPPED_MAX, values: false }
-  for await (const chunk of tenant.chunks(range))
-    for (const [key] of chunk) {
-      const reader = new KeyReader(key)
-      skipped.push([reader.text(), reader.u64()])
-    }
-  return skipped
-}
-
-const digestOf = (bytes: Buffer): Buffer => createHash('sha256').update(bytes).digest().subarray(0, 8)
+import { sameCopy, type UseCopy } from './with-copy.ts'
 
 /** What a joining copy remembers between parts, so that it can go on after a restart, also from another source. */
 interface Progress {
   readonly after: Buffer
   readonly vector: VersionVector
+  /** Given up for lost by the sources so far: what came from them does not have it, whatever the next one has. */
+  readonly skipped: TransferHead['skipped']
 }
 
 export async function readProgress(tenant: Tenant): Promise<Progress | undefined> {
   const bytes = await tenant.get(keys.meta('transfer'))
   if (!bytes) return undefined
-  const [after, vector] = unpackValue(bytes) as [Uint8Array, Record<string, number>]
-  return { after: Buffer.from(after), vector: vectorFromObject(vector) ?? new Map() }
+  const [after, vector, skipped] = unpackValue(bytes) as [
+    Uint8Array,
+    Record<string, number>,
+    TransferHead['skipped'] | undefined,
+  ]
+  return { after: Buffer.from(after), vector: vectorFromObject(vector) ?? new Map(), skipped: skipped ?? [] }
 }
 
 /** Forgets transfers that were cut short: the copy was compared, and is as another one. */
@@ -133,84 +48,139 @@ async function readMerging(tenant: Tenant): Promise<VersionVector> {
   return (bytes && vectorFromObject(unpackValue(bytes) as Record<string, number>)) ?? new Map()
 }
 
+interface ImportOptions {
+  /** Into a copy that is being made, and goes on where it was cut short; else into one that is whole. */
+  readonly resumable: boolean
+}
+
+/** What a transfer brought. `skipped`: entries that `vector` counts, and that neither the source nor the copy may have. */
+export interface Imported extends Pick<TransferHead, 'vector' | 'skipped'> {
+  readonly records: number
+  readonly changed: number
+}
+
 /**
  * Merges a transfer into a copy, part by part, and takes over its vector at the end, when all of it is there: a transfer that is cut short moves no
- * vector. What was given up here and the source has is regained by it. SNAPSHOT_INVALID when it is not what it should be.
+ * vector. What was given up here and the source has is regained by it. Each part is merged under a lease of its own, none is held while the next is waited for. SNAPSHOT_INVALID when it is not what it should be,
+ * TENANT_UNAVAILABLE when the copy was made anew in between.
  */
 export async function importTransfer(
-  tenant: Tenant,
+  use: UseCopy,
   parts: AsyncIterable<TransferPart>,
-  options: { readonly resumable: boolean; readonly onRecords?: (count: number) => void },
-): Promise<{ records: number; changed: number; vector: VersionVector }> {
-  const before = options.resumable ? await readProgress(tenant) : undefined
-  let vector: VersionVector | undefined
-  let skipped: TransferHead['skipped'] = []
-  let regained: TransferHead['skipped'] = []
+  { resumable }: ImportOptions,
+): Promise<Imported> {
+  const same = sameCopy(use)
+  const before = await same(async open => (resumable ? readProgress(open) : undefined))
+  let head: TransferHead | undefined
+  /** What is certain to be here at the end. */
+  let vector: VersionVector = new Map()
+  /** What may not be here at the end, though `vector` counts it. */
+  let lacking: TransferHead['skipped'] = []
+  let merging: VersionVector = new Map()
+  /** Given up here when it began. */
+  let given: TransferHead['skipped'] = []
   let records = 0
   let changed = 0
-  let merging: VersionVector = new Map()
   for await (const part of parts) {
     if ('head' in part) {
-      if (part.head.tenant !== tenant.id) throw invalid('it is of another tenant')
-      if (part.head.incarnation !== tenant.identity.incarnation) throw invalid('it is of another incarnation')
-      const floor = options.resumable ? undefined : tenant.floor
-      const theirs = options.resumable ? undefined : part.head.floor
-      // The other way round: deletes that this copy has not seen may be forgotten there.
-      if (theirs && !tenant.covers(theirs.vector)) throw invalid('this copy is below the floor of that one')
-      // What that copy has not seen may be deleted and forgotten here: it has to be made anew, not merged.
-      if (floor && !dominates(part.head.vector, floor.vector)) throw invalid('its copy is below the floor of this one')
-      if (!options.resumable) {
-        const given = await readSkipped(tenant)
-        const lacks = new Set(part.head.skipped.map(([origin, sequence]) => `${origin} ${sequence}`))
-        const { vector: has } = part.head
-        // Of a list that may have been cut short nothing can be concluded from what is not in it.
-        const isWhole = part.head.skipped.length < SKIPPED_MAX
-        regained = isWhole
-          ? given.filter(([origin, n]) => (has.get(origin) ?? 0) >= n && !lacks.has(`${origin} ${n}`))
-          : []
-        if (theirs && isUnseenBelow(theirs, given, part.head.skipped))
-          throw invalid('this copy is below the floor of that one')
-        if (floor && isUnseenBelow(floor, part.head.skipped, given))
-          throw invalid('its copy is below the floor of this one')
-      }
+      head = part.head
       // Of what came before the restart only the earlier vector is certain, of the rest only the new one.
-      skipped = part.head.skipped
-      vector = before ? meetVectors(before.vector, part.head.vector) : part.head.vector
-      if (!options.resumable) merging = joinVectors(await readMerging(tenant), vector)
-    } else if (!vector) {
+      vector = before ? meetVectors(before.vector, head.vector) : head.vector
+      lacking = unique([...(before?.skipped ?? []), ...head.skipped])
+      merging = await same(async open => {
+        assertFits(open, part.head)
+        if (resumable) return new Map()
+        given = await readSkipped(open)
+        await assertMergeable(open, part.head, part.head.floor)
+        return joinVectors(await readMerging(open), part.head.vector)
+      })
+    } else if (!head) {
       throw invalid('it does not begin with its head')
     } else if ('records' in part) {
       const decoded = part.records.map(decodeTransferred)
-      const certain = vector
       const last = part.records.at(-1)
-      changed += await tenant.merge(decoded, joinVectors(certain, part.upTo ?? new Map()), {
-        regains: regained.length > 0,
-        also: staging => {
-          if (options.resumable && last)
-            staging.put(keys.meta('transfer'), packValue([last.key, vectorToObject(certain)]))
-          if (!options.resumable) staging.put(keys.meta('merging'), packValue(vectorToObject(merging)))
-        },
+      const { vector: sourceVector, skipped } = head
+      changed += await same(async open => {
+        // What was given up here, or forgotten, may be so since the last part only.
+        if (!resumable) assertAboveOurs(open, sourceVector)
+        const regains =
+          !resumable &&
+          open.state.lost.count > 0 &&
+          regainable(await readSkipped(open), sourceVector, skipped).length > 0
+        return open.merge(decoded, joinVectors(vector, part.upTo ?? new Map()), {
+          regains,
+          also: staging => {
+            if (resumable && last)
+              staging.put(keys.meta('transfer'), packValue([last.key, vectorToObject(vector), lacking]))
+            if (!resumable) staging.put(keys.meta('merging'), packValue(vectorToObject(merging)))
+          },
+        })
       })
       records += decoded.length
-      options.onRecords?.(decoded.length)
     } else {
       if (part.end.records !== records) throw invalid(`it has ${records} records of ${part.end.records}`)
-      const complete = vector
-      const finish = async (staging: Staging) => {
-        // On the word of the copy whose records have come, not on what it said before.
-        await staging.regain(regained)
-        staging.joinVector(complete, skipped)
-        staging.del(keys.meta('transfer'))
-        staging.del(keys.meta('merging'))
-      }
-      if (options.resumable) await tenant.finishJoin(finish)
-      else await tenant.change(finish)
-      // What was collected here may have come back with it.
-      await tenant.noteCollected(undefined)
-      return { records, changed, vector }
+      const { end } = part
+      const { skipped } = head
+      const whole = head
+      await same(async open => {
+        if (!resumable) await assertMergeable(open, whole, end.floor)
+        // Of what was given up when it began: what has been since may have come before that part of it.
+        const regained = regainable(given, whole.vector, skipped)
+        const finish = async (staging: Staging) => {
+          // On the word of the copy whose records have come, not on what it said before.
+          await staging.regain(regained)
+          staging.joinVector(vector, lacking)
+          staging.del(keys.meta('transfer'))
+          staging.del(keys.meta('merging'))
+        }
+        if (resumable) await open.finishJoin(finish)
+        else await open.change(finish)
+        // What was collected here may have come back with it.
+        await open.noteCollected(undefined)
+      })
+      return { records, changed, vector, skipped: lacking }
     }
   }
   throw invalid('it is cut short')
+}
+
+const unique = (entries: TransferHead['skipped']): TransferHead['skipped'] => [
+  ...new Map(entries.map(entry => [entry.join(' '), entry])).values(),
+]
+
+function assertFits(open: Tenant, head: TransferHead): void {
+  if (head.tenant !== open.id) throw invalid('it is of another tenant')
+  if (head.incarnation !== open.identity.incarnation) throw invalid('it is of another incarnation')
+}
+
+/** What the source has not seen may be deleted and forgotten here: its copy has to be made anew, not merged. */
+function assertAboveOurs({ floor }: Tenant, theirs: VersionVector): void {
+  if (floor && !dominates(theirs, floor.vector)) throw invalid('its copy is below the floor of this one')
+}
+
+/** Whether neither of the two copies has forgotten deletes that the other never saw. `theirFloor`: the source's latest that is known. */
+async function assertMergeable(
+  open: Tenant,
+  { vector, skipped }: TransferHead,
+  theirFloor: GcFloor | undefined,
+): Promise<void> {
+  assertAboveOurs(open, vector)
+  // The other way round: deletes that this copy has not seen may be forgotten there.
+  if (theirFloor && !open.covers(theirFloor.vector)) throw invalid('this copy is below the floor of that one')
+  const given = await readSkipped(open)
+  if (theirFloor && isUnseenBelow(theirFloor, given, skipped)) throw invalid('this copy is below the floor of that one')
+  if (open.floor && isUnseenBelow(open.floor, skipped, given)) throw invalid('its copy is below the floor of this one')
+}
+
+/** What the source has of that which was given up here. Of a list that may have been cut short nothing can be concluded from what is not in it. */
+function regainable(
+  given: TransferHead['skipped'],
+  theirs: VersionVector,
+  skipped: TransferHead['skipped'],
+): TransferHead['skipped'] {
+  if (skipped.length >= SKIPPED_MAX) return []
+  const lacks = new Set(skipped.map(([origin, sequence]) => `${origin} ${sequence}`))
+  return given.filter(([origin, n]) => (theirs.get(origin) ?? 0) >= n && !lacks.has(`${origin} ${n}`))
 }
 
 /** Whether entries below the floor count as seen in one copy only because it gave them up, and the other has them: they may have been deletes, forgotten since. */
@@ -242,17 +212,6 @@ export async function mergeTransferred(
   upTo: VersionVector,
 ): Promise<number> {
   return tenant.merge(records.map(decodeTransferred), upTo, { regains: true })
-}
-
-export async function exportRecords(tenant: Tenant, wanted: readonly Buffer[]): Promise<TransferRecord[]> {
-  const values = await tenant.getMany(wanted)
-  const records: TransferRecord[] = []
-  for (const [n, key] of wanted.entries()) {
-    const value = values[n]
-    const record = value && (await exportRecord(tenant, key, value))
-    if (record) records.push(record)
-  }
-  return records
 }
 
 export const bucketOf = (key: Buffer): number => createHash('sha256').update(key).digest().readUInt8(0) % BUCKETS
@@ -317,7 +276,7 @@ export function encodePart(part: TransferPart): Buffer {
             part.records.map(({ key, record, vectors }) => [key, record, vectors.map(v => [v.model, v.vector])]),
             part.upTo ? vectorToObject(part.upTo) : null,
           ]
-        : [2, part.end.records]
+        : [2, part.end.records, ...(part.end.floor ? [packFloor(part.end.floor)] : [])]
   const body = Buffer.concat([Buffer.from([PART_VERSION]), packValue(fields)])
   return Buffer.concat([body, createHash('sha256').update(body).digest()])
 }
@@ -355,7 +314,10 @@ export function decodePart(bytes: Buffer): TransferPart {
       },
     }
   }
-  if (kind === 2) return { end: { records: fields[0] as number } }
+  if (kind === 2) {
+    const [records, floor] = fields as [number, PackedFloor | undefined]
+    return { end: { records, floor: unpackFloor(floor ?? null) } }
+  }
   const records = fields[0] as [Uint8Array, Uint8Array, [string, Uint8Array][]][]
   return {
     upTo: fields[1] ? vectorFromObject(fields[1]) : undefined,

@@ -111,20 +111,6 @@ export class TenantPool {
     }
   }
 
-  /** As {@link use}, for work that gives its results one by one; the tenant stays open until the caller is done with them. */
-  async *stream<T>(id: TenantId, work: (tenant: Tenant) => AsyncIterable<T>): AsyncGenerator<T> {
-    const slot = await this.#lease(id, false)
-    if (slot === undefined) return
-    try {
-      yield* work(slot.tenant!)
-    } catch (error) {
-      this.#report(id, error, 'use')
-      throw error
-    } finally {
-      this.#release(slot)
-    }
-  }
-
   /**
    * Waits until `met` holds, looking after every commit and publication; false when it does not in time, undefined when there is no such tenant. The tenant is in use only while it is looked at, so
    * that waiting keeps nobody else out: what held may hold no more when this resolves.

@@ -401,20 +401,29 @@ export class Tenant {
     return attachment as T
   }
 
-  /** Removes published entries, the last of which is `last`; `bytes` is their size. Not fsynced: publishing an entry twice is harmless. */
+  /**
+   * Removes entries that the stream has acknowledged, the last of which is `last`; how many they were. `areOurs`: they were read from this very {@link Tenant}. Else the database was closed since, and may be another by now:
+   * only what it has in the same words goes, since its numbers may stand for other entries. Not fsynced: publishing an entry twice is harmless.
+   */
   async removeFromOutbox(
-    entryKeys: readonly Buffer[],
-    bytes: number,
+    entries: readonly KvEntry[],
     last: Pick<Entry, 'origin' | 'sequence'>,
-  ): Promise<void> {
-    await this.#kv.write(
-      entryKeys.map(key => ({ type: 'del', key })),
-      { sync: false },
-    )
-    this.#outbox.entries -= entryKeys.length
-    this.#outbox.bytes -= bytes
-    if (last.origin === this.origin) this.#outbox.published = last.sequence
+    { areOurs }: { readonly areOurs: boolean },
+  ): Promise<number> {
+    const found = areOurs ? undefined : await this.#kv.getMany(entries.map(([key]) => key))
+    const published = found ? entries.filter(([, value], n) => found[n]?.equals(value)) : entries
+    if (published.length > 0)
+      await this.#kv.write(
+        published.map(([key]) => ({ type: 'del', key })),
+        { sync: false },
+      )
+    this.#outbox.entries -= published.length
+    for (const [, value] of published) this.#outbox.bytes -= value.length
+    // Nothing of this origin comes before what the stream has of it.
+    if (last.origin === this.origin && last.sequence <= this.#state.state.sequence)
+      this.#outbox.published = Math.max(this.#outbox.published, last.sequence)
     this.#onChange()
+    return published.length
   }
 
   /** Lets queued writes finish, then closes the database. */

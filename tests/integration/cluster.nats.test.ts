@@ -256,7 +256,7 @@ describe('a request that is refused', () => {
     for (let n = 0; n < 5; n++) {
       const tenant = `together-${n}`
       const answers = await Promise.all(
-        ['n1', 'n2', 'n3', 'n1', 'n2', 'n3'].map((node, m) => put(node, tenant, `e${m}`, { m })),
+        ['n1', 'n2', 'n3', 'n1', 'n2', 'n3'].map((node, m) => put(node, tenant, `e${m}`, { m }, replicated)),
       )
       expect(answers.map(({ status }) => status)).toEqual(Array(6).fill(200))
       await eventually(`n3 lists what all of them wrote`, async () => {

@@ -7,8 +7,9 @@ import { createLogger } from '../../src/base/logger.ts'
 import type { Time } from '../../src/base/time.ts'
 import { type Clock, compareClocks, parseClock } from '../../src/clock/hlc.ts'
 import { planDelete, planEntity } from '../../src/rem/plan.ts'
+import { exportCopy, readSkipped } from '../../src/replication/export.ts'
 import type { TransferPart } from '../../src/replication/peer.ts'
-import { exportTenant, importTransfer, mergeTransferred, readSkipped } from '../../src/replication/transfer.ts'
+import { importTransfer, mergeTransferred } from '../../src/replication/transfer.ts'
 import { ANY } from '../../src/session/request.ts'
 import { Session } from '../../src/session/session.ts'
 import { decodeEntry, decodeRecord, type Entry } from '../../src/storage/codec.ts'
@@ -24,6 +25,8 @@ import { Tenant } from '../../src/tenant/tenant.ts'
 /** One life only. */
 const SEED = process.env.FEED_SEED
 const ID = parseTenantId('t')
+/** Of a transfer; the copies have some dozens. */
+const PART_RECORDS = 3
 const logger = createLogger({ level: 'silent', role: 'test' })
 
 /** mulberry32. */
@@ -275,48 +278,47 @@ async function live(seed: number, counts: Counts): Promise<void> {
     })
   const reconcile = async (copy: Copy, from: Copy, isWhole: boolean) => {
     const parts = async function* (): AsyncGenerator<TransferPart> {
-      const all = await from.use(async tenant => {
-        const list: TransferPart[] = []
-        for await (const part of exportTenant(tenant, 'x', undefined)) {
-          list.push(part)
-          // Writers go on while a copy is sent.
-          if ('head' in part && !isQuiet && random.chance(0.4))
-            await tenant.write(({ clock }) => ({
+      const all: TransferPart[] = []
+      for await (const part of exportCopy(work => from.use(work), 'x', undefined, PART_RECORDS)) {
+        all.push(part)
+        // Writers go on while a copy is sent, part by part.
+        if (!isQuiet && random.chance(0.4))
+          await from.use(tenant =>
+            tenant.write(({ clock }) => ({
               ops: planEntity({ id: `e${random.below(8)}`, properties: { late: now } }, clock),
               result: undefined,
-            }))
-        }
-        return list
-      })
+            })),
+          )
+      }
       yield* isWhole ? all : all.slice(0, -1)
     }
-    await copy.use(async tenant => {
-      const isJoining = tenant.isJoining
-      const given = await readSkipped(tenant)
-      // As the reconciler takes back what was given up: from a copy that has all of it.
-      const hasAll = await from.use(
-        async other =>
-          (await readSkipped(other)).length === 0 && given.every(([origin, n]) => (other.vector.get(origin) ?? 0) >= n),
-      )
-      try {
-        await importTransfer(tenant, parts(), { resumable: isJoining })
-      } catch (error) {
-        if (isWhole) throw error
-        return
-      }
-      if (given.length > 0 && hasAll) await tenant.change(staging => staging.regain(given))
-    })
+    const { isJoining, given } = await copy.use(async tenant => ({
+      isJoining: tenant.isJoining,
+      given: await readSkipped(tenant),
+    }))
+    // As the reconciler takes back what was given up: from a copy that has all of it.
+    const hasAll = await from.use(
+      async other =>
+        (await readSkipped(other)).length === 0 && given.every(([origin, n]) => (other.vector.get(origin) ?? 0) >= n),
+    )
+    let isDone = true
+    try {
+      await importTransfer(work => copy.use(work), parts(), { resumable: isJoining })
+    } catch (error) {
+      if (isWhole) throw error
+      isDone = false
+    }
+    if (isDone && given.length > 0 && hasAll) await copy.use(tenant => tenant.change(staging => staging.regain(given)))
     // What it wrote meanwhile goes out as everything does.
     if (!isQuiet) await write(from)
   }
   const repair = (copy: Copy, from: Copy) =>
     copy.use(async tenant => {
       if (tenant.isJoining) return
-      const { records, upTo } = await from.use(async other => {
-        const list = []
-        for await (const part of exportTenant(other, 'x', undefined)) if ('records' in part) list.push(...part.records)
-        return { records: list, upTo: new Map(other.reach) }
-      })
+      const records = []
+      for await (const part of exportCopy(work => from.use(work), 'x', undefined))
+        if ('records' in part) records.push(...part.records)
+      const upTo = await from.use(async other => new Map(other.reach))
       await mergeTransferred(tenant, records, upTo)
     })
 

@@ -82,6 +82,7 @@ export const TIMES: ReplicaSettings = {
   handoverTimeoutMs: 1000,
   copyRetryMs: 300,
   copiesWaitMs: 600_000,
+  partRecordsMax: 3,
   waitingEntriesMax: 8,
 }
 
@@ -174,6 +175,8 @@ export class SimCluster {
   onWipe: (node: string, disk: string, tenant: TenantId) => void = () => {}
   /** Requests to the servers, by process. */
   readonly requests = new Map<string, number>()
+  /** Databases that a process has open at once, from its start on. */
+  openTenantsMax = 100
   natsDown = false
   dropRate = 0
   slowRate = 0
@@ -323,7 +326,13 @@ export class SimProcess implements SimClient {
             time,
             logger,
             store,
-            limits: { openMax: 100, memoryBytesMax: 1e12, tenantBytes: 1, idleMs: 60_000, waitMsMax: 5000 },
+            limits: {
+              openMax: cluster.openTenantsMax,
+              memoryBytesMax: 1e12,
+              tenantBytes: 1,
+              idleMs: 60_000,
+              waitMsMax: 5000,
+            },
             tenant: {
               origin: `${node.id}.${disk.id}`,
               outboxEnabled: true,

@@ -26,9 +26,10 @@ export class SmallCluster {
 
   /** A cluster in which `tenant` has copies on the first two nodes, the home first. */
   static async start(
-    options: { nodes?: number; settings?: Partial<ReplicaSettings>; tenant?: string } = {},
+    options: { nodes?: number; settings?: Partial<ReplicaSettings>; tenant?: string; openTenantsMax?: number } = {},
   ): Promise<SmallCluster> {
     const small = new SmallCluster(options.nodes ?? 3, { ...TIMES, ...options.settings }, options.tenant ?? 'acme')
+    small.cluster.openTenantsMax = options.openTenantsMax ?? small.cluster.openTenantsMax
     await small.#stopController()
     for (const node of small.cluster.nodes) node.start()
     await small.world.run(3500)

@@ -9,14 +9,19 @@ import { failure } from './calls.ts'
 import type { Message } from './messages.ts'
 import { floorMessage, statusMessage, vectorMessage, vectorOf } from './peer-messages.ts'
 
+/** A receiver of a copy that takes nothing for this long is cut off: it keeps a place of those that are sent at once. */
+const STALL_MS_MAX = 30_000
+
 export interface PeerServerOptions {
   readonly handlers: PeerHandlers
   readonly auth: PeerAuth
   readonly logger: Logger
+  /** Default: {@link STALL_MS_MAX}. */
+  readonly stallMsMax?: number
 }
 
 /** The implementation of `percolate.v1.Peer`. */
-export function peerMethods({ handlers, auth, logger }: PeerServerOptions) {
+export function peerMethods({ handlers, auth, logger, stallMsMax = STALL_MS_MAX }: PeerServerOptions) {
   const tenantOf = (call: { request: Message; metadata: { get(key: string): unknown[] } }): TenantId => {
     const tenant = parseTenantId(call.request.tenant)
     auth.verify(call.metadata.get(PEER_HEADER)[0], tenant)
@@ -61,12 +66,8 @@ export function peerMethods({ handlers, auth, logger }: PeerServerOptions) {
         const start = from && from.length > 0 ? Buffer.from(from) : undefined
         for await (const part of handlers.transfer(tenant, incarnation(call.request), start)) {
           if (isGone) return
-          if (!call.write({ part: encodePart(part) }))
-            await new Promise<void>(resolve => {
-              call.once('drain', resolve)
-              call.once('close', resolve)
-              ;(call as unknown as NodeJS.EventEmitter).once('cancelled', resolve)
-            })
+          if (!call.write({ part: encodePart(part) }) && !(await drained(call, stallMsMax)))
+            throw new PercolateError('NODE_UNAVAILABLE', `The receiver took nothing for ${stallMsMax} ms.`)
         }
       }
       run().then(
@@ -125,6 +126,22 @@ export function peerMethods({ handlers, auth, logger }: PeerServerOptions) {
     }),
   }
 }
+
+/** Whether the receiver takes more, or is gone; false when it has taken nothing in time. */
+function drained(call: NodeJS.EventEmitter, timeoutMs: number): Promise<boolean> {
+  return new Promise(resolve => {
+    const settle = (isDrained: boolean) => {
+      clearTimeout(timer)
+      for (const event of ENDINGS) call.off(event, onDrained)
+      resolve(isDrained)
+    }
+    const onDrained = () => settle(true)
+    const timer = setTimeout(() => settle(false), timeoutMs)
+    for (const event of ENDINGS) call.once(event, onDrained)
+  })
+}
+
+const ENDINGS = ['drain', 'close', 'cancelled']
 
 /** Records that came in one part. */
 export function recordsOf(part: unknown): TransferRecords {

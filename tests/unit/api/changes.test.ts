@@ -6,7 +6,9 @@ import { parseTenantId, type TenantId } from '../../../src/base/ids.ts'
 import { createLogger } from '../../../src/base/logger.ts'
 import { systemTime } from '../../../src/base/time.ts'
 import { planEntity, planResource } from '../../../src/rem/plan.ts'
-import { exportTenant, importTransfer } from '../../../src/replication/transfer.ts'
+import { exportCopy } from '../../../src/replication/export.ts'
+import { importTransfer } from '../../../src/replication/transfer.ts'
+import { withCopy } from '../../../src/replication/with-copy.ts'
 import { ANY } from '../../../src/session/request.ts'
 import { Session } from '../../../src/session/session.ts'
 import { MemoryKv } from '../../../src/storage/memory.ts'
@@ -105,9 +107,8 @@ describe('change feeds', () => {
     for (let n = 0; n < 300; n++) await other.put(tenant, `there${n}`)
     const { events, stop } = follow(tenant)
     const { cursor } = await next(events)
-    await pool.use(tenant, open =>
-      other.pool.use(tenant, from => importTransfer(open, exportTenant(from, 'b', undefined), { resumable: false })),
-    )
+    const parts = exportCopy(work => withCopy(other.pool, tenant, undefined, work), 'b', undefined)
+    await importTransfer(work => withCopy(pool, tenant, undefined, work), parts, { resumable: false })
     const seen = new Set<string>()
     while (seen.size < 300) for (const name of namesOf(await next(events))) seen.add(name)
     await put(tenant, 'last')

@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest'
 import { planEntity } from '../../../src/rem/plan.ts'
-import { readSkipped } from '../../../src/replication/transfer.ts'
+import { readSkipped } from '../../../src/replication/export.ts'
 import { encodeEntry } from '../../../src/storage/codec.ts'
 import { subjects } from '../../../src/stream/subjects.ts'
 import { TIMES } from '../../sim/cluster.ts'

@@ -4,7 +4,7 @@ import { offsetTime, systemTime } from '../../../src/base/time.ts'
 import type { EmbeddedS3 } from '../../../src/objects/embedded/server.ts'
 import type { S3ObjectStore } from '../../../src/objects/s3.ts'
 import { planEntity } from '../../../src/rem/plan.ts'
-import { byCoverage, SnapshotStore } from '../../../src/replication/snapshots.ts'
+import { byCoverage, SnapshotStore, type Snapshotted } from '../../../src/replication/snapshots.ts'
 import { MemoryKv } from '../../../src/storage/memory.ts'
 import { Tenant } from '../../../src/tenant/tenant.ts'
 import { connectS3, logger, remove, startTestS3, tempFolder } from '../../support/running.ts'
@@ -35,6 +35,11 @@ const openTenant = (name: string) =>
     recordCacheBytes: 1e6,
     onCommit: () => {},
   })
+const copyOf = (tenant: Tenant): Snapshotted => ({
+  tenant: tenant.id,
+  incarnation: tenant.identity.incarnation,
+  use: work => work(tenant),
+})
 const write = (tenant: Tenant, id: string) =>
   tenant.write(({ clock }) => ({ ops: planEntity({ id }, clock), result: undefined }))
 const setsOf = async (tenant: Tenant): Promise<string[]> => {
@@ -50,11 +55,11 @@ describe('the snapshots of a tenant', () => {
     const right = new SnapshotStore(objects, systemTime, logger)
     for (let n = 0; n < 2; n++) {
       await write(tenant, `by the fast one ${n}`)
-      await fast.save(tenant, 'fast', 'small')
+      await fast.save(copyOf(tenant), 'fast', 'small')
     }
     for (let n = 0; n < 3; n++) {
       await write(tenant, `later ${n}`)
-      const saved = await right.save(tenant, 'right', 'small')
+      const saved = await right.save(copyOf(tenant), 'right', 'small')
       const newest = await right.newest(tenant.id, tenant.identity.incarnation)
       expect(newest?.id).toBe(saved.id)
       expect(newest?.vector).toEqual({ 'n1.d1': 3 + n })
@@ -69,10 +74,10 @@ describe('the snapshots of a tenant', () => {
     Object.assign(other.identity, one.identity)
     await other.changeOrigin()
     await write(other, 'only here')
-    const alone = await store.save(other, 'n2', 'small')
+    const alone = await store.save(copyOf(other), 'n2', 'small')
     for (let n = 0; n < 4; n++) {
       await write(one, `e${n}`)
-      await store.save(one, 'n1', 'small')
+      await store.save(copyOf(one), 'n1', 'small')
     }
     const left = await setsOf(one)
     expect(left).toContain(alone.id)
@@ -88,7 +93,7 @@ describe('the snapshots of a tenant', () => {
     for (const id of ['000000000001-n1', '000000000001-n2'])
       await objects.put(`${root}/${id}/part-000000`, Readable.from([Buffer.from('x')]), {})
     await write(tenant, 'e')
-    const { id } = await store.save(tenant, 'n1', 'small')
+    const { id } = await store.save(copyOf(tenant), 'n1', 'small')
     expect((await setsOf(tenant)).sort()).toEqual(['000000000001-n2', id].sort())
   })
 

@@ -1,0 +1,64 @@
+import { Server, ServerCredentials } from '@grpc/grpc-js'
+import { expect, it } from 'vitest'
+import { GrpcPeers } from '../../../src/api/grpc/peer-client.ts'
+import { peerMethods } from '../../../src/api/grpc/peer-server.ts'
+import { loadPeerProto } from '../../../src/api/grpc/protos.ts'
+import { parseTenantId } from '../../../src/base/ids.ts'
+import { createLogger } from '../../../src/base/logger.ts'
+import { PeerAuth } from '../../../src/replication/auth.ts'
+import type { PeerHandlers, TransferPart } from '../../../src/replication/peer.ts'
+
+const PART_BYTES = 512 * 1024
+
+it('a receiver of a copy that takes nothing is cut off, and the one that sends it is done with it', async () => {
+  let sent = 0
+  let end = () => {}
+  const ended = new Promise<void>(resolve => {
+    end = resolve
+  })
+  async function* transfer(): AsyncGenerator<TransferPart> {
+    try {
+      for (;;) {
+        sent++
+        yield { records: [{ key: Buffer.from('key'), record: Buffer.alloc(PART_BYTES), vectors: [] }] }
+      }
+    } finally {
+      end()
+    }
+  }
+  const logger = createLogger({ level: 'silent', role: 'test' })
+  const server = new Server()
+  server.addService(
+    (loadPeerProto() as Record<string, unknown>)['percolate.v1.Peer'] as never,
+    peerMethods({
+      handlers: { transfer } as unknown as PeerHandlers,
+      auth: new PeerAuth('secret', 'n1'),
+      logger,
+      stallMsMax: 100,
+    }),
+  )
+  const port = await new Promise<number>((resolve, reject) =>
+    server.bindAsync('127.0.0.1:0', ServerCredentials.createInsecure(), (error, bound) =>
+      error ? reject(error) : resolve(bound),
+    ),
+  )
+  const peers = new GrpcPeers({
+    auth: new PeerAuth('secret', 'n2'),
+    addressOf: () => `127.0.0.1:${port}`,
+    timeoutMs: 5000,
+  })
+  const parts = peers.to('n1').transfer(parseTenantId('acme'), 'any', undefined)[Symbol.asyncIterator]()
+  try {
+    expect((await parts.next()).done).toBe(false)
+    await ended
+    // What was on its way comes still, and then the end.
+    const rest = async () => {
+      while (!(await parts.next()).done);
+    }
+    await expect(rest()).rejects.toMatchObject({ code: 'NODE_UNAVAILABLE' })
+    expect(sent).toBeLessThan(50)
+  } finally {
+    peers.close()
+    server.forceShutdown()
+  }
+})
