@@ -24,6 +24,8 @@ export interface ClientOptions {
 export interface CallOptions {
   /** Write with this clock instead of now (`X-Percolate-As-Of`), so that a retry can't overtake what happened meanwhile. */
   readonly asOf?: string
+  /** See what this position has (`X-Percolate-Bookmark`): that of a write, or of a feed that ended with `CHANGES_EXPIRED`. */
+  readonly bookmark?: string
   readonly signal?: AbortSignal
 }
 
@@ -50,20 +52,20 @@ export class PercolateClient {
     return this.request('POST', '/api/v1/resources', { body: { resources }, ...options })
   }
 
-  getResource(id: string): Promise<ResourceOutput> {
-    return this.request('GET', `/api/v1/resources/${encodeURIComponent(id)}`)
+  getResource(id: string, options?: CallOptions): Promise<ResourceOutput> {
+    return this.request('GET', `/api/v1/resources/${encodeURIComponent(id)}`, options)
   }
 
   deleteResource(id: string, options?: CallOptions): Promise<void> {
     return this.request('DELETE', `/api/v1/resources/${encodeURIComponent(id)}`, options)
   }
 
-  listResources(query: Query = {}): Promise<Page<ResourceOutput>> {
-    return this.request('GET', '/api/v1/resources', { query })
+  listResources(query: Query = {}, options?: CallOptions): Promise<Page<ResourceOutput>> {
+    return this.request('GET', '/api/v1/resources', { query, ...options })
   }
 
-  search(query: Query & { query: string }): Promise<Page<ResourceOutput>> {
-    return this.request('GET', '/api/v1/resources', { query })
+  search(query: Query & { query: string }, options?: CallOptions): Promise<Page<ResourceOutput>> {
+    return this.request('GET', '/api/v1/resources', { query, ...options })
   }
 
   putEmbeddings(embeddings: EmbeddingsInput['embeddings'], options?: CallOptions): Promise<{ ids: string[] }> {
@@ -74,20 +76,20 @@ export class PercolateClient {
     return this.request('POST', '/api/v1/entities', { body: { entities }, ...options })
   }
 
-  getEntity(id: string): Promise<EntityOutput> {
-    return this.request('GET', `/api/v1/entities/${encodeURIComponent(id)}`)
+  getEntity(id: string, options?: CallOptions): Promise<EntityOutput> {
+    return this.request('GET', `/api/v1/entities/${encodeURIComponent(id)}`, options)
   }
 
-  findEntities(query: Query = {}): Promise<Page<EntityOutput>> {
-    return this.request('GET', '/api/v1/entities', { query })
+  findEntities(query: Query = {}, options?: CallOptions): Promise<Page<EntityOutput>> {
+    return this.request('GET', '/api/v1/entities', { query, ...options })
   }
 
   putMoments(moments: readonly MomentInput[], options?: CallOptions): Promise<{ ids: string[] }> {
     return this.request('POST', '/api/v1/moments', { body: { moments }, ...options })
   }
 
-  listMoments(query: Query = {}): Promise<Page<MomentOutput>> {
-    return this.request('GET', '/api/v1/moments', { query })
+  listMoments(query: Query = {}, options?: CallOptions): Promise<Page<MomentOutput>> {
+    return this.request('GET', '/api/v1/moments', { query, ...options })
   }
 
   chat(input: ChatInput): Promise<{
@@ -134,6 +136,7 @@ export class PercolateClient {
           'x-tenant-id': this.#options.tenant,
           ...(options.body === undefined ? {} : { 'content-type': 'application/json' }),
           ...(options.asOf === undefined ? {} : { 'x-percolate-as-of': options.asOf }),
+          ...(options.bookmark === undefined ? {} : { 'x-percolate-bookmark': options.bookmark }),
         },
         ...(options.body === undefined ? {} : { body: JSON.stringify(options.body) }),
         signal: AbortSignal.any([
@@ -155,7 +158,7 @@ export class PercolateClient {
 }
 
 export function problemOf(status: number, text: string): PercolateClientError {
-  let problem: { code?: string; detail?: string; field?: string } = {}
+  let problem: { code?: string; detail?: string; field?: string; cursor?: string; bookmark?: string } = {}
   try {
     problem = JSON.parse(text) as typeof problem
   } catch {
@@ -166,6 +169,8 @@ export function problemOf(status: number, text: string): PercolateClientError {
     code: problem.code ?? 'UNKNOWN',
     status,
     field: problem.field,
+    cursor: problem.cursor,
+    bookmark: problem.bookmark,
     retryable,
   })
 }

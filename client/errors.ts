@@ -5,6 +5,10 @@ export class PercolateClientError extends Error {
   readonly code: string
   readonly status: number | undefined
   readonly field: string | undefined
+  /** Of a feed that ended: where to follow on, after reading with {@link bookmark} when there is one. */
+  readonly cursor: string | undefined
+  /** What to read with (`CallOptions.bookmark`). */
+  readonly bookmark: string | undefined
   /** Whether the same request may succeed later. */
   readonly retryable: boolean
 
@@ -14,6 +18,8 @@ export class PercolateClientError extends Error {
       code: string
       status?: number | undefined
       field?: string | undefined
+      cursor?: string | undefined
+      bookmark?: string | undefined
       retryable: boolean
       cause?: unknown
     },
@@ -22,6 +28,8 @@ export class PercolateClientError extends Error {
     this.code = options.code
     this.status = options.status
     this.field = options.field
+    this.cursor = options.cursor
+    this.bookmark = options.bookmark
     this.retryable = options.retryable
   }
 }

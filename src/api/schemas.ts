@@ -445,6 +445,13 @@ export const ProblemOutput = Type.Object(
     detail: Type.String(),
     field: Type.Optional(Type.String()),
     request_id: Type.Optional(Type.String()),
+    cursor: Type.Optional(Type.String({ description: 'Of a feed that ended: where to follow on.' })),
+    bookmark: Type.Optional(
+      Type.String({
+        description: 'Of CHANGES_EXPIRED and DURABILITY_NOT_REACHED: read with it as `X-Percolate-Bookmark`.',
+      }),
+    ),
+    durability: Type.Optional(Type.String({ description: 'Of DURABILITY_NOT_REACHED: what was reached.' })),
   },
   { $id: 'Problem' },
 )

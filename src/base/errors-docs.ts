@@ -12,7 +12,7 @@ export function errorsMarkdown(): string {
   return [
     '# Errors',
     '',
-    'Generated from `src/base/errors.ts` by `npm run docs`. HTTP errors are RFC 9457 problem details (`application/problem+json`) with a stable `code`, a `detail` for people, the `field` at fault where there is one, and the `request_id` under which the log has more. gRPC errors carry the code in the trailing metadata `percolate-code`, the field in `percolate-field`.',
+    'Generated from `src/base/errors.ts` by `npm run docs`. HTTP errors are RFC 9457 problem details (`application/problem+json`) with a stable `code`, a `detail` for people, the `field` at fault where there is one, and the `request_id` under which the log has more. gRPC errors carry the code in the trailing metadata `percolate-code`, the field in `percolate-field`, and further members (`cursor`, `bookmark`, `durability`) in `percolate-…`; `bookmark` and `durability` are also in `X-Percolate-Bookmark` and `X-Percolate-Durability`, in both protocols.',
     '',
     '| code | HTTP | gRPC | try again? | meaning |',
     '|---|---|---|---|---|',

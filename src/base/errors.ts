@@ -108,7 +108,7 @@ export const errorTable = {
     'OUT_OF_RANGE',
     'fix',
     'info',
-    'The change feed no longer reaches back to that position; read anew and go on from the `cursor` of the answer.',
+    'The change feed no longer reaches back to that position; read anew with the `bookmark` of the answer as `X-Percolate-Bookmark`, then follow from its `cursor`.',
   ),
   TENANT_UNAVAILABLE: spec(
     503,
@@ -333,6 +333,12 @@ export const errorTable = {
 } as const satisfies Record<string, ErrorSpec>
 
 export type ErrorCode = keyof typeof errorTable
+
+/** Members of an answer that a client also looks for where a success has them: the header or metadata of the same meaning. */
+export const headerOfExtra: Readonly<Record<string, string>> = {
+  bookmark: 'x-percolate-bookmark',
+  durability: 'x-percolate-durability',
+}
 
 export interface ErrorOptions {
   /** The request field at fault, as a path such as `resources[3].content`. */

@@ -8,7 +8,7 @@ import {
   type sendUnaryData,
   status,
 } from '@grpc/grpc-js'
-import { errorTable, PercolateError, toPercolateError } from '../../base/errors.ts'
+import { errorTable, headerOfExtra, PercolateError, toPercolateError } from '../../base/errors.ts'
 import type { TenantId } from '../../base/ids.ts'
 import type { Logger } from '../../base/logger.ts'
 import type { Metrics } from '../../base/metrics.ts'
@@ -239,6 +239,9 @@ export function failure(error: PercolateError) {
   metadata.set('percolate-code', error.code)
   if (error.field !== undefined && /^[\x20-\x7e]*$/.test(error.field)) metadata.set('percolate-field', error.field)
   if (error.retryAfterS !== undefined) metadata.set('retry-after', String(error.retryAfterS))
-  for (const [name, value] of Object.entries(error.extra ?? {})) metadata.set(`percolate-${name}`, value)
+  for (const [name, value] of Object.entries(error.extra ?? {})) {
+    metadata.set(`percolate-${name}`, value)
+    if (headerOfExtra[name]) metadata.set(headerOfExtra[name], value)
+  }
   return { code: errorTable[error.code].grpc, details: error.message, metadata }
 }

@@ -29,6 +29,8 @@ export function addReplicationRoutes(
     '/changes',
     {
       ...route('Follow what changes, as server-sent events; `Last-Event-ID` resumes', {
+        description:
+          'After 410 `CHANGES_EXPIRED` read what you need anew with the `bookmark` of the answer as `X-Percolate-Bookmark`, then follow from its `cursor`.',
         querystring: ref('ChangesQuery'),
         response: { 200: { type: 'string', description: 'text/event-stream' }, ...problems },
       }),

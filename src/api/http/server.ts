@@ -7,7 +7,7 @@ import fastify, {
   type FastifyRequest,
   LogController,
 } from 'fastify'
-import { errorTable, PercolateError, toPercolateError, toProblem } from '../../base/errors.ts'
+import { errorTable, headerOfExtra, PercolateError, toPercolateError, toProblem } from '../../base/errors.ts'
 import { listenError } from '../../base/listen-error.ts'
 import type { Logger } from '../../base/logger.ts'
 import type { Metrics } from '../../base/metrics.ts'
@@ -157,6 +157,8 @@ export function sendError(raw: unknown, request: FastifyRequest, reply: FastifyR
   }
   request.log[log](details, error.message)
   if (error.retryAfterS !== undefined) void reply.header('retry-after', error.retryAfterS)
+  for (const [name, value] of Object.entries(error.extra ?? {}))
+    if (headerOfExtra[name]) void reply.header(headerOfExtra[name], value)
   return reply
     .code(http)
     .type('application/problem+json')

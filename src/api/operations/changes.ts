@@ -2,7 +2,7 @@ import { setMaxListeners } from 'node:events'
 import { PercolateError } from '../../base/errors.ts'
 import type { TenantId } from '../../base/ids.ts'
 import { formatClock } from '../../clock/hlc.ts'
-import { encodeFeedCursor, type FeedCursor, parseFeedCursor } from '../../session/bookmark.ts'
+import { encodeBookmark, encodeFeedCursor, type FeedCursor, parseFeedCursor } from '../../session/bookmark.ts'
 import { assertNothingStands } from '../../session/context.ts'
 import type { Session } from '../../session/session.ts'
 import type { LoggedChange } from '../../tenant/change-log.ts'
@@ -197,16 +197,14 @@ function toChange({ kind, key, action, clock }: LoggedChange): Change[] {
   return [{ kind, id: id!, ...(type === undefined ? {} : { type, to: to! }), action, clock: formatClock(clock) }]
 }
 
+/** The cursor skips what this copy has, so what is read anew must have it too: another holder may not, unless it is asked with the bookmark of that position. */
 function expired(tenant: Tenant, field: string, why: string): PercolateError {
-  const cursor = encodeFeedCursor({
-    incarnation: tenant.identity.incarnation,
-    vector: tenant.vector,
-    lost: tenant.state.lost.mark,
-  })
+  const position = { incarnation: tenant.identity.incarnation, vector: tenant.vector }
+  const cursor = encodeFeedCursor({ ...position, lost: tenant.state.lost.mark })
   return new PercolateError(
     'CHANGES_EXPIRED',
-    `The change feed does not reach back that far (${why}). Read what you need anew, then follow from the cursor given here.`,
-    { field, extra: { cursor } },
+    `The change feed does not reach back that far (${why}). Read what you need anew with the bookmark given here as X-Percolate-Bookmark, then follow from the cursor given here.`,
+    { field, extra: { cursor, bookmark: encodeBookmark(position) } },
   )
 }
 
