@@ -16,6 +16,7 @@ import { Jobs } from '../src/jobs/jobs.ts'
 import { isFinished, isJobId, type JobRecord, publicJob } from '../src/jobs/model.ts'
 import type { ObjectStore } from '../src/objects/port.ts'
 import type { StreamPort } from '../src/stream/port.ts'
+import { BusyUploads } from './busy-uploads.ts'
 import { JobWaits, parseWait } from './job-waits.ts'
 import { addGatewayMetrics, type UploadCounters } from './metrics.ts'
 import { takeUpload } from './upload.ts'
@@ -120,9 +121,12 @@ export async function startGateway(options: GatewayOptions): Promise<RunningGate
       logger,
       doors,
       places,
+      busy: new BusyUploads(places),
       bytesMax: config.uploadBytesMax,
       idleMs: config.uploadIdleMs,
       bytesPerSecondMin: config.uploadBytesPerSecondMin,
+      bytesPerSecondMinWhenBusy: config.uploadBytesPerSecondMinWhenBusy,
+      uploadMsMax: config.uploadMsMax,
     })
     addJobRoutes(scope, jobs, waits)
   })

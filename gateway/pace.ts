@@ -1,6 +1,8 @@
 import type { IncomingMessage } from 'node:http'
 import { PercolateError } from '../src/base/errors.ts'
+import type { TenantId } from '../src/base/ids.ts'
 import type { Time } from '../src/base/time.ts'
+import type { BusyUploads, PlacedUpload } from './busy-uploads.ts'
 
 export interface PaceOptions {
   readonly time: Time
@@ -8,8 +10,13 @@ export interface PaceOptions {
   readonly idleMs: number
   /** What the bytes of a file must come at, on the average over `idleMs`. */
   readonly bytesPerSecondMin: number
-  /** Whether other uploads wait for a place. */
-  readonly othersWait: () => boolean
+  /** And over a third of it, while others wait for its place and no slower upload is in their way. */
+  readonly bytesPerSecondMinWhenBusy: number
+  /** From the first byte to the last, whatever the pace. */
+  readonly uploadMsMax: number
+  readonly tenant: TenantId
+  /** Who gives way to those who wait. */
+  readonly busy: BusyUploads
 }
 
 /**
@@ -19,17 +26,21 @@ export interface PaceOptions {
 type Phase = 'form' | 'queued' | 'file' | 'rest'
 
 const CHECKS_PER_IDLE = 6
+/** Of these, those over which an upload is measured when others wait for its place. */
+const CHECKS_WHEN_BUSY = 2
 const CHECK_MS_MIN = 20
 /** An upload that we could not read on with for this long fails: S3 hangs. */
 const HELD_BACK_MS_MAX = 120_000
 
 /**
  * Times a client from the first byte of its upload to the last, so that one who is silent, slow or half gone holds nothing for long. While others
- * wait for a place, an upload that sends next to nothing gives way after a sixth of the idle time.
+ * wait for its place, an upload that sends next to nothing gives way after a sixth of the idle time, and the slowest that is slower than an ordinary connection after a third.
  */
-export class Pace {
+export class Pace implements PlacedUpload {
   readonly #options: PaceOptions
   readonly #request: IncomingMessage
+  readonly tenant: TenantId
+  bytesPerSecond: number | undefined
   readonly #stop = new AbortController()
   readonly #stalled = new AbortController()
   #phase: Phase = 'form'
@@ -41,6 +52,7 @@ export class Pace {
   constructor(request: IncomingMessage, options: PaceOptions) {
     this.#options = options
     this.#request = request
+    this.tenant = options.tenant
     this.#phaseSince = options.time.monotonic()
     const { signal } = this.#stalled
     this.stalled = new Promise((_, reject) =>
@@ -66,7 +78,8 @@ export class Pace {
   }
 
   async #watch(): Promise<void> {
-    const { time, idleMs, bytesPerSecondMin, othersWait } = this.#options
+    const { time, idleMs, bytesPerSecondMin, bytesPerSecondMinWhenBusy, uploadMsMax, busy } = this.#options
+    const startedAt = time.monotonic()
     const checkMs = Math.max(CHECK_MS_MIN, idleMs / CHECKS_PER_IDLE)
     const bytesPerCheck = (bytesPerSecondMin * checkMs) / 1000
     /** Bytes of the last checks in which the client could have sent, newest last. */
@@ -79,6 +92,12 @@ export class Pace {
       if (this.#stop.signal.aborted) return
       const bytes = this.#request.socket.bytesRead - seen
       seen += bytes
+      this.bytesPerSecond = undefined
+      if (time.monotonic() - startedAt > uploadMsMax)
+        return this.#giveUp(
+          `The upload took longer than ${uploadMsMax / 1000} s (PERCOLATE_UPLOAD_MS_MAX)`,
+          'Send a smaller file, or over a faster connection.',
+        )
       if (phase !== this.#phase) {
         phase = this.#phase
         recent = []
@@ -104,8 +123,17 @@ export class Pace {
       }
       heldBackMs = 0
       recent = [...recent, bytes].slice(-CHECKS_PER_IDLE)
-      if (bytes < bytesPerCheck && othersWait())
+      if (bytes < bytesPerCheck && busy.isWanted(this))
         return this.#giveUp('The client sent next to nothing while other uploads waited')
+      if (recent.length >= CHECKS_WHEN_BUSY) {
+        const lately = recent.slice(-CHECKS_WHEN_BUSY).reduce((sum, part) => sum + part, 0)
+        this.bytesPerSecond = (lately / (checkMs * CHECKS_WHEN_BUSY)) * 1000
+        if (this.bytesPerSecond < bytesPerSecondMinWhenBusy && busy.isSlowestWanted(this))
+          return this.#giveUp(
+            `The client sent ${Math.round(this.bytesPerSecond)} bytes/s while other uploads waited, less than PERCOLATE_UPLOAD_BYTES_PER_SECOND_MIN_WHEN_BUSY, ${bytesPerSecondMinWhenBusy}`,
+            'Send the file again when less is going on, or over a faster connection.',
+          )
+      }
       if (recent.length < CHECKS_PER_IDLE) continue
       const total = recent.reduce((sum, part) => sum + part, 0)
       if (total === 0) return this.#giveUp(`The client sent nothing for ${idleMs / 1000} s`)
@@ -114,7 +142,8 @@ export class Pace {
     }
   }
 
-  #giveUp(why: string): void {
-    this.#stalled.abort(new PercolateError('UPLOAD_STALLED', `${why}; nothing was kept. Send the file again.`))
+  #giveUp(why: string, remedy = 'Send the file again.'): void {
+    this.#options.busy.leave(this)
+    this.#stalled.abort(new PercolateError('UPLOAD_STALLED', `${why}; nothing was kept. ${remedy}`))
   }
 }

@@ -13,6 +13,7 @@ import { formatClock } from '../src/clock/hlc.ts'
 import type { Jobs } from '../src/jobs/jobs.ts'
 import type { JobRecord } from '../src/jobs/model.ts'
 import type { ObjectStore } from '../src/objects/port.ts'
+import type { BusyUploads } from './busy-uploads.ts'
 import { Pace } from './pace.ts'
 import { firstBytes, meter, type Received } from './receive.ts'
 
@@ -25,9 +26,13 @@ export interface UploadOptions {
   readonly doors: FairSemaphore
   /** Uploads whose file streams at once; the others wait, and their clients feel it as back-pressure. */
   readonly places: FairSemaphore
+  /** Who of them gives way to those who wait. */
+  readonly busy: BusyUploads
   readonly bytesMax: number
   readonly idleMs: number
   readonly bytesPerSecondMin: number
+  readonly bytesPerSecondMinWhenBusy: number
+  readonly uploadMsMax: number
 }
 
 interface StoredFile extends Received {
@@ -55,8 +60,7 @@ export async function takeUpload(
   const fields = new Map<string, string>()
   let stored: StoredFile | undefined
   const leave = await options.doors.acquire(tenant, signal)
-  const { places } = options
-  const pace = new Pace(request.raw, { ...options, othersWait: () => places.waiting > 0 })
+  const pace = new Pace(request.raw, { ...options, tenant })
   try {
     for await (const part of partsOf(request, pace)) {
       if (part.type === 'file') {
@@ -113,6 +117,7 @@ async function storeFile(
   await Promise.race([firstBytes(part.file), pace.stalled])
   pace.enter('queued')
   const release = await placeFor(options, tenant, signal)
+  const leave = options.busy.enter(pace)
   try {
     const body = meter(part.file, { bytesMax: options.bytesMax, stalled: pace.signal })
     pace.enter('file', () => body.isHeldBack)
@@ -128,6 +133,7 @@ async function storeFile(
     pace.enter('rest')
     return { ...body.received(), objectKey, name, contentType }
   } finally {
+    leave()
     release()
   }
 }

@@ -225,7 +225,7 @@ export const errorTable = {
     'DEADLINE_EXCEEDED',
     'later',
     'info',
-    'The client sent nothing for longer than the limit; nothing was kept.',
+    'The client sent nothing, or too little, for longer than the limit, was the slowest while others waited, or took longer than an upload may; nothing was kept.',
   ),
   JOB_STATE: spec(409, 'FAILED_PRECONDITION', 'fix', 'info', 'The job is not in a state that allows this.'),
   DOCUMENT_UNSUPPORTED: spec(

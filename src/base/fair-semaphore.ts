@@ -40,6 +40,15 @@ export class FairSemaphore {
     return this.#waiting
   }
 
+  /** Whether somebody waits who would get the permit that this key releases: who has its share waits for its own. */
+  isWanted(key: string): boolean {
+    if (this.#waiting === 0) return false
+    const { perKeyMax } = this.#options
+    for (const [other, share] of this.#shares)
+      if (share.waiters.length > 0 && (other === key || share.held < perKeyMax)) return true
+    return false
+  }
+
   /** Resolves to a release function; calling it again does nothing. Throws TOO_BUSY when the queue is full, CANCELLED when the signal fires. */
   async acquire(key: string, signal?: AbortSignal): Promise<() => void> {
     const { permits, perKeyMax, waitersMax, waitersPerKeyMax, name } = this.#options

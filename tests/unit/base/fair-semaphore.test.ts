@@ -23,6 +23,16 @@ describe('permits shared between keys', () => {
     expect([places.held, places.waiting, third]).toEqual([3, 0, true])
   })
 
+  it('a key is wanted by who would get its permit: not by those who have their share, but by its own', async () => {
+    const places = fair({ permits: 3, perKeyMax: 2 })
+    for (const key of ['a', 'a', 'b']) await places.acquire(key)
+    expect(['a', 'b'].map(key => places.isWanted(key))).toEqual([false, false])
+    void places.acquire('a')
+    expect(['a', 'b'].map(key => places.isWanted(key))).toEqual([true, false])
+    void places.acquire('c')
+    expect(['a', 'b'].map(key => places.isWanted(key))).toEqual([true, true])
+  })
+
   it('keys that wait are served in turn, whatever the length of their queues', async () => {
     const places = fair({ permits: 1, perKeyMax: 1 })
     let release = await places.acquire('a')
