@@ -60,7 +60,7 @@ export const errorTable = {
     'debug',
     'A field is missing, unknown, of the wrong type or out of range; the detail names it.',
   ),
-  INVALID_JSON: spec(400, 'INVALID_ARGUMENT', 'fix', 'debug', 'The body is not valid JSON.'),
+  INVALID_JSON: spec(400, 'INVALID_ARGUMENT', 'fix', 'debug', 'The body is not valid JSON, or not UTF-8.'),
   INVALID_CURSOR: spec(
     400,
     'INVALID_ARGUMENT',
@@ -190,6 +190,21 @@ export const errorTable = {
   ),
   NOT_FOUND: spec(404, 'NOT_FOUND', 'never', 'debug', 'The record does not exist for this tenant.'),
   ROUTE_NOT_FOUND: spec(404, 'UNIMPLEMENTED', 'never', 'debug', 'No such route.'),
+  REQUEST_MALFORMED: spec(
+    400,
+    'INVALID_ARGUMENT',
+    'fix',
+    'debug',
+    'What came is no request: HTTP cannot read it, or the gRPC call has no message, several, or one that does not decode.',
+  ),
+  HEADERS_TOO_LARGE: spec(431, 'RESOURCE_EXHAUSTED', 'fix', 'debug', 'Request line and headers exceed 16 KiB.'),
+  REQUEST_TIMEOUT: spec(
+    408,
+    'DEADLINE_EXCEEDED',
+    'later',
+    'debug',
+    'The request did not come in time; see `PERCOLATE_REQUEST_READ_MS`.',
+  ),
   METHOD_NOT_ALLOWED: spec(405, 'UNIMPLEMENTED', 'fix', 'debug', 'The route exists with other methods only.'),
   PRECONDITION_FAILED: spec(
     412,

@@ -12,9 +12,11 @@ import { listenError } from '../../base/listen-error.ts'
 import type { Probes } from '../../base/probes.ts'
 import type { Operations } from '../operations/operations.ts'
 import type { CallContext } from './calls.ts'
+import { contractInterceptor } from './interceptor.ts'
 import { remMethods } from './methods.ts'
 import { type PeerServerOptions, peerMethods } from './peer-server.ts'
 import { loadPeerProto, loadRemProto } from './protos.ts'
+import { strictService } from './strict-messages.ts'
 
 export interface GrpcApiOptions extends CallContext {
   readonly operations: Operations
@@ -45,13 +47,14 @@ export async function createGrpcApi(options: GrpcApiOptions): Promise<GrpcApi> {
     loadPackageDefinition(definition) as unknown as { percolate: { v1: { Rem: { service: ServiceDefinition } } } }
   ).percolate.v1.Rem.service
   const server = new Server({
+    interceptors: [contractInterceptor],
     'grpc.max_receive_message_length': bodyBytesMax,
     'grpc.max_send_message_length': -1,
     // Who reads a stream and vanishes without a word must not keep its tenant open.
     'grpc.keepalive_time_ms': 10_000,
     'grpc.keepalive_timeout_ms': 5000,
   })
-  server.addService(rem, remMethods(options, operations))
+  server.addService(strictService(rem, definition), remMethods(options, operations))
   if (options.peers) {
     const peer = (
       loadPackageDefinition(loadPeerProto()) as unknown as {

@@ -1,3 +1,4 @@
+import { isUtf8 } from 'node:buffer'
 import { randomUUID } from 'node:crypto'
 import fastify, {
   type FastifyBaseLogger,
@@ -13,6 +14,7 @@ import type { Logger } from '../../base/logger.ts'
 import type { Metrics } from '../../base/metrics.ts'
 import type { Probes } from '../../base/probes.ts'
 import { bodyAjv, queryAjv, validationError } from '../validate.ts'
+import { answerClientErrors } from './client-error.ts'
 
 export interface HttpServerOptions {
   readonly logger: Logger
@@ -56,6 +58,7 @@ export function createHttpServer(options: HttpServerOptions): FastifyInstance {
       return typeof given === 'string' && REQUEST_ID.test(given) ? given : randomUUID()
     },
     routerOptions: { maxParamLength: 4096, ignoreTrailingSlash: true },
+    clientErrorHandler: answerClientErrors(metrics),
     frameworkErrors: (error, request, reply) => sendError(error, request, reply, metrics),
   })
   app.setValidatorCompiler(({ schema, httpPart }) => {
@@ -73,6 +76,17 @@ export function createHttpServer(options: HttpServerOptions): FastifyInstance {
             ),
           }
   })
+  const parseJson = app.getDefaultJsonParser('error', 'error')
+  // Decoding is lenient: different bytes that are no UTF-8 would become the same text, and different ids one.
+  app.addContentTypeParser('application/json', { parseAs: 'buffer' }, (request, body: Buffer, done) =>
+    isUtf8(body)
+      ? parseJson(request, body.toString(), done)
+      : done(
+          new PercolateError('INVALID_JSON', 'The body is not valid UTF-8; encode its text as UTF-8.', {
+            field: 'body',
+          }),
+        ),
+  )
   app.setSerializerCompiler(() => value => JSON.stringify(value))
   app.setErrorHandler((error, request, reply) => sendError(error, request, reply, metrics))
 
