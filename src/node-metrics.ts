@@ -76,6 +76,11 @@ function addReplicationMetrics(metrics: Metrics, replica: Replica | undefined): 
   gauge('parked_entries_total', 'Entries from the future that were kept until due', r => r.applier.counts.parked)
   gauge('parked_entries', 'Entries from the future that wait on disk until they are due', r => r.applier.parked)
   gauge('entry_holes_total', 'Times that an entry came before the one before it', r => r.applier.counts.holes)
+  gauge(
+    'copies_unvouched_total',
+    'Copies that answer though they may lack what others wrote while they were away: nobody could be asked',
+    r => r.copies.counts.unvouched,
+  )
   gauge('holes_given_up_total', 'Holes that no holder could fill: writes are lost', r => r.copies.givenUp)
   gauge('stream_consumers', 'Sync streams that are being read', r => r.follower.consumers)
   gauge('copies_current', 'Copies that answer', r => r.copies.count('current'))

@@ -426,7 +426,7 @@ export const settings = {
     max: 86_400_000,
     unit: 'milliseconds',
     roles: DATABASE,
-    doc: 'How long after its start /ready/copies of a node says no at most, because copies that it started with are being checked or made anew: a rolling update waits for it before it takes the next node.',
+    doc: 'How long after its start /ready/copies of a node says no at most, because copies that it started with are being checked or made anew: a rolling update waits for it before it takes the next node. Also how long a copy waits for other holders that could tell what it missed, when it was away for longer than its stream keeps that and there is no snapshot.',
   },
   activatorTiers: {
     env: 'PERCOLATE_ACTIVATOR_TIERS',

@@ -5,6 +5,7 @@ import type { Logger } from '../base/logger.ts'
 import { Semaphore } from '../base/semaphore.ts'
 import type { Time } from '../base/time.ts'
 import { sameVector } from '../clock/vector.ts'
+import { keys } from '../storage/keys.ts'
 import { DatabaseDamaged } from '../storage/kv.ts'
 import type { TenantPool } from '../tenant/pool.ts'
 import { scanDatabase } from '../tenant/scan.ts'
@@ -42,6 +43,8 @@ export interface CopiesOptions {
   /** The copy is trusted from now on: its outbox may be published, its requests answered. */
   readonly onCurrent: (tenant: TenantId) => void
   readonly retryMs: number
+  /** How long a copy that may have missed something waits for holders that can't be asked. */
+  readonly unheardWaitMs: number
 }
 
 interface Copy {
@@ -56,12 +59,16 @@ interface Copy {
   isDamaged: boolean
   /** What does not decode is not taken for damage of the database before then, by our monotonic clock: it was read through. */
   trustedUntilMs: number
+  /** Since when it waits for holders that could tell what it missed, by our monotonic clock. */
+  unheardSinceMs: number | undefined
   /** Changes of its placement that were seen. */
   changes: number
   /** Ends its wait for the next attempt. */
   wake: (() => void) | undefined
 }
 
+/** Active holders that need not be heard of: a write that is *replicated* is on two of them. */
+const UNHEARD_MAX = 1
 /** Copies that are being made or checked at once, and those of them that have failed before. */
 const TASKS_MAX = 4
 const RETRIES_MAX = 2
@@ -76,7 +83,7 @@ const RETRY_DOUBLINGS_MAX = 5
  * delete one: that takes an order to drop it, an empty outbox, and other holders that have all it has.
  */
 export class Copies {
-  readonly counts = { corrupt: 0, joined: 0, wiped: 0, dropped: 0, attempts: 0 }
+  readonly counts = { corrupt: 0, joined: 0, wiped: 0, dropped: 0, attempts: 0, unvouched: 0 }
   readonly #options: CopiesOptions
   readonly #copies = new Map<TenantId, Copy>()
   readonly #tasks = new Semaphore({ permits: TASKS_MAX, waitersMax: 1_000_000, name: 'copies' })
@@ -281,6 +288,7 @@ export class Copies {
         isComplete: false,
         isDamaged: false,
         trustedUntilMs: Number.NEGATIVE_INFINITY,
+        unheardSinceMs: undefined,
         changes: 0,
         wake: undefined,
       })
@@ -577,7 +585,9 @@ export class Copies {
     }
     await this.#reconciler.checkRollback(tenant, before)
     let hasRead = true
+    let mayHaveMissed = true
     try {
+      mayHaveMissed = await this.#mayHaveMissed(tenant, placement)
       if (!(await follower.readToEnd(tenant)))
         throw new PercolateError('TENANT_UNAVAILABLE', 'The stream has not been read to its end yet.')
     } catch (error) {
@@ -600,9 +610,15 @@ export class Copies {
     }
     await this.#reconciler.checkRollback(tenant, after)
     const isKnown = new Set(after.map(status => status.node))
-    const isVouchedFor = activeHolders(placement).every(holder => holder.node === node || isKnown.has(holder.node))
+    const unheard = activeHolders(placement)
+      .map(holder => holder.node)
+      .filter(holder => holder !== node && !isKnown.has(holder))
     // Nobody could say whether this disk went back in time: it writes under a new origin, which costs little.
-    if (!isVouchedFor) await pool.use(tenant, open => open.changeOrigin())
+    if (unheard.length > 0) await pool.use(tenant, open => open.changeOrigin())
+    // Nor what it missed while it was away, of which its stream has nothing left.
+    if (mayHaveMissed && (unheard.length > 0 || after.length === 0))
+      await this.#takeMissed(tenant, copy, placement.incarnation, unheard)
+    if (mayHaveMissed) await pool.use(tenant, open => open.change(async staging => staging.del(keys.meta('missed'))))
     if (placement.covered && !(await this.#reconciler.covers(tenant, new Map(Object.entries(placement.covered)))))
       throw new PercolateError(
         'TENANT_UNAVAILABLE',
@@ -637,6 +653,48 @@ export class Copies {
     return true
   }
 
+  /** Whether the stream may have had entries that are gone from it, and that this copy never got. Written down, since its position in the stream moves on. */
+  async #mayHaveMissed(tenant: TenantId, { covered }: Placement): Promise<boolean> {
+    const { pool, follower } = this.#options
+    const isNoted = await pool.use(tenant, async open => (await open.get(keys.meta('missed'))) !== undefined)
+    if (isNoted) return true
+    const hasReaped = covered && (await this.#reconciler.covers(tenant, new Map(Object.entries(covered))))
+    if (!(await follower.mayHaveMissed(tenant, hasReaped ?? false))) return false
+    await pool.use(tenant, open => open.change(async staging => staging.put(keys.meta('missed'), Buffer.alloc(0))))
+    return true
+  }
+
+  /**
+   * What other holders wrote may have come and gone in the stream while this copy was away, and `unheard` of them can't be asked. What one of them stored when it went has it; so have those who answered, and this copy, of
+   * every write that is *replicated*, if they are all holders but one: it was on two of them. Else the others are waited for, but not for ever: then it answers with what it has, and says so, and gets the rest when they come
+   * (docs/decisions/0027-copies-that-slept.md).
+   */
+  async #takeMissed(tenant: TenantId, copy: Copy, incarnation: string, unheard: readonly string[]): Promise<void> {
+    const { time, logger, snapshot, unheardWaitMs } = this.#options
+    let isStored = false
+    try {
+      const stored = await snapshot(tenant, incarnation)
+      if (stored && (await this.#reconciler.takeStored(tenant, stored)))
+        logger.info({ tenant }, 'took from a stored snapshot what this copy had missed')
+      isStored = stored !== undefined
+    } catch (error) {
+      if (error instanceof PercolateError && error.code === 'TENANT_UNAVAILABLE') throw error
+      logger.warn({ tenant, reason: String(error) }, 'a stored snapshot could not be asked for what this copy missed')
+    }
+    if (isStored || unheard.length <= UNHEARD_MAX) return
+    copy.unheardSinceMs ??= time.monotonic()
+    if (time.monotonic() - copy.unheardSinceMs < unheardWaitMs)
+      throw new PercolateError(
+        'TENANT_UNAVAILABLE',
+        `This copy was away for longer than its stream keeps what others wrote, there is no snapshot, and ${unheard.join(' and ')} can't be asked.`,
+      )
+    this.counts.unvouched++
+    logger.error(
+      { tenant, holders: unheard },
+      'this copy may lack writes that others acknowledged: it was away for longer than its stream keeps them, and nobody could be asked; it answers with what it has until one of these holders comes back',
+    )
+  }
+
   /**
    * Nobody else ever had a complete copy, and no stream of the tenant was reaped or has lost its beginning: this is a tenant whose maker never heard that it was made, or that lost its
    * disk before there was a second copy. What was published is all there is.
@@ -651,6 +709,8 @@ export class Copies {
   #becomeCurrent(tenant: TenantId, copy: Copy): void {
     if (this.#copies.get(tenant) !== copy || copy.state === 'corrupt') return
     this.#set(tenant, 'current', '')
+    copy.unheardSinceMs = undefined
+    this.#options.follower.hadMissed(tenant)
     this.#options.onCurrent(tenant)
     this.#options.follower.follow(tenant)
     // What came in while the state was another.

@@ -78,6 +78,8 @@ export class Follower {
   readonly #unsettled = new Map<TenantId, StreamCursor>()
   /** Passes over what was passed over, under way now; one for each copy, at most. */
   readonly #passes = new Map<TenantId, Promise<boolean>>()
+  /** Streams whose reader began behind entries that it had never read, and that are gone from there. As many as are read, at most. */
+  readonly #jumped = new Set<string>()
   readonly #stop = new AbortController()
   #endListening = () => {}
   /** `tenant origin` of hints whose arrival is watched. */
@@ -172,6 +174,27 @@ export class Follower {
     return info === undefined || info.firstSequence === 1
   }
 
+  /**
+   * Whether the tenant's stream may have had entries that it has no more, and that were never read into the copy here, as far as its position says. Asked before the stream is read: who reads what it has
+   * left gets to its end all the same. `hasReaped`: the copy has what was noted of a stream before it was deleted. Throws STREAM_UNAVAILABLE when the stream can't be asked.
+   */
+  async mayHaveMissed(tenant: TenantId, hasReaped: boolean): Promise<boolean> {
+    const streams = this.#options.streams()
+    if (!streams) return true
+    const name = streams.streamOf(tenant)
+    // Who reads it already has moved its position.
+    if (this.#jumped.has(name)) return true
+    const info = await this.#options.stream.streamInfo(name)
+    if (!info) return !hasReaped
+    return isBehind(await this.#loadCursor(name, streams.pools === undefined ? tenant : undefined), info)
+  }
+
+  /** What the copy may have missed of its stream was had from elsewhere. What a pool stream has nothing left of may be missing from other copies still. */
+  hadMissed(tenant: TenantId): void {
+    const streams = this.#options.streams()
+    if (streams && streams.pools === undefined) this.#jumped.delete(streams.streamOf(tenant))
+  }
+
   /** Whether all up to `sequence` of that stream has been applied, as far as this reader knows. */
   hasRead(tenant: TenantId, stream: string, sequence: number): boolean {
     const streams = this.#options.streams()
@@ -215,6 +238,7 @@ export class Follower {
         // Another stream of that name, or one that lost its end: what it has is read from the start.
         const isSame = kept?.stream === info.incarnation && kept.sequence <= info.lastSequence
         const after = isSame ? kept.sequence : info.firstSequence - 1
+        if (isBehind(kept, info)) this.#jump(name, tenant)
         reading.position = { stream: info.incarnation, sequence: after }
         this.#note(name, reading)
         await this.#consume(streams, name, tenant, reading, info.incarnation)
@@ -227,6 +251,12 @@ export class Follower {
     reading.stop.abort()
     await idle
     await this.#saveCursor(name, tenant, reading).catch(() => {})
+  }
+
+  #jump(name: string, tenant: TenantId | undefined): void {
+    this.#jumped.add(name)
+    // A copy that answers asks the other holders; others are looked at before they answer.
+    if (tenant !== undefined) this.#options.onHole(tenant)
   }
 
   /** Whether what it has read is in the copy that is here, or waits: one that was forgotten read for a copy that is gone. */
@@ -410,6 +440,7 @@ export class Follower {
     const reading = this.#readings.get(name)
     this.#readings.delete(name)
     this.#positions.delete(name)
+    this.#jumped.delete(name)
     reading?.stop.abort()
   }
 
@@ -467,6 +498,10 @@ export class Follower {
     this.#options.onHole(tenant)
   }
 }
+
+/** Whether a stream had entries behind that position that it has no more. */
+const isBehind = (at: StreamCursor | undefined, { incarnation, firstSequence }: StreamRange): boolean =>
+  firstSequence > (at?.stream === incarnation ? at.sequence : 0) + 1
 
 /** Keeps the first position of a tenant; one in another stream is that of a stream that is gone. */
 function noteFirst(positions: Map<TenantId, StreamCursor>, tenant: TenantId, at: StreamCursor): void {

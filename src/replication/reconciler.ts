@@ -1,3 +1,4 @@
+import { PercolateError } from '../base/errors.ts'
 import type { TenantId } from '../base/ids.ts'
 import type { Logger } from '../base/logger.ts'
 import { compareClocks } from '../clock/hlc.ts'
@@ -11,7 +12,7 @@ import type { Applier } from './applier.ts'
 import type { Directory } from './directory.ts'
 import { readSkipped } from './export.ts'
 import { type ParkedPosition, summarizeParked } from './parked.ts'
-import type { CopyStatus, PeerPort } from './peer.ts'
+import type { CopyStatus, PeerPort, TransferPart } from './peer.ts'
 import type { Placement } from './placement.ts'
 import type { Hint } from './publisher.ts'
 import { type Imported, importTransfer } from './transfer.ts'
@@ -60,6 +61,43 @@ export class Reconciler {
     await use(open => applier.settle(open))
     this.counts.reconciled++
     return imported
+  }
+
+  /**
+   * Merges a stored snapshot that has something this copy lacks; whether it had. TENANT_UNAVAILABLE when deletes that this copy never saw may be forgotten there: then the two can't be merged, and only another holder can
+   * say what of this copy is deleted. SNAPSHOT_INVALID when it can't be used otherwise.
+   */
+  async takeStored(tenant: TenantId, parts: AsyncIterable<TransferPart>): Promise<boolean> {
+    const { pool, applier } = this.#options
+    const use = sameCopy(work => withCopy(pool, tenant, undefined, work))
+    const rest = parts[Symbol.asyncIterator]()
+    try {
+      const first = await rest.next()
+      if (first.done || !('head' in first.value)) return false
+      const { value } = first
+      const { vector, floor } = value.head
+      // It may know more of this copy's own entries than this disk does, as another holder may.
+      await this.checkRollback(tenant, [value.head])
+      const isNews = await use(async open => {
+        if (floor && !open.covers(floor.vector))
+          throw new PercolateError(
+            'TENANT_UNAVAILABLE',
+            'This copy was away for longer than deletes are remembered, and no other holder can be reached to make it anew from.',
+          )
+        return !open.covers(vector)
+      })
+      if (!isNews) return false
+      const whole = async function* (): AsyncGenerator<TransferPart> {
+        yield value
+        yield* { [Symbol.asyncIterator]: () => rest }
+      }
+      await importTransfer(use, whole(), { resumable: false })
+      await use(open => applier.settle(open))
+      this.counts.reconciled++
+      return true
+    } finally {
+      await rest.return?.()
+    }
   }
 
   /** Takes over from another copy what was given up for lost here, when that copy has all of it. */
@@ -137,7 +175,7 @@ export class Reconciler {
   }
 
   /** Others know entries of this copy that it lacks: its disk went back in time, and it takes another origin. */
-  async checkRollback(tenant: TenantId, statuses: readonly CopyStatus[]): Promise<void> {
+  async checkRollback(tenant: TenantId, statuses: readonly Pick<CopyStatus, 'vector'>[]): Promise<void> {
     await this.#options.pool.use(tenant, async open => {
       if (!statuses.some(({ vector }) => (vector.get(open.origin) ?? 0) > open.state.sequence)) return
       await open.changeOrigin()

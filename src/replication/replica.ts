@@ -222,6 +222,7 @@ export class Replica implements TenantHooks {
         this.maintenance.changed(tenant, { data: true, floor: true })
       },
       retryMs: settings.copyRetryMs,
+      unheardWaitMs: settings.copiesWaitMs,
     })
     this.firstCopies = new FirstCopies({ time, logger, copies: this.copies, waitMsMax: settings.copiesWaitMs })
     this.proof = new LeaseProof({ time, directory: this.directory, leaseMs: settings.leaseMs })

@@ -5,6 +5,7 @@ import type { Logger } from '../../src/base/logger.ts'
 import type { Time } from '../../src/base/time.ts'
 import type { Clock } from '../../src/clock/hlc.ts'
 import type { VersionVector } from '../../src/clock/vector.ts'
+import type { ObjectStore } from '../../src/objects/port.ts'
 import type { LwwRecord, Op, RecordRef } from '../../src/rem/record.ts'
 import { PeerAuth } from '../../src/replication/auth.ts'
 import type { Controller } from '../../src/replication/controller.ts'
@@ -13,6 +14,7 @@ import { copyStore } from '../../src/replication/copy-store.ts'
 import type { PeerHandlers, PeerPort } from '../../src/replication/peer.ts'
 import type { Member, Placement } from '../../src/replication/placement.ts'
 import { type Durability, Replica, type ReplicaSettings } from '../../src/replication/replica.ts'
+import { SnapshotStore } from '../../src/replication/snapshots.ts'
 import type { Bookmark } from '../../src/session/bookmark.ts'
 import type { SessionContext } from '../../src/session/context.ts'
 import { askEach, lost, misdirected } from '../../src/session/forward.ts'
@@ -170,6 +172,7 @@ export class SimCluster {
   readonly nodes: SimNode[]
   readonly counts = new Map<string, number>()
   readonly settings: ReplicaSettings
+  readonly objects: ObjectStore | undefined
   readonly nats = new NatsFaults()
   /** Told when a copy is emptied to be made anew. */
   onWipe: (node: string, disk: string, tenant: TenantId) => void = () => {}
@@ -184,8 +187,16 @@ export class SimCluster {
   readonly controllers: readonly SimController[]
   trace: string[] | undefined
 
-  constructor(world: World, nodeCount: number, settings: ReplicaSettings = TIMES, controllerCount = 1) {
+  /** `objects`: where tenants have their snapshots; without it there are none. */
+  constructor(
+    world: World,
+    nodeCount: number,
+    settings: ReplicaSettings = TIMES,
+    controllerCount = 1,
+    objects?: ObjectStore,
+  ) {
     this.world = world
+    this.objects = objects
     this.settings = settings
     this.log = new RememberingLog(world.timeOf(this.servers))
     this.nodes = Array.from({ length: nodeCount }, (_, n) => new SimNode(this, `n${n + 1}`, `z${(n % 3) + 1}`))
@@ -268,6 +279,10 @@ export class SimProcess implements SimClient {
   readonly #context: SessionContext
   readonly #gate: Gate
   isDead = false
+  /** As a server that has closed its door: what it has let in is answered, nothing new is. */
+  isClosed = false
+  /** Requests that are being answered. */
+  handling = 0
   /** Nothing of it runs until then, while its clocks go on. */
   pausedUntilMs = 0
   /** Set to be paused at the next time that it gets there. */
@@ -371,7 +386,7 @@ export class SimProcess implements SimClient {
         },
       },
       peers: () => this.#peers(),
-      snapshots: undefined,
+      snapshots: cluster.objects && new SnapshotStore(cluster.objects, time, logger),
     })
     const { replica } = this
     const { pool } = replica
@@ -401,6 +416,16 @@ export class SimProcess implements SimClient {
   /** A client's request, or one that another node forwarded: what HTTP and gRPC do with theirs. */
   async handle(request: SimRequest, forwardedBy: string | undefined): Promise<SimAnswer> {
     await this.whenAwake()
+    if (this.isClosed) throw new Unreachable(this.name, 'takes no requests any more', false)
+    this.handling++
+    try {
+      return await this.#handle(request, forwardedBy)
+    } finally {
+      this.handling--
+    }
+  }
+
+  #handle(request: SimRequest, forwardedBy: string | undefined): Promise<SimAnswer> {
     const { tenant, ifVersion, bookmark, durability } = request
     const consistency = { ...ANY, bookmark, durability, needsHome: ifVersion !== undefined }
     const access = request.write ? 'write' : 'read'
@@ -651,7 +676,7 @@ export class SimController implements SimClient {
             },
           }) as PeerHandlers,
       }),
-      snapshots: undefined,
+      snapshots: cluster.objects && new SnapshotStore(cluster.objects, time, loggerOf(cluster, name)),
       replicas: cluster.settings.replicas,
       directoryReplicas: cluster.settings.syncReplicas,
       directoryBytesMax: cluster.settings.directoryBytesMax,

@@ -51,7 +51,9 @@ export const mutations: readonly Mutation[] = [
   {
     name: 'early outbox delete',
     why: 'entries are deleted whether or not the stream has acknowledged them',
-    edits: [edit('replication/publisher', 'failed < 0 ? entries : entries.slice(0, failed)', 'entries')],
+    edits: [
+      edit('replication/publisher', 'failed < 0 ? window.entries : window.entries.slice(0, failed)', 'window.entries'),
+    ],
   },
   {
     name: 'swallowed gap',
@@ -132,9 +134,9 @@ export const mutations: readonly Mutation[] = [
       edit('tenant/staging', 'return (this.#floor !== undefined &&', 'return (false && this.#floor !== undefined &&'),
       edit('replication/copies', 'if (await this.#reconciler.isBelowFloor(tenant, before)) {', 'if (false) {'),
       edit('replication/reconciler', 'if (!isBelow)', 'if (true)'),
-      edit('replication/transfer', 'if (floor && !dominates(part.head.vector, floor.vector))', 'if (false)'),
-      edit('replication/transfer', 'if (theirs && !tenant.covers(theirs.vector))', 'if (false)'),
-      edit('replication/transfer', 'if (theirs && isUnseenBelow(', 'if (false && isUnseenBelow('),
+      edit('replication/transfer', 'if (floor && !dominates(theirs, floor.vector))', 'if (false)'),
+      edit('replication/transfer', 'if (theirFloor && !open.covers(theirFloor.vector))', 'if (false)'),
+      edit('replication/transfer', 'if (theirFloor && isUnseenBelow(', 'if (false && isUnseenBelow('),
       edit(
         'replication/copies',
         "if (this.state(tenant) === 'current' && (await this.#reconciler.isBelowFloor(tenant, [status])))",
@@ -174,8 +176,8 @@ export const mutations: readonly Mutation[] = [
     edits: [
       edit(
         'replication/transfer',
-        'const certain = vector;',
-        'const certain = vector; await tenant.finishJoin(async staging => staging.joinVector(certain)).catch(() => {});',
+        'const { vector: sourceVector, skipped } = head;',
+        'const { vector: sourceVector, skipped } = head; if (resumable) await same(open => open.finishJoin(async staging => staging.joinVector(vector)));',
       ),
     ],
   },

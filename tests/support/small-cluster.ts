@@ -1,5 +1,6 @@
 import { parseTenantId, type TenantId } from '../../src/base/ids.ts'
 import { Slicer } from '../../src/base/slice.ts'
+import type { ObjectStore } from '../../src/objects/port.ts'
 import { planEntity } from '../../src/rem/plan.ts'
 import type { LwwRecord } from '../../src/rem/record.ts'
 import { holderOf, type Placement } from '../../src/replication/placement.ts'
@@ -17,18 +18,26 @@ export class SmallCluster {
   readonly cluster: SimCluster
   readonly tenant: TenantId
 
-  private constructor(nodes: number, settings: ReplicaSettings, tenant: string) {
+  private constructor(nodes: number, settings: ReplicaSettings, tenant: string, objects?: ObjectStore) {
     Slicer.sliceMs = Number.POSITIVE_INFINITY
     this.world = new World(1)
-    this.cluster = new SimCluster(this.world, nodes, settings)
+    this.cluster = new SimCluster(this.world, nodes, settings, 1, objects)
     this.tenant = parseTenantId(tenant)
   }
 
   /** A cluster in which `tenant` has copies on the first two nodes, the home first. */
   static async start(
-    options: { nodes?: number; settings?: Partial<ReplicaSettings>; tenant?: string; openTenantsMax?: number } = {},
+    options: {
+      nodes?: number
+      settings?: Partial<ReplicaSettings>
+      tenant?: string
+      openTenantsMax?: number
+      /** Where the tenant has its snapshots; without it there are none. */
+      objects?: ObjectStore
+    } = {},
   ): Promise<SmallCluster> {
-    const small = new SmallCluster(options.nodes ?? 3, { ...TIMES, ...options.settings }, options.tenant ?? 'acme')
+    const { nodes = 3, tenant = 'acme', objects } = options
+    const small = new SmallCluster(nodes, { ...TIMES, ...options.settings }, tenant, objects)
     small.cluster.openTenantsMax = options.openTenantsMax ?? small.cluster.openTenantsMax
     await small.#stopController()
     for (const node of small.cluster.nodes) node.start()

@@ -1,0 +1,85 @@
+import { describe, expect, it } from 'vitest'
+import type { ObjectStore } from '../../../src/objects/port.ts'
+import { SimObjects } from '../../sim/objects.ts'
+import { SmallCluster } from '../../support/small-cluster.ts'
+
+const STREAM_AGE_MS = 20_000
+const WAIT_MS = 60_000
+
+interface Slept {
+  readonly holders?: 2 | 3
+  readonly objects?: ObjectStore
+}
+
+/** n1, of two or three holders, went, and slept for longer than the stream keeps what the others wrote then; now it is alone. */
+async function slept({ holders = 3, objects }: Slept = {}): Promise<SmallCluster> {
+  const small = await SmallCluster.start({
+    settings: { replicas: holders, syncMaxAgeMs: STREAM_AGE_MS, copiesWaitMs: WAIT_MS, gcIntervalMs: 1e9 },
+    ...(objects ? { objects } : {}),
+  })
+  if (holders === 3) {
+    await small.hold('n3', 'joining')
+    await small.until('n3 is current', () => small.isCurrent('n3'))
+  }
+  // What it has read is written down when nothing has come for a while.
+  await small.world.run(10_000)
+  small.process('n1').kill()
+  await small.settle(small.put('n2', 'missed'))
+  await small.world.run(STREAM_AGE_MS * 2)
+  if (holders === 3) expect(await small.read('n3', 'missed')).toBeDefined()
+  if (objects) await small.settle(small.process('n2').replica.maintenance.snapshot(small.tenant))
+  for (const node of ['n2', 'n3']) small.process(node).kill()
+  small.cluster.node('n1')!.start()
+  await small.world.run(5000)
+  return small
+}
+
+const reason = (small: SmallCluster) => small.process('n1').replica.copies.reason(small.tenant)
+const unvouched = (small: SmallCluster) => small.process('n1').replica.copies.counts.unvouched
+
+describe('a copy that slept for longer than its stream keeps what others wrote', () => {
+  it('takes that from a stored snapshot, before it answers', async () => {
+    const small = await slept({ objects: new SimObjects() })
+    expect(small.isCurrent('n1')).toBe(true)
+    expect(await small.read('n1', 'missed')).toBeDefined()
+    expect(unvouched(small)).toBe(0)
+  })
+
+  it('waits without one for another of those that have what is replicated', async () => {
+    const small = await slept()
+    expect(small.state('n1')).toBe('verifying')
+    expect(reason(small)).toMatch(/n2 and n3 can't be asked/)
+    small.cluster.node('n3')!.start()
+    await small.until('it answers', () => small.isCurrent('n1'), WAIT_MS / 2)
+    expect(await small.read('n1', 'missed')).toBeDefined()
+    expect(unvouched(small)).toBe(0)
+  })
+
+  it('waits after a restart still, though it has read what the stream has left', async () => {
+    const small = await slept()
+    await small.world.run(15_000)
+    expect(await small.open('n1', async open => open.cursor !== undefined)).toBe(true)
+    small.process('n1').kill()
+    small.cluster.node('n1')!.start()
+    await small.world.run(5000)
+    expect(small.state('n1')).toBe('verifying')
+  })
+
+  it('answers with what it has when nobody comes, says so, and gets the rest when they do', async () => {
+    const small = await slept()
+    expect(small.state('n1')).toBe('verifying')
+    await small.until('it answers', () => small.isCurrent('n1'), WAIT_MS * 2)
+    expect(await small.read('n1', 'first')).toBeDefined()
+    expect(await small.read('n1', 'missed')).toBeUndefined()
+    expect(unvouched(small)).toBe(1)
+    small.cluster.node('n2')!.start()
+    await small.world.run(30_000)
+    expect(await small.read('n1', 'missed')).toBeDefined()
+  })
+
+  it('has itself all that is replicated, when there is one other holder', async () => {
+    const small = await slept({ holders: 2 })
+    expect(small.isCurrent('n1')).toBe(true)
+    expect(unvouched(small)).toBe(0)
+  })
+})
