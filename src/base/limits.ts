@@ -50,6 +50,12 @@ export const ENTRY_BYTES_MAX = 512 * 1024
 export const GROUP_COMMANDS_MAX = 256
 /** Ops that share one fsync; a larger command commits alone. */
 export const GROUP_OPS_MAX = 4000
+/** Bytes of text that share one fsync; a larger command commits alone. Text without spaces makes a posting of every three bytes. */
+export const GROUP_TEXT_BYTES_MAX = 1024 * 1024
+/** Batches with more text to index than this take turns, over all tenants of a node. */
+export const LARGE_BATCH_TEXT_BYTES = 256 * 1024
+/** Bytes of text in large batches that are made at the same time in a node; a batch that has more alone is made alone. */
+export const STAGED_TEXT_BYTES_MAX = 4 * 1024 * 1024
 /** Commands that wait for a tenant's writer before new ones get TOO_BUSY. */
 export const WRITER_QUEUE_MAX = 4096
 /** Longest stretch of our own computation between two turns of the event loop, milliseconds. */

@@ -105,8 +105,18 @@ export const keys = {
   vector: (model: string, docNo: number) => key(space.vector, textPart(model), u32(docNo)),
   docNoById: (id: string) => key(space.docNoById, textPart(id)),
   idByDocNo: (docNo: number) => key(space.idByDocNo, u32(docNo)),
-  posting: (field: PostingField, term: string, block: number) =>
-    key(space.posting, byte(field), textPart(term), u32(block)),
+  posting: (field: PostingField, term: string, block: number) => {
+    if (term.includes('\u0000')) return key(space.posting, byte(field), textPart(term), u32(block))
+    // One buffer instead of six: a batch may have a million of these.
+    const end = 2 + Buffer.byteLength(term)
+    const bytes = Buffer.allocUnsafe(end + TERMINATOR.length + 4)
+    bytes[0] = space.posting
+    bytes[1] = field
+    bytes.write(term, 2)
+    TERMINATOR.copy(bytes, end)
+    bytes.writeUInt32BE(block, end + TERMINATOR.length)
+    return bytes
+  },
   resourceByTime: (wallMs: number, id: string) => key(space.resourceByTime, newestFirst(wallMs), textPart(id)),
   embeddingPending: (id: string) => key(space.embeddingPending, textPart(id)),
   entityByName: (name: string, id: string) => key(space.entityByName, textPart(name), textPart(id)),

@@ -6,6 +6,18 @@ export type KvOperation =
   | { readonly type: 'put'; readonly key: Buffer; readonly value: Buffer }
   | { readonly type: 'del'; readonly key: Buffer }
 
+/** Operations that can be read more than once; a list is one. */
+export interface KvOperations extends Iterable<KvOperation> {
+  readonly length: number
+}
+
+export interface KvWrite {
+  /** Resolved means fsynced: it survives a power cut, not only a process crash. */
+  readonly sync: boolean
+  /** Called at once before the operations go to the database, with nothing waited for in between: what it throws is thrown, and nothing is written. */
+  readonly before?: () => void
+}
+
 export type KvEntry = readonly [key: Buffer, value: Buffer]
 
 /** Half-open: `gte <= key < lt`, in the order of unsigned bytes. */
@@ -43,8 +55,8 @@ export interface KvReader {
 }
 
 export interface Kv extends KvReader {
-  /** All or nothing. With `sync`, resolved means fsynced: it survives a power cut, not only a process crash. */
-  write(operations: readonly KvOperation[], options: { sync: boolean }): Promise<void>
+  /** All or nothing. Yields to the event loop while many operations are prepared, before anything is written. */
+  write(operations: KvOperations, options: KvWrite): Promise<void>
   /** Waits for running operations, then closes. Calls after this are refused with an error. */
   close(): Promise<void>
 }

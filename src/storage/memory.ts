@@ -1,6 +1,6 @@
 import { setImmediate as immediate } from 'node:timers/promises'
 import { PercolateError } from '../base/errors.ts'
-import type { Kv, KvEntry, KvOperation, KvRange } from './kv.ts'
+import type { Kv, KvEntry, KvOperation, KvOperations, KvRange, KvWrite } from './kv.ts'
 
 const CHUNK_ENTRIES = 256
 
@@ -34,16 +34,22 @@ export class MemoryKv implements Kv {
     }
   }
 
-  async write(operations: readonly KvOperation[], _options: { sync: boolean }): Promise<void> {
+  async write(operations: KvOperations, { before }: KvWrite): Promise<void> {
     this.#checkOpen()
-    this.#entries = [...this.#entries]
-    for (const operation of operations) {
-      const at = this.#find(operation.key)
-      const exists = this.#entries[at]?.[0].equals(operation.key) ? 1 : 0
-      if (operation.type === 'put')
-        this.#entries.splice(at, exists, [Buffer.from(operation.key), Buffer.from(operation.value)])
-      else if (exists) this.#entries.splice(at, 1)
+    before?.()
+    const latest = new Map<string, KvOperation>()
+    for (const operation of operations) latest.set(operation.key.toString('latin1'), operation)
+    const changes = [...latest.values()].sort((a, b) => Buffer.compare(a.key, b.key))
+    const merged: KvEntry[] = []
+    let at = 0
+    for (const change of changes) {
+      const until = this.#find(change.key)
+      while (at < until) merged.push(this.#entries[at++]!)
+      if (this.#entries[at]?.[0].equals(change.key)) at++
+      if (change.type === 'put') merged.push([Buffer.from(change.key), Buffer.from(change.value)])
     }
+    while (at < this.#entries.length) merged.push(this.#entries[at++]!)
+    this.#entries = merged
   }
 
   async close(): Promise<void> {

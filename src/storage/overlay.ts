@@ -1,21 +1,27 @@
 import type { Kv, KvOperation } from './kv.ts'
 
+/** Two buffers, an object, a string and its place in a map, beside what they hold. */
+const ENTRY_BYTES = 400
+
 /** Reads through puts and deletes that are not written yet; what a group of commands plans against. */
 export class Overlay {
   readonly #base: Pick<Kv, 'get' | 'getMany'>
   readonly #pending = new Map<string, { key: Buffer; value: Buffer | undefined }>()
   /** Read ahead; nobody else writes while this overlay lives. */
   readonly #known = new Map<string, { value: Buffer | undefined }>()
+  #bytes = 0
 
   constructor(base: Pick<Kv, 'get' | 'getMany'>) {
     this.#base = base
   }
 
   put(key: Buffer, value: Buffer): void {
+    this.#bytes += ENTRY_BYTES + key.length * 2 + value.length
     this.#pending.set(key.toString('latin1'), { key, value })
   }
 
   del(key: Buffer): void {
+    this.#bytes += ENTRY_BYTES + key.length * 2
     this.#pending.set(key.toString('latin1'), { key, value: undefined })
   }
 
@@ -40,6 +46,11 @@ export class Overlay {
     const read = missing.length === 0 ? [] : await this.#base.getMany(missing)
     let next = 0
     return values.map(found => (found ? found.value : read[next++]))
+  }
+
+  /** Memory that the puts and deletes take, about; what replaces an earlier one counts beside it. */
+  get bytes(): number {
+    return this.#bytes
   }
 
   get size(): number {

@@ -4,7 +4,15 @@ import { createRequire } from 'node:module'
 import { join } from 'node:path'
 import { PercolateError } from '../base/errors.ts'
 import { Slicer } from '../base/slice.ts'
-import { DatabaseDamaged, type Kv, type KvEntry, type KvOperation, type KvRange } from './kv.ts'
+import {
+  DatabaseDamaged,
+  type Kv,
+  type KvEntry,
+  type KvOperation,
+  type KvOperations,
+  type KvRange,
+  type KvWrite,
+} from './kv.ts'
 
 /** The part of level-rocksdb 5 (levelup 5 over rocksdb 5.2, engine 6.17) that this adapter uses; the packages ship no types. */
 interface LevelRocks {
@@ -13,6 +21,13 @@ interface LevelRocks {
   getMany(keys: readonly Buffer[]): Promise<(Buffer | undefined)[]>
   batch(operations: readonly KvOperation[], options: { sync: boolean }): Promise<void>
   iterator(options: object): LevelIterator
+  /** Below levelup, whose own batches keep every operation as an object as well. */
+  readonly db: { batch(): LevelBatch }
+}
+interface LevelBatch {
+  put(key: Buffer, value: Buffer): void
+  del(key: Buffer): void
+  write(options: { sync: boolean }, callback: (error?: Error) => void): void
 }
 interface LevelIterator {
   next(callback: (error: Error | undefined, key?: Buffer, value?: Buffer) => void): void
@@ -30,6 +45,9 @@ const levelRocksdb = require('level-rocksdb') as LevelFactory
 /** Bytes that one trip to the native iterator fetches; 16 KiB, its default, makes scans of vectors 3 times slower. */
 const ITERATOR_BYTES = 256 * 1024
 const CHUNK_ENTRIES = 512
+/** A write with more is given to RocksDB in parts, before it is written as one. */
+const OPERATIONS_AT_ONCE = 1024
+const OPERATIONS_A_SLICE = 64
 
 export interface RocksOptions {
   readonly createIfMissing: boolean
@@ -153,8 +171,33 @@ class RocksKv implements Kv {
     return keys.length === 0 ? Promise.resolve([]) : this.#run(() => this.#level.getMany(keys))
   }
 
-  write(operations: readonly KvOperation[], options: { sync: boolean }): Promise<void> {
-    return this.#run(() => this.#level.batch(operations, options))
+  async write(operations: KvOperations, { sync, before }: KvWrite): Promise<void> {
+    let refusal: { readonly reason: unknown } | undefined
+    await this.#run(async () => {
+      const batch = operations.length > OPERATIONS_AT_ONCE ? await this.#gather(operations) : [...operations]
+      try {
+        before?.()
+      } catch (reason) {
+        refusal = { reason }
+        return
+      }
+      if (Array.isArray(batch)) await this.#level.batch(batch, { sync })
+      else await written(batch, sync)
+    })
+    if (refusal) throw refusal.reason
+  }
+
+  /** The operations as RocksDB holds them, outside of the heap. */
+  async #gather(operations: KvOperations): Promise<LevelBatch> {
+    const batch = this.#level.db.batch()
+    const slicer = new Slicer()
+    let count = 0
+    for (const operation of operations) {
+      if (operation.type === 'put') batch.put(operation.key, operation.value)
+      else batch.del(operation.key)
+      if (++count % OPERATIONS_A_SLICE === 0) await slicer.pause()
+    }
+    return batch
   }
 
   async *chunks(range: KvRange): AsyncIterable<KvEntry[]> {
@@ -217,6 +260,9 @@ class RocksKv implements Kv {
     if (this.#running === 0) this.#whenIdle?.()
   }
 }
+
+const written = (batch: LevelBatch, sync: boolean): Promise<void> =>
+  new Promise((resolve, reject) => batch.write({ sync }, error => (error ? reject(error) : resolve())))
 
 function nextChunk(iterator: LevelIterator): Promise<{ entries: KvEntry[]; done: boolean }> {
   return new Promise((resolve, reject) => {

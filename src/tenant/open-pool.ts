@@ -6,6 +6,7 @@ import type { Kv } from '../storage/kv.ts'
 import { type PoolOptions, TenantPool } from './pool.ts'
 import { type Salvage, salvage } from './scan.ts'
 import type { StagedBatch } from './staging.ts'
+import { StagingRoom } from './staging-room.ts'
 import { wipeCopy } from './state.ts'
 import { Tenant, type TenantOptions } from './tenant.ts'
 
@@ -49,6 +50,7 @@ export interface OpenPoolOptions {
 
 /** The pool of a node's tenants. Nodes and the simulator make theirs here. */
 export function openPool({ time, logger, store, limits, tenant, disk }: OpenPoolOptions, hooks?: TenantHooks) {
+  const room = new StagingRoom()
   return new TenantPool({
     ...limits,
     time,
@@ -61,6 +63,7 @@ export function openPool({ time, logger, store, limits, tenant, disk }: OpenPool
       const opened = await Tenant.open(id, kv, {
         ...tenant,
         time,
+        room,
         admitWrite: changed => {
           disk?.admit()
           hooks?.admitWrite(changed)

@@ -354,7 +354,10 @@ export class TenantPool {
     slot.opening.then(
       tenant => {
         slot.tenant = tenant
-        tenant.listen(() => this.#changed(id, tenant))
+        tenant.listen(
+          () => this.#changed(id, tenant),
+          () => this.#shrink(),
+        )
         this.#opened++
       },
       () => {
@@ -447,7 +450,7 @@ export class TenantPool {
 
   #memoryBytes(): number {
     let bytes = 0
-    for (const slot of this.#slots.values()) bytes += this.#options.tenantBytes + (slot.tenant?.attachedBytes ?? 0)
+    for (const slot of this.#slots.values()) bytes += this.#options.tenantBytes + (slot.tenant?.heldBytes ?? 0)
     return bytes
   }
 

@@ -15,8 +15,8 @@ import {
 } from '../rem/record.ts'
 import { resourceView } from '../rem/views.ts'
 import { decodeRecord, type Entry, encodeEntry, encodeRecord } from '../storage/codec.ts'
-import { keys, u32, u64 } from '../storage/keys.ts'
-import type { KvOperation, KvReader } from '../storage/kv.ts'
+import { keys, space, u32, u64 } from '../storage/keys.ts'
+import type { KvOperation, KvOperations, KvReader } from '../storage/kv.ts'
 import { Overlay } from '../storage/overlay.ts'
 import {
   changesOfMerge,
@@ -56,7 +56,9 @@ export interface StagingBase {
 }
 
 export interface StagedBatch {
-  readonly operations: readonly KvOperation[]
+  readonly operations: KvOperations
+  /** Keys of the records among them, as latin1. */
+  readonly recordKeys: readonly string[]
   readonly state: TenantState
   readonly embedding: EmbeddingSpec | undefined
   readonly vectors: readonly VectorChange[]
@@ -102,7 +104,7 @@ export class Staging {
   constructor(base: StagingBase) {
     this.#base = base
     this.#overlay = new Overlay(base.kv)
-    this.#postings = new StagedPostings(this.#overlay)
+    this.#postings = new StagedPostings(base.kv)
     this.#state = base.state
     this.#embedding = base.embedding
     this.#vector = base.vector
@@ -119,6 +121,11 @@ export class Staging {
 
   get floor(): GcFloor | undefined {
     return this.#floor
+  }
+
+  /** Memory that is held until the batch is written, about. */
+  get bytes(): number {
+    return this.#overlay.bytes + this.#postings.bytes
   }
 
   /** Reads what commands say that they will touch, all at once. */
@@ -316,12 +323,14 @@ export class Staging {
   }
 
   async finish(): Promise<StagedBatch> {
-    await this.#postings.flush()
+    const postings = await this.#postings.flush()
     const { ahead } = this.#state
     if (ahead && dominates(this.#vector, ahead.vector)) this.#state = { ...this.#state, ahead: undefined }
     this.#overlay.put(keys.meta('state'), encodeState(this.#state))
+    const operations = this.#overlay.operations()
     return {
-      operations: this.#overlay.operations(),
+      operations: new BatchOperations(operations, postings),
+      recordKeys: operations.flatMap(({ key }) => (key[0] === space.record ? [key.toString('latin1')] : [])),
       state: this.#state,
       embedding: this.#embedding,
       vectors: this.#vectors,
@@ -387,7 +396,9 @@ export class Staging {
     if (!old && !fresh && oldModels.length === 0 && freshModels.length === 0) return
     const docNo = await this.#docNo(id)
     const oldTerms = old && documentTerms(old)
+    if (oldTerms) await this.#slicer.pause()
     const freshTerms = fresh && documentTerms(fresh)
+    if (freshTerms) await this.#slicer.pause()
     if (old || fresh) this.#postings.replace(docNo, oldTerms?.terms ?? [], freshTerms?.terms ?? [])
     this.#state = {
       ...this.#state,
@@ -444,6 +455,26 @@ export class Staging {
 }
 
 const NOTHING = Buffer.alloc(0)
+
+/** Postings behind the rest, without being copied. */
+class BatchOperations implements KvOperations {
+  readonly #rest: readonly KvOperation[]
+  readonly #postings: KvOperations
+
+  constructor(rest: readonly KvOperation[], postings: KvOperations) {
+    this.#rest = rest
+    this.#postings = postings
+  }
+
+  get length(): number {
+    return this.#rest.length + this.#postings.length
+  }
+
+  *[Symbol.iterator](): Generator<KvOperation> {
+    yield* this.#rest
+    yield* this.#postings
+  }
+}
 
 const modelsOf = (record: LwwRecord | undefined): string[] =>
   [...(record?.fields.keys() ?? [])].flatMap(name =>

@@ -5,11 +5,12 @@ import type { Time } from '../base/time.ts'
 import { type Clock, compareClocks, HybridLogicalClock, laterClock } from '../clock/hlc.ts'
 import { dominates, joinVectors, type VersionVector } from '../clock/vector.ts'
 import { FLOOR_REF, floorOf, type GcFloor } from '../rem/floor.ts'
-import type { LwwRecord, RecordRef } from '../rem/record.ts'
+import type { LwwRecord, Op, RecordRef } from '../rem/record.ts'
 import { decodeEntry, decodeRecord, type Entry } from '../storage/codec.ts'
 import { keys, prefixes, prefixRange, space } from '../storage/keys.ts'
 import type { Kv, KvEntry, KvRange } from '../storage/kv.ts'
 import type { OpVector, StagedBatch, Staging } from './staging.ts'
+import type { StagingRoom } from './staging-room.ts'
 import {
   createIdentity,
   type EmbeddingSpec,
@@ -60,6 +61,8 @@ export interface TenantOptions {
   readonly admitWrite?: (tenant: Tenant) => void
   /** Throws when nothing can be stored at all now, not even what other copies have. */
   readonly admitCopy?: () => void
+  /** Where large batches of all open tenants take turns. */
+  readonly room?: StagingRoom | undefined
   readonly onCommit: (tenant: Tenant, batch: StagedBatch) => void
 }
 
@@ -85,6 +88,7 @@ export class Tenant {
   readonly #outbox: { entries: number; bytes: number; published: number }
   readonly #recent: LRUCache<string, { readonly record: LwwRecord }>
   #onChange: () => void = () => {}
+  #onStaged: () => void = () => {}
   #cursor: StreamCursor | undefined
   #local: LocalState
   #gc: FloorState
@@ -114,6 +118,7 @@ export class Tenant {
     this.#options = options
     this.#recent = new LRUCache({ maxSize: options.recordCacheBytes, maxEntrySize: options.recordCacheBytes / 8 })
     this.#writer = new TenantWriter(state, {
+      onStaged: () => this.#onStaged(),
       onCommit: batch => this.#committed(batch),
       onFailure: error => {
         if (error.code === 'STORAGE_FAILED') this.#broken = true
@@ -148,6 +153,7 @@ export class Tenant {
       floor: floorBytes && floorOf(decodeRecord(floorBytes)),
       changesMax: options.changesMax ?? 0,
       outboxEnabled: options.outboxEnabled,
+      room: options.room,
       state,
       embedding: await readEmbeddingSpec(kv),
     }
@@ -215,9 +221,10 @@ export class Tenant {
     return this.#outbox
   }
 
-  /** Calls `listener` after every commit and publication; there is one, the pool's. */
-  listen(listener: () => void): void {
-    this.#onChange = listener
+  /** Calls `onChange` after every commit and publication, `onStaged` when {@link heldBytes} is at its highest for a batch; there is one listener, the pool. */
+  listen(onChange: () => void, onStaged: () => void): void {
+    this.#onChange = onChange
+    this.#onStaged = onStaged
   }
 
   /** After a failed write RocksDB may refuse all others until it is opened again; the pool does that when the last lease ends. */
@@ -225,9 +232,9 @@ export class Tenant {
     return this.#broken
   }
 
-  /** Bytes of the caches attached to this tenant. */
-  get attachedBytes(): number {
-    let bytes = 0
+  /** Bytes of the caches attached to this tenant, and of the batch that is being made. */
+  get heldBytes(): number {
+    let bytes = this.#writer.stagedBytes
     for (const attachment of this.#attachments.values()) bytes += attachment.bytes
     return bytes
   }
@@ -263,7 +270,7 @@ export class Tenant {
         await staging.applyEntry(entry, options)
         return 'applied'
       },
-      { weight: entry.ops.length },
+      { weight: entry.ops.length, textBytes: textBytesOfOps(entry.ops) },
     )
   }
 
@@ -277,13 +284,15 @@ export class Tenant {
     options: { regains?: boolean; also?: (staging: Staging) => void } = {},
   ): Promise<number> {
     this.#options.admitCopy?.()
-    return this.change(async staging => {
+    const work = async (staging: Staging) => {
       let merged = 0
       for (const { ref, record, vectors } of records) if (await staging.mergeRecord(ref, record, vectors)) merged++
       staging.logMerged(upTo, { silent: this.isJoining, regains: options.regains ?? false })
       options.also?.(staging)
       return merged
-    }, records.length)
+    }
+    const textBytes = records.reduce((bytes, { record }) => bytes + textBytesOf(record.fields.get('content')?.value), 0)
+    return this.#writer.run(work, { weight: records.length, textBytes })
   }
 
   /** Stages and commits what does not come from a client; no outbox entry is made. */
@@ -435,7 +444,7 @@ export class Tenant {
 
   #committed(batch: StagedBatch): void {
     this.#commits++
-    for (const { key } of batch.operations) this.#recent.delete(key.toString('latin1'))
+    for (const key of batch.recordKeys) this.#recent.delete(key)
     this.#outbox.entries += batch.outbox.entries
     this.#outbox.bytes += batch.outbox.bytes
     for (const attachment of this.#attachments.values()) attachment.onCommit(batch)
@@ -443,6 +452,12 @@ export class Tenant {
     this.#onChange()
   }
 }
+
+/** About what a text takes in UTF-8, without encoding it. */
+const textBytesOf = (value: unknown): number => (typeof value === 'string' ? value.length * 2 : 0)
+
+const textBytesOfOps = (ops: readonly Op[]): number =>
+  ops.reduce((bytes, { kind, fields }) => bytes + (kind === 'resource' ? textBytesOf(fields.content) : 0), 0)
 
 async function measureOutbox(
   kv: Kv,

@@ -1,11 +1,12 @@
 import { PercolateError, toPercolateError } from '../base/errors.ts'
-import { GROUP_COMMANDS_MAX, GROUP_OPS_MAX, WRITER_QUEUE_MAX } from '../base/limits.ts'
+import { GROUP_COMMANDS_MAX, GROUP_OPS_MAX, GROUP_TEXT_BYTES_MAX, WRITER_QUEUE_MAX } from '../base/limits.ts'
 import { type Clock, compareClocks, type HybridLogicalClock, laterClock } from '../clock/hlc.ts'
 import type { VersionVector } from '../clock/vector.ts'
 import type { GcFloor } from '../rem/floor.ts'
 import type { LwwRecord, Op, RecordRef } from '../rem/record.ts'
 import type { Kv } from '../storage/kv.ts'
 import { type StagedBatch, Staging } from './staging.ts'
+import type { StagingRoom } from './staging-room.ts'
 import type { EmbeddingSpec, TenantState } from './state.ts'
 
 /** What a command sees while it is planned: the tenant as the commands before it left it. */
@@ -30,6 +31,8 @@ export interface WriterState {
   readonly incarnation: string
   readonly changesMax: number
   readonly outboxEnabled: boolean
+  /** Where large batches of all tenants take turns; undefined: nobody else's are near. */
+  readonly room: StagingRoom | undefined
   origin: string
   clock: HybridLogicalClock
   vector: VersionVector
@@ -53,6 +56,8 @@ export interface WriteOptions {
   readonly asOf?: Clock | undefined
   /** How many ops the command makes, about; decides how many commands share a batch. */
   readonly weight?: number
+  /** Bytes of text that it has to be indexed, about; decides how many commands share a batch, and whether the batch waits for others. Default: 0. */
+  readonly textBytes?: number
   /** Records that the command will read or change, as far as the caller knows: they are read together for the whole group. */
   readonly touches?: readonly RecordRef[]
   /** Whose right to decide the command rests on; undefined: it needs none. */
@@ -60,6 +65,9 @@ export interface WriteOptions {
   /** Called when the batch is fsynced, before the answer: the position of what this command wrote, or of what it found already there. */
   readonly onCommitted?: (position: VersionVector, clock: Clock, origin: string) => void
 }
+
+/** Thrown where nothing is written yet: a command lost its right to decide. */
+const REFUSED = Symbol('refused')
 
 /** What came from another copy, staged into a batch by itself or with others; it must leave the staging as it was when it throws. */
 export type Work<T> = (staging: Staging) => Promise<T>
@@ -85,13 +93,21 @@ export class TenantWriter {
   readonly #queue: Pending[] = []
   /** Commands that were refused while they were planned. */
   readonly #settled = new WeakSet<Pending>()
+  readonly #onStaged: () => void
   #draining: Promise<void> | undefined
+  #staging: Staging | undefined
 
   constructor(
     tenant: WriterState,
-    hooks: { onCommit: (batch: StagedBatch) => void; onFailure: (error: PercolateError) => void },
+    hooks: {
+      /** All commands of a batch are staged; {@link stagedBytes} says what it takes. */
+      onStaged: () => void
+      onCommit: (batch: StagedBatch) => void
+      onFailure: (error: PercolateError) => void
+    },
   ) {
     this.#tenant = tenant
+    this.#onStaged = hooks.onStaged
     this.#onCommit = hooks.onCommit
     this.#onFailure = hooks.onFailure
   }
@@ -100,13 +116,18 @@ export class TenantWriter {
     return this.#queue.length
   }
 
+  /** Memory of the batch that is being made, about. */
+  get stagedBytes(): number {
+    return this.#staging?.bytes ?? 0
+  }
+
   /** Resolves when the command is fsynced together with its indexes and outbox entry. */
   submit<T>(plan: Planner<T>, options: WriteOptions = {}): Promise<T> {
     return this.#enqueue({ plan, options })
   }
 
   /** Stages `work` in its turn and resolves when the batch is fsynced. */
-  run<T>(work: Work<T>, options: { weight?: number; onCommitted?: () => void } = {}): Promise<T> {
+  run<T>(work: Work<T>, options: { weight?: number; textBytes?: number; onCommitted?: () => void } = {}): Promise<T> {
     return this.#enqueue({ work, options })
   }
 
@@ -129,16 +150,27 @@ export class TenantWriter {
 
   async #drain(): Promise<void> {
     await Promise.resolve()
-    while (this.#queue.length > 0) await this.#commit(this.#takeGroup())
+    while (this.#queue.length > 0) {
+      const group = this.#takeGroup()
+      const leave = await this.#tenant.room?.enter(textBytesOf(group))
+      try {
+        await this.#commit(group)
+      } finally {
+        leave?.()
+      }
+    }
     this.#draining = undefined
   }
 
   #takeGroup(): Pending[] {
     let weight = 0
+    let textBytes = 0
     let count = 0
     for (const pending of this.#queue) {
       weight += pending.options.weight ?? 1
-      if (count > 0 && (count >= GROUP_COMMANDS_MAX || weight > GROUP_OPS_MAX)) break
+      textBytes += pending.options.textBytes ?? 0
+      const isFull = count >= GROUP_COMMANDS_MAX || weight > GROUP_OPS_MAX || textBytes > GROUP_TEXT_BYTES_MAX
+      if (count > 0 && isFull) break
       count++
     }
     return this.#queue.splice(0, count)
@@ -148,6 +180,7 @@ export class TenantWriter {
     const planned: { pending: Pending; result: unknown; position?: VersionVector; clock?: Clock }[] = []
     try {
       const staging = new Staging({ ...this.#tenant, outbox: this.#tenant.outboxEnabled })
+      this.#staging = staging
       await staging.prefetch(group.flatMap(({ options }) => options.touches ?? []))
       for (const pending of group) {
         if (pending.work) {
@@ -163,10 +196,14 @@ export class TenantWriter {
         planned.push({ pending, result: plan.result, position, clock: plan.clock })
       }
       if (planned.length === 0) return
+      this.#onStaged()
       const batch = await staging.finish()
-      const refused = planned.filter(({ pending, clock }) => this.#isRefused(pending, clock))
-      if (refused.length > 0) return await this.#commit(group.filter(pending => !this.#settled.has(pending)))
-      await this.#tenant.kv.write(batch.operations, { sync: true })
+      const before = () => {
+        const refused = planned.filter(({ pending, clock }) => this.#isRefused(pending, clock))
+        if (refused.length > 0) throw REFUSED
+      }
+      await this.#tenant.kv.write(batch.operations, { sync: true, before })
+      this.#staging = undefined
       const { origin } = this.#tenant
       this.#tenant.state = batch.state
       this.#tenant.embedding = batch.embedding
@@ -179,10 +216,11 @@ export class TenantWriter {
         pending.resolve(result)
       }
     } catch (error) {
-      await this.#failed(
-        error,
-        group.filter(pending => !this.#settled.has(pending)),
-      )
+      const rest = group.filter(pending => !this.#settled.has(pending))
+      if (error === REFUSED) await this.#commit(rest)
+      else await this.#failed(error, rest)
+    } finally {
+      this.#staging = undefined
     }
   }
 
@@ -259,3 +297,6 @@ export class TenantWriter {
     for (const pending of group) await this.#commit([pending])
   }
 }
+
+const textBytesOf = (group: readonly Pending[]): number =>
+  group.reduce((bytes, { options }) => bytes + (options.textBytes ?? 0), 0)

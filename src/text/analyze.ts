@@ -16,6 +16,8 @@ const WORD = /[\p{L}\p{N}][\p{L}\p{N}\p{M}]*(?:['’][\p{L}\p{M}]+)*/gu
 const UNSPACED =
   /[\p{Script=Han}\p{Script=Hiragana}\p{Script=Katakana}\p{Script=Hangul}\p{Script=Thai}\p{Script=Lao}\p{Script=Khmer}\p{Script=Myanmar}]/u
 const ASCII_WORD = /^[a-z]+$/
+/** Han characters that {@link fold} leaves as they are: those that Unicode keeps unified have no case, no marks and no other form. */
+const UNIFIED_HAN = /^[\u3400-\u4dbf\u4e00-\u9fff]+$/
 const TERM_CHARS_MAX = 64
 const STEMS_CACHED_MAX = 50_000
 
@@ -28,6 +30,7 @@ const stems = new Map<string, string>()
 /** Lower case, compatibility-composed, without diacritics. */
 export function fold(text: string): string {
   if (/^[\u0000-\u007f]*$/.test(text)) return text.toLowerCase()
+  if (UNIFIED_HAN.test(text)) return text
   return text
     .normalize('NFKD')
     .replace(/\p{M}+/gu, '')
@@ -51,32 +54,42 @@ export const isStopWord = (folded: string): boolean => stopWords.has(folded)
 /** Every searchable token with its place. */
 export function tokenize(text: string): Token[] {
   const tokens: Token[] = []
+  visitTokens(text, (term, start, end) => tokens.push({ start, end, term }))
+  return tokens
+}
+
+type TokenVisitor = (term: string, start: number, end: number) => void
+
+function visitTokens(text: string, visit: TokenVisitor): void {
   for (const match of text.matchAll(WORD)) {
     const start = match.index
     const raw = match[0]
     if (UNSPACED.test(raw)) {
-      pushPairs(tokens, raw, start)
+      visitPairs(raw, start, visit)
       continue
     }
     const folded = fold(raw)
       .replace(/['’]s$/, '')
       .replace(/['’]/g, '')
     if (folded.length === 0 || stopWords.has(folded)) continue
-    tokens.push({ start, end: start + raw.length, term: stem(folded.slice(0, TERM_CHARS_MAX)) })
+    visit(stem(folded.slice(0, TERM_CHARS_MAX)), start, start + raw.length)
   }
-  return tokens
 }
 
-function pushPairs(tokens: Token[], run: string, start: number): void {
-  const characters = [...run]
+function visitPairs(run: string, start: number, visit: TokenVisitor): void {
+  let previous: string | undefined
   let at = start
-  for (let n = 0; n < characters.length; n++) {
-    const pair = characters[n]! + (characters[n + 1] ?? '')
-    if (n + 1 < characters.length || characters.length === 1) {
-      tokens.push({ start: at, end: at + pair.length, term: fold(pair) })
+  let pairs = 0
+  for (const character of run) {
+    if (previous !== undefined) {
+      const pair = previous + character
+      visit(fold(pair), at, at + pair.length)
+      at += previous.length
+      pairs++
     }
-    at += characters[n]!.length
+    previous = character
   }
+  if (pairs === 0 && previous !== undefined) visit(fold(previous), at, at + previous.length)
 }
 
 export interface Terms {
@@ -88,9 +101,12 @@ export interface Terms {
 
 export function analyze(text: string): Terms {
   const frequencies = new Map<string, number>()
-  const tokens = tokenize(text)
-  for (const { term } of tokens) frequencies.set(term, (frequencies.get(term) ?? 0) + 1)
-  return { frequencies, length: tokens.length }
+  let length = 0
+  visitTokens(text, term => {
+    frequencies.set(term, (frequencies.get(term) ?? 0) + 1)
+    length++
+  })
+  return { frequencies, length }
 }
 
 /** How names of entities are compared: folded, punctuation and runs of spaces as one space. */

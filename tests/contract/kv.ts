@@ -43,6 +43,22 @@ export function kvContract(name: string, open: () => Promise<Kv>): void {
       expect(await kv.get(key('b'))).toBeUndefined()
     })
 
+    it('writes many operations as one, and nothing of them when what is asked before says no', async () => {
+      const many = Array.from({ length: 5000 }, (_, n) => put(String(n).padStart(5, '0')))
+      const before = () => {
+        throw new Error('not any more')
+      }
+      for (const operations of [many, many.slice(0, 2)])
+        await expect(kv.write(operations, { sync: true, before })).rejects.toThrow('not any more')
+      expect(await names(kv)).toEqual([])
+      let asked = 0
+      await kv.write([...many, { type: 'del', key: key('00001') }], { sync: true, before: () => asked++ })
+      expect(asked).toBe(1)
+      const stored = await names(kv)
+      expect(stored.length).toBe(4999)
+      expect(stored.slice(0, 2)).toEqual(['00000', '00002'])
+    })
+
     it('iterates in the order of unsigned bytes, half open, reversed, limited', async () => {
       await kv.write(
         ['b', '\x7f', '\x80', '\xff', 'a', 'ab'].map(name => put(name)),

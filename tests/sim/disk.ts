@@ -1,6 +1,13 @@
 import { PercolateError } from '../../src/base/errors.ts'
 import { kindByte, space } from '../../src/storage/keys.ts'
-import { DatabaseDamaged, type Kv, type KvEntry, type KvOperation, type KvRange } from '../../src/storage/kv.ts'
+import {
+  DatabaseDamaged,
+  type Kv,
+  type KvEntry,
+  type KvOperations,
+  type KvRange,
+  type KvWrite,
+} from '../../src/storage/kv.ts'
 
 const SETTING = kindByte.setting
 
@@ -23,7 +30,7 @@ export class SimDatabase {
     return this.#keys.length
   }
 
-  write(operations: readonly KvOperation[], sync: boolean): void {
+  write(operations: KvOperations, sync: boolean): void {
     for (const operation of operations) {
       const key = operation.key.toString('latin1')
       this.#undo.push({ key, before: this.#values.get(key) })
@@ -131,10 +138,11 @@ export class SimKv implements Kv {
     }
   }
 
-  async write(operations: readonly KvOperation[], options: { sync: boolean }): Promise<void> {
+  async write(operations: KvOperations, options: KvWrite): Promise<void> {
     this.#check()
     await this.#hooks.wait('before-commit')
     if (this.#hooks.isDead()) return never()
+    options.before?.()
     this.#database.write(operations, options.sync)
     await this.#hooks.wait('after-commit')
   }

@@ -25,8 +25,8 @@ export const mutations: readonly Mutation[] = [
     edits: [
       edit(
         'tenant/writer',
-        'await this.#tenant.kv.write(batch.operations, { sync: true });',
-        'for (const isVector of [true, false]) await this.#tenant.kv.write(batch.operations.filter(o => (o.key[0] === 0x51) === isVector), { sync: true });',
+        'await this.#tenant.kv.write(batch.operations, { sync: true, before });',
+        'for (const isVector of [true, false]) await this.#tenant.kv.write([...batch.operations].filter(o => (o.key[0] === 0x51) === isVector), { sync: true, before });',
       ),
     ],
   },
@@ -36,8 +36,8 @@ export const mutations: readonly Mutation[] = [
     edits: [
       edit(
         'tenant/writer',
-        'kv.write(batch.operations, { sync: true })',
-        'kv.write(batch.operations, { sync: false })',
+        'kv.write(batch.operations, { sync: true, before })',
+        'kv.write(batch.operations, { sync: false, before })',
       ),
     ],
   },

@@ -79,6 +79,7 @@ export class ResourceOperations {
         },
         {
           weight: embedded.length,
+          textBytes: embedded.reduce((bytes, { content }) => bytes + Buffer.byteLength(content), 0),
           touches: embedded.map(command => ({ kind: 'resource', key: [resourceId(command)] })),
         },
       )

@@ -6,7 +6,7 @@ import { systemTime } from '../../../src/base/time.ts'
 import { planDelete, planEntity, planMoment, planResource } from '../../../src/rem/plan.ts'
 import { decodeEntry } from '../../../src/storage/codec.ts'
 import { prefixes, prefixRange, space } from '../../../src/storage/keys.ts'
-import { collect, type KvOperation } from '../../../src/storage/kv.ts'
+import { collect, type KvOperation, type KvOperations, type KvWrite } from '../../../src/storage/kv.ts'
 import { MemoryKv } from '../../../src/storage/memory.ts'
 import { checkTenant } from '../../../src/tenant/check.ts'
 import { Tenant } from '../../../src/tenant/tenant.ts'
@@ -16,15 +16,15 @@ class CountingKv extends MemoryKv {
   synced = 0
   failNext = false
 
-  override async write(operations: readonly KvOperation[], options: { sync: boolean }): Promise<void> {
+  override async write(operations: KvOperations, options: KvWrite): Promise<void> {
     await systemTime.sleep(1)
     if (this.failNext) {
       this.failNext = false
       throw new PercolateError('STORAGE_FAILED', 'disk full')
     }
-    this.writes.push(operations)
-    if (options.sync) this.synced++
     await super.write(operations, options)
+    this.writes.push([...operations])
+    if (options.sync) this.synced++
   }
 }
 
