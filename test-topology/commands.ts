@@ -1,8 +1,9 @@
-import { mkdir, readFile, writeFile } from 'node:fs/promises'
+import { readFile, writeFile } from 'node:fs/promises'
 import { basename, dirname, join, resolve } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Command, InvalidArgumentError } from 'commander'
 import { parseTenantId } from '../src/base/ids.ts'
+import { makeFolder } from '../src/base/make-folder.ts'
 import { guarded, runUntilSignal } from '../src/cli/common.ts'
 import { fail, Progress, printJson, printTable, say } from '../src/cli/output.ts'
 import { ask } from './ask.ts'
@@ -412,7 +413,7 @@ async function runScenarios(names: readonly string[], flags: Flags & { speed: nu
   }
   const path = resolve(flags.out ?? join(flags.dataDir, 'scenarios', 'report.html'))
   // A scenario that could not even begin has made no folder.
-  await mkdir(dirname(path), { recursive: true })
+  await makeFolder(dirname(path), { setting: '--out', mode: 0o755 })
   await writeFile(path, renderReport(parts, new Date()))
   if (flags.json) printJson(parts.map(({ verdict }) => verdict))
   else say(`The report is ${path}.`)

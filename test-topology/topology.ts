@@ -3,6 +3,7 @@ import { mkdir, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { PercolateError } from '../src/base/errors.ts'
+import { makeFolder } from '../src/base/make-folder.ts'
 import { PACKAGE_FOLDER } from '../src/base/version.ts'
 import { type ClusterOptions, findProgram, LocalCluster } from '../src/cluster/cluster.ts'
 import { natsUrl } from '../src/cluster/configs.ts'
@@ -192,7 +193,7 @@ export class TestTopology {
       ...(options.packageOf ? { packageOf: options.packageOf } : {}),
       onExit: () => {},
     }
-    await mkdir(options.dataDir, { recursive: true })
+    await makeFolder(options.dataDir, { setting: '--data-dir', mode: 0o755 })
     // Once to learn the ports, once more with the proxies in between.
     const { addresses, secrets } = await LocalCluster.prepare(plan)
     const proxies = new Map<string, TcpProxy>()

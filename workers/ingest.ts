@@ -47,6 +47,14 @@ export function parseTimeoutMs(limits: ParseLimits, bytes: number, attempt: numb
   return Math.round(Math.min(limits.timeoutMs, bySize) / (attempt > 1 ? 2 : 1))
 }
 
+/** The settings that {@link parseTimeoutMs} was reached by, as an operator sets them. */
+export function parseTimeoutSettings(limits: ParseLimits, bytes: number): string {
+  const bySize = parseTimeoutMs({ ...limits, timeoutMs: Number.POSITIVE_INFINITY }, bytes, 1)
+  return bySize < limits.timeoutMs
+    ? 'PERCOLATE_PARSE_TIMEOUT_BASE_MS and PERCOLATE_PARSE_TIMEOUT_PER_MIB_MS'
+    : 'PERCOLATE_PARSE_TIMEOUT_MS'
+}
+
 const BATCH_CHUNKS = 64
 const BATCH_ENTITIES = 100
 const MENTIONING_CHUNKS_SHOWN = 20
@@ -81,6 +89,7 @@ export async function ingest(
       name: file.name,
       contentType: file.contentType,
       timeoutMs: parseTimeoutMs(options.parseLimits, file.bytes, job.attempts),
+      timeoutSettings: parseTimeoutSettings(options.parseLimits, file.bytes),
       signal: progress.signal,
     })
   } finally {

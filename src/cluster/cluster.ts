@@ -5,6 +5,7 @@ import { connect } from 'node:net'
 import { tmpdir } from 'node:os'
 import { delimiter, join, resolve } from 'node:path'
 import { PercolateError } from '../base/errors.ts'
+import { makeFolder } from '../base/make-folder.ts'
 import { PACKAGE_FOLDER } from '../base/version.ts'
 import { haproxyConfig, type NatsServerPlan, natsConfig, natsUrl } from './configs.ts'
 import { freePorts, Program, type ProgramSpec } from './processes.ts'
@@ -114,7 +115,7 @@ export class LocalCluster {
   }
 
   static async prepare(options: ClusterOptions): Promise<LocalCluster> {
-    await mkdir(join(options.dataDir, 'logs'), { recursive: true, mode: 0o700 })
+    await makeFolder(join(options.dataDir, 'logs'), { setting: '--data-dir' })
     const path = join(options.dataDir, 'cluster.json')
     const { nats, nodes, spareNodes = 0, workers, spareWorkers = 0 } = options
     const wanted = FIXED_PORTS + 3 * nats + 2 * (nodes + spareNodes) + workers + spareWorkers

@@ -3,6 +3,7 @@ import { access, mkdir, readdir, rename, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { PercolateError } from '../base/errors.ts'
 import { parseTenantId, type TenantId } from '../base/ids.ts'
+import { makeFolder } from '../base/make-folder.ts'
 import { packValue, unpackValue } from '../storage/codec.ts'
 import { prefixRange } from '../storage/keys.ts'
 import { collect, type Kv } from '../storage/kv.ts'
@@ -32,15 +33,7 @@ export class DataDir {
   }
 
   static async open(path: string, nodeId: string | undefined): Promise<DataDir> {
-    try {
-      await mkdir(join(path, 'tenants'), { recursive: true, mode: 0o700 })
-    } catch (cause) {
-      throw new PercolateError(
-        'CONFIG_INVALID',
-        `The data directory ${path} can't be made (${(cause as { code?: string }).code ?? 'unknown error'}); set PERCOLATE_DATA_DIR to one that can.`,
-        { cause },
-      )
-    }
+    await makeFolder(join(path, 'tenants'), { setting: '--data-dir or PERCOLATE_DATA_DIR' })
     let kv: Kv
     try {
       kv = await openRocksKv(join(path, 'node'), {

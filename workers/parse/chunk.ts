@@ -13,6 +13,8 @@ export interface Chunk {
 
 const ROW_CHARS_MAX = 8000
 const CELL_CHARS_MAX = 2000
+/** Text that is looked at together for sentences, at least. */
+const SENTENCES_CHARS_MIN = 4096
 const segmenter = new Intl.Segmenter('en', { granularity: 'sentence' })
 
 /**
@@ -116,7 +118,7 @@ export function* splitLong(text: string, charsMax: number): Generator<string> {
     return
   }
   let part = ''
-  for (const { segment } of segmenter.segment(text)) {
+  for (const segment of sentences(text, Math.max(SENTENCES_CHARS_MIN, charsMax * 4))) {
     if (part !== '' && part.length + segment.length > charsMax) {
       yield part.trim()
       part = ''
@@ -130,6 +132,26 @@ export function* splitLong(text: string, charsMax: number): Generator<string> {
     }
   }
   if (part.trim() !== '') yield part.trim()
+}
+
+/** The segmenter looks ahead through abbreviations, again at each of them: it gets windows of `windowChars`, and the sentence that one ends in begins the next. */
+function* sentences(text: string, windowChars: number): Generator<string> {
+  let start = 0
+  while (start < text.length) {
+    const end = text.length - start > windowChars ? windowEnd(text, start, windowChars) : text.length
+    const segments = Array.from(segmenter.segment(text.slice(start, end)), ({ segment }) => segment)
+    if (end < text.length && segments.length > 1) segments.pop()
+    for (const segment of segments) {
+      start += segment.length
+      yield segment
+    }
+  }
+}
+
+/** Behind a space, in text that has some, so that no word is cut when no sentence ends in the window. */
+function windowEnd(text: string, start: number, windowChars: number): number {
+  const space = text.lastIndexOf(' ', start + windowChars - 1)
+  return space > start + windowChars / 2 ? space + 1 : wholeCharacter(text, start + windowChars)
 }
 
 const wholeCharacter = (text: string, at: number): number => {

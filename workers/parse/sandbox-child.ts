@@ -21,12 +21,20 @@ async function main(): Promise<void> {
   try {
     await parseFile(request, send)
   } catch (error) {
-    const known =
-      error instanceof PercolateError
-        ? error
-        : new PercolateError('DOCUMENT_DAMAGED', `${request.name} cannot be read: ${errorMessage(error).slice(0, 300)}`)
+    const known = knownError(request.name, error)
     await send({ kind: 'error', code: known.code, detail: known.message })
   }
+}
+
+function knownError(name: string, error: unknown): PercolateError {
+  if (error instanceof PercolateError) return error
+  // How V8 says that its stack is used up, in whichever parser.
+  if (error instanceof RangeError && /call stack/.test(error.message))
+    return new PercolateError(
+      'DOCUMENT_TOO_COSTLY',
+      `${name} has parts that lie too deep in each other to be read; make it flatter.`,
+    )
+  return new PercolateError('DOCUMENT_DAMAGED', `${name} cannot be read: ${errorMessage(error).slice(0, 300)}`)
 }
 
 async function send(message: SandboxMessage): Promise<void> {

@@ -31,6 +31,8 @@ export interface ParseRequest {
   readonly contentType: string | null
   /** How long parsing may take once the file is there. */
   readonly timeoutMs: number
+  /** The settings that say so, for the error. */
+  readonly timeoutSettings: string
   readonly signal: AbortSignal
 }
 
@@ -118,7 +120,7 @@ export class Sandbox {
 
   /** Parses the file at {@link path}; only once. The process is gone afterwards, whatever happened. */
   async parse(request: ParseRequest): Promise<ParsedFile> {
-    const { name, contentType, timeoutMs, signal } = request
+    const { name, contentType, timeoutMs, timeoutSettings, signal } = request
     const options = this.#options
     let stopped: PercolateError | undefined
     const stop = (reason: PercolateError) => {
@@ -147,7 +149,7 @@ export class Sandbox {
           stop(
             new PercolateError(
               'DOCUMENT_TOO_COSTLY',
-              `${name} took longer than ${timeoutMs / 1000} s to parse, what a document of its size may take (PERCOLATE_PARSE_TIMEOUT_MS).`,
+              `${name} took longer than ${timeoutMs / 1000} s to parse, what a document of its size may take (${timeoutSettings}).`,
             ),
           ),
         timeoutMs,

@@ -1,9 +1,10 @@
 import { createHash, randomUUID } from 'node:crypto'
 import { createReadStream, createWriteStream } from 'node:fs'
-import { mkdir, open, readdir, rm } from 'node:fs/promises'
+import { open, readdir, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { Readable } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
+import { makeFolder } from '../../base/make-folder.ts'
 import { packValue, unpackValue } from '../../storage/codec.ts'
 import { KeyReader, prefixRange, textPart, textPrefix } from '../../storage/keys.ts'
 import { collect, type Kv } from '../../storage/kv.ts'
@@ -65,7 +66,7 @@ export class DiskStore {
 
   static async open(folder: string): Promise<DiskStore> {
     const files = join(folder, 'files')
-    await mkdir(files, { recursive: true, mode: 0o700 })
+    await makeFolder(files, { setting: '--data-dir or PERCOLATE_DATA_DIR' })
     const index = await openRocksKv(join(folder, 'index'), {
       createIfMissing: true,
       writeBufferBytes: 1024 * 1024,

@@ -6,6 +6,7 @@ import { delimiter, join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { PercolateError } from '../../base/errors.ts'
 import type { Logger } from '../../base/logger.ts'
+import { makeFolder } from '../../base/make-folder.ts'
 import { superviseChild } from '../../base/supervise.ts'
 
 export interface EmbeddedNatsOptions {
@@ -64,7 +65,7 @@ export function findNatsServer(options: Pick<EmbeddedNatsOptions, 'program' | 'c
 export async function startEmbeddedNats(options: EmbeddedNatsOptions): Promise<EmbeddedNats> {
   const program = findNatsServer(options)
   const version = /v?(\d+\.\d+\.\d+)/.exec(execFileSync(program, ['--version'], { encoding: 'utf8' }))?.[1] ?? 'unknown'
-  await mkdir(options.folder, { recursive: true, mode: 0o700 })
+  await makeFolder(options.folder, { setting: '--data-dir or PERCOLATE_DATA_DIR' })
   await stopLeftover(options)
   const token = randomBytes(24).toString('base64url')
   const portsFolder = join(options.folder, 'ports')

@@ -128,8 +128,13 @@ describe('the room for large batches', () => {
     const leaveFirst = await room.enter(5_000_000)
     expect(await room.enter(1000)).toBeUndefined()
     const order: string[] = []
-    const second = room.enter(600_000).then(leave => (order.push('second'), leave))
-    const third = room.enter(600_000).then(leave => (order.push('third'), leave))
+    const enter = async (name: string) => {
+      const leave = await room.enter(600_000)
+      order.push(name)
+      return leave
+    }
+    const second = enter('second')
+    const third = enter('third')
     await systemTime.sleep(1)
     expect(order).toEqual([])
     leaveFirst!()

@@ -1,7 +1,7 @@
 import { expect, it } from 'vitest'
 import { parseTenantId } from '../../../src/base/ids.ts'
 import { HeldJobs, type PulledJob } from '../../../workers/held-jobs.ts'
-import { parseTimeoutMs } from '../../../workers/ingest.ts'
+import { parseTimeoutMs, parseTimeoutSettings } from '../../../workers/ingest.ts'
 
 const job = (tenant: string, id: string) =>
   ({ delivery: {}, job: { tenant: parseTenantId(tenant), job_id: id } }) as unknown as PulledJob
@@ -35,4 +35,6 @@ it('the time to parse follows the size, up to the most, and a second attempt has
   expect(parseTimeoutMs(limits, 10 * 1024 * 1024, 1)).toBe(60_000)
   expect(parseTimeoutMs(limits, 500 * 1024 * 1024, 1)).toBe(120_000)
   expect(parseTimeoutMs(limits, 10 * 1024 * 1024, 2)).toBe(30_000)
+  expect(parseTimeoutSettings(limits, 200_000)).toMatch(/_BASE_MS and .*_PER_MIB_MS$/)
+  expect(parseTimeoutSettings(limits, 500 * 1024 * 1024)).toBe('PERCOLATE_PARSE_TIMEOUT_MS')
 })

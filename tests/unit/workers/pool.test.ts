@@ -15,6 +15,7 @@ const request = (name: string, more = {}) => ({
   name,
   contentType: null,
   timeoutMs: 30_000,
+  timeoutSettings: 'PERCOLATE_PARSE_TIMEOUT_BASE_MS',
   signal: new AbortController().signal,
   ...more,
 })
@@ -66,6 +67,7 @@ describe('parsers that are kept ready', () => {
     const slow = await spinning()
     await expect(slow.parse(request('spin.pdf', { timeoutMs: 700 }))).rejects.toMatchObject({
       code: 'DOCUMENT_TOO_COSTLY',
+      message: expect.stringContaining('(PERCOLATE_PARSE_TIMEOUT_BASE_MS)'),
     })
     const cancelled = await spinning()
     const stop = new AbortController()
