@@ -28,7 +28,7 @@ class BoundedLexer extends Lexer {
       )
     this.#depth++
     try {
-      return super.blockTokens(source, tokens as TokensList | undefined, isClipped)
+      return super.blockTokens(source, tokens as TokensList, isClipped) as TokensList
     } finally {
       this.#depth--
     }
