@@ -1,5 +1,5 @@
 import multipart from '@fastify/multipart'
-import type { FastifyInstance } from 'fastify'
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { addTenantHook } from '../src/api/http/call.ts'
 import { addHome } from '../src/api/http/home.ts'
 import { addGatewayOpenApi } from '../src/api/http/openapi.ts'
@@ -19,7 +19,7 @@ import type { StreamPort } from '../src/stream/port.ts'
 import { BusyUploads } from './busy-uploads.ts'
 import { JobWaits, parseWait } from './job-waits.ts'
 import { addGatewayMetrics, type UploadCounters } from './metrics.ts'
-import { takeUpload } from './upload.ts'
+import { notMultipart, takeUpload } from './upload.ts'
 
 export interface GatewayOptions {
   readonly config: Config
@@ -158,7 +158,7 @@ function addUploadRoute(
   waits: JobWaits,
   options: Parameters<typeof takeUpload>[0],
 ): void {
-  scope.post('/upload', async (request, reply) => {
+  scope.post('/upload', { onRequest: refuseOtherForms }, async (request, reply) => {
     let job: JobRecord
     let waitMs: number
     const { tenant, signal } = request.call
@@ -181,6 +181,13 @@ function addUploadRoute(
     if (ended && isFinished(ended.status)) return reply.code(200).send(publicJob(ended))
     return reply.code(202).send({ job_id: job.job_id, status: ended?.status ?? job.status })
   })
+}
+
+/** Before the body is read: JSON is not parsed to be told that a form is wanted. */
+async function refuseOtherForms(request: FastifyRequest, reply: FastifyReply): Promise<void> {
+  if (/^multipart\/form-data\b/i.test(request.headers['content-type'] ?? '')) return
+  void reply.header('connection', 'close')
+  throw notMultipart()
 }
 
 function addJobRoutes(scope: FastifyInstance, jobs: Jobs, waits: JobWaits): void {

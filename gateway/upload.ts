@@ -178,11 +178,21 @@ function jobFields(
   const metadata = fields.get('metadata')
   return {
     // Without a uri the content names the document: the same file twice is one.
-    uri: uri ? checkId(uri, 'uri', URI_BYTES_MAX) : derivedUri(stored),
+    uri: uri ? checkId(strict(uri, 'uri'), 'uri', URI_BYTES_MAX) : derivedUri(stored),
     ...(uri ? { replaces: true } : {}),
-    ...(category ? { category: checkId(category, 'category', CATEGORY_BYTES_MAX) } : {}),
+    ...(category ? { category: checkId(strict(category, 'category'), 'category', CATEGORY_BYTES_MAX) } : {}),
     ...(metadata ? { metadata: parseMetadata(metadata) } : {}),
   }
+}
+
+/** The form's parser reads bytes that are no UTF-8 as U+FFFD: different uris would become one. */
+function strict(text: string, field: string): string {
+  if (!text.includes('\ufffd')) return text
+  throw new PercolateError(
+    'INVALID_ARGUMENT',
+    `${field} is not valid UTF-8, or has U+FFFD, which stands for what is not; encode it as UTF-8.`,
+    { field },
+  )
 }
 
 function parseMetadata(text: string): { readonly [key: string]: unknown } {
@@ -223,15 +233,26 @@ async function* partsOf(request: FastifyRequest, pace: Pace) {
 function fromMultipart(error: unknown): unknown {
   if (error instanceof PercolateError) return error
   const code = (error as { code?: string }).code ?? ''
-  if (code === 'FST_INVALID_MULTIPART_CONTENT_TYPE') {
-    return new PercolateError(
-      'UNSUPPORTED_MEDIA_TYPE',
-      'Send multipart/form-data with a part "file", for example: curl -F file=@report.pdf …',
-      { field: 'Content-Type' },
-    )
-  }
+  if (code === 'FST_INVALID_MULTIPART_CONTENT_TYPE') return notMultipart()
+  const limit = LIMIT_REMEDIES[code]
+  if (limit) return limit
   if (code.startsWith('FST_')) return invalid(`The form is not accepted: ${(error as Error).message}.`)
   return invalid('The form is malformed or cut short; nothing was kept.')
 }
 
+/** Said before the body is looked at. */
+export const notMultipart = (): PercolateError =>
+  new PercolateError(
+    'UNSUPPORTED_MEDIA_TYPE',
+    'Send multipart/form-data with a part "file", for example: curl -F file=@report.pdf …',
+    { field: 'Content-Type' },
+  )
+
 const invalid = (message: string): PercolateError => new PercolateError('UPLOAD_INVALID', message, { field: 'file' })
+
+/** What the form's parser stops at, in words that say what to do. */
+const LIMIT_REMEDIES: Readonly<Record<string, PercolateError>> = {
+  FST_FILES_LIMIT: invalid('The form has more than one file; send each with a request of its own.'),
+  FST_FIELDS_LIMIT: invalid(`The form has too many parts; there are file, ${FIELDS.join(', ')}.`),
+  FST_PARTS_LIMIT: invalid(`The form has too many parts; there are file, ${FIELDS.join(', ')}.`),
+}

@@ -1,4 +1,5 @@
 import { type Static, type TSchema, Type } from '@sinclair/typebox'
+import { errorTable } from '../base/errors.ts'
 import {
   ALIASES_MAX,
   BATCH_ITEMS_MAX,
@@ -441,7 +442,7 @@ export const ProblemOutput = Type.Object(
     type: Type.String(),
     title: Type.String(),
     status: Type.Integer(),
-    code: Type.String(),
+    code: Type.String({ enum: Object.keys(errorTable), description: 'Stable; docs/errors.md has what each means.' }),
     detail: Type.String(),
     field: Type.Optional(Type.String()),
     request_id: Type.Optional(Type.String()),

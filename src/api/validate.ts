@@ -54,8 +54,26 @@ export function validationError(errors: readonly ErrorObject[], what: string): P
     return new PercolateError('INVALID_ARGUMENT', `${field} is missing from the ${what}.`, { field })
   }
   const field = at === '' ? what : at
-  const allowed = params.allowedValues ? ` (${params.allowedValues.join(', ')})` : ''
-  return new PercolateError('INVALID_ARGUMENT', `${field} ${error.message ?? 'is not valid'}${allowed}.`, { field })
+  if (at === '' && error.keyword === 'type')
+    return new PercolateError('INVALID_ARGUMENT', `The ${what} must be a JSON object, as /docs shows it.`, { field })
+  return new PercolateError('INVALID_ARGUMENT', `${field} ${complaint(error, params)}.`, { field })
+}
+
+/** What Ajv says, with the remedy where its words have none. */
+function complaint(
+  { keyword, message, params: { limit } }: ErrorObject,
+  { allowedValue, allowedValues }: { allowedValue?: unknown; allowedValues?: unknown[] },
+): string {
+  if (allowedValues) return `${message} (${allowedValues.join(', ')})`
+  if (keyword === 'const') return `must be ${JSON.stringify(allowedValue)}, or left out`
+  const items = limit === 1 ? 'item' : 'items'
+  const characters = limit === 1 ? 'character' : 'characters'
+  if (keyword === 'minItems') return `must have at least ${limit} ${items}`
+  if (keyword === 'maxItems') return `has more than ${limit} ${items}; send them in several requests`
+  if (keyword === 'minLength')
+    return `must have at least ${limit} ${characters}; leave it out if there is nothing to say`
+  if (keyword === 'maxLength') return `has more than ${limit} ${characters}; shorten it`
+  return message ?? 'is not valid'
 }
 
 /** Of a union's errors, the one deepest in the value, and of those a list of the constants allowed. */

@@ -8,6 +8,8 @@ import { configOf, guarded, loggerOf, runUntilSignal } from './common.ts'
 import { fail, printJson, say } from './output.ts'
 
 const PROCESSES_MAX = 16
+/** Long enough to see the others answer for it. */
+const RESTART_MS = 5000
 
 const count = (least: number) => (text: string) => {
   const value = Number(text)
@@ -53,7 +55,7 @@ async function cluster(flags: ClusterFlags): Promise<void> {
   if (flags.nats === 2) fail('--nats must be 1, 3 or more: two servers have no majority when one is gone.')
   const path = searchPath()
   let isStopping = false
-  const running = await LocalCluster.prepare({
+  const running: LocalCluster = await LocalCluster.prepare({
     ...flags,
     dataDir: resolve(flags.dataDir),
     natsProgram: findProgram(
@@ -67,7 +69,13 @@ async function cluster(flags: ClusterFlags): Promise<void> {
       'Run "npm run setup", or install it ("apt-get install haproxy", "brew install haproxy").',
     ),
     onExit: (name, reason) => {
-      if (!isStopping) process.stderr.write(`percolate: ${name}: ${reason}\n`)
+      if (isStopping) return
+      const program = running.programs.get(name)!
+      process.stderr.write(`percolate: ${name}: ${reason}; it is started again in ${RESTART_MS / 1000} s\n`)
+      // As a pod would, so that trying what a failure does needs no second command.
+      void systemTime.sleep(RESTART_MS, { ref: false }).then(() => {
+        if (!isStopping) program.launch()
+      })
     },
     onProgress: text => {
       if (!flags.json) say(`· ${text}`)
@@ -99,7 +107,7 @@ ${addresses.nodes.map(node => `  ${node.name}    ${node.url}   (${node.zone})`).
 Try:
   curl -X PUT -H 'X-Tenant-ID: demo' -H 'Content-Type: application/json' -d '{"name":"Ada"}' ${addresses.api}/api/v1/entities/ada
   curl -H 'X-Tenant-ID: demo' ${addresses.api}/api/v1/replication
-  kill -9 ${processes.find(({ name }) => name === 'node-1')?.pid ?? 'PID'}   # then ask again
+  kill -9 ${processes.find(({ name }) => name === 'node-1')?.pid ?? 'PID'}   # then ask again: another answers, and it comes back after ${RESTART_MS / 1000} s
 
 Ctrl-C stops it.`)
   await runUntilSignal(

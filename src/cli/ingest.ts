@@ -39,7 +39,8 @@ export function addIngestCommand(program: Command): void {
 
 async function ingest(paths: string[], flags: ClientFlags & { category?: string; wait: boolean }): Promise<void> {
   const files = (await Promise.all(paths.map(expand))).flat()
-  if (files.length === 0) fail('There are no files to upload.')
+  if (files.length === 0)
+    fail(`There are no files to upload in ${paths.join(', ')} (what begins with a dot is left out).`)
   const outcomes: Outcome[] = files.map(file => ({ file }))
   const progress = new Progress(files.length)
   let finished = 0

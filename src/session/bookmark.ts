@@ -25,11 +25,26 @@ export const encodeFeedCursor = ({ incarnation, vector, lost }: FeedCursor): str
 
 /** `field` names where it came from, for the error. */
 export function parseBookmark(text: string, field: string): Bookmark {
-  const { incarnation, vector } = parseFeedCursor(text, field)
-  return { incarnation, vector }
+  const cursor = decode(text)
+  if (cursor) return { incarnation: cursor.incarnation, vector: cursor.vector }
+  throw new PercolateError(
+    'INVALID_BOOKMARK',
+    `${field} must be one that a write or a feed of this API gave, as it was given; leave it out to read without.`,
+    { field },
+  )
 }
 
 export function parseFeedCursor(text: string, field: string): FeedCursor {
+  const cursor = decode(text)
+  if (cursor) return cursor
+  throw new PercolateError(
+    'INVALID_CURSOR',
+    `${field} must be one that a feed of this API gave, as it was given; leave it out to begin now, or take "earliest".`,
+    { field },
+  )
+}
+
+function decode(text: string): FeedCursor | undefined {
   try {
     if (text.length > BOOKMARK_CHARS_MAX || !/^[A-Za-z0-9_-]+$/.test(text)) throw new Error('not base64url')
     const [version, incarnation, vector, lost = ''] = unpackValue(Buffer.from(text, 'base64url')) as unknown[]
@@ -39,13 +54,7 @@ export function parseFeedCursor(text: string, field: string): FeedCursor {
   } catch {
     // One message for every way of being wrong.
   }
-  throw new PercolateError(
-    'INVALID_BOOKMARK',
-    `${field} must be one that a write or a feed of this API gave, as it was given.`,
-    {
-      field,
-    },
-  )
+  return undefined
 }
 
 /** Both positions, for a client that carries one bookmark along. */

@@ -45,7 +45,7 @@ export class DataDir {
       if (error instanceof PercolateError && error.code === 'DATA_DIR_IN_USE') {
         throw new PercolateError(
           'DATA_DIR_IN_USE',
-          `Another Percolate process uses the data directory ${path}; stop it, or choose another one with --data-dir or PERCOLATE_DATA_DIR.`,
+          `Another Percolate process uses the data directory ${path}; stop it, or choose another one with PERCOLATE_DATA_DIR.`,
           { cause: error },
         )
       }

@@ -416,7 +416,7 @@ describe('the change feed', () => {
     for (const tenant of ['feed', 'nobody-wrote-to-it']) {
       const url = `${cluster.node(home!).url}/api/v1/changes?cursor=nonsense`
       const { status, body } = await request(url, 'GET', { tenant })
-      expect([status, body.code, body.field]).toEqual([400, 'INVALID_BOOKMARK', 'cursor'])
+      expect([status, body.code, body.field]).toEqual([400, 'INVALID_CURSOR', 'cursor'])
     }
   })
 

@@ -586,7 +586,29 @@ describe('operations', () => {
           expect(parameters, path).toContainEqual(expect.objectContaining({ name: 'X-Tenant-ID', required: true }))
       }
     expect(Object.keys(openapi.paths)).toEqual(expect.arrayContaining(['/upload', '/jobs', '/jobs/{id}']))
-    expect(JSON.stringify(openapi.paths)).not.toMatch(/api\/v1\/sync|replication\/late/)
+    expect(JSON.stringify(openapi.paths)).not.toMatch(/api\/v1\/sync/)
+    const { paths } = openapi
+    const named = (path: string, method: string) =>
+      paths[`/api/v1${path}`][method].parameters.map(({ name }: { name: string }) => name)
+    expect(named('/entities/{id}', 'get')).toEqual(
+      expect.arrayContaining(['X-Percolate-Bookmark', 'X-Percolate-Consistency']),
+    )
+    for (const method of ['put', 'delete'])
+      expect(named('/entities/{id}', method)).toEqual(
+        expect.arrayContaining(['X-Percolate-Durability', 'X-Percolate-As-Of', 'If-Match']),
+      )
+    expect(named('/resources', 'post')).not.toContain('If-Match')
+    expect(named('/resources/search', 'post')).not.toContain('X-Percolate-Durability')
+    expect(named('/changes', 'get')).toContain('Last-Event-ID')
+    for (const path of ['/replication', '/replication/check', '/replication/late'])
+      expect(named(path, 'get')).toContain('X-Tenant-ID')
+    const { responses } = paths['/api/v1/entities'].post
+    expect(Object.keys(responses['201'].headers)).toEqual(
+      expect.arrayContaining(['X-Percolate-Durability', 'X-Percolate-Bookmark', 'X-Percolate-Clock']),
+    )
+    expect(responses['4XX'].description).toMatch(/409 `EMBEDDING_MODEL_MISMATCH`/)
+    expect(paths['/upload'].post.responses['4XX'].description).toMatch(/408 `UPLOAD_STALLED`/)
+    expect(openapi.components.schemas.Problem.properties.code.enum).toContain('CHANGES_EXPIRED')
     const mode = openapi.paths['/api/v1/resources'].get.parameters.find(({ name }: { name: string }) => name === 'mode')
     expect(mode.schema.enum).toEqual(['hybrid', 'text', 'vector'])
     for (const name of ['ResourceInput', 'EntityPatch', 'MomentInput', 'SearchInput', 'ChatInput'])

@@ -272,6 +272,14 @@ describe('bad uploads leave nothing', () => {
     other.set('document', new Blob(['x']), 'x.txt')
     expect((await request(`${url}/upload`, 'POST', { body: other })).body.code).toBe('UPLOAD_INVALID')
     expect((await request(`${url}/upload`, 'POST', { body: { file: 'x' } })).body.code).toBe('UNSUPPORTED_MEDIA_TYPE')
+    expect((await request(`${url}/upload`, 'POST', { body: '{"no JSON' })).body.code).toBe('UNSUPPORTED_MEDIA_TYPE')
+    const two = new FormData()
+    for (const name of ['a.txt', 'b.txt']) two.append('file', new Blob(['x']), name)
+    expect((await request(`${url}/upload`, 'POST', { body: two })).body.detail).toMatch(/more than one file; send each/)
+    expect((await upload('x.txt', 'x', { uri: 'file:///\ufffd' })).body).toMatchObject({
+      code: 'INVALID_ARGUMENT',
+      field: 'uri',
+    })
     expect((await upload('x.txt', 'x', { wat: '1' })).body).toMatchObject({ code: 'INVALID_ARGUMENT', field: 'wat' })
     expect((await upload('x.txt', 'x', { metadata: '[1]' })).body).toMatchObject({
       code: 'INVALID_ARGUMENT',

@@ -3,6 +3,7 @@ import swaggerUi from '@fastify/swagger-ui'
 import type { FastifyInstance } from 'fastify'
 import { VERSION } from '../../base/version.ts'
 import { gatewayDocument, gatewayPaths } from '../gateway-openapi.ts'
+import { describeErrors, describeHeaders } from './openapi-headers.ts'
 
 const UI = { routePrefix: '/docs', uiConfig: { docExpansion: 'list', tryItOutEnabled: true } } as const
 
@@ -28,10 +29,12 @@ export async function addOpenApi(app: FastifyInstance): Promise<void> {
       schema: { operationId: operationId([route.method].flat()[0] ?? 'get', url), ...schema },
       url,
     }),
-    transformObject: document =>
-      'openapiObject' in document
-        ? { ...document.openapiObject, paths: { ...document.openapiObject.paths, ...(gatewayPaths() as object) } }
-        : document.swaggerObject,
+    transformObject: document => {
+      if (!('openapiObject' in document)) return document.swaggerObject
+      const paths = structuredClone({ ...document.openapiObject.paths, ...(gatewayPaths() as object) })
+      describeHeaders(paths as Parameters<typeof describeHeaders>[0])
+      return { ...document.openapiObject, paths }
+    },
   })
   await app.register(swaggerUi, UI)
   app.get('/openapi.json', { schema: { hide: true } }, async () => app.swagger())
@@ -39,7 +42,9 @@ export async function addOpenApi(app: FastifyInstance): Promise<void> {
 
 /** The gateway's own document and page. */
 export async function addGatewayOpenApi(app: FastifyInstance): Promise<void> {
-  await app.register(swagger, { mode: 'static', specification: { document: gatewayDocument(VERSION) as never } })
+  const document = structuredClone(gatewayDocument(VERSION))
+  describeErrors(document.paths as unknown as Parameters<typeof describeErrors>[0])
+  await app.register(swagger, { mode: 'static', specification: { document: document as never } })
   await app.register(swaggerUi, UI)
   app.get('/openapi.json', async () => app.swagger())
 }

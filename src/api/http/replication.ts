@@ -61,7 +61,7 @@ export function addReplicationRoutes(
   app.get(
     '/replication/check',
     {
-      ...route('Compare the holders with one another; names the first differences', { hide: true }),
+      ...route('Compare the holders with one another; names the first differences'),
       config: { isLocal: true },
     },
     async request => replication.check(request.call),
@@ -69,14 +69,14 @@ export function addReplicationRoutes(
   app.get(
     '/replication/late',
     {
-      ...route('Writes that came from below the floor, and were set aside', { hide: true }),
+      ...route('Writes that came from below the floor, and were set aside'),
       config: { isLocal: true },
     },
     async request => replication.late(request.call),
   )
   app.post(
     '/replication/late',
-    route('Apply a late write as of now, or discard it', { body: ref('LateInput'), hide: true }),
+    route('Apply a late write as of now, or discard it', { body: ref('LateInput') }),
     async request => {
       const { origin, sequence, action } = request.body as schemas.LateInput
       return replication.resolveLate(request.call, origin, sequence, action)

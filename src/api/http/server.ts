@@ -211,7 +211,11 @@ function fromFastify(raw: unknown): PercolateError {
         field: 'Content-Length',
       })
     case 'FST_ERR_BAD_URL':
-      return new PercolateError('INVALID_ARGUMENT', 'The URL is not valid percent-encoding.')
+      return new PercolateError(
+        'INVALID_ARGUMENT',
+        'The URL is not valid percent-encoding of UTF-8; encode each id with encodeURIComponent, or what your language has for it.',
+        { field: 'url' },
+      )
     case 'FST_ERR_CTP_INVALID_JSON_BODY':
       return new PercolateError('INVALID_JSON', 'The body is not valid JSON.')
   }

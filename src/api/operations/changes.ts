@@ -211,7 +211,7 @@ function expired(tenant: Tenant, field: string, why: string): PercolateError {
 const gone = (cursor: string) =>
   new PercolateError(
     'TENANT_UNAVAILABLE',
-    'This node holds no copy of the tenant any more; follow on from the cursor.',
+    'This node holds no copy of the tenant that it can follow; follow on from the cursor, at a holder.',
     {
       retryAfterS: RETRY_S,
       extra: { cursor },
