@@ -8,6 +8,7 @@ import type {
   MomentOutput,
   ResourceInput,
   ResourceOutput,
+  RetractionInput,
 } from '../src/api/schemas.ts'
 import { PercolateClientError } from './errors.ts'
 
@@ -23,9 +24,13 @@ export interface ClientOptions {
 
 export interface CallOptions {
   /** Write with this clock instead of now (`X-Percolate-As-Of`), so that a retry can't overtake what happened meanwhile. */
-  readonly asOf?: string
+  readonly asOf?: string | undefined
   /** See what this position has (`X-Percolate-Bookmark`): that of a write, or of a feed that ended with `CHANGES_EXPIRED`. */
-  readonly bookmark?: string
+  readonly bookmark?: string | undefined
+  /** The ETag that a read gave (or `*`): 412 PRECONDITION_FAILED when the one record has changed since. */
+  readonly ifMatch?: string | undefined
+  /** `*`: make the one entity only when it is not there, else 412. */
+  readonly ifNoneMatch?: '*' | undefined
   readonly signal?: AbortSignal
 }
 
@@ -92,6 +97,16 @@ export class PercolateClient {
     return this.request('GET', '/api/v1/moments', { query, ...options })
   }
 
+  /** Takes back what was written with the clock `asOf`: later writes stay, and one of that clock which arrives afterwards comes to nothing. */
+  retract(records: RetractionInput, options: CallOptions & { readonly asOf: string }): Promise<{ retracted: number }> {
+    return this.request('POST', '/api/v1/retractions', { body: records, ...options })
+  }
+
+  /** The tenant's holders; `bookmark` is of everything that any of them has. 404: the tenant was never written, or its node replicates nothing. */
+  replication(): Promise<{ bookmark: string }> {
+    return this.request('GET', '/api/v1/replication')
+  }
+
   chat(input: ChatInput): Promise<{
     model: string
     choices: { message: { content: string } }[]
@@ -137,6 +152,8 @@ export class PercolateClient {
           ...(options.body === undefined ? {} : { 'content-type': 'application/json' }),
           ...(options.asOf === undefined ? {} : { 'x-percolate-as-of': options.asOf }),
           ...(options.bookmark === undefined ? {} : { 'x-percolate-bookmark': options.bookmark }),
+          ...(options.ifMatch === undefined ? {} : { 'if-match': options.ifMatch }),
+          ...(options.ifNoneMatch === undefined ? {} : { 'if-none-match': options.ifNoneMatch }),
         },
         ...(options.body === undefined ? {} : { body: JSON.stringify(options.body) }),
         signal: AbortSignal.any([

@@ -2,7 +2,7 @@ import { PercolateError } from '../src/base/errors.ts'
 import type { TenantId } from '../src/base/ids.ts'
 import type { Time } from '../src/base/time.ts'
 import type { Jobs } from '../src/jobs/jobs.ts'
-import { isFinished, type JobRecord } from '../src/jobs/model.ts'
+import { isFinished, isRetracting, type JobRecord } from '../src/jobs/model.ts'
 
 /** The longest that a request may wait for a job. */
 const WAIT_MS_MAX = 60_000
@@ -44,7 +44,7 @@ export class JobWaits {
     return this.#count
   }
 
-  /** The job when it has ended, or as it is when the time is over (or the gateway stops). Undefined: there is none. */
+  /** The job when it has ended (and what a cancelled one wrote is taken back), or as it is when the time is over (or the gateway stops). Undefined: there is none. */
   async wait(tenant: TenantId, jobId: string, waitMs: number, signal: AbortSignal): Promise<JobRecord | undefined> {
     const until = this.#time.monotonic() + (this.#count < WAITS_MAX ? waitMs : 0)
     const key = `${tenant} ${jobId}`
@@ -59,7 +59,8 @@ export class JobWaits {
         woken = new AbortController()
         const job = await this.#jobs.get(tenant, jobId)
         const leftMs = until - this.#time.monotonic()
-        if (!job || isFinished(job.status) || leftMs <= 0 || signal.aborted || this.#stop.signal.aborted) return job
+        const hasEnded = !job || (isFinished(job.status) && !isRetracting(job))
+        if (hasEnded || leftMs <= 0 || signal.aborted || this.#stop.signal.aborted) return job
         await this.#time
           .sleep(Math.min(leftMs, RECORD_CHECK_MS), {
             signal: AbortSignal.any([signal, woken.signal, this.#stop.signal]),

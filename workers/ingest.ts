@@ -11,12 +11,15 @@ import { parseClock } from '../src/clock/hlc.ts'
 import type { Embedder } from '../src/embedding/port.ts'
 import type { JobRecord, UploadedFile } from '../src/jobs/model.ts'
 import type { ObjectStore } from '../src/objects/port.ts'
+import { resourceId } from '../src/rem/plan.ts'
 import { normalizeName } from '../src/text/analyze.ts'
 import type { Mention } from './extract/entities.ts'
+import { documentEntityId, momentId } from './ids.ts'
 import type { Chunk } from './parse/chunk.ts'
 import type { ParserPool } from './parse/pool.ts'
 import type { ParsedFile } from './parse/sandbox.ts'
 import type { JobProgress } from './progress.ts'
+import { chunksOf, entityOwner, everything, type IngestTrace } from './take-back.ts'
 
 export interface IngestOptions {
   readonly objects: ObjectStore
@@ -33,12 +36,6 @@ export interface ParseLimits {
   /** What the smallest may take, and what each MiB adds. */
   readonly timeoutBaseMs: number
   readonly timeoutPerMibMs: number
-}
-
-/** What has to be known to take an ingestion back. */
-export interface IngestTrace {
-  /** Chunks under the document's uri that other jobs (or nobody's) had written before this one began to write. */
-  before?: ReadonlySet<string>
 }
 
 /** A small document has a small part of the time; one that took its worker down before has half of that. */
@@ -95,48 +92,23 @@ export async function ingest(
   } finally {
     await sandbox.close()
   }
-  trace.before = new Set((await chunksOf(client, job)).filter(({ own }) => !own).map(({ id }) => id))
-  const ids = await writeChunks(options, client, job, parsed, progress)
-  if (job.replaces) await removeOldChunks(client, job, new Set(ids), progress)
-  await writeEntities(client, job, parsed, ids, progress)
+  const standing = await readStanding(client, job)
+  const ids = await writeChunks(options, client, job, parsed, standing, progress, trace)
+  await writeEntities(client, job, parsed, ids, standing, progress, trace)
+  trace.hasMoment = true
   await writeMoment(client, job, parsed, ids)
-  return { done: ids.length, total: ids.length }
-}
-
-/**
- * Takes back what a job that failed for good (or was cancelled) has written: a document is in as a whole or not at all. Chunks that were there
- * before stay.
- */
-export async function undoIngest(
-  options: { readonly nodeUrl: string },
-  job: JobRecord,
-  { before }: IngestTrace,
-): Promise<void> {
-  if (!before) return
-  const client = new PercolateClient({ url: options.nodeUrl, tenant: job.tenant })
-  for (const { id, own } of await chunksOf(client, job)) {
-    if (own && !before.has(id)) await deleted(client.deleteResource(id))
+  if (job.replaces) {
+    // From here on it stands: an earlier version that is gone in part cannot be had back.
+    await progress.settle()
+    await removeOldChunks(client, job, new Set(ids), progress)
   }
-  if (before.size === 0)
-    await deleted(client.request('DELETE', `/api/v1/entities/${encodeURIComponent(documentEntityId(job.uri!))}`))
+  return { done: ids.length, total: ids.length }
 }
 
 async function deleted(deleting: Promise<void>): Promise<void> {
   await deleting.catch(error => {
     if (!(error instanceof PercolateClientError) || error.code !== 'NOT_FOUND') throw error
   })
-}
-
-/** The chunks under the job's uri; `own`: this job wrote them last. */
-async function chunksOf(client: PercolateClient, job: JobRecord): Promise<{ id: string; own: boolean }[]> {
-  const chunks: { id: string; own: boolean }[] = []
-  let cursor: string | undefined
-  do {
-    const page = await client.listResources({ uri: job.uri, limit: 500, cursor })
-    chunks.push(...page.results.map(({ id, metadata }) => ({ id, own: metadata?.job_id === job.job_id })))
-    cursor = page.cursor
-  } while (cursor !== undefined)
-  return chunks
 }
 
 async function download(objects: ObjectStore, file: UploadedFile, path: string, signal: AbortSignal): Promise<void> {
@@ -149,19 +121,40 @@ async function download(objects: ObjectStore, file: UploadedFile, path: string, 
   }
 }
 
+/** What others have under the document's uri before this job writes: it keeps their names, so that it is not taken back with what the job brought, however often the job begins anew. */
+interface Standing {
+  /** By chunk, who brought it; undefined: no job did. */
+  readonly chunks: ReadonlyMap<string, string | undefined>
+  /** Who made the document's entity, when it is not this job's; null: no job did; undefined: it is this job's to make. */
+  readonly entityOwner: string | null | undefined
+}
+
+async function readStanding(client: PercolateClient, job: JobRecord): Promise<Standing> {
+  const bookmark = await everything(client)
+  const chunks = (await chunksOf(client, job, bookmark)).filter(({ owner }) => owner !== job.job_id)
+  const owner = await entityOwner(client, job, bookmark)
+  return {
+    chunks: new Map(chunks.map(({ id, owner }) => [id, owner])),
+    entityOwner: owner === job.job_id ? undefined : owner,
+  }
+}
+
 async function writeChunks(
   options: IngestOptions,
   client: PercolateClient,
   job: JobRecord,
   parsed: ParsedFile,
+  standing: Standing,
   progress: JobProgress,
+  trace: IngestTrace,
 ): Promise<string[]> {
   const ids: string[] = []
   const total = parsed.chunks.length
   for (let at = 0; at < total; at += BATCH_CHUNKS) {
     await progress.report(at === 0 ? 'embed' : 'write', at, total)
-    const resources = parsed.chunks.slice(at, at + BATCH_CHUNKS).map(chunk => toResource(job, parsed, chunk))
+    const resources = parsed.chunks.slice(at, at + BATCH_CHUNKS).map(chunk => toResource(job, parsed, chunk, standing))
     const embedded = await embed(options.embedder, job, resources, progress.signal)
+    for (const id of resources.map(idOf)) if (!standing.chunks.has(id)) trace.chunks.add(id)
     const written = await client.putResources(embedded, { asOf: job.clock, signal: progress.signal })
     ids.push(...written.ids)
   }
@@ -192,8 +185,14 @@ async function embed(
   }
 }
 
-function toResource(job: JobRecord, parsed: ParsedFile, chunk: Chunk): ResourceInput {
+const idOf = ({ uri, ordinal, content }: ResourceInput): string =>
+  resourceId({ uri: uri ?? '', ordinal: ordinal ?? 0, content })
+
+function toResource(job: JobRecord, parsed: ParsedFile, chunk: Chunk, { chunks }: Standing): ResourceInput {
   const file = job.file!
+  const id = resourceId({ uri: job.uri!, ordinal: chunk.ordinal, content: chunk.content })
+  const owner = chunks.has(id) ? chunks.get(id) : job.job_id
+  const { job_id: _none, ...metadata } = job.metadata ?? {}
   const heading = chunk.headings.join(' › ')
   return {
     uri: job.uri!,
@@ -202,10 +201,10 @@ function toResource(job: JobRecord, parsed: ParsedFile, chunk: Chunk): ResourceI
     name: cleanLine([parsed.title ?? file.name, heading].filter(Boolean).join(' › '), NAME_BYTES_MAX),
     ...(job.category === undefined ? {} : { category: job.category }),
     metadata: {
-      ...job.metadata,
+      ...metadata,
       document: file.name,
       type: parsed.type,
-      job_id: job.job_id,
+      ...(owner === undefined ? {} : { job_id: owner }),
       ...(parsed.title ? { title: parsed.title } : {}),
       ...(heading === '' ? {} : { heading: cleanLine(heading, HEADING_BYTES_MAX) }),
       ...(chunk.place.page === undefined ? {} : { page: chunk.place.page }),
@@ -222,12 +221,11 @@ async function removeOldChunks(
   kept: ReadonlySet<string>,
   progress: JobProgress,
 ): Promise<void> {
-  for (const { id } of await chunksOf(client, job)) {
+  for (const { id } of await chunksOf(client, job, await everything(client))) {
     if (!kept.has(id)) await deleted(client.deleteResource(id, { asOf: job.clock, signal: progress.signal }))
   }
 }
 
-export const documentEntityId = (uri: string): string => `document:${derivedId(uri)}`
 export function mentionEntityId({ type, name }: Pick<Mention, 'type' | 'name'>): string {
   const key = type === 'email' || type === 'url' ? name : normalizeName(name).replaceAll(' ', '-')
   const id = cleanLine(`${type}:${key.slice(0, 200)}`, Number.MAX_SAFE_INTEGER)
@@ -241,7 +239,9 @@ async function writeEntities(
   job: JobRecord,
   parsed: ParsedFile,
   ids: readonly string[],
+  { entityOwner: owner }: Standing,
   progress: JobProgress,
+  trace: IngestTrace,
 ): Promise<void> {
   const file = job.file!
   const entities: EntityInput[] = parsed.mentions.map(mention => ({
@@ -255,7 +255,13 @@ async function writeEntities(
     type: 'document',
     name: file.name,
     ...(parsed.title && parsed.title !== file.name ? { aliases: [cleanLine(parsed.title, NAME_BYTES_MAX)] } : {}),
-    properties: { uri: job.uri!, bytes: file.bytes, format: parsed.type, chunks: ids.length },
+    properties: {
+      uri: job.uri!,
+      bytes: file.bytes,
+      format: parsed.type,
+      chunks: ids.length,
+      ...(owner === undefined ? { job_id: job.job_id } : {}),
+    },
     edges: parsed.mentions.map(mention => ({
       type: 'mentions',
       to: mentionEntityId(mention),
@@ -267,6 +273,7 @@ async function writeEntities(
       },
     })),
   })
+  if (owner === undefined) trace.hasEntity = true
   for (let at = 0; at < entities.length; at += BATCH_ENTITIES) {
     await client.putEntities(entities.slice(at, at + BATCH_ENTITIES), { asOf: job.clock, signal: progress.signal })
   }
@@ -282,7 +289,7 @@ async function writeMoment(
   await client.putMoments(
     [
       {
-        id: `ingest:${job.job_id}`,
+        id: momentId(job),
         time: parseClock(job.clock)?.wall ?? Date.parse(job.created_at),
         type: 'ingestion',
         name: cleanLine(`Ingested ${file.name}`, NAME_BYTES_MAX),

@@ -7,14 +7,15 @@ import type { Metrics } from '../src/base/metrics.ts'
 import type { Time } from '../src/base/time.ts'
 import type { Embedder } from '../src/embedding/port.ts'
 import type { Jobs } from '../src/jobs/jobs.ts'
-import { decodeJobMessage, isFinished, type JobRecord } from '../src/jobs/model.ts'
+import { decodeJobMessage, isFinished, isRetracting, type JobRecord } from '../src/jobs/model.ts'
 import type { ObjectStore } from '../src/objects/port.ts'
 import type { Delivery } from '../src/stream/port.ts'
 import { embedPending } from './embed.ts'
 import { HeldJobs, type PulledJob } from './held-jobs.ts'
-import { type IngestTrace, ingest, type ParseLimits, undoIngest } from './ingest.ts'
+import { ingest, type ParseLimits } from './ingest.ts'
 import type { ParserPool } from './parse/pool.ts'
 import type { JobProgress } from './progress.ts'
+import { type IngestTrace, newTrace, takeBack } from './take-back.ts'
 
 export interface RunnerOptions {
   readonly jobs: Jobs
@@ -43,6 +44,8 @@ const HELD_PER_TENANT_MAX = 16
 const SHARE_RELEASE_MS = 500
 /** A hint says at once that a job was cancelled; hints can be lost, so the record is looked at as well. */
 const RECORD_CHECK_MS = 2000
+/** Stages in which a document is written. */
+const WRITING: ReadonlySet<string> = new Set(['embed', 'write'])
 
 interface RunningJob {
   readonly pulled: PulledJob
@@ -211,37 +214,35 @@ export class JobRunner {
     let poisoned = false
     const started = await jobs.update(message, job => {
       poisoned = !isFinished(job.status) && job.attempts >= attemptsMax
-      if (isFinished(job.status)) return undefined
-      if (poisoned) {
-        const detail = `Started ${job.attempts} times and never finished${job.error ? `; the last reason: ${job.error.detail}` : ': it takes its worker down or hangs'}.`
-        return { status: 'dead', error: { code: job.error?.code ?? 'JOB_POISONOUS', detail } }
-      }
+      if (isFinished(job.status) || poisoned) return undefined
       return { status: 'running', attempts: job.attempts + 1 }
     })
+    const trace = newTrace()
     if (poisoned) {
-      await this.#bury(delivery, started.error!, started.job_id)
+      const detail = `Started ${started.attempts} times and never finished${started.error ? `; the last reason: ${started.error.detail}` : ': it takes its worker down or hangs'}.`
+      await this.#end(delivery, started, 'dead', { code: started.error?.code ?? 'JOB_POISONOUS', detail }, trace)
       return
     }
     if (isFinished(started.status)) {
-      await delivery.ack()
+      await this.#settle(delivery, started, trace)
       return
     }
     logger.info(
       { job: started.job_id, tenant: started.tenant, kind: started.kind, attempt: started.attempts },
       'job started',
     )
-    const trace: IngestTrace = {}
     try {
       const counts =
         started.kind === 'ingest'
           ? await ingest(this.#options, started, this.#progress(started, signal), trace)
           : await embedPending(this.#options, started, this.#progress(started, signal))
-      await jobs.update(started, job =>
+      const ended = await jobs.update(started, job =>
         isFinished(job.status)
           ? undefined
           : { status: 'completed', stage: 'done', ...counts, error: undefined as never },
       )
-      await delivery.ack()
+      await this.#settle(delivery, ended, trace)
+      if (ended.status !== 'completed') return
       this.#finished?.inc({ outcome: 'completed' })
       logger.info({ job: started.job_id, ...counts }, 'job completed')
     } catch (error) {
@@ -259,10 +260,8 @@ export class JobRunner {
           ? { status: 'queued', stage: 'waiting', attempts: Math.max(0, now.attempts - 1) }
           : undefined,
       )
-      if (isFinished(current.status)) {
-        await undoIngest(this.#options, job, trace)
-        await delivery.ack()
-      } else delivery.release(0)
+      if (isFinished(current.status)) await this.#settle(delivery, current, trace)
+      else delivery.release(0)
       return
     }
     if (retry === 'later') {
@@ -277,11 +276,7 @@ export class JobRunner {
       return
     }
     if (retry === 'never' || job.attempts >= attemptsMax) {
-      const status = retry === 'never' ? 'failed' : 'dead'
-      // First: once the record says that it failed, nothing of it is there.
-      await undoIngest(this.#options, job, trace)
-      await jobs.update(job, now => (isFinished(now.status) ? undefined : { status, error: reason }))
-      await this.#bury(delivery, reason, job.job_id, status)
+      await this.#end(delivery, job, retry === 'never' ? 'failed' : 'dead', reason, trace)
       return
     }
     logger.error({ job: job.job_id, attempt: job.attempts, err: error }, 'job failed; it will be tried again')
@@ -289,6 +284,46 @@ export class JobRunner {
       isFinished(now.status) ? undefined : { status: 'queued', stage: 'waiting', error: reason },
     )
     delivery.release(Math.min(RELEASE_MS_MAX, 250 * 2 ** job.attempts))
+  }
+
+  /** Ends a job that cannot be done. What it wrote is taken back first: once the record says that it failed, nothing of it is there. */
+  async #end(
+    delivery: Delivery,
+    job: JobRecord,
+    status: 'failed' | 'dead',
+    reason: { code: string; detail: string },
+    trace: IngestTrace,
+  ): Promise<void> {
+    const { jobs } = this.#options
+    const now = (await jobs.get(job.tenant, job.job_id)) ?? job
+    // One that was replacing an earlier version stands; that one is gone in part.
+    if (now.written && !now.settled) await this.#takeBack(job, trace)
+    const ended = await jobs.update(job, current =>
+      isFinished(current.status) ? undefined : { status, error: reason },
+    )
+    if (ended.status === status) await this.#bury(delivery, reason, job.job_id, status)
+    else await this.#settle(delivery, ended, trace)
+  }
+
+  /** Acknowledges the message of a job that has ended, when what is to be taken back of it is. The message comes again until then, to whichever worker there is. */
+  async #settle(delivery: Delivery, job: JobRecord, trace: IngestTrace): Promise<void> {
+    if (isRetracting(job)) {
+      const isDone = await this.#takeBack(job, trace)
+      if (isDone) await this.#options.jobs.update(job, now => (isRetracting(now) ? { stage: 'retracted' } : undefined))
+    }
+    await delivery.ack()
+  }
+
+  /** False: the job is so old that deletes of its time are forgotten, and no attempt will do better. */
+  async #takeBack(job: JobRecord, trace: IngestTrace): Promise<boolean> {
+    try {
+      await takeBack(this.#options, job, trace)
+      return true
+    } catch (error) {
+      if (!(error instanceof PercolateClientError) || error.code !== 'CLOCK_SETTLED') throw error
+      this.#options.logger.error({ job: job.job_id, reason: error.message }, 'what a job wrote cannot be taken back')
+      return false
+    }
   }
 
   /** Dead letter first, acknowledgement after: a crash between the two repeats the letter under its id, and loses nothing. */
@@ -309,13 +344,16 @@ export class JobRunner {
 
   #progress(job: JobRecord, signal: AbortSignal): JobProgress {
     const { jobs } = this.#options
+    const note = async (change: Partial<JobRecord>) => {
+      if (signal.aborted) throw signal.reason
+      const current = await jobs.update(job, now => (isFinished(now.status) ? undefined : change))
+      if (isFinished(current.status)) throw new PercolateError('CANCELLED', 'The job was cancelled.')
+    }
     return {
       signal,
-      report: async (stage, done, total) => {
-        if (signal.aborted) throw signal.reason
-        const current = await jobs.update(job, now => (isFinished(now.status) ? undefined : { stage, done, total }))
-        if (current.status === 'cancelled') throw new PercolateError('CANCELLED', 'The job was cancelled.')
-      },
+      report: (stage, done, total) =>
+        note({ stage, done, total, ...(job.kind === 'ingest' && WRITING.has(stage) ? { written: true } : {}) }),
+      settle: () => note({ stage: 'replace', settled: true }),
     }
   }
 }

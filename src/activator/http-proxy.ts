@@ -1,6 +1,6 @@
 import { Agent, createServer, request as httpRequest, type IncomingMessage, type ServerResponse } from 'node:http'
 import { errorMessage, PercolateError, toPercolateError, toProblem } from '../base/errors.ts'
-import { endToEnd, forwardable } from '../base/hop-by-hop.ts'
+import { assertEndToEnd, endToEnd, forwardable } from '../base/hop-by-hop.ts'
 import { parseTenantId } from '../base/ids.ts'
 import { listenError } from '../base/listen-error.ts'
 import type { Logger } from '../base/logger.ts'
@@ -72,6 +72,7 @@ export class HoldingHttpProxy {
       response.writeHead(200, { 'content-type': 'application/json' }).end('{"status":"holding"}')
       return
     }
+    assertEndToEnd(request.headers)
     const tenant = parseTenantId(request.headers['x-tenant-id'])
     const gone = new AbortController()
     response.once('close', () => gone.abort())

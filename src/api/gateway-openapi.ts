@@ -28,8 +28,9 @@ const job = {
     status: { type: 'string', enum: ['queued', 'running', 'completed', 'failed', 'dead', 'cancelled'] },
     stage: {
       type: 'string',
-      enum: ['waiting', 'download', 'parse', 'embed', 'write', 'done'],
-      description: 'Of a job that failed: where.',
+      enum: ['waiting', 'download', 'parse', 'embed', 'write', 'replace', 'done', 'retract', 'retracted'],
+      description:
+        'Of a job that failed: where. Of one that was cancelled: `retract` while what it wrote is being taken back, `retracted` when that is done.',
     },
     done: { type: 'integer' },
     total: { type: 'integer' },
@@ -134,7 +135,7 @@ const paths = {
     delete: {
       operationId: 'deleteJobsById',
       tags: ['jobs'],
-      summary: 'Cancel a job; a running one stops at once, and what it wrote is taken back',
+      summary: 'Cancel a job; a running one stops at once, and what it wrote is taken back while `stage` is `retract`',
       parameters: [tenant, id],
       responses: { 200: json('The job', job), ...problems },
     },

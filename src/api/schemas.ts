@@ -94,6 +94,13 @@ export const EmbeddingsInput = Type.Object(
 )
 export type EmbeddingsInput = Static<typeof EmbeddingsInput>
 
+const RetractedIds = Type.Optional(Type.Array(Type.String(), { maxItems: BATCH_ITEMS_MAX }))
+export const RetractionInput = Type.Object(
+  { resources: RetractedIds, entities: RetractedIds, moments: RetractedIds },
+  { ...closed, $id: 'RetractionInput', example: { resources: ['0f…'] } },
+)
+export type RetractionInput = Static<typeof RetractionInput>
+
 export const EdgeInput = Type.Object(
   {
     type: Type.String({ minLength: 1 }),

@@ -211,7 +211,14 @@ export const errorTable = {
     'FAILED_PRECONDITION',
     'fix',
     'debug',
-    '`If-Match` does not match the record as it is now.',
+    '`If-Match` or `If-None-Match` does not hold for the record as it is now.',
+  ),
+  CLOCK_NOT_LATER: spec(
+    409,
+    'FAILED_PRECONDITION',
+    'fix',
+    'debug',
+    'A condition came with an `X-Percolate-As-Of` that is not later than what the record has: the write would be overtaken at once, and nobody would see it.',
   ),
   BODY_TOO_LARGE: spec(
     413,

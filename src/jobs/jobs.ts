@@ -4,7 +4,7 @@ import type { Time } from '../base/time.ts'
 import { formatClock } from '../clock/hlc.ts'
 import type { Delivery, KvBucket, StreamPort } from '../stream/port.ts'
 import { subjects } from '../stream/subjects.ts'
-import { encodeJobMessage, isFinished, type JobRecord } from './model.ts'
+import { encodeJobMessage, isFinished, isRetracting, type JobRecord } from './model.ts'
 
 export interface JobsOptions {
   readonly stream: StreamPort
@@ -81,7 +81,7 @@ export class Jobs {
       if (changed === undefined) return job
       const next: JobRecord = { ...job, ...changed, updated_at: this.#now() }
       if ((await bucket.update(key, encodeRecord(next), record?.revision ?? 0)) === undefined) continue
-      if (next.status !== job.status) this.#announce(next)
+      if (next.status !== job.status || isRetracting(job)) this.#announce(next)
       return next
     }
     throw new PercolateError('STREAM_UNAVAILABLE', 'The job record is changed by too many at once.')
@@ -124,25 +124,42 @@ export class Jobs {
         `The job is ${job.status}; only failed, dead and cancelled jobs can be retried.`,
       )
     }
-    const queued = await this.update(job, ({ error: _error, ...rest }) => ({
-      ...rest,
-      error: undefined as never,
-      status: 'queued',
-      stage: 'waiting',
-      attempts: 0,
-      done: 0,
-      total: 0,
-      clock: formatClock({ wall: this.#options.time.now(), counter: 0, origin: `retry-${jobId}` }),
-    }))
+    const queued = await this.update(job, ({ error: _error, ...rest }) => {
+      if (isRetracting(rest))
+        throw new PercolateError(
+          'JOB_STATE',
+          'What the job wrote is being taken back; retry it when its stage is "retracted".',
+        )
+      return {
+        ...rest,
+        error: undefined as never,
+        status: 'queued',
+        stage: 'waiting',
+        attempts: 0,
+        done: 0,
+        total: 0,
+        written: undefined as never,
+        settled: undefined as never,
+        clock: formatClock({ wall: this.#options.time.now(), counter: 0, origin: `retry-${jobId}` }),
+      }
+    })
     await this.#send(queued, `${jobId}-${this.#options.time.now()}`)
     return queued
   }
 
-  /** A queued job will not be started; a running one stops at its next step. */
+  /** A queued job will not be started; a running one stops at once. What it wrote is taken back by a worker: its stage says so. JOB_STATE: it has ended, or stands already. */
   async cancel(tenant: TenantId, jobId: string): Promise<JobRecord> {
     const job = await this.#existing(tenant, jobId)
     if (isFinished(job.status)) throw new PercolateError('JOB_STATE', `The job is ${job.status} already.`)
-    return this.update(job, current => (isFinished(current.status) ? undefined : { status: 'cancelled' }))
+    return this.update(job, current => {
+      if (isFinished(current.status)) return undefined
+      if (current.settled)
+        throw new PercolateError(
+          'JOB_STATE',
+          'The document is in, and what it replaces is being removed; delete it when the job is completed.',
+        )
+      return { status: 'cancelled', ...(current.written ? { stage: 'retract' } : {}) }
+    })
   }
 
   /** Messages that no worker has finished. */

@@ -7,6 +7,9 @@ import { parseTenantId, type TenantId } from '../base/ids.ts'
  * and dead jobs have a dead letter with the reason, and can be retried by hand.
  */
 export type JobStatus = 'queued' | 'running' | 'completed' | 'failed' | 'dead' | 'cancelled'
+/** Whether what a cancelled job wrote is being taken back. */
+export const isRetracting = ({ status, stage }: Pick<JobRecord, 'status' | 'stage'>): boolean =>
+  status === 'cancelled' && stage === 'retract'
 export const isFinished = (status: JobStatus): boolean => status !== 'queued' && status !== 'running'
 
 export interface UploadedFile {
@@ -25,8 +28,15 @@ export interface JobRecord {
   readonly tier: string
   readonly kind: 'ingest' | 'embed'
   readonly status: JobStatus
-  /** What is being done: `waiting`, `download`, `parse`, `embed`, `write`, `done`. */
+  /**
+   * What is being done: `waiting`, `download`, `parse`, `embed`, `write`, `replace`, `done`. Of a job that was cancelled after it had begun to write: `retract` while that is being taken back,
+   * `retracted` when nothing of it is there any more.
+   */
   readonly stage: string
+  /** It may have written something: set before it does. */
+  readonly written?: boolean
+  /** What it wrote stands; what is left to do is to remove the version before. */
+  readonly settled?: boolean
   readonly done: number
   readonly total: number
   readonly error?: { readonly code: string; readonly detail: string }

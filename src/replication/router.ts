@@ -31,7 +31,7 @@ export interface RouterOptions {
 
 export interface RouteRequest {
   readonly tenant: TenantId
-  /** Only the home can do it: `If-Match`, `X-Percolate-Consistency: home`. */
+  /** Only the home can do it: `If-Match` and `If-None-Match` on writes, `X-Percolate-Consistency: home`. */
   readonly needsHome: boolean
   /** The node that forwarded the request, when one did: it goes no further. */
   readonly forwardedBy: string | undefined

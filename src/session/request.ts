@@ -13,7 +13,7 @@ export interface Consistency {
   /** Default: the node's setting. */
   readonly durability: Durability | undefined
   readonly bookmark: Bookmark | undefined
-  /** `If-Match`, or the home's own word on a read. */
+  /** A condition such as `If-Match`, or the home's own word on a read. */
   readonly needsHome: boolean
 }
 
@@ -43,7 +43,7 @@ export interface RequestHead {
   /** The values of `x-tenant-id`, as the protocol has them. */
   readonly tenant: unknown
   readonly access: Access
-  /** Whether it has an `If-Match`. */
+  /** Whether it has a condition that the home decides. */
   readonly isConditional: boolean
   /** The value of a header, by its name in lower case. */
   header(name: string): string | undefined

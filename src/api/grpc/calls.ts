@@ -20,6 +20,7 @@ import { final } from '../../session/forward.ts'
 import type { Gate } from '../../session/gate.ts'
 import { type Access, parseRequest } from '../../session/request.ts'
 import { type Ending, Session } from '../../session/session.ts'
+import { type ConditionField, takeConditions } from './conditions.ts'
 import type { GrpcForward, GrpcForwarder } from './forward.ts'
 import type { Message } from './messages.ts'
 
@@ -45,16 +46,24 @@ export type UnaryHandler = (call: Session, request: Message) => Promise<Message>
 export type StreamHandler = (call: Session, request: Message) => AsyncIterable<Message>
 export type ClientStreamHandler = (call: Session, requests: AsyncIterable<Message>) => Promise<Message>
 
-export function unary(context: CallContext, name: string, handler: UnaryHandler, access: Access = 'write') {
+/** `conditions`: those that the method decides on. */
+export function unary(
+  context: CallContext,
+  name: string,
+  handler: UnaryHandler,
+  access: Access = 'write',
+  conditions: readonly ConditionField[] = [],
+) {
   return (call: ServerUnaryCall<Message, Message>, done: sendUnaryData<Message>) => {
     const observe = timer(context, name)
-    begin(context, call, access, {
-      here: async session => {
+    const ways = {
+      here: async (session: Session) => {
         const answer = await handler(session, call.request)
         return { answer, trailer: trailerOf(context, session) }
       },
-      forward: forward => forward.unary(name, call, call.request),
-    }).then(
+      forward: (forward: GrpcForward) => forward.unary(name, call, call.request),
+    }
+    begin(context, call, access, ways, conditions).then(
       ({ answer, trailer }) => {
         observe('OK')
         done(null, answer, trailer)
@@ -153,7 +162,13 @@ interface Ways<T> {
  * A client gets the head of a write's answer before anybody does anything of the write, here or elsewhere. A call that ends without a head was never taken, for routers (HAProxy resets it as REFUSED_STREAM)
  * and clients (gRPC's transparent retry sends it again): a conditional write that had been done would be answered with a refusal.
  */
-async function begin<T>(context: CallContext, call: AnyCall, access: Access, ways: Ways<T>): Promise<T> {
+async function begin<T>(
+  context: CallContext,
+  call: AnyCall,
+  access: Access,
+  ways: Ways<T>,
+  conditions: readonly ConditionField[] = [],
+): Promise<T> {
   const { gate, forwarder } = context
   const one = (name: string): string | undefined => call.metadata.get(name)[0]?.toString()
   const tenants = call.metadata.get('x-tenant-id')
@@ -174,7 +189,7 @@ async function begin<T>(context: CallContext, call: AnyCall, access: Access, way
         {
           tenant: tenants.length > 1 ? tenants : tenants[0],
           access,
-          isConditional: request?.if_match !== undefined,
+          isConditional: takeConditions(call.metadata, request, conditions),
           header: one,
         },
         { nowMs: context.time.now(), asOfAheadMsMax: context.asOfAheadMsMax },

@@ -2,6 +2,7 @@ import { PercolateError } from '../../base/errors.ts'
 import { checkId } from '../../base/ids.ts'
 import { BATCH_ITEMS_MAX, LIST_LIMIT_MAX } from '../../base/limits.ts'
 import type { Session } from '../../session/session.ts'
+import type { Conditions } from '../operations/conditions.ts'
 import type { Operations } from '../operations/operations.ts'
 import * as schemas from '../schemas.ts'
 import { check } from '../validate.ts'
@@ -28,6 +29,7 @@ export function remMethods(
         return {}
       },
       'delete',
+      ['if_match'],
     )
 
   return {
@@ -80,17 +82,25 @@ export function remMethods(
       }
     }),
 
-    PutEntities: unary(context, 'PutEntities', async (call, request) => {
-      const { if_match: ifMatch, ...rest } = toInput(request)
-      const input = check<{ entities: schemas.EntityInput[] }>(
-        schemas.EntitiesInput,
-        { entities: [], ...rest },
-        'request',
-      )
-      if (ifMatch !== undefined && input.entities.length !== 1)
-        throw new PercolateError('INVALID_ARGUMENT', 'if_match goes with exactly one entity.', { field: 'if_match' })
-      return toMessage(await entities.put(call, input.entities, ifMatchOf(request)))
-    }),
+    PutEntities: unary(
+      context,
+      'PutEntities',
+      async (call, request) => {
+        const { if_match: _ifMatch, if_none_match: _ifNoneMatch, ...rest } = toInput(request)
+        const input = check<{ entities: schemas.EntityInput[] }>(
+          schemas.EntitiesInput,
+          { entities: [], ...rest },
+          'request',
+        )
+        const conditions: Conditions = {
+          ifMatch: ifMatchOf(request),
+          ifNoneMatch: request.if_none_match === undefined ? undefined : '*',
+        }
+        return toMessage(await entities.put(call, input.entities, conditions))
+      },
+      'write',
+      ['if_match', 'if_none_match'],
+    ),
     GetEntity: unary(
       context,
       'GetEntity',

@@ -10,6 +10,7 @@ import { HttpForwarder } from './forward.ts'
 import { addHome } from './home.ts'
 import { addOpenApi } from './openapi.ts'
 import { addReplicationRoutes } from './replication.ts'
+import { addRetractionRoute } from './retractions.ts'
 import { addChatRoute, addRoutes } from './routes.ts'
 import { createHttpServer, type HttpServerOptions } from './server.ts'
 
@@ -55,15 +56,12 @@ export async function createHttpApi(options: HttpApiOptions): Promise<FastifyIns
     ],
   })
 
-  app.addHook('onRequest', async (_request, reply) => {
-    // Who forwarded the request puts its own name over the second.
-    void reply.header('x-percolate-node', options.node).header('x-percolate-entry-node', options.node)
-  })
   await app.register(
     async scope => {
       addTenantHook(scope, { ...options, forwarder })
       addRoutes(scope, options.operations)
       addReplicationRoutes(scope, options.operations, gate)
+      addRetractionRoute(scope, options.operations)
     },
     { prefix: '/api/v1' },
   )

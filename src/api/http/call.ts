@@ -1,5 +1,5 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
-import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
+import type { FastifyInstance, FastifyReply } from 'fastify'
 import { PercolateError } from '../../base/errors.ts'
 import type { TenantId } from '../../base/ids.ts'
 import type { Time } from '../../base/time.ts'
@@ -8,6 +8,7 @@ import { encodeBookmark } from '../../session/bookmark.ts'
 import type { Gate } from '../../session/gate.ts'
 import { type Access, parseRequest } from '../../session/request.ts'
 import { type Ending, Session } from '../../session/session.ts'
+import { isConditional } from './conditions.ts'
 import type { HttpForwarder } from './forward.ts'
 
 declare module 'fastify' {
@@ -90,7 +91,7 @@ export function addTenantHook(scope: FastifyInstance, options: TenantHookOptions
         {
           tenant: headers['x-tenant-id'],
           access: accessOf(request.method, isRead),
-          isConditional: headers['if-match'] !== undefined,
+          isConditional: isConditional(request),
           header: name => (headers[name] === undefined ? undefined : String(headers[name])),
         },
         { nowMs: options.time.now(), asOfAheadMsMax: options.asOfAheadMsMax },
@@ -149,5 +150,3 @@ function accessOf(method: string, isRead = false): Access {
   if (isRead || method === 'GET' || method === 'HEAD') return 'read'
   return method === 'DELETE' ? 'delete' : 'write'
 }
-
-export const ifMatchOf = (request: FastifyRequest): string | undefined => request.headers['if-match']

@@ -4,9 +4,9 @@ import { checkId } from '../../base/ids.ts'
 import type { Operations } from '../operations/operations.ts'
 import * as schemas from '../schemas.ts'
 import { check } from '../validate.ts'
-import { ifMatchOf } from './call.ts'
 import { sendChat } from './chat.ts'
-import { tenantHeader } from './tenant-header.ts'
+import { type Condition, conditionsOf, sendTagged } from './conditions.ts'
+import { conditionalHeaders, tenantHeader } from './tenant-header.ts'
 
 const ref = (name: string) => ({ $ref: `${name}#` })
 const problems = { '4XX': ref('Problem'), '5XX': ref('Problem') }
@@ -21,6 +21,14 @@ export function addRoutes(app: FastifyInstance, operations: Operations): void {
   const route = (tag: string, summary: string, rest: object = {}) => ({
     schema: { tags: [tag], summary, headers: tenantHeader, ...rest },
   })
+  /** A route that decides on conditions. */
+  const guarded = (conditions: readonly Condition[], tag: string, summary: string, rest: object = {}) => ({
+    schema: { tags: [tag], summary, headers: conditionalHeaders(conditions), ...rest },
+    config: { conditions },
+  })
+  const MERGE = ['if-match', 'if-none-match'] as const
+  const DELETE = ['if-match'] as const
+  const READ = ['if-match', 'if-none-match'] as const
   const id = (params: unknown): string => checkId((params as { id: string }).id, 'id')
 
   app.post(
@@ -68,33 +76,33 @@ export function addRoutes(app: FastifyInstance, operations: Operations): void {
   )
   app.get(
     '/resources/:id',
-    route('resources', 'Read a resource', { params: idParam, response: { 200: ref('Resource'), ...problems } }),
+    guarded(READ, 'resources', 'Read a resource', { params: idParam, response: { 200: ref('Resource'), ...problems } }),
     async (request, reply) => {
       const { resource, etag } = await resources.get(request.call, id(request.params))
-      return reply.header('etag', etag).send(resource)
+      return sendTagged(request, reply, etag, resource)
     },
   )
   app.delete(
     '/resources/:id',
-    route('resources', 'Delete a resource; `If-Match` guards', {
+    guarded(DELETE, 'resources', 'Delete a resource; `If-Match` guards', {
       params: idParam,
       response: { 204: { type: 'null' }, ...problems },
     }),
     async (request, reply) => {
-      await resources.delete(request.call, id(request.params), ifMatchOf(request))
+      await resources.delete(request.call, id(request.params), conditionsOf(request).ifMatch)
       return reply.code(204).send()
     },
   )
 
   app.post(
     '/entities',
-    route('entities', 'Merge one entity, or a list of them', {
+    guarded(MERGE, 'entities', 'Merge one entity, or a list of them', {
       body: oneOrMany('EntityInput', 'EntitiesInput'),
       response: { 201: ref('Ids'), ...problems },
     }),
     async (request, reply) => {
       const inputs = itemsOf<schemas.EntityInput>(request.body, 'entities', schemas.EntityInput, schemas.EntitiesInput)
-      return reply.code(201).send(await entities.put(request.call, inputs))
+      return reply.code(201).send(await entities.put(request.call, inputs, conditionsOf(request)))
     },
   )
   app.get(
@@ -107,37 +115,41 @@ export function addRoutes(app: FastifyInstance, operations: Operations): void {
   )
   app.put(
     '/entities/:id',
-    route('entities', 'Merge into an entity, making it when it is missing', {
+    guarded(MERGE, 'entities', 'Merge into an entity, making it when it is missing', {
       params: idParam,
       body: ref('EntityPatch'),
       response: { 200: ref('Entity'), ...problems },
     }),
     async (request, reply) => {
       const entityId = id(request.params)
-      await entities.put(request.call, [{ ...(request.body as schemas.EntityPatch), id: entityId }], ifMatchOf(request))
+      await entities.put(
+        request.call,
+        [{ ...(request.body as schemas.EntityPatch), id: entityId }],
+        conditionsOf(request),
+      )
       const { entity, etag } = await entities.get(request.call, entityId)
       return reply.header('etag', etag).send(entity)
     },
   )
   app.get(
     '/entities/:id',
-    route('entities', 'Read an entity with its edges', {
+    guarded(READ, 'entities', 'Read an entity with its edges', {
       params: idParam,
       response: { 200: ref('Entity'), ...problems },
     }),
     async (request, reply) => {
       const { entity, etag } = await entities.get(request.call, id(request.params))
-      return reply.header('etag', etag).send(entity)
+      return sendTagged(request, reply, etag, entity)
     },
   )
   app.delete(
     '/entities/:id',
-    route('entities', 'Delete an entity and the edges at it', {
+    guarded(DELETE, 'entities', 'Delete an entity and the edges at it', {
       params: idParam,
       response: { 204: { type: 'null' }, ...problems },
     }),
     async (request, reply) => {
-      await entities.delete(request.call, id(request.params), ifMatchOf(request))
+      await entities.delete(request.call, id(request.params), conditionsOf(request).ifMatch)
       return reply.code(204).send()
     },
   )
@@ -172,17 +184,20 @@ export function addRoutes(app: FastifyInstance, operations: Operations): void {
   )
   app.get(
     '/moments/:id',
-    route('moments', 'Read a moment', { params: idParam, response: { 200: ref('Moment'), ...problems } }),
+    guarded(READ, 'moments', 'Read a moment', { params: idParam, response: { 200: ref('Moment'), ...problems } }),
     async (request, reply) => {
       const { moment, etag } = await moments.get(request.call, id(request.params))
-      return reply.header('etag', etag).send(moment)
+      return sendTagged(request, reply, etag, moment)
     },
   )
   app.delete(
     '/moments/:id',
-    route('moments', 'Delete a moment', { params: idParam, response: { 204: { type: 'null' }, ...problems } }),
+    guarded(DELETE, 'moments', 'Delete a moment', {
+      params: idParam,
+      response: { 204: { type: 'null' }, ...problems },
+    }),
     async (request, reply) => {
-      await moments.delete(request.call, id(request.params), ifMatchOf(request))
+      await moments.delete(request.call, id(request.params), conditionsOf(request).ifMatch)
       return reply.code(204).send()
     },
   )

@@ -9,12 +9,14 @@ import fastify, {
   LogController,
 } from 'fastify'
 import { errorTable, headerOfExtra, PercolateError, toPercolateError, toProblem } from '../../base/errors.ts'
+import { assertEndToEnd } from '../../base/hop-by-hop.ts'
 import { listenError } from '../../base/listen-error.ts'
 import type { Logger } from '../../base/logger.ts'
 import type { Metrics } from '../../base/metrics.ts'
 import type { Probes } from '../../base/probes.ts'
 import { bodyAjv, queryAjv, validationError } from '../validate.ts'
 import { answerClientErrors } from './client-error.ts'
+import { refuseConditions } from './conditions.ts'
 
 export interface HttpServerOptions {
   readonly logger: Logger
@@ -25,6 +27,8 @@ export interface HttpServerOptions {
   readonly requestReadMs: number
   /** Paths (and what is below them) that are served by another part, and where that is. */
   readonly elsewhere?: Readonly<Record<string, string>>
+  /** A database node, which every answer names. */
+  readonly node?: string
   /** A database node: it is asked whether its copies can be used, too. */
   readonly hasCopies?: boolean
 }
@@ -126,6 +130,11 @@ export function createHttpServer(options: HttpServerOptions): FastifyInstance {
 
   app.addHook('onRequest', async (request, reply) => {
     void reply.header('x-request-id', request.id)
+    // Who forwarded the request puts its own name over the second.
+    if (options.node !== undefined)
+      void reply.header('x-percolate-node', options.node).header('x-percolate-entry-node', options.node)
+    assertEndToEnd(request.headers)
+    refuseConditions(request)
   })
   app.addHook('onResponse', async (request, reply) => {
     const operation =

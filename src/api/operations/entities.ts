@@ -22,8 +22,8 @@ import { write, writeExisting } from '../../session/write.ts'
 import { charsOf, decodeCursor, encodeCursor } from '../cursor.ts'
 import type { EntitiesQuery, EntityInput, EntityOutput, TraverseQuery } from '../schemas.ts'
 import { checkName } from './check-fields.ts'
+import { assertLater, type Conditions, checkConditions, etagOf, hasCondition } from './conditions.ts'
 import { isoTime, notFound, type OperationsContext } from './context.ts'
-import { checkIfMatch, etagOf } from './resources.ts'
 
 /** Edges that one answer about an entity lists; traversal reaches the others. */
 const EDGES_SHOWN_MAX = 1000
@@ -35,18 +35,29 @@ export class EntityOperations {
     this.#context = context
   }
 
-  /** Merges entities, all or none. With `ifMatch` there is one, and it must be as it was read (`*`: exist). */
-  async put(call: Session, inputs: readonly EntityInput[], ifMatch?: string): Promise<{ ids: string[] }> {
+  /** Merges entities, all or none. With a condition there is one, which must be as it was read, or not exist. */
+  async put(call: Session, inputs: readonly EntityInput[], conditions: Conditions = {}): Promise<{ ids: string[] }> {
+    const isConditional = hasCondition(conditions)
+    if (isConditional && inputs.length !== 1) {
+      const field = conditions.ifMatch === undefined ? 'If-None-Match' : 'If-Match'
+      throw new PercolateError(
+        'INVALID_ARGUMENT',
+        `${field} goes with one entity, and here are ${inputs.length}; send each by itself, with its own condition.`,
+        { field },
+      )
+    }
     const commands = inputs.map((input, n) => toCommand(input, inputs.length === 1 ? '' : `entities[${n}].`))
     const edges = commands.reduce((sum, command) => sum + (command.edges?.length ?? 0), 0)
     return write(
       this.#context,
       call,
       async context => {
-        if (ifMatch !== undefined) {
-          const id = commands[0]!.id
+        if (isConditional) {
+          const { id } = commands[0]!
           const record = await context.read({ kind: 'entity', key: [id] })
-          checkIfMatch(entityView(id, record) && record, ifMatch)
+          checkConditions(record, entityView(id, record) !== undefined, conditions, call.asOf)
+          // An edge is a record of its own, which the ETag does not tell of.
+          if (call.asOf) for (const ref of touchedBy(commands[0]!)) assertLater(await context.read(ref), call.asOf)
         }
         const ops = commands.map(command => planEntity(command, context.clock))
         const merged = new Map<string, LwwRecord>()
@@ -92,7 +103,7 @@ export class EntityOperations {
     await writeExisting(this.#context, call, notFound('entity', id), async context => {
       const record = await context.read({ kind: 'entity', key: [id] })
       if (!entityView(id, record)) throw notFound('entity', id)
-      checkIfMatch(record!, ifMatch)
+      checkConditions(record, true, { ifMatch }, call.asOf)
       return { ops: [planDelete('entity', id, context.clock)], result: undefined }
     })
   }

@@ -18,8 +18,8 @@ import type { Tenant } from '../../tenant/tenant.ts'
 import { charsOf, decodeCursor, encodeCursor } from '../cursor.ts'
 import type { MomentInput, MomentOutput, MomentsQuery } from '../schemas.ts'
 import { checkName, checkText, parseTime } from './check-fields.ts'
+import { checkConditions, etagOf } from './conditions.ts'
 import { isoTime, notFound, type OperationsContext } from './context.ts'
-import { checkIfMatch, etagOf } from './resources.ts'
 
 export class MomentOperations {
   readonly #context: OperationsContext
@@ -62,7 +62,7 @@ export class MomentOperations {
     await writeExisting(this.#context, call, notFound('moment', id), async context => {
       const record = await context.read({ kind: 'moment', key: [id] })
       if (!momentView(id, record)) throw notFound('moment', id)
-      checkIfMatch(record!, ifMatch)
+      checkConditions(record, true, { ifMatch }, call.asOf)
       return { ops: [planDelete('moment', id, context.clock)], result: undefined }
     })
   }

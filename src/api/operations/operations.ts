@@ -6,6 +6,7 @@ import { EntityOperations } from './entities.ts'
 import { MomentOperations } from './moments.ts'
 import { ReplicationOperations } from './replication.ts'
 import { ResourceOperations } from './resources.ts'
+import { RetractionOperations } from './retractions.ts'
 
 /** Everything that a tenant can ask for; HTTP and gRPC are two ways in to the same operations. */
 export class Operations {
@@ -15,6 +16,7 @@ export class Operations {
   readonly chat: ChatOperations
   readonly changes: ChangeOperations
   readonly replication: ReplicationOperations
+  readonly retractions: RetractionOperations
 
   constructor(context: OperationsContext, chatModel: ChatModel | undefined, feeds: FeedLimits) {
     this.resources = new ResourceOperations(context)
@@ -23,5 +25,6 @@ export class Operations {
     this.chat = new ChatOperations(context, chatModel)
     this.changes = new ChangeOperations(context, feeds)
     this.replication = new ReplicationOperations(context)
+    this.retractions = new RetractionOperations(context)
   }
 }

@@ -1,6 +1,5 @@
 import { checkObject } from '../../base/check-object.ts'
 import { PercolateError } from '../../base/errors.ts'
-import { derivedId } from '../../base/ids.ts'
 import {
   CATEGORY_BYTES_MAX,
   CONTENT_BYTES_MAX,
@@ -13,7 +12,6 @@ import {
 } from '../../base/limits.ts'
 import { embedAhead } from '../../embedding/ahead.ts'
 import { planDelete, planEmbedding, planResource, type ResourceCommand, resourceId, vectorOf } from '../../rem/plan.ts'
-import type { LwwRecord } from '../../rem/record.ts'
 import { type Resource, resourceView } from '../../rem/views.ts'
 import { candidates } from '../../search/candidates.ts'
 import { type Filter, matches, parseFilter } from '../../search/filter.ts'
@@ -21,13 +19,13 @@ import { type SearchMode, search } from '../../search/search.ts'
 import { read } from '../../session/read.ts'
 import type { Session } from '../../session/session.ts'
 import { write, writeExisting } from '../../session/write.ts'
-import { encodeRecord } from '../../storage/codec.ts'
 import { KeyReader, keyAfter, keys, prefixes, prefixRange, space } from '../../storage/keys.ts'
 import type { EmbeddingSpec } from '../../tenant/state.ts'
 import type { Tenant } from '../../tenant/tenant.ts'
 import { charsOf, decodeCursor, encodeCursor } from '../cursor.ts'
 import type { EmbeddingsInput, ResourceInput, ResourceOutput, ResourcesQuery, SearchInput } from '../schemas.ts'
 import { checkEmbedding, checkName, checkText } from './check-fields.ts'
+import { checkConditions, etagOf } from './conditions.ts'
 import { isoTime, notFound, type OperationsContext } from './context.ts'
 
 /** After the provider failed, writes store without asking it again for this long; an `embed` job catches up. */
@@ -149,7 +147,7 @@ export class ResourceOperations {
     await writeExisting(this.#context, call, notFound('resource', id), async context => {
       const record = await context.read({ kind: 'resource', key: [id] })
       if (!resourceView(id, record)) throw notFound('resource', id)
-      checkIfMatch(record!, ifMatch)
+      checkConditions(record, true, { ifMatch }, call.asOf)
       return { ops: [planDelete('resource', id, context.clock)], result: undefined }
     })
   }
@@ -416,32 +414,4 @@ function toOutput(resource: Resource, spec: EmbeddingSpec | undefined): Resource
     embedding_model: stored ? spec.model : null,
     updated_at: isoTime(resource.updatedAtMs),
   }
-}
-
-const etags = new WeakMap<LwwRecord, string>()
-
-/** Names a record's state; computed once for a record that stays in the cache. */
-export function etagOf(record: LwwRecord): string {
-  let etag = etags.get(record)
-  if (etag === undefined) {
-    etag = `"${derivedId(encodeRecord(record)).slice(0, 20)}"`
-    etags.set(record, etag)
-  }
-  return etag
-}
-
-/** Undefined: there is no such record, and none of its states can match (RFC 9110, 13.1.1). */
-export function checkIfMatch(record: LwwRecord | undefined, ifMatch: string | undefined): void {
-  if (ifMatch === undefined) return
-  if (!record)
-    throw new PercolateError('PRECONDITION_FAILED', 'There is no such record now; leave If-Match out to make it.', {
-      field: 'If-Match',
-    })
-  const etag = etagOf(record)
-  if (ifMatch.trim() === '*' || ifMatch.split(',').some(tag => tag.trim() === etag)) return
-  throw new PercolateError(
-    'PRECONDITION_FAILED',
-    `The record has changed: its ETag is ${etag}. Read it again and decide anew.`,
-    { field: 'If-Match' },
-  )
 }

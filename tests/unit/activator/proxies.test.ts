@@ -100,6 +100,16 @@ it('what a router in front says of the name stays; fields of one hop go no furth
     expect([name, answer.headers[name]]).toEqual([name, undefined])
 })
 
+it('a request whose Connection names a header that the node acts on is refused, and not sent on without it', async () => {
+  const before = seen.http.length
+  for (const name of ['If-Match', 'x-tenant-id', 'X-Percolate-Durability', 'content-type'])
+    for (const body of [undefined, '{"a":1}']) {
+      const answer = await ask({ 'x-tenant-id': 'acme', 'if-match': '"x"', connection: `keep-alive, ${name}` }, body)
+      expect([name, answer.statusCode]).toEqual([name, 400])
+    }
+  expect(seen.http.length).toBe(before)
+})
+
 it('a gRPC call too', async () => {
   const session = connect(`http://127.0.0.1:${grpcPort}`)
   const stream = session.request({

@@ -1,0 +1,273 @@
+import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest'
+import { PercolateClient } from '../../client/client.ts'
+import { type RunningGateway, startGateway } from '../../gateway/gateway.ts'
+import { parseTenantId, type TenantId } from '../../src/base/ids.ts'
+import { systemTime } from '../../src/base/time.ts'
+import { HashingEmbedder } from '../../src/embedding/hashing.ts'
+import type { Embedder } from '../../src/embedding/port.ts'
+import { Jobs } from '../../src/jobs/jobs.ts'
+import { encodeJobMessage } from '../../src/jobs/model.ts'
+import type { EmbeddedS3 } from '../../src/objects/embedded/server.ts'
+import type { S3ObjectStore } from '../../src/objects/s3.ts'
+import type { NatsStream } from '../../src/stream/nats/adapter.ts'
+import type { EmbeddedNats } from '../../src/stream/nats/server.ts'
+import { subjects } from '../../src/stream/subjects.ts'
+import { ParserPool } from '../../workers/parse/pool.ts'
+import { JobRunner } from '../../workers/runner.ts'
+import {
+  connectNats,
+  connectS3,
+  eventually,
+  logger,
+  remove,
+  request,
+  startTestNats,
+  startTestNode,
+  startTestS3,
+  type TestNode,
+  tempFolder,
+  testConfig,
+} from '../support/running.ts'
+
+/** What a job that is cancelled, or cannot be done, had written goes; what others wrote meanwhile stays. */
+
+const ACK_WAIT_MS = 3000
+let folder: string
+let nats: EmbeddedNats
+let stream: NatsStream
+let s3: EmbeddedS3
+let objects: S3ObjectStore
+let node: TestNode
+let gateway: RunningGateway
+let jobs: Jobs
+let parsers: ParserPool
+let url: string
+const runners: JobRunner[] = []
+
+/** The built-in embedder, which waits at its nth batch until it is let go or stopped. */
+class HeldEmbedder implements Embedder {
+  readonly #embedder = new HashingEmbedder()
+  readonly #from: number
+  #batches = 0
+  readonly #go = new AbortController()
+  readonly model = this.#embedder.model
+  readonly dimensions = this.#embedder.dimensions
+  readonly noiseFloor = this.#embedder.noiseFloor
+  readonly fusionWeight = this.#embedder.fusionWeight
+  isReached = false
+
+  constructor(from: number) {
+    this.#from = from
+  }
+
+  letGo(): void {
+    this.#go.abort()
+  }
+
+  async embed(...[texts, { signal }]: Parameters<Embedder['embed']>): Promise<Float32Array[]> {
+    if (++this.#batches >= this.#from && !this.#go.signal.aborted) {
+      this.isReached = true
+      const ends = AbortSignal.any([this.#go.signal, ...(signal ? [signal] : [])])
+      await systemTime.sleep(60_000, { signal: ends }).catch(() => {})
+      signal?.throwIfAborted()
+    }
+    return this.#embedder.embed(texts)
+  }
+}
+
+beforeAll(async () => {
+  folder = await tempFolder()
+  nats = await startTestNats(folder)
+  s3 = await startTestS3(folder)
+  objects = connectS3(s3.endpoint)
+  await objects.prepare()
+  stream = connectNats(nats.url)
+  node = await startTestNode()
+  const config = testConfig(folder, { PERCOLATE_JOB_ACK_WAIT_MS: String(ACK_WAIT_MS) })
+  gateway = await startGateway({ config, logger, time: systemTime, stream, objects })
+  url = `http://127.0.0.1:${gateway.port}`
+  jobs = new Jobs({
+    stream,
+    time: systemTime,
+    tier: config.tier,
+    replicas: config.jobReplicas,
+    ackWaitMs: config.jobAckWaitMs,
+    recordMaxAgeMs: config.jobRecordMaxAgeMs,
+    bytesMax: config.jobBytesMax,
+  })
+  parsers = new ParserPool({
+    time: systemTime,
+    warm: 0,
+    memoryBytes: config.parseMemoryBytes,
+    parseBytesMax: config.parseBytesMax,
+    chunkChars: config.chunkChars,
+  })
+})
+afterEach(async () => {
+  await Promise.all(runners.splice(0).map(runner => runner.stop()))
+})
+afterAll(async () => {
+  await parsers.stop()
+  await gateway.stop()
+  await node.stop()
+  objects.close()
+  await s3.stop()
+  await stream.close()
+  await nats.stop()
+  await remove(folder)
+  await remove(node.folder)
+})
+
+function startRunner(embedder: Embedder, nodeUrl = node.url): JobRunner {
+  const config = testConfig(folder)
+  const runner = new JobRunner({
+    jobs,
+    objects,
+    time: systemTime,
+    logger,
+    nodeUrl,
+    embedder,
+    attemptsMax: 3,
+    concurrency: 1,
+    perTenantMax: 1,
+    ackWaitMs: ACK_WAIT_MS,
+    drainMs: 100,
+    parsers,
+    parseLimits: {
+      bytesMax: config.parseBytesMax,
+      timeoutMs: config.parseTimeoutMs,
+      timeoutBaseMs: config.parseTimeoutBaseMs,
+      timeoutPerMibMs: config.parseTimeoutPerMibMs,
+    },
+  })
+  runner.start()
+  runners.push(runner)
+  return runner
+}
+
+/** About 170 chunks: three batches. */
+const LINES = Array.from(
+  { length: 500 },
+  (_, n) => `# Part ${n}\n\nLine ${n} of the document says ${'word '.repeat(20)}`,
+)
+const DOCUMENT = LINES.join('\n\n')
+
+async function upload(tenant: TenantId, uri: string, content = DOCUMENT): Promise<string> {
+  const form = new FormData()
+  form.set('uri', uri)
+  form.set('file', new Blob([content]), 'long.md')
+  return (await request(`${url}/upload`, 'POST', { tenant, body: form })).body.job_id
+}
+const job = async (tenant: TenantId, id: string) => (await request(`${url}/jobs/${id}`, 'GET', { tenant })).body
+const chunks = async (tenant: TenantId, uri: string) =>
+  (await new PercolateClient({ url: node.url, tenant }).listResources({ uri, limit: 500 })).results
+const cancel = (tenant: TenantId, id: string) => request(`${url}/jobs/${id}`, 'DELETE', { tenant })
+const entities = async (tenant: TenantId) =>
+  (await node.request('GET', '/api/v1/entities?type=document', { tenant })).body.results as { id: string }[]
+
+describe('a job that is cancelled while it writes', () => {
+  it('takes back its own, all of it, and nothing that others have written since', async () => {
+    const tenant = parseTenantId('shared')
+    const embedder = new HeldEmbedder(2)
+    startRunner(embedder)
+    const id = await upload(tenant, 'file:///long.md')
+    await eventually(
+      'it has written',
+      async () => embedder.isReached && (await chunks(tenant, 'file:///long.md')).length > 50,
+    )
+    const written = await chunks(tenant, 'file:///long.md')
+    const mine = written
+      .slice(0, 40)
+      .map(({ uri, ordinal, content }) => ({ uri: uri!, ordinal, content, category: 'mine' }))
+    const { status, body } = await node.request('POST', '/api/v1/resources', { tenant, body: { resources: mine } })
+    expect(status).toBe(201)
+    expect((await cancel(tenant, id)).body).toMatchObject({ status: 'cancelled', stage: 'retract' })
+    const { body: ended } = await request(`${url}/jobs/${id}?wait=30s`, 'GET', { tenant })
+    expect(ended).toMatchObject({ status: 'cancelled', stage: 'retracted' })
+    const left = await chunks(tenant, 'file:///long.md')
+    expect(left.map(chunk => chunk.id).sort()).toEqual([...body.ids].sort())
+    expect(left.every(({ category, metadata }) => category === 'mine' && metadata.job_id === undefined)).toBe(true)
+    expect(await entities(tenant)).toEqual([])
+    // It can be done over, and all of it comes.
+    embedder.letGo()
+    expect((await request(`${url}/jobs/${id}/retry`, 'POST', { tenant })).status).toBe(202)
+    await eventually('it is in', async () => (await job(tenant, id)).status === 'completed')
+    expect((await chunks(tenant, 'file:///long.md')).length).toBeGreaterThan(written.length)
+  })
+
+  it('leaves what was there before, also when it has begun twice', async () => {
+    const tenant = parseTenantId('before')
+    const first = new HeldEmbedder(Number.POSITIVE_INFINITY)
+    const one = startRunner(first)
+    const done = await upload(tenant, 'file:///same.md')
+    await eventually('it is in', async () => (await job(tenant, done)).status === 'completed')
+    const before = (await chunks(tenant, 'file:///same.md')).map(chunk => chunk.id).sort()
+    await one.stop()
+    const held = new HeldEmbedder(2)
+    const two = startRunner(held)
+    const id = await upload(tenant, 'file:///same.md')
+    await eventually('it has begun', async () => held.isReached)
+    await two.stop()
+    const again = new HeldEmbedder(3)
+    startRunner(again)
+    await eventually('it has begun anew', async () => again.isReached)
+    await cancel(tenant, id)
+    await eventually('it is taken back', async () => (await job(tenant, id)).stage === 'retracted')
+    expect((await chunks(tenant, 'file:///same.md')).map(chunk => chunk.id).sort()).toEqual(before)
+    expect((await entities(tenant)).length).toBe(1)
+  })
+
+  it('is taken back by another worker when its own is gone, and when it waited for a service', async () => {
+    const tenant = parseTenantId('orphan')
+    const held = new HeldEmbedder(2)
+    const one = startRunner(held)
+    const id = await upload(tenant, 'file:///orphan.md')
+    await eventually('it has begun', async () => held.isReached)
+    // It is given back, and nobody runs it when it is cancelled.
+    await one.stop()
+    expect((await chunks(tenant, 'file:///orphan.md')).length).toBeGreaterThan(50)
+    expect((await cancel(tenant, id)).body).toMatchObject({ status: 'cancelled', stage: 'retract' })
+    expect((await request(`${url}/jobs/${id}/retry`, 'POST', { tenant })).body.code).toBe('JOB_STATE')
+    startRunner(new HashingEmbedder())
+    await eventually('it is taken back', async () => (await job(tenant, id)).stage === 'retracted')
+    expect(await chunks(tenant, 'file:///orphan.md')).toEqual([])
+  })
+})
+
+describe('a job that was started too often', () => {
+  it('is taken back before it is called dead', async () => {
+    const tenant = parseTenantId('poison')
+    const held = new HeldEmbedder(2)
+    const one = startRunner(held)
+    const id = await upload(tenant, 'file:///poison.md')
+    await eventually('it has begun', async () => held.isReached)
+    await one.stop()
+    const record = (await jobs.get(tenant, id))!
+    await jobs.update(record, () => ({ attempts: 3 }))
+    await stream.publish(subjects.jobs(record.tier), encodeJobMessage(record), `poison-${id}`)
+    startRunner(new HashingEmbedder())
+    await eventually('it is dead', async () => (await job(tenant, id)).status === 'dead')
+    expect(await chunks(tenant, 'file:///poison.md')).toEqual([])
+  })
+})
+
+describe('a retraction', () => {
+  it('needs a clock, spares what is later, and undoes a write of that clock that arrives after it', async () => {
+    const tenant = parseTenantId('clocks')
+    const client = new PercolateClient({ url: node.url, tenant })
+    const asOf = `${(Date.now() - 1000).toString(16).padStart(12, '0')}-00000000-job`
+    const [kept, gone] = (await client.putResources([{ content: 'kept' }, { content: 'gone' }], { asOf })).ids
+    await client.putResources([{ content: 'kept', category: 'later' }])
+    const none = await node.request('POST', '/api/v1/retractions', { tenant, body: { resources: [kept] } })
+    expect([none.status, none.body.field]).toEqual([400, 'X-Percolate-As-Of'])
+    await client.putResources([{ content: 'other' }])
+    const late = { id: 'late', time: '2026-01-01T00:00:00Z' }
+    await client.retract({ resources: [kept!, gone!], moments: ['late'] }, { asOf })
+    await client.putMoments([late], { asOf })
+    expect((await client.listResources()).results.map(({ content }) => content).sort()).toEqual(['kept', 'other'])
+    expect((await client.getResource(kept!)).category).toBe('later')
+    expect((await client.listMoments()).results).toEqual([])
+    await client.putMoments([late])
+    expect((await client.listMoments()).results.length).toBe(1)
+  })
+})

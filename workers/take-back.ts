@@ -1,0 +1,108 @@
+import { PercolateClient } from '../client/client.ts'
+import { PercolateClientError } from '../client/errors.ts'
+import type { JobRecord } from '../src/jobs/model.ts'
+import { documentEntityId, momentId } from './ids.ts'
+
+/** What one attempt at a job has sent to the node, answered or not. */
+export interface IngestTrace {
+  /** Chunks that nobody else had written before. */
+  readonly chunks: Set<string>
+  /** The document's entity, which was not there before. */
+  hasEntity: boolean
+  hasMoment: boolean
+}
+
+export const newTrace = (): IngestTrace => ({ chunks: new Set(), hasEntity: false, hasMoment: false })
+
+/** Records of one request. */
+const BATCH = 500
+
+/**
+ * Takes back what a job has written: its chunks, the document's entity with its edges, the moment. It is deleted with the clock that the job writes with: what others wrote to the same records later
+ * stays, also what no listing shows as yet, and a write of the job that is still on its way comes to nothing. What others had written before the job is not in the trace, and does not carry the
+ * job's name. Answers when a listing that knows of everything any holder has shows nothing of the job.
+ */
+export async function takeBack(
+  options: { readonly nodeUrl: string },
+  job: JobRecord,
+  trace: IngestTrace,
+): Promise<void> {
+  const client = new PercolateClient({ url: options.nodeUrl, tenant: job.tenant })
+  const taken = new Set<string>()
+  let left = new Set(trace.chunks)
+  for (let isFirst = true; ; isFirst = false) {
+    const bookmark = await everything(client)
+    for (const { id, owner } of await chunksOf(client, job, bookmark))
+      if (owner === job.job_id && !taken.has(id)) left.add(id)
+    if (isFirst) {
+      const entities =
+        trace.hasEntity || (await entityOwner(client, job, bookmark)) === job.job_id ? [documentEntityId(job.uri!)] : []
+      const moments = trace.hasMoment || (await hasMoment(client, job, bookmark)) ? [momentId(job)] : []
+      if (entities.length + moments.length > 0) await client.retract({ entities, moments }, { asOf: job.clock })
+    } else if (left.size === 0) return
+    const ids = [...left]
+    for (let at = 0; at < ids.length; at += BATCH)
+      await client.retract({ resources: ids.slice(at, at + BATCH) }, { asOf: job.clock })
+    for (const id of ids) taken.add(id)
+    left = new Set()
+  }
+}
+
+/** A bookmark of all that any holder has; undefined when the tenant is on one node only, or not written as yet. */
+export async function everything(client: PercolateClient): Promise<string | undefined> {
+  try {
+    return (await client.replication()).bookmark
+  } catch (error) {
+    if (error instanceof PercolateClientError && error.status === 404) return undefined
+    throw error
+  }
+}
+
+export interface StandingChunk {
+  readonly id: string
+  /** The job that brought it; undefined: none did. */
+  readonly owner: string | undefined
+}
+
+/** The chunks under the job's uri. */
+export async function chunksOf(
+  client: PercolateClient,
+  job: JobRecord,
+  bookmark: string | undefined,
+): Promise<StandingChunk[]> {
+  const chunks: StandingChunk[] = []
+  let cursor: string | undefined
+  do {
+    const page = await client.listResources({ uri: job.uri, limit: 500, cursor }, { bookmark })
+    chunks.push(...page.results.map(({ id, metadata }) => ({ id, owner: nameOf(metadata?.job_id) })))
+    cursor = page.cursor
+  } while (cursor !== undefined)
+  return chunks
+}
+
+/** The job that made the document's entity; null: it is there, and no job made it; undefined: it is not there. */
+export async function entityOwner(
+  client: PercolateClient,
+  job: JobRecord,
+  bookmark: string | undefined,
+): Promise<string | null | undefined> {
+  try {
+    const { properties } = await client.getEntity(documentEntityId(job.uri!), { bookmark })
+    return nameOf(properties.job_id) ?? null
+  } catch (error) {
+    if (error instanceof PercolateClientError && error.code === 'NOT_FOUND') return undefined
+    throw error
+  }
+}
+
+async function hasMoment(client: PercolateClient, job: JobRecord, bookmark: string | undefined): Promise<boolean> {
+  try {
+    await client.request('GET', `/api/v1/moments/${encodeURIComponent(momentId(job))}`, { bookmark })
+    return true
+  } catch (error) {
+    if (error instanceof PercolateClientError && error.code === 'NOT_FOUND') return false
+    throw error
+  }
+}
+
+const nameOf = (value: unknown): string | undefined => (typeof value === 'string' ? value : undefined)
