@@ -7,6 +7,7 @@ import { Operations } from './api/operations/operations.ts'
 import { PercolateError } from './base/errors.ts'
 import type { TenantId } from './base/ids.ts'
 import { Lifecycle } from './base/lifecycle.ts'
+import { STAGED_BODY_BYTES_MIN, STAGED_BYTES_PER_BODY_BYTE } from './base/limits.ts'
 import type { Logger } from './base/logger.ts'
 import { Metrics } from './base/metrics.ts'
 import { Probes } from './base/probes.ts'
@@ -128,6 +129,7 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
             outboxBytesMax: config.outboxBytesMax,
             recordCacheBytes: RECORD_CACHE_BYTES,
             changesMax: config.changesMax,
+            stagedBytesMax: STAGED_BYTES_PER_BODY_BYTE * Math.max(config.bodyBytesMax, STAGED_BODY_BYTES_MIN),
           },
           disk,
         },

@@ -36,6 +36,8 @@ export const FILTER_CHARS_MAX = 256 * 1024
 export const FILTER_DEPTH_MAX = 8
 /** Bytes of one entity, about: names, aliases and properties, also those that were removed. Edges are records of their own. */
 export const ENTITY_BYTES_MAX = 256 * 1024
+/** UTF-8 bytes of one entity's name and aliases together: every three characters of a name are an index entry that holds all of it. */
+export const ENTITY_NAMES_BYTES_MAX = 8 * 1024
 /** How deep entities found by name can be paged. */
 export const FIND_DEPTH_MAX = 10_000
 export const TRAVERSE_DEPTH_MAX = 10
@@ -56,6 +58,10 @@ export const GROUP_TEXT_BYTES_MAX = 1024 * 1024
 export const LARGE_BATCH_TEXT_BYTES = 256 * 1024
 /** Bytes of text in large batches that are made at the same time in a node; a batch that has more alone is made alone. */
 export const STAGED_TEXT_BYTES_MAX = 4 * 1024 * 1024
+/** Memory that a command's records and index entries may take while they are written, about, for each byte of the largest body; a command that would take more is refused. */
+export const STAGED_BYTES_PER_BODY_BYTE = 64
+/** The least that counts as the largest body there: settings below it bound what is sent at once, not one item that is allowed. */
+export const STAGED_BODY_BYTES_MIN = 1024 * 1024
 /** Commands that wait for a tenant's writer before new ones get TOO_BUSY. */
 export const WRITER_QUEUE_MAX = 4096
 /** Longest stretch of our own computation between two turns of the event loop, milliseconds. */

@@ -42,7 +42,7 @@ export interface OpenPoolOptions {
   readonly limits: Omit<PoolOptions, 'time' | 'logger' | 'exists' | 'open' | 'onCorrupt'>
   readonly tenant: Pick<
     TenantOptions,
-    'origin' | 'outboxEnabled' | 'outboxBytesMax' | 'recordCacheBytes' | 'changesMax'
+    'origin' | 'outboxEnabled' | 'outboxBytesMax' | 'recordCacheBytes' | 'changesMax' | 'stagedBytesMax'
   >
   /** Throws while there is no room. */
   readonly disk?: { admit(): void; admitCopy(): void }

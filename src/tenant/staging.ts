@@ -1,4 +1,5 @@
 import { createHash } from 'node:crypto'
+import { PercolateError } from '../base/errors.ts'
 import { ENTRY_BYTES_MAX } from '../base/limits.ts'
 import { Slicer } from '../base/slice.ts'
 import { type Clock, compareClocks } from '../clock/hlc.ts'
@@ -49,6 +50,8 @@ export interface StagingBase {
   /** What is applied here, of every origin. */
   readonly vector: VersionVector
   readonly floor: GcFloor | undefined
+  /** Memory of a batch above which a client's command is refused. What other copies have accepted is taken. */
+  readonly stagedBytesMax: number
   /** Entries that the change log keeps. */
   readonly changesMax: number
   /** Whether ops are queued for the tenant's sync stream. */
@@ -151,6 +154,7 @@ export class Staging {
       const bytes = touched.has(name) ? await this.#overlay.get(keys.record(op)) : before[n]
       touched.add(name)
       if (await this.#applyOp(op, bytes)) effective.push(op)
+      if (this.bytes > this.#base.stagedBytesMax) throw tooMuchAtOnce(this.#base.stagedBytesMax)
       await this.#slicer.pause()
     }
     this.#noteClock(clock)
@@ -455,6 +459,12 @@ export class Staging {
 }
 
 const NOTHING = Buffer.alloc(0)
+
+const tooMuchAtOnce = (bytesMax: number) =>
+  new PercolateError(
+    'BODY_TOO_LARGE',
+    `What the request would store takes more than ${bytesMax} bytes of memory to write, most of it index entries of long names or of text without spaces; send fewer items at once.`,
+  )
 
 /** Postings behind the rest, without being copied. */
 class BatchOperations implements KvOperations {

@@ -50,6 +50,8 @@ export interface TenantOptions {
   readonly incarnation?: string | undefined
   /** A database that is made now is to be filled from another copy; it gets an origin of its own, since it may not be the tenant's first on this disk. */
   readonly copy?: boolean | undefined
+  /** Memory of a batch above which a client's command is refused; default: no bound. */
+  readonly stagedBytesMax?: number | undefined
   /** Entries that the change log keeps for feeds that resume; 0: none. */
   readonly changesMax?: number | undefined
   readonly outboxEnabled: boolean
@@ -152,6 +154,7 @@ export class Tenant {
       promised: undefined,
       floor: floorBytes && floorOf(decodeRecord(floorBytes)),
       changesMax: options.changesMax ?? 0,
+      stagedBytesMax: options.stagedBytesMax ?? Number.POSITIVE_INFINITY,
       outboxEnabled: options.outboxEnabled,
       room: options.room,
       state,

@@ -30,6 +30,7 @@ export interface WriterState {
   readonly tenant: string
   readonly incarnation: string
   readonly changesMax: number
+  readonly stagedBytesMax: number
   readonly outboxEnabled: boolean
   /** Where large batches of all tenants take turns; undefined: nobody else's are near. */
   readonly room: StagingRoom | undefined

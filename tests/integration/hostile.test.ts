@@ -271,6 +271,14 @@ describe('hostile requests', () => {
     expect(refused?.body.detail).toMatch(/Remove what it does not need/)
     // What makes it smaller is taken.
     expect((await patch(0, null)).status).toBe(200)
+    // Each name is in as many index entries as it has characters, nearly.
+    const named = (aliases: string[]) =>
+      node.request('PUT', '/api/v1/entities/named', { tenant: 'large', body: { aliases } })
+    const long = (n: number) => `${n} `.padEnd(1000, 'many words ')
+    expect((await named([1, 2, 3, 4].map(long))).status).toBe(200)
+    const many = await named([5, 6, 7, 8, 9].map(long))
+    expect([many.status, many.body.code, many.body.field]).toEqual([413, 'BODY_TOO_LARGE', 'aliases'])
+    expect(many.body.detail).toMatch(/9000 bytes together; at most 8192 .*remove_aliases/)
     for (let batch = 0; batch < 4; batch++)
       await node.request('PUT', '/api/v1/entities/hub', {
         tenant: 'large',

@@ -4,6 +4,7 @@ import { checkId } from '../../base/ids.ts'
 import {
   CATEGORY_BYTES_MAX,
   ENTITY_BYTES_MAX,
+  ENTITY_NAMES_BYTES_MAX,
   FIND_DEPTH_MAX,
   ID_BYTES_MAX,
   LIST_LIMIT_DEFAULT,
@@ -64,7 +65,7 @@ export class EntityOperations {
         for (const [n, { id }] of commands.entries()) {
           const before = merged.get(id) ?? (await context.read({ kind: 'entity', key: [id] })) ?? EMPTY_RECORD
           const after = mergeOp(before, ops[n]![0]!)
-          assertFits(before, after, commands.length === 1 ? '' : `entities[${n}].`)
+          assertFits(id, before, after, commands.length === 1 ? '' : `entities[${n}].`)
           merged.set(id, after)
         }
         return {
@@ -206,7 +207,14 @@ const touchedBy = ({ id, edges = [] }: EntityCommand): RecordRef[] => [
 ]
 
 /** Whether an entity may become what it would be; one that is too large already may still become smaller. */
-function assertFits(before: LwwRecord, after: LwwRecord, path: string): void {
+function assertFits(id: string, before: LwwRecord, after: LwwRecord, path: string): void {
+  const names = namesBytesOf(id, after)
+  if (names > ENTITY_NAMES_BYTES_MAX && names > namesBytesOf(id, before))
+    throw new PercolateError(
+      'BODY_TOO_LARGE',
+      `${path}name and ${path}aliases would have ${names} bytes together; at most ${ENTITY_NAMES_BYTES_MAX} are allowed. Shorten them, remove aliases with remove_aliases, or put long texts into properties.`,
+      { field: `${path}aliases` },
+    )
   const bytes = bytesOf(after)
   if (bytes <= ENTITY_BYTES_MAX || bytes <= bytesOf(before)) return
   throw new PercolateError(
@@ -214,6 +222,11 @@ function assertFits(before: LwwRecord, after: LwwRecord, path: string): void {
     `${path}properties and ${path}aliases would make the entity ${bytes} bytes; at most ${ENTITY_BYTES_MAX} are allowed. Remove what it does not need, or put it into entities of its own, with edges to them.`,
     { field: `${path}properties` },
   )
+}
+
+const namesBytesOf = (id: string, record: LwwRecord): number => {
+  const entity = entityView(id, record)
+  return entity ? [entity.name ?? '', ...entity.aliases].reduce((bytes, name) => bytes + Buffer.byteLength(name), 0) : 0
 }
 
 /** About what it takes on disk. */

@@ -36,7 +36,7 @@ class WatchedKv extends MemoryKv {
   }
 }
 
-async function open(room?: StagingRoom) {
+async function open(room?: StagingRoom, stagedBytesMax?: number) {
   const kv = new WatchedKv()
   const tenant = await Tenant.open(parseTenantId('t'), kv, {
     time: systemTime,
@@ -45,6 +45,7 @@ async function open(room?: StagingRoom) {
     outboxBytesMax: 1e9,
     recordCacheBytes: 1e6,
     room,
+    stagedBytesMax,
     onCommit: () => {},
   })
   return { kv, tenant }
@@ -104,6 +105,21 @@ describe('a batch of documents that have a term a character', () => {
     await Promise.all(Array.from({ length: 8 }, (_, n) => put(tenant, [`words of ${n}`], 300 * 1024)))
     expect(batches).toBeGreaterThanOrEqual(3)
     expect(batches).toBeLessThan(8)
+  })
+
+  it('is refused alone when it takes too much, and what shared its batch is written', async () => {
+    const { tenant } = await open(undefined, 1_000_000)
+    const outcomes = await Promise.allSettled([
+      put(tenant, ['few words'], 0),
+      put(tenant, [unspaced(10_000, 1)], 0),
+      put(tenant, ['other words'], 0),
+      put(tenant, [unspaced(10_000, 2), unspaced(10_000, 3)], 0),
+    ])
+    expect(outcomes.map(({ status }) => status)).toEqual(['fulfilled', 'rejected', 'fulfilled', 'rejected'])
+    expect(outcomes[1]).toMatchObject({ reason: { code: 'BODY_TOO_LARGE' } })
+    expect(tenant.state.documents).toBe(2)
+    await put(tenant, ['more words'], 0)
+    expect((await checkTenant(tenant)).problems).toEqual([])
   })
 
   it('waits for those of other tenants', async () => {
