@@ -131,6 +131,32 @@ describe('a tenant in a cluster', () => {
     for (const { headers: sent } of answers) expect(sent.get('x-percolate-node')).toBe('n2')
   })
 
+  it('decides there on merges by POST, on creations, and on conditions in gRPC metadata too', async () => {
+    await put('n2', 'cas2', 'c', { n: 0 }, replicated)
+    await cluster.holders('cas2')
+    const tag = (await get('n2', 'cas2', 'c')).headers.get('etag')!
+    const nodes = ['n1', 'n2', 'n3']
+    const post = (node: string, id: string, headers: Record<string, string>) =>
+      cluster
+        .node(node)
+        .request('POST', '/api/v1/entities', { tenant: 'cas2', body: { id, properties: { node } }, headers })
+    const merged = await Promise.all(nodes.map(node => post(node, 'c', { 'if-match': tag })))
+    expect(merged.map(({ status }) => status).sort()).toEqual([201, 412, 412])
+    const made = await Promise.all(nodes.map(node => post(node, 'new', { 'if-none-match': '*' })))
+    expect(made.map(({ status }) => status).sort()).toEqual([201, 412, 412])
+    for (const name of nodes) {
+      const { client, metadata } = grpcClient(`127.0.0.1:${cluster.node(name).grpcPort}`, 'cas2')
+      metadata.set('if-match', tag)
+      const code = await new Promise(resolve =>
+        client.DeleteEntity!({ id: 'c' }, metadata, (error: { metadata: Metadata } | null) =>
+          resolve(error?.metadata.get('percolate-code')[0]),
+        ),
+      )
+      expect([name, code]).toEqual([name, 'PRECONDITION_FAILED'])
+      client.close()
+    }
+  })
+
   it('refuses what is malformed: durability, bookmark, consistency', async () => {
     for (const [header, value] of [
       ['x-percolate-durability', 'eventually'],
