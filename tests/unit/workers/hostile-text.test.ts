@@ -35,12 +35,18 @@ describe('text that is made to be read slowly', () => {
   it.each([
     ['emphasis', 'a.md', (n: number) => '*a_'.repeat(n)],
     ['strong emphasis', 'a.md', (n: number) => '**a '.repeat(n)],
-    ['abbreviations', 'a.txt', (n: number) => `Mr. ${'A. '.repeat(n)}Aa Bb Cc `.repeat(3)],
   ])('%s: four times as much takes about four times as long', async (_, name, make) => {
     await textOf(name, make(500))
     const small = await work(() => textOf(name, make(2000)))
     const large = await work(() => textOf(name, make(8000)))
     expect(large / small).toBeLessThan(8)
+  })
+
+  it('abbreviations: four times as much takes about four times as long to cut', async () => {
+    const cut = (n: number) => work(async () => [...splitLong(`Mr. ${'A. '.repeat(n)}Aa Bb Cc `.repeat(3), 1200)])
+    await cut(500)
+    const small = await cut(4000)
+    expect((await cut(16_000)) / small).toBeLessThan(8)
   })
 
   it('keeps emphasis that lies within a part, and all of the text', async () => {
