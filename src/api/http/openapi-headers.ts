@@ -1,7 +1,7 @@
 import { type ErrorSpec, errorTable } from '../../base/errors.ts'
 import { durabilities } from '../../replication/replica.ts'
 
-/** What the routes' schemas do not say themselves: the headers that every read or write takes and gives, and the codes of its errors. */
+/** What the routes' schemas do not say themselves: the headers that every read or write takes and gives, and the codes of its errors. Conditions are in the schemas. */
 
 interface Operation {
   parameters?: object[]
@@ -32,7 +32,6 @@ const AS_OF = header(
   'X-Percolate-As-Of',
   'Write with this clock instead of now: 12 hex digits of ms, 8 of a counter, a name.',
 )
-const IF_MATCH = header('If-Match', "Only when the record's `ETag` is this one; decided by the home.")
 const LAST_EVENT = header('Last-Event-ID', 'Go on behind this event; wins over `cursor`.')
 
 const given = (description: string) => ({ description, ...string() })
@@ -59,13 +58,12 @@ export function describeHeaders(paths: Paths): void {
     if (!/^\/(api\/)?v1\//.test(path)) continue
     for (const [method, operation] of Object.entries(operations)) {
       const isRead = method === 'get' || READS.test(path)
-      const isConditional = method === 'delete' || method === 'put'
       const parameters =
         LOCAL.test(path) || /\/late$/.test(path)
           ? []
           : isRead
             ? [BOOKMARK, CONSISTENCY, ...(path.endsWith('/changes') ? [LAST_EVENT] : [])]
-            : [DURABILITY, WRITE_BOOKMARK, AS_OF, ...(isConditional ? [IF_MATCH] : [])]
+            : [DURABILITY, WRITE_BOOKMARK, AS_OF]
       operation.parameters = [...(operation.parameters ?? []), ...parameters]
       for (const [status, response] of Object.entries(operation.responses ?? {})) {
         const isDone = status.startsWith('2')
