@@ -216,7 +216,8 @@ export class Applier {
     const note = (origin: string, sequence: number) =>
       firsts.set(origin, Math.min(sequence, firsts.get(origin) ?? Number.POSITIVE_INFINITY))
     for (const origin of this.#waiting.origins(tenant.id)) note(origin, this.#waiting.sequences(tenant.id, origin)[0]!)
-    for (const [origin, sequence] of passed) if (sequence > (tenant.vector.get(origin) ?? 0)) note(origin, sequence)
+    // When the lowest has come another way, the next one that was passed over is known only when all of it has been offered again: until then it may be any.
+    for (const [origin, sequence] of passed) note(origin, Math.max(sequence, (tenant.vector.get(origin) ?? 0) + 1))
     for (const [origin, next] of firsts) {
       if (!isGone(origin)) continue
       const last = tenant.vector.get(origin) ?? 0

@@ -86,3 +86,19 @@ describe('what was given up here and another copy has', () => {
     expect(await small.read('n2', 'e1')).toBeDefined()
   })
 })
+
+describe('what the reader passed over for lack of room', () => {
+  it('is not given up when the first of it has come another way: what else it was is known when it has been read again', async () => {
+    const small = await SmallCluster.start({ settings: { tombstoneMs: 1e9 } })
+    for (const other of ['n2', 'n3']) small.cluster.cuts.add(`n1|${other}`)
+    const { service, applier } = small.process('n2').replica
+    applier.passedOver(small.tenant, entry(small, 1))
+    await small.settle(service.push(small.tenant, [entry(small, 4)]))
+    await small.open('n2', open => open.change(async staging => staging.joinVector(new Map([['gone.d1', 2]]))))
+    const giveUp = () => small.open('n2', open => applier.skipHoles(open, () => true))
+    expect(await giveUp()).toEqual([])
+    applier.comingBack(small.tenant)
+    applier.cameBack(small.tenant, true)
+    expect(await giveUp()).toEqual([{ origin: 'gone.d1', from: 3, to: 3 }])
+  })
+})
