@@ -33,7 +33,7 @@ export class DataDir {
   }
 
   static async open(path: string, nodeId: string | undefined): Promise<DataDir> {
-    await makeFolder(join(path, 'tenants'), { setting: '--data-dir or PERCOLATE_DATA_DIR' })
+    await makeFolder(join(path, 'tenants'), { setting: 'PERCOLATE_DATA_DIR' })
     let kv: Kv
     try {
       kv = await openRocksKv(join(path, 'node'), {

@@ -66,7 +66,7 @@ export class DiskStore {
 
   static async open(folder: string): Promise<DiskStore> {
     const files = join(folder, 'files')
-    await makeFolder(files, { setting: '--data-dir or PERCOLATE_DATA_DIR' })
+    await makeFolder(files, { setting: 'PERCOLATE_DATA_DIR' })
     const index = await openRocksKv(join(folder, 'index'), {
       createIfMissing: true,
       writeBufferBytes: 1024 * 1024,

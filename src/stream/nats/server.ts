@@ -65,7 +65,7 @@ export function findNatsServer(options: Pick<EmbeddedNatsOptions, 'program' | 'c
 export async function startEmbeddedNats(options: EmbeddedNatsOptions): Promise<EmbeddedNats> {
   const program = findNatsServer(options)
   const version = /v?(\d+\.\d+\.\d+)/.exec(execFileSync(program, ['--version'], { encoding: 'utf8' }))?.[1] ?? 'unknown'
-  await makeFolder(options.folder, { setting: '--data-dir or PERCOLATE_DATA_DIR' })
+  await makeFolder(options.folder, { setting: 'PERCOLATE_DATA_DIR' })
   await stopLeftover(options)
   const token = randomBytes(24).toString('base64url')
   const portsFolder = join(options.folder, 'ports')
