@@ -199,11 +199,15 @@ export class Directory {
    * be running, and nothing may be concluded from what it says about them.
    */
   async settledLife(): Promise<number | undefined> {
-    const { time, leaseMs } = this.#options
     const found = await (await this.#open()).get(subjects.clusterKey)
     const record = found && (JSON.parse(found.value.toString()) as ClusterRecord)
     if (!record || record.id !== this.#cluster?.id || record.generation !== this.#cluster.generation) return undefined
-    return this.#isOld || time.monotonic() - this.#clusterSeenAtMs >= leaseMs ? this.#life : undefined
+    return this.#isSettled ? this.#life : undefined
+  }
+
+  get #isSettled(): boolean {
+    const { time, leaseMs } = this.#options
+    return this.#isOld || time.monotonic() - this.#clusterSeenAtMs >= leaseMs
   }
 
   /**
@@ -417,7 +421,7 @@ export class Directory {
         // Another watch may have been opened while the bucket was asked.
         if (watch !== this.#watch || signal.aborted) continue
         if (complaint) this.#openAnew(complaint)
-        else if (this.#isWatching && (await this.settledLife()) !== undefined) this.#settledAtMs = time.monotonic()
+        else if (this.#isWatching && this.#isSettled) this.#settledAtMs = time.monotonic()
       } catch (error) {
         logger.debug({ err: String(error) }, 'the cluster directory cannot be looked at')
       }

@@ -311,4 +311,18 @@ export const mutations: readonly Mutation[] = [
     isWide: true,
     edits: [edit('replication/copies', 'onCorrupt(tenant, error, when) {', 'onCorrupt(tenant, error, when) { return;')],
   },
+  {
+    name: 'deaf to a new directory',
+    why: 'a directory that was lost and made anew is followed from the revision that the old one had come to',
+    focus: ['directory lost'],
+    by: ['recovery'],
+    edits: [
+      edit('replication/directory-life', 'if (!this.#opened || !this.#isBegun)', 'if (true)'),
+      edit(
+        'replication/directory-life',
+        'const isBack = this.#isBegun && revision < this.#known;',
+        'const isBack = false;',
+      ),
+    ],
+  },
 ]
