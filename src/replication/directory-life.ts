@@ -25,6 +25,8 @@ export class DirectoryLife {
   #looked = { revision: 0, heard: 0, isBack: false }
   /** Our own write that the watch has not told of. */
   #wrote: { readonly revision: number; readonly atMs: number } | undefined
+  /** Of our own writes since the watch was opened, which are made one after another. */
+  #wroteLast = 0
   #isOpen = false
   #isBegun = false
   #progressAtMs = 0
@@ -33,15 +35,21 @@ export class DirectoryLife {
     this.#time = time
   }
 
+  /** To be taken before the bucket is asked for its state: what is heard while the answer is on its way may be later than it. */
+  get known(): number {
+    return this.#known
+  }
+
   /** A watch is about to be opened. True: this is not the bucket that was watched before, or not as it was. */
-  open(state: KvState): boolean {
+  open(state: KvState, known: number): boolean {
     const before = this.#opened
-    const isAnother = before !== undefined && (before.incarnation !== state.incarnation || state.revision < this.#known)
+    const isAnother = before !== undefined && (before.incarnation !== state.incarnation || state.revision < known)
     this.#opened = state
     this.#known = state.revision
     this.#heard = 0
     this.#looked = { revision: 0, heard: 0, isBack: false }
     this.#wrote = undefined
+    this.#wroteLast = 0
     this.#isOpen = true
     this.#isBegun = false
     this.#progressAtMs = this.#time.monotonic()
@@ -67,9 +75,10 @@ export class DirectoryLife {
     this.heard(this.#opened?.revision ?? 0)
   }
 
-  /** A write of our own was confirmed. True: the bucket is not the one that we knew, where it would have got a later revision. */
+  /** A write of our own was confirmed. True: the bucket is not the one that we wrote to before, where it would have got a later revision. */
   wrote(revision: number): boolean {
-    const isBack = this.#isBegun && revision < this.#known
+    const isBack = this.#isBegun && revision <= this.#wroteLast
+    this.#wroteLast = revision
     this.#known = Math.max(this.#known, revision)
     // Only the first that was not told of is waited for.
     if (!this.#wrote || this.#wrote.revision <= this.#heard) this.#wrote = { revision, atMs: this.#time.monotonic() }
@@ -86,16 +95,16 @@ export class DirectoryLife {
   }
 
   /** What a look at the bucket shows; to be asked once for each look. */
-  look(state: KvState | undefined): Complaint | undefined {
+  look(state: KvState | undefined, known: number): Complaint | undefined {
     if (!this.#opened || !this.#isBegun) return undefined
     if (!state) return 'gone'
     if (state.incarnation !== this.#opened.incarnation) return 'another'
     const before = this.#looked
-    const isBack = state.revision < this.#known
+    const isBack = state.revision < known
     this.#looked = { revision: state.revision, heard: this.#heard, isBack }
     // A server that has just become the leader may not have caught up yet: only the second time counts.
     if (isBack) return before.isBack ? 'went back' : undefined
-    this.#known = state.revision
+    this.#known = Math.max(this.#known, state.revision)
     // What was there at the last look should have come by now; one that comes slowly does come.
     return before.revision > this.#heard && before.heard === this.#heard ? 'deaf' : undefined
   }

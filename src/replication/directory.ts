@@ -363,10 +363,10 @@ export class Directory {
         this.#bucket = undefined
         this.#watch = new AbortController()
         const bucket = await this.#open()
-        await this.#ensureCluster(bucket)
-        const state = await bucket.state()
+        const { known } = this.#bucketLife
+        const [state] = await Promise.all([bucket.state(), this.#ensureCluster(bucket)])
         if (!state) throw new Error('the bucket was lost while it was opened')
-        if (this.#bucketLife.open(state)) this.#beginLife()
+        if (this.#bucketLife.open(state, known)) this.#beginLife()
         const seen = new Set<string>()
         let isInitial = true
         for await (const update of bucket.watch(this.#watch.signal)) {
@@ -431,7 +431,8 @@ export class Directory {
   async #look(): Promise<Complaint | undefined> {
     if (!this.#isWatching) return undefined
     const bucket = await this.#open()
-    const complaint = this.#bucketLife.look(await bucket.state())
+    const { known } = this.#bucketLife
+    const complaint = this.#bucketLife.look(await bucket.state(), known)
     if (complaint) return complaint
     const found = await bucket.get(subjects.clusterKey)
     if (!found) return 'gone'

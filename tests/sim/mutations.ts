@@ -320,7 +320,7 @@ export const mutations: readonly Mutation[] = [
       edit('replication/directory-life', 'if (!this.#opened || !this.#isBegun)', 'if (true)'),
       edit(
         'replication/directory-life',
-        'const isBack = this.#isBegun && revision < this.#known;',
+        'const isBack = this.#isBegun && revision <= this.#wroteLast;',
         'const isBack = false;',
       ),
     ],
