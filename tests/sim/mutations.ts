@@ -295,17 +295,6 @@ export const mutations: readonly Mutation[] = [
     edits: [edit('replication/follower', "else if (offered === 'full')", 'else if (false)')],
   },
   {
-    name: 'reader outlives its copy',
-    why: 'how far a node had read for a copy that is gone counts for the next one',
-    isWide: true,
-    focus: ['entries lost for good', 'copy moved under load'],
-    by: ['honest copies', 'acknowledged writes'],
-    edits: [
-      edit('replication/follower', 'if (!holds(tenant))\n                return false;', ''),
-      edit('replication/follower', 'restart(tenant) {', 'restart(tenant) { return;'),
-    ],
-  },
-  {
     name: 'rotten copy kept',
     why: 'a copy whose database is damaged stays in service, and is not made anew',
     isWide: true,
