@@ -38,13 +38,22 @@ export async function giveOrders(program: Program, ordersPath: string, orders: O
   await program.signal('SIGUSR2')
 }
 
+/** The state follows the name, which is in parentheses (proc(5)). A process that has ended is not stopped. */
+function isStopped(pid: number): boolean {
+  try {
+    return /\) T/.test(readFileSync(`/proc/${pid}/stat`, 'utf8'))
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return false
+    throw error
+  }
+}
+
 /** Stops a process where it has been told to; false when it did not come there in time. */
 export async function hasStopped(program: Program, msMax: number): Promise<boolean> {
   for (const until = Date.now() + msMax; Date.now() < until; await sleep(10)) {
     const { pid } = program
     if (pid === undefined) return false
-    // The state follows the name, which is in parentheses (proc(5)).
-    if (/\) T/.test(readFileSync(`/proc/${pid}/stat`, 'utf8'))) return true
+    if (isStopped(pid)) return true
   }
   return false
 }
