@@ -18,6 +18,7 @@ export async function collectGarbage(tenant: Tenant): Promise<number> {
   const floor = tenant.floor?.clock
   // A floor may come before all that it covers has.
   if (!floor || tenant.isCollected || !tenant.covers(tenant.floor!.vector)) return 0
+  const { arrivals } = tenant
   let collected = 0
   let batch: RecordRef[] = []
   const flush = async () => {
@@ -40,7 +41,7 @@ export async function collectGarbage(tenant: Tenant): Promise<number> {
     }
   }
   if (batch.length > 0) await flush()
-  await tenant.noteCollected(floor)
+  await tenant.noteCollected(floor, arrivals)
   return collected
 }
 

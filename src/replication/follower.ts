@@ -148,18 +148,15 @@ export class Follower {
       // Another stream of that name, or another reader of it, may have begun: then its end is asked for anew.
       while (this.#readings.get(name) === reading && isInTime()) {
         const { position } = reading
-        if (position && position.stream !== info.incarnation) {
-          // It reads a stream that is gone, and may hear of that late or never.
-          await this.#stopReading(reading)
-          break
-        }
+        if (position && position.stream !== info.incarnation) break
         if (position && position.sequence === info.lastSequence) return this.#readAgain(streams, tenant, info, until)
         if (position && position.sequence > info.lastSequence) {
           const now = await stream.streamInfo(name)
           if (now?.incarnation === info.incarnation && now.lastSequence >= position.sequence)
             return this.#readAgain(streams, tenant, now, until)
           // It lost its end, or is another by now, and is read anew.
-          await this.#stopReading(reading)
+          reading.stop.abort()
+          await reading.done
           break
         }
         await time.sleep(2, { signal, ref: false }).catch(() => {})
@@ -167,11 +164,6 @@ export class Follower {
       if (isInTime()) await time.sleep(2, { signal, ref: false }).catch(() => {})
     }
     return false
-  }
-
-  async #stopReading(reading: Reading): Promise<void> {
-    reading.stop.abort()
-    await reading.done
   }
 
   /** Whether the tenant's stream has everything from its first entry on, or never had one. */

@@ -101,6 +101,8 @@ export async function importTransfer(
       const last = part.records.at(-1)
       const { vector: sourceVector, skipped } = head
       changed += await same(async open => {
+        // What was collected here may come back with it, and collecting that is under way may have gone past its place.
+        open.countArrival()
         // What was given up here, or forgotten, may be so since the last part only.
         if (!resumable) assertAboveOurs(open, sourceVector)
         const regains =
@@ -135,8 +137,7 @@ export async function importTransfer(
         }
         if (resumable) await open.finishJoin(finish)
         else await open.change(finish)
-        // What was collected here may have come back with it.
-        await open.noteCollected(undefined)
+        await open.noteArrivals()
       })
       return { records, changed, vector, skipped: lacking }
     }
@@ -221,27 +222,18 @@ const recordDigest = (key: Buffer, value: Buffer): Buffer =>
 
 /** One pass over the records; a bucket's digest is the XOR of its records', so that order does not matter. */
 export async function digestTenant(tenant: Tenant, collected: boolean): Promise<Digests> {
+  const vector = new Map(tenant.vector)
   const merging = !tenant.covers(await readMerging(tenant))
-  const chunks = tenant.chunks(prefixRange(prefixes.space(space.record)))[Symbol.asyncIterator]()
-  // In the writer's turn: a write that is being committed may be on disk before the vector has it, and digests with equal vectors would differ.
-  const { vector, floor, first } = await tenant.change(async () => ({
-    vector: new Map(tenant.vector),
-    floor: tenant.floor,
-    first: await chunks.next(),
-  }))
   const buckets = Buffer.alloc(BUCKETS * 8)
-  try {
-    for (let chunk = first; !chunk.done; chunk = await chunks.next())
-      for (const [key, value] of chunk.value) {
-        if (await isHidden(tenant, key, value)) continue
-        const at = bucketOf(key) * 8
-        const digest = recordDigest(key, value)
-        for (let n = 0; n < 8; n++) buckets[at + n]! ^= digest[n]!
-      }
-  } finally {
-    await chunks.return?.()
+  for await (const chunk of tenant.chunks(prefixRange(prefixes.space(space.record)))) {
+    for (const [key, value] of chunk) {
+      if (await isHidden(tenant, key, value)) continue
+      const at = bucketOf(key) * 8
+      const digest = recordDigest(key, value)
+      for (let n = 0; n < 8; n++) buckets[at + n]! ^= digest[n]!
+    }
   }
-  return { vector, floor, collected, merging, buckets }
+  return { vector, floor: tenant.floor, collected, merging, buckets }
 }
 
 export async function digestBucket(tenant: Tenant, bucket: number): Promise<{ key: Buffer; digest: Buffer }[]> {

@@ -93,6 +93,7 @@ export class Tenant {
   #onStaged: () => void = () => {}
   #cursor: StreamCursor | undefined
   #local: LocalState
+  #arrivals = 0
   #gc: FloorState
   #commits = 0
   #broken = false
@@ -356,8 +357,28 @@ export class Tenant {
     })
   }
 
-  /** Undefined: it has to be done again. */
-  async noteCollected(floor: Clock | undefined): Promise<void> {
+  /** How often records have come that may bring back what was collected. */
+  get arrivals(): number {
+    return this.#arrivals
+  }
+
+  /** Records are coming from another copy, perhaps with deletes that were collected here. */
+  countArrival(): void {
+    this.#arrivals++
+  }
+
+  /** Such records have come: it has to be done again. */
+  async noteArrivals(): Promise<void> {
+    this.#arrivals++
+    await this.#setCollected(undefined)
+  }
+
+  /** Collected as far as `floor`, by who began when there were `arrivals`: what came since has not been looked at. */
+  async noteCollected(floor: Clock, arrivals: number): Promise<void> {
+    if (arrivals === this.#arrivals) await this.#setCollected(floor)
+  }
+
+  async #setCollected(floor: Clock | undefined): Promise<void> {
     this.#gc = { ...this.#gc, collected: floor }
     await this.#writer.run(async staging => staging.put(keys.meta('floor'), encodeFloorState(this.#gc)))
   }

@@ -51,11 +51,7 @@ export const wideFaults = [
   'copy moved under load',
   'home lost unread',
 ] as const
-
-/** Those of lives that ask for them by name: too much is lost with each to draw them among the others. */
-export const focusFaults = ['all stores lost'] as const
-type WideFault = (typeof wideFaults)[number] | (typeof focusFaults)[number]
-export type FaultKind = (typeof plainFaults)[number] | WideFault
+export type FaultKind = (typeof plainFaults)[number] | (typeof wideFaults)[number]
 
 /** Where a process is paused between what it looked at and what it does. */
 export const pausePoints = [
@@ -80,13 +76,7 @@ const losesDisks: readonly FaultKind[] = [
   // While it is away, its disk is no place for whoever decides next.
   'home lost unread',
 ]
-const losesLog: readonly FaultKind[] = [
-  'stream deleted',
-  'stream tail lost',
-  'directory lost',
-  'directory put back',
-  'all stores lost',
-]
+const losesLog: readonly FaultKind[] = ['stream deleted', 'stream tail lost', 'directory lost', 'directory put back']
 
 const FAULTS = 7
 const WIDE_FAULTS = 9
@@ -191,7 +181,7 @@ export class Faults {
     this.#cluster.note(`fault: ${kind} (${node.id})`)
     if ((plainFaults as readonly string[]).includes(kind))
       this.#inflictPlain(kind as (typeof plainFaults)[number], node)
-    else this.#inflictWide(kind as WideFault, node)
+    else this.#inflictWide(kind as (typeof wideFaults)[number], node)
   }
 
   #inflictPlain(kind: (typeof plainFaults)[number], node: SimNode): void {
@@ -310,7 +300,7 @@ export class Faults {
     }
   }
 
-  #inflictWide(kind: WideFault, node: SimNode): void {
+  #inflictWide(kind: (typeof wideFaults)[number], node: SimNode): void {
     const world = this.#world
     const random = this.#random
     const cluster = this.#cluster
@@ -415,14 +405,6 @@ export class Faults {
         return
       case 'home lost unread':
         this.#loseHomeUnread()
-        return
-      case 'all stores lost':
-        cluster.natsDown = true
-        cluster.log.dropBucket(subjects.clusterBucket)
-        for (const name of [...cluster.log.streams.keys()]) cluster.log.deleteStream(name)
-        heal(random.int(500, 6000), () => {
-          cluster.natsDown = false
-        })
         return
       case 'copy moved under load': {
         this.providerMsMax = 4000
