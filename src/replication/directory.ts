@@ -175,6 +175,12 @@ export class Directory {
     return this.silentMs(node) < this.#options.leaseMs
   }
 
+  /** Of some nodes those to turn to: who lives or, when nothing is heard of any, all. That is no evidence against a node that can be asked. */
+  liveOrSilent(nodes: readonly string[]): string[] {
+    const live = nodes.filter(node => this.isLive(node))
+    return live.length > 0 ? live : [...nodes]
+  }
+
   /**
    * As {@link isLive}, for routing: a bucket from which nothing comes at all, as while its servers elect a leader, says nothing about any member, and those that lived are taken for alive
    * until it speaks again. Something must write to it all the time; controllers do.

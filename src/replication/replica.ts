@@ -408,11 +408,15 @@ export class Replica implements TenantHooks {
     for (;;) {
       const placement = this.directory.placement(tenant)
       const others = placement
-        ? activeHolders(placement).filter(holder => holder.node !== identity.node && this.directory.isLive(holder.node))
+        ? this.directory.liveOrSilent(
+            activeHolders(placement)
+              .map(({ node }) => node)
+              .filter(node => node !== identity.node),
+          )
         : []
       const leftMs = until - time.monotonic()
       if (placement && others.length > 0) {
-        const asked = others.map(async ({ node }) => {
+        const asked = others.map(async node => {
           if (!(await peers.to(node).awaitVector(tenant, placement.incarnation, position, leftMs)))
             throw new Error('not in time')
         })

@@ -203,23 +203,37 @@ export class Router {
   async #elsewhere(request: RouteRequest, placement: Placement): Promise<Route> {
     const { copies, directory, node } = this.#options
     const { tenant } = request
-    const live = activeHolders(placement).filter(holder => holder.node !== node && directory.isLive(holder.node))
-    if (request.forwardedBy !== undefined || live.length === 0) {
+    const others = activeHolders(placement)
+      .map(holder => holder.node)
+      .filter(other => other !== node)
+    let answering = others.filter(other => directory.isLive(other))
+    if (request.forwardedBy !== undefined || answering.length === 0) {
+      const asked = request.forwardedBy === undefined ? this.#ask(tenant, others) : []
       if (await copies.whenCurrent(tenant, WAIT_MS)) return { kind: 'local' }
       if (request.forwardedBy !== undefined)
         throw new PercolateError('MISDIRECTED', 'This node does not serve the tenant now; another holder does.')
-      throw new PercolateError(
-        'TENANT_UNAVAILABLE',
-        `No node that holds the tenant can answer now (${copies.reason(tenant).replace(/\.$/, '')}).`,
-        { retryAfterS: 2 },
-      )
+      answering = await asked
+      if (answering.length === 0)
+        throw new PercolateError(
+          'TENANT_UNAVAILABLE',
+          `No node that holds the tenant can answer now (${copies.reason(tenant).replace(/\.$/, '')}).`,
+          { retryAfterS: 2 },
+        )
     }
     this.#note(tenant, placement, request)
-    const targets = live
-      .map(holder => directory.member(holder.node))
+    const targets = answering
+      .map(other => directory.member(other))
       .filter((member): member is Member => member !== undefined)
       .sort((a, b) => rank(b, placement) - rank(a, placement))
     return this.#forward(targets)
+  }
+
+  /** Those of the nodes that say that their copy is current. That nothing is heard of a node proves nothing: the directory may be slow, or this node's watch of it. */
+  async #ask(tenant: TenantId, nodes: readonly string[]): Promise<string[]> {
+    const { peers } = this.#options
+    const isCurrent = async (node: string) => (await peers.to(node).status(tenant))?.state === 'current'
+    const answers = await Promise.all(nodes.map(node => isCurrent(node).catch(() => false)))
+    return nodes.filter((_, n) => answers[n])
   }
 
   #forward(targets: readonly Member[]): Route {

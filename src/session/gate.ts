@@ -86,11 +86,15 @@ export class Gate {
       )
     if (await replica.covers(tenant, bookmark.vector, bookmarkWaitMs)) return route
     const others = placement
-      ? activeHolders(placement).filter(({ node }) => node !== this.node && replica.directory.isLive(node))
+      ? replica.directory.liveOrSilent(
+          activeHolders(placement)
+            .map(({ node }) => node)
+            .filter(node => node !== this.node),
+        )
       : []
     const written = [...bookmark.vector.keys()]
     const targets = others
-      .flatMap(({ node }) => replica.directory.member(node) ?? [])
+      .flatMap(node => replica.directory.member(node) ?? [])
       .sort((a, b) => rank(b, written, placement?.home) - rank(a, written, placement?.home))
     if (forwardedBy === undefined && targets.length > 0) return { kind: 'forward', targets }
     throw new PercolateError(

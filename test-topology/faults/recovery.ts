@@ -38,9 +38,6 @@ export async function recover(world: World, tenants: readonly string[]): Promise
   return { problems, ms: performance.now() - startedAt }
 }
 
-/** How long after recovery a node may answer that it knows nobody who has the tenant. */
-const FOUND_MS_MAX = 10_000
-
 async function readEverywhere(
   { cluster }: World,
   tenant: string,
@@ -49,17 +46,9 @@ async function readEverywhere(
 ): Promise<(unknown | undefined)[]> {
   const seen: unknown[] = []
   for (const { url } of cluster.addresses.nodes) {
-    const read = () =>
-      ask(`${url}/api/v1/entities/${entity}`, 'GET', { 'x-tenant-id': tenant }).catch((error: Error) => ({
-        status: 0,
-        body: error.message,
-      }))
-    let answer = await read()
-    // Equal copies are there; a node that has none may need a moment more to know who has.
-    for (const until = performance.now() + FOUND_MS_MAX; answer.status === 503 && performance.now() < until; ) {
-      await sleep(250)
-      answer = await read()
-    }
+    const answer = await ask(`${url}/api/v1/entities/${entity}`, 'GET', { 'x-tenant-id': tenant }).catch(
+      (error: Error) => ({ status: 0, body: error.message }),
+    )
     if (answer.status === 200) seen.push(answer.body.properties.v)
     else if (answer.status === 404) seen.push(undefined)
     else problems.push(`${tenant}/${entity} cannot be read on ${url}: ${JSON.stringify(answer.body)}`)

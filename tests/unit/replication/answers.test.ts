@@ -52,3 +52,23 @@ describe('a read that has passed the gate', () => {
     },
   )
 })
+
+describe('a node without a copy that hears nothing of the holders', () => {
+  it.each([
+    ['sends the request to those that say that they have it', true],
+    ['refuses it when none can be reached', false],
+  ])('%s', async (_, canReach) => {
+    const small = await SmallCluster.start()
+    const { replica } = small.process('n3')
+    const { world, cluster } = small
+    // Its watch stays open and tells of nothing, until it is found deaf.
+    cluster.nats.deaf.set('n3', { sinceMs: world.nowMs, untilMs: world.nowMs + 20_000 })
+    await small.until('n3 takes the holders for dead', () => !['n1', 'n2'].some(node => replica.directory.isLive(node)))
+    if (!canReach) for (const node of ['n1', 'n2']) cluster.node(node)!.process!.kill()
+    const routed = small.settle(
+      replica.router.route({ tenant: small.tenant, needsHome: false, forwardedBy: undefined }),
+    )
+    if (canReach) await expect(routed).resolves.toMatchObject({ targets: [{ node: 'n1' }, { node: 'n2' }] })
+    else await expect(routed).rejects.toMatchObject({ code: 'TENANT_UNAVAILABLE' })
+  })
+})
