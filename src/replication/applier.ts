@@ -153,6 +153,12 @@ export class Applier {
     return kept
   }
 
+  /** Keeps an entry in a copy that is only being made, and takes nothing yet: {@link applyDue} looks at it when the copy is whole, also one that is due by now, or known then. */
+  async keepForLater(tenant: Tenant, bytes: Buffer): Promise<'parked' | 'refused' | 'full'> {
+    const entry = this.#read(tenant, bytes)
+    return entry ? this.#park(tenant, entry, bytes) : 'refused'
+  }
+
   /** Applies what was parked and is due, in order, and what waits behind it. What is due and lacks the one before it is a hole from then on. Returns how many are left. */
   async applyDue(tenant: Tenant): Promise<number> {
     let entries = 0

@@ -19,10 +19,11 @@ import type { Follower } from './follower.ts'
 import { Holes } from './holes.ts'
 import { countLate, moveLate } from './late.ts'
 import { handOnParked, summarizeParked } from './parked.ts'
-import type { CopyState, CopyStatus, PeerHandlers, PeerPort, TransferPart } from './peer.ts'
+import type { CopyState, CopyStatus, PeerHandlers, PeerPort } from './peer.ts'
 import { activeHolders, holderOf, type Placement } from './placement.ts'
 import type { Reconciler } from './reconciler.ts'
 import { setCorruptCopyAside } from './replace.ts'
+import type { StoredCopy } from './snapshots.ts'
 import { importTransfer, readProgress } from './transfer.ts'
 import { sameCopy, withCopy } from './with-copy.ts'
 
@@ -38,8 +39,8 @@ export interface CopiesOptions {
   readonly peers: PeerPort
   readonly reconciler: Reconciler
   readonly replicas: number
-  /** Parts of the tenant's newest snapshot outside of any node, or undefined when there is none. */
-  readonly snapshot: (tenant: TenantId, incarnation: string) => Promise<AsyncIterable<TransferPart> | undefined>
+  /** What is stored of the tenant outside of any node, or undefined when there is nothing. */
+  readonly snapshot: (tenant: TenantId, incarnation: string) => Promise<StoredCopy | undefined>
   /** The copy is trusted from now on: its outbox may be published, its requests answered. */
   readonly onCurrent: (tenant: TenantId) => void
   readonly retryMs: number
@@ -475,7 +476,11 @@ export class Copies {
     // Else it became whole in an attempt before.
     if (isJoining) {
       if (source || outside) {
-        const parts = source ? peers.to(source).transfer(tenant, placement.incarnation, progress?.after) : outside!
+        // Before the copy is whole, so that it has them whenever it is taken for whole.
+        if (outside) await this.#reconciler.takeStoredParked(use, outside)
+        const parts = source
+          ? peers.to(source).transfer(tenant, placement.incarnation, progress?.after)
+          : outside!.parts
         const { records } = await importTransfer(use, parts, { resumable: true })
         logger.info({ tenant, records, from: source ?? 'a stored snapshot' }, 'made a copy')
       }
@@ -491,6 +496,8 @@ export class Copies {
     }
     copy.isComplete = true
     const isWhole = await follower.catchUp(tenant)
+    // What was parked in the snapshot and is due by now.
+    if (outside) await pool.use(tenant, open => applier.applyDue(open))
     if (
       outside &&
       placement.covered &&

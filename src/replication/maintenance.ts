@@ -2,7 +2,7 @@ import type { TenantId } from '../base/ids.ts'
 import type { Logger } from '../base/logger.ts'
 import type { Time } from '../base/time.ts'
 import type { Clock } from '../clock/hlc.ts'
-import { dominates, joinVectors, type VersionVector } from '../clock/vector.ts'
+import { joinVectors } from '../clock/vector.ts'
 import { planFloor } from '../rem/floor.ts'
 import type { TenantPool } from '../tenant/pool.ts'
 import { repairFrom } from './anti-entropy.ts'
@@ -12,6 +12,8 @@ import type { Copies } from './copies.ts'
 import type { Directory } from './directory.ts'
 import { readSkipped } from './export.ts'
 import type { Homes } from './homes.ts'
+import { type Holdings, holdsAll } from './manifest.ts'
+import { parkedPositions } from './parked.ts'
 import type { PeerPort } from './peer.ts'
 import type { Placement } from './placement.ts'
 import type { Reconciler } from './reconciler.ts'
@@ -81,7 +83,7 @@ export class Maintenance {
   /** Tenants with parked entries, each with a number that grows whenever one is parked. */
   readonly #parked = new Map<TenantId, number>()
   readonly #floors = new Set<TenantId>()
-  readonly #saved = new Map<TenantId, VersionVector>()
+  readonly #saved = new Map<TenantId, Holdings>()
   readonly #stop = new AbortController()
   #running: Promise<void> | undefined
 
@@ -103,17 +105,8 @@ export class Maintenance {
     if (floor) this.#floors.add(tenant)
     const { time, gcIntervalMs, antiEntropyMs, snapshotIntervalMs } = this.#options
     const now = time.monotonic()
+    const due = this.#dueOf(tenant, now)
     // What is due already stays due then, however much changes.
-    let due = this.#due.get(tenant)
-    if (!due) {
-      due = {
-        gcAtMs: Number.POSITIVE_INFINITY,
-        compareAtMs: Number.POSITIVE_INFINITY,
-        snapshotAtMs: Number.POSITIVE_INFINITY,
-        changedAtMs: now,
-      }
-      this.#due.set(tenant, due)
-    }
     if (data) {
       due.changedAtMs = now
       due.gcAtMs = Math.min(due.gcAtMs, now + gcIntervalMs)
@@ -122,9 +115,25 @@ export class Maintenance {
     due.snapshotAtMs = Math.min(due.snapshotAtMs, now + snapshotIntervalMs)
   }
 
-  /** The copy has entries that wait for their clock. */
+  #dueOf(tenant: TenantId, now: number): Due {
+    const known = this.#due.get(tenant)
+    if (known) return known
+    const due = {
+      gcAtMs: Number.POSITIVE_INFINITY,
+      compareAtMs: Number.POSITIVE_INFINITY,
+      snapshotAtMs: Number.POSITIVE_INFINITY,
+      changedAtMs: now,
+    }
+    this.#due.set(tenant, due)
+    return due
+  }
+
+  /** The copy has entries that wait for their clock: they are looked at until none is left, and belong in the next snapshot. */
   parked(tenant: TenantId): void {
     this.#parked.set(tenant, (this.#parked.get(tenant) ?? 0) + 1)
+    const now = this.#options.time.monotonic()
+    const due = this.#dueOf(tenant, now)
+    due.snapshotAtMs = Math.min(due.snapshotAtMs, now + this.#options.snapshotIntervalMs)
   }
 
   hasParked(tenant: TenantId): boolean {
@@ -136,21 +145,22 @@ export class Maintenance {
     const { pool, snapshots, directory, node, logger } = this.#options
     if (!snapshots) return undefined
     const tier = directory.placement(tenant)?.tier ?? directory.member(node)?.tier ?? ''
-    const copy = await pool.use(tenant, async ({ identity, isJoining, vector }) => ({
-      incarnation: identity.incarnation,
-      isJoining,
-      vector,
+    const copy = await pool.use(tenant, async open => ({
+      incarnation: open.identity.incarnation,
+      isJoining: open.isJoining,
+      vector: open.vector,
+      parked: await parkedPositions(open),
     }))
     if (!copy || copy.isJoining) return undefined
     const { incarnation } = copy
-    const last = this.#saved.get(tenant) ?? (await snapshots.info(tenant, incarnation))?.vector
-    if (last && dominates(last, copy.vector)) {
+    const last = this.#saved.get(tenant) ?? (await snapshots.info(tenant, incarnation))
+    if (last && holdsAll(last, copy)) {
       this.#saved.set(tenant, last)
       return undefined
     }
     const use: UseCopy = work => withCopy(pool, tenant, incarnation, work)
     const info = await snapshots.save({ tenant, incarnation, use }, node, tier)
-    this.#saved.set(tenant, info.vector)
+    this.#saved.set(tenant, { vector: info.vector, parked: info.parked })
     this.counts.snapshots++
     logger.info({ tenant, snapshot: info.id, records: info.records, bytes: info.bytes }, 'stored a snapshot')
     return info

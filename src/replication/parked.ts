@@ -1,9 +1,10 @@
 import { createHash } from 'node:crypto'
 import type { TenantId } from '../base/ids.ts'
 import { decodeEntry } from '../storage/codec.ts'
-import { keyAfter, keys, prefixes, prefixRange, space } from '../storage/keys.ts'
+import { KeyReader, keyAfter, keys, prefixes, prefixRange, space } from '../storage/keys.ts'
 import type { TenantPool } from '../tenant/pool.ts'
 import type { Tenant } from '../tenant/tenant.ts'
+import { type Positions, positionsOf } from './manifest.ts'
 
 /** Bytes of parked entries that go to another node in one call, about; one entry may be larger. */
 const PAGE_BYTES = 1024 * 1024
@@ -35,6 +36,17 @@ export async function summarizeParked(open: Tenant): Promise<ParkedSummary> {
       entries++
     }
   return entries === 0 ? NOTHING_PARKED : { entries, mark: hash.digest('hex').slice(0, 16) }
+}
+
+/** Which entries are parked in a copy. */
+export async function parkedPositions(open: Tenant): Promise<Positions> {
+  const found: ParkedPosition[] = []
+  for await (const chunk of open.chunks({ ...range(), values: false }))
+    for (const [key] of chunk) {
+      const reader = new KeyReader(key)
+      found.push({ origin: reader.text(), sequence: reader.u64() })
+    }
+  return positionsOf(found)
 }
 
 /** Entries that are parked in a copy, a page of them in the order of their keys; none: there are no more behind `after`. */

@@ -5,7 +5,7 @@ import { compareClocks } from '../clock/hlc.ts'
 import { dominates, type VersionVector } from '../clock/vector.ts'
 import { isFloorOp } from '../rem/floor.ts'
 import { decodeEntry, type Entry } from '../storage/codec.ts'
-import { prefixes, prefixRange, space } from '../storage/keys.ts'
+import { keys, prefixes, prefixRange, space } from '../storage/keys.ts'
 import type { TenantPool } from '../tenant/pool.ts'
 import type { Tenant } from '../tenant/tenant.ts'
 import type { Applier } from './applier.ts'
@@ -15,6 +15,7 @@ import { type ParkedPosition, summarizeParked } from './parked.ts'
 import type { CopyStatus, PeerPort, TransferPart } from './peer.ts'
 import type { Placement } from './placement.ts'
 import type { Hint } from './publisher.ts'
+import type { StoredCopy } from './snapshots.ts'
 import { type Imported, importTransfer } from './transfer.ts'
 import { sameCopy, type UseCopy, withCopy } from './with-copy.ts'
 
@@ -64,12 +65,19 @@ export class Reconciler {
   }
 
   /**
-   * Merges a stored snapshot that has something this copy lacks; whether it had. TENANT_UNAVAILABLE when deletes that this copy never saw may be forgotten there: then the two can't be merged, and only another holder can
+   * Merges a stored snapshot that has something this copy lacks, and takes over what was parked; whether it had something. TENANT_UNAVAILABLE when deletes that this copy never saw may be forgotten there: then the two can't be merged, and only another holder can
    * say what of this copy is deleted. SNAPSHOT_INVALID when it can't be used otherwise.
    */
-  async takeStored(tenant: TenantId, parts: AsyncIterable<TransferPart>): Promise<boolean> {
-    const { pool, applier } = this.#options
+  async takeStored(tenant: TenantId, stored: StoredCopy): Promise<boolean> {
+    const { pool } = this.#options
     const use = sameCopy(work => withCopy(pool, tenant, undefined, work))
+    const isNews = await this.#mergeStored(tenant, stored.parts, use)
+    await this.takeStoredParked(use, stored)
+    return isNews
+  }
+
+  async #mergeStored(tenant: TenantId, parts: AsyncIterable<TransferPart>, use: UseCopy): Promise<boolean> {
+    const { applier } = this.#options
     const rest = parts[Symbol.asyncIterator]()
     try {
       const first = await rest.next()
@@ -139,6 +147,20 @@ export class Reconciler {
       })
       after = decodeEntry(page.at(-1)!)
     }
+  }
+
+  /** Takes over what stored copies kept until its clock was due. A copy that is only being made keeps it all, and applies nothing yet. With no more room it is set aside, where an operator finds it. */
+  async takeStoredParked(use: UseCopy, { parked }: StoredCopy): Promise<void> {
+    const { applier } = this.#options
+    for await (const page of parked)
+      await use(async open => {
+        for (const bytes of page) {
+          const kept = open.isJoining ? await applier.keepForLater(open, bytes) : await applier.keep(open, bytes)
+          if (kept !== 'full') continue
+          const { origin, sequence } = decodeEntry(bytes)
+          await open.change(async staging => staging.put(keys.quarantine(origin, sequence), bytes))
+        }
+      })
   }
 
   /** Hints again at what another copy lacks of what this one has: it may have missed it, and nothing more may come. */

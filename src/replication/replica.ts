@@ -215,7 +215,7 @@ export class Replica implements TenantHooks {
       peers,
       reconciler: this.reconciler,
       replicas: settings.replicas,
-      snapshot: async (tenant, incarnation) => snapshots?.parts(tenant, incarnation),
+      snapshot: async (tenant, incarnation) => snapshots?.stored(tenant, incarnation),
       onCurrent: tenant => {
         this.publisher.notify(tenant)
         this.maintenance.parked(tenant)

@@ -5,38 +5,33 @@ import type { TenantId } from '../base/ids.ts'
 import type { Logger } from '../base/logger.ts'
 import type { Time } from '../base/time.ts'
 import { compareClocks } from '../clock/hlc.ts'
-import { dominates, type VersionVector, vectorFromObject, vectorToObject } from '../clock/vector.ts'
+import { vectorToObject } from '../clock/vector.ts'
 import type { ObjectStore } from '../objects/port.ts'
 import type { GcFloor } from '../rem/floor.ts'
+import { decodeEntry } from '../storage/codec.ts'
 import { exportCopy } from './export.ts'
+import {
+  byCoverage,
+  type Holdings,
+  holdingsOf,
+  holdsAll,
+  type Manifest,
+  parseManifest,
+  positionsOf,
+  type StoredObject,
+} from './manifest.ts'
+import { type ParkedPosition, parkedEntries } from './parked.ts'
 import type { TransferHead, TransferPart } from './peer.ts'
 import { decodePart, encodePart } from './transfer.ts'
-import type { UseCopy } from './with-copy.ts'
+import { sameCopy, type UseCopy } from './with-copy.ts'
 
-export interface SnapshotInfo {
+export interface SnapshotInfo extends Holdings {
   readonly id: string
   readonly incarnation: string
-  readonly vector: VersionVector
   readonly madeAtMs: number
   readonly node: string
   readonly records: number
   readonly bytes: number
-}
-
-export interface Manifest {
-  readonly version: 1
-  readonly tenant: string
-  readonly incarnation: string
-  readonly id: string
-  readonly node: string
-  /** Absent in the sets of the first builds. */
-  readonly tier?: string
-  readonly madeAtMs: number
-  /** One more than that of any set that its writer saw. Absent in the sets of the first builds. */
-  readonly generation?: number
-  readonly vector: Record<string, number>
-  readonly records: number
-  readonly parts: readonly { readonly name: string; readonly bytes: number; readonly sha256: string }[]
 }
 
 /** A copy that a set is made of. */
@@ -44,6 +39,14 @@ export interface Snapshotted {
   readonly tenant: TenantId
   readonly incarnation: string
   readonly use: UseCopy
+}
+
+/** What a copy can be made from, or brought up to date with, when no other node has one. */
+export interface StoredCopy {
+  /** The newest set; every object is checked against the manifest before any of its records is given out. */
+  readonly parts: AsyncIterable<TransferPart>
+  /** What the stored copies kept until its clock was due, whatever has become of it since; pages of bytes of entries, each entry once. */
+  readonly parked: AsyncIterable<readonly Buffer[]>
 }
 
 const ROOT = 'snapshots'
@@ -58,8 +61,8 @@ const ID_TIME_CHARS = 12
 const OBJECT_BYTES = 4 * 1024 * 1024
 
 /**
- * Snapshots in the object store: under `snapshots/<tenant>/<incarnation>/<id>/` numbered part objects, then `manifest.json` with their sizes and SHA-256, written last. A set
- * without a manifest is none; a part that does not agree with the manifest makes the set unusable.
+ * Snapshots in the object store: under `snapshots/<tenant>/<incarnation>/<id>/` numbered part objects, those of what is parked in objects of their own, then `manifest.json` with their sizes and SHA-256,
+ * written last. A set without a manifest is none; an object that does not agree with the manifest makes the set unusable.
  */
 export class SnapshotStore {
   readonly #objects: ObjectStore
@@ -98,34 +101,21 @@ export class SnapshotStore {
   ): Promise<Manifest> {
     const { id, node } = made
     const folder = `${ROOT}/${tenant}/${incarnation}/${id}`
-    const parts: { name: string; bytes: number; sha256: string }[] = []
+    const same = sameCopy(use)
+    // First what is parked: what is applied meanwhile is there twice, and not in neither place.
+    const parked = await this.#storeParked(same, folder)
+    const writer = this.#writer(folder, 'part')
     let head: TransferHead | undefined
     let records = 0
-    let pending: Buffer[] = []
-    let pendingBytes = 0
-    const flush = async () => {
-      if (pending.length === 0) return
-      const body = Buffer.concat(pending)
-      const name = `part-${String(parts.length).padStart(6, '0')}`
-      await this.#put(`${folder}/${name}`, body)
-      parts.push({ name, bytes: body.length, sha256: sha256(body) })
-      pending = []
-      pendingBytes = 0
-    }
-    for await (const part of exportCopy(use, node, undefined)) {
+    for await (const part of exportCopy(same, node, undefined)) {
       if ('head' in part) head = part.head
       else if ('records' in part) records += part.records.length
       // A set with records from before and after a floor would be no copy when it is restored.
       else if (!isSameFloor(head?.floor, part.end.floor))
         throw new PercolateError('TENANT_UNAVAILABLE', 'Garbage was collected while the snapshot was read; try again.')
-      const bytes = encodePart(part)
-      const length = Buffer.alloc(4)
-      length.writeUInt32BE(bytes.length)
-      pending.push(length, bytes)
-      pendingBytes += bytes.length
-      if (pendingBytes >= OBJECT_BYTES) await flush()
+      await writer.add(encodePart(part))
     }
-    await flush()
+    const parts = await writer.end()
     const manifest: Manifest = {
       version: 1,
       tenant,
@@ -134,9 +124,55 @@ export class SnapshotStore {
       vector: vectorToObject(head?.vector ?? new Map()),
       records,
       parts,
+      ...(parked ? { parked } : {}),
     }
     await this.#put(`${folder}/manifest.json`, Buffer.from(JSON.stringify(manifest)))
     return manifest
+  }
+
+  async #storeParked(use: UseCopy, folder: string): Promise<Manifest['parked']> {
+    const writer = this.#writer(folder, 'parked')
+    const stored: ParkedPosition[] = []
+    for (let after: ParkedPosition | undefined; ; after = stored.at(-1)) {
+      const page = await use(open => parkedEntries(open, after))
+      if (page.length === 0) break
+      for (const bytes of page) {
+        const { origin, sequence } = decodeEntry(bytes)
+        stored.push({ origin, sequence })
+        await writer.add(bytes)
+      }
+    }
+    const parts = await writer.end()
+    return stored.length > 0 ? { positions: positionsOf(stored), parts } : undefined
+  }
+
+  /** Writes pieces, each behind its length, into numbered objects of about {@link OBJECT_BYTES}. */
+  #writer(folder: string, prefix: string) {
+    const objects: StoredObject[] = []
+    let pending: Buffer[] = []
+    let pendingBytes = 0
+    const flush = async () => {
+      if (pending.length === 0) return
+      const body = Buffer.concat(pending)
+      const name = `${prefix}-${String(objects.length).padStart(6, '0')}`
+      await this.#put(`${folder}/${name}`, body)
+      objects.push({ name, bytes: body.length, sha256: sha256(body) })
+      pending = []
+      pendingBytes = 0
+    }
+    return {
+      add: async (piece: Buffer): Promise<void> => {
+        const length = Buffer.alloc(4)
+        length.writeUInt32BE(piece.length)
+        pending.push(length, piece)
+        pendingBytes += piece.length
+        if (pendingBytes >= OBJECT_BYTES) await flush()
+      },
+      end: async (): Promise<readonly StoredObject[]> => {
+        await flush()
+        return objects
+      },
+    }
   }
 
   /** The newest complete set, or undefined. Newest is what has everything that others have ({@link byCoverage}); no clock has a say in it. */
@@ -149,10 +185,15 @@ export class SnapshotStore {
     return manifest && infoOf(manifest)
   }
 
-  /** The parts of the newest set that was not found damaged before; every object is checked against the manifest before any of its records is given out. */
-  async parts(tenant: TenantId, incarnation: string): Promise<AsyncIterable<TransferPart> | undefined> {
-    const manifest = await this.newest(tenant, incarnation)
-    return manifest && this.#readOrNote(manifest)
+  /** What is stored of the tenant, or undefined. A set that was found damaged before is taken last. */
+  async stored(tenant: TenantId, incarnation: string): Promise<StoredCopy | undefined> {
+    const [newest, ...others] = await this.#manifests(tenant, incarnation)
+    if (!newest) return undefined
+    return {
+      parts: this.#noting(newest, this.#read(newest, newest.parts, decodePart)),
+      // The others may have something parked that the newest, of another node's copy, has not.
+      parked: this.#readParked([newest, ...others.filter(({ id }) => !this.#damaged.has(id))]),
+    }
   }
 
   /** Tenants that may have a snapshot: what is left when every disk and the directory are gone. */
@@ -171,9 +212,28 @@ export class SnapshotStore {
     return undefined
   }
 
-  async *#readOrNote(manifest: Manifest): AsyncGenerator<TransferPart> {
+  async *#readParked(manifests: readonly Manifest[]): AsyncGenerator<readonly Buffer[]> {
+    const seen = new Set<string>()
+    for (const manifest of manifests)
+      for (const object of manifest.parked?.parts ?? []) {
+        const page: Buffer[] = []
+        for await (const bytes of this.#noting(
+          manifest,
+          this.#read(manifest, [object], piece => piece),
+        )) {
+          const { origin, sequence } = decodeEntry(bytes)
+          const position = `${origin} ${sequence}`
+          if (!seen.has(position)) page.push(bytes)
+          seen.add(position)
+        }
+        yield page
+      }
+  }
+
+  /** Remembers that a set is damaged when it is found so. */
+  async *#noting<T>(manifest: Manifest, read: AsyncGenerator<T>): AsyncGenerator<T> {
     try {
-      yield* this.#read(manifest)
+      yield* read
     } catch (error) {
       if (error instanceof PercolateError && (error.code === 'SNAPSHOT_INVALID' || error.code === 'NOT_FOUND')) {
         this.#logger.error(
@@ -187,15 +247,20 @@ export class SnapshotStore {
     }
   }
 
-  async *#read(manifest: Manifest): AsyncGenerator<TransferPart> {
+  /** The pieces in those objects of a set, each object checked as a whole before the first of them. */
+  async *#read<T>(
+    manifest: Manifest,
+    objects: readonly StoredObject[],
+    decode: (piece: Buffer) => T,
+  ): AsyncGenerator<T> {
     const folder = `${ROOT}/${manifest.tenant}/${manifest.incarnation}/${manifest.id}`
-    for (const { name, bytes, sha256: expected } of manifest.parts) {
+    for (const { name, bytes, sha256: expected } of objects) {
       if (bytes > PART_BYTES_MAX) throw damaged(manifest, name)
       const body = await this.#get(`${folder}/${name}`, bytes)
       if (body.length !== bytes || sha256(body) !== expected) throw damaged(manifest, name)
       for (let at = 0; at < body.length; ) {
         const length = body.readUInt32BE(at)
-        yield decodePart(body.subarray(at + 4, at + 4 + length))
+        yield decode(body.subarray(at + 4, at + 4 + length))
         at += 4 + length
       }
     }
@@ -207,18 +272,8 @@ export class SnapshotStore {
       throw error
     })
     if (!body) return undefined
-    try {
-      const manifest = JSON.parse(body.toString()) as Manifest
-      const valid =
-        manifest.version === 1 &&
-        manifest.tenant === tenant &&
-        manifest.incarnation === incarnation &&
-        Array.isArray(manifest.parts) &&
-        vectorFromObject(manifest.vector) !== undefined
-      if (valid) return manifest
-    } catch {
-      // Reported below like every other damage.
-    }
+    const manifest = parseManifest(body, tenant, incarnation)
+    if (manifest) return manifest
     this.#logger.error(
       { tenant, folder },
       'the manifest of a snapshot is damaged; an older one is used if there is one',
@@ -242,7 +297,7 @@ export class SnapshotStore {
     const kept: Manifest[] = []
     for (const manifest of manifests) {
       const isCovered = kept.some(
-        other => !this.#damaged.has(other.id) && dominates(vectorOf(other), vectorOf(manifest)),
+        other => !this.#damaged.has(other.id) && holdsAll(holdingsOf(other), holdingsOf(manifest)),
       )
       if (kept.length < KEPT || !isCovered) {
         kept.push(manifest)
@@ -294,26 +349,6 @@ export class SnapshotStore {
 const isSameFloor = (a: GcFloor | undefined, b: GcFloor | undefined): boolean =>
   a === b || (a !== undefined && b !== undefined && compareClocks(a.clock, b.clock) === 0)
 
-const vectorOf = (manifest: Manifest): VersionVector => vectorFromObject(manifest.vector) ?? new Map()
-
-/**
- * Sets by what they cover: one that has all of another comes before it. Of those that each have something of their own the one stored after more others comes first. The times in their names, by which a
- * wrong clock would have a say, decide between equals only.
- */
-export function byCoverage<T extends Pick<Manifest, 'id' | 'vector' | 'generation'>>(sets: readonly T[]): T[] {
-  const left = sets
-    .map(set => ({ set, vector: vectorFromObject(set.vector) ?? new Map<string, number>() }))
-    .sort((a, b) => (b.set.generation ?? 0) - (a.set.generation ?? 0) || (a.set.id < b.set.id ? 1 : -1))
-  const sorted: T[] = []
-  while (left.length > 0) {
-    const isCovered = (vector: VersionVector) =>
-      left.some(other => dominates(other.vector, vector) && !dominates(vector, other.vector))
-    const at = left.findIndex(({ vector }) => !isCovered(vector))
-    sorted.push(...left.splice(at, 1).map(({ set }) => set))
-  }
-  return sorted
-}
-
 const sha256 = (body: Buffer) => createHash('sha256').update(body).digest('hex')
 
 const damaged = (manifest: Manifest, part: string) =>
@@ -325,9 +360,9 @@ const damaged = (manifest: Manifest, part: string) =>
 const infoOf = (manifest: Manifest): SnapshotInfo => ({
   id: manifest.id,
   incarnation: manifest.incarnation,
-  vector: vectorFromObject(manifest.vector) ?? new Map(),
+  ...holdingsOf(manifest),
   madeAtMs: manifest.madeAtMs,
   node: manifest.node,
   records: manifest.records,
-  bytes: manifest.parts.reduce((sum, { bytes }) => sum + bytes, 0),
+  bytes: [...manifest.parts, ...(manifest.parked?.parts ?? [])].reduce((sum, { bytes }) => sum + bytes, 0),
 })

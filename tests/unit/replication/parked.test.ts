@@ -1,9 +1,12 @@
 import { describe, expect, it } from 'vitest'
+import type { ObjectStore } from '../../../src/objects/port.ts'
 import { planEntity } from '../../../src/rem/plan.ts'
+import type { ReplicaSettings } from '../../../src/replication/replica.ts'
 import { encodeEntry } from '../../../src/storage/codec.ts'
 import { prefixes, prefixRange, space } from '../../../src/storage/keys.ts'
 import { subjects } from '../../../src/stream/subjects.ts'
 import { TIMES } from '../../sim/cluster.ts'
+import { SimObjects } from '../../sim/objects.ts'
 import { SmallCluster } from '../../support/small-cluster.ts'
 
 /** Further ahead than {@link TIMES} let a clock be, and than it takes to move a copy or two. */
@@ -40,7 +43,20 @@ async function parkedOn(small: SmallCluster, node: string): Promise<number> {
 const givenUp = (small: SmallCluster, nodes = ['n1', 'n2', 'n3']) =>
   nodes.reduce((sum, node) => sum + small.process(node).replica.copies.givenUp, 0)
 
-const start = () => SmallCluster.start({ settings: { tombstoneMs: 1e9 } })
+const start = (options: { objects?: ObjectStore; settings?: Partial<ReplicaSettings> } = {}) =>
+  SmallCluster.start({ ...options, settings: { tombstoneMs: 1e9, ...options.settings } })
+
+async function store(small: SmallCluster, node: string): Promise<void> {
+  expect(await small.settle(small.process(node).replica.maintenance.snapshot(small.tenant))).toBeDefined()
+}
+
+/** Those nodes come back with empty disks. */
+async function loseDisks(small: SmallCluster, nodes: readonly string[]): Promise<void> {
+  for (const id of nodes) small.cluster.node(id)!.process?.kill()
+  for (const id of nodes) small.cluster.node(id)!.loseDisk()
+  await small.world.run(1000)
+  for (const id of nodes) small.cluster.node(id)!.start()
+}
 
 /** As the controller does with a stream that is idle and that every live holder has read. */
 async function reap(small: SmallCluster): Promise<void> {
@@ -157,6 +173,67 @@ describe('entries from the future, whose writer and whose stream are gone', () =
     small.cluster.node('n2')!.start()
     await small.until('n2 is current', () => small.isCurrent('n2'))
     expect(await parkedOn(small, 'n2')).toBe(3)
+  })
+
+  it('are in a stored snapshot, and in the copy that is made from it when every disk is lost', async () => {
+    const small = await start({ objects: new SimObjects() })
+    await store(small, 'n1')
+    publish(small, entries(small, 1, 3))
+    await small.until('both have parked them', () => isParked(small, 'n1') && isParked(small, 'n2'))
+    await small.world.run(1000)
+    await reap(small)
+    // Nothing but what is parked is new.
+    await store(small, 'n1')
+    expect(await small.settle(small.process('n1').replica.maintenance.snapshot(small.tenant))).toBeUndefined()
+    await loseDisks(small, ['n1', 'n2'])
+    await small.until('n1 is current', () => small.isCurrent('n1'))
+    expect(await parkedOn(small, 'n1')).toBe(3)
+    expect(await small.read('n1', 'e1'), 'it is not due').toBeUndefined()
+    await small.until('they are due', () => !isParked(small, 'n1'), 2 * AHEAD_MS)
+    for (const n of [1, 2, 3]) expect(await small.read('n1', `e${n}`), `e${n}`).toBeDefined()
+    expect(givenUp(small)).toBe(0)
+  })
+
+  it('are applied at once by a copy that is made from a snapshot when they are due', async () => {
+    const small = await start({ objects: new SimObjects() })
+    publish(small, entries(small, 1, 3))
+    await small.until('both have parked them', () => isParked(small, 'n1') && isParked(small, 'n2'))
+    await small.world.run(1000)
+    await reap(small)
+    await store(small, 'n1')
+    for (const node of ['n1', 'n2']) small.process(node).kill()
+    await small.world.run(2 * AHEAD_MS)
+    await loseDisks(small, ['n1', 'n2'])
+    await small.until('n1 is current', () => small.isCurrent('n1'))
+    for (const n of [1, 2, 3]) expect(await small.read('n1', `e${n}`), `e${n}`).toBeDefined()
+    expect(await parkedOn(small, 'n1')).toBe(0)
+  })
+
+  it('are taken from a stored snapshot by a copy that slept when they came', async () => {
+    const small = await start({ objects: new SimObjects(), settings: { syncMaxAgeMs: 20_000 } })
+    await small.world.run(10_000)
+    small.process('n2').kill()
+    await small.settle(small.process('n1').replica.service.push(small.tenant, entries(small, 1, 3, 10 * AHEAD_MS)))
+    await small.settle(small.put('n1', 'second'))
+    await small.world.run(40_000)
+    await store(small, 'n1')
+    small.process('n1').kill()
+    small.cluster.node('n2')!.start()
+    await small.until('n2 is current', () => small.isCurrent('n2'))
+    expect(await small.read('n2', 'second')).toBeDefined()
+    expect(await parkedOn(small, 'n2')).toBe(3)
+  })
+
+  it('are stored by the home, though nothing else has changed', async () => {
+    const small = await start({ objects: new SimObjects(), settings: { snapshotIntervalMs: 3000 } })
+    const { maintenance } = small.process('n1').replica
+    await small.until('all else is stored', () => maintenance.counts.snapshots > 0)
+    await small.world.run(10_000)
+    const before = maintenance.counts.snapshots
+    await small.settle(small.process('n1').replica.service.push(small.tenant, entries(small, 1, 3)))
+    await small.until('they are stored', () => maintenance.counts.snapshots > before, 10_000)
+    await small.world.run(10_000)
+    expect(maintenance.counts.snapshots, 'once').toBe(before + 1)
   })
 
   it('are counted once, however often they come', async () => {

@@ -1,10 +1,14 @@
+import { Readable } from 'node:stream'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { parseTenantId } from '../../../src/base/ids.ts'
 import { offsetTime, systemTime } from '../../../src/base/time.ts'
 import type { EmbeddedS3 } from '../../../src/objects/embedded/server.ts'
 import type { S3ObjectStore } from '../../../src/objects/s3.ts'
 import { planEntity } from '../../../src/rem/plan.ts'
-import { byCoverage, SnapshotStore, type Snapshotted } from '../../../src/replication/snapshots.ts'
+import { byCoverage, holdsAll, type Positions } from '../../../src/replication/manifest.ts'
+import { SnapshotStore, type Snapshotted } from '../../../src/replication/snapshots.ts'
+import { decodeEntry, encodeEntry } from '../../../src/storage/codec.ts'
+import { keys } from '../../../src/storage/keys.ts'
 import { MemoryKv } from '../../../src/storage/memory.ts'
 import { Tenant } from '../../../src/tenant/tenant.ts'
 import { connectS3, logger, remove, startTestS3, tempFolder } from '../../support/running.ts'
@@ -42,6 +46,21 @@ const copyOf = (tenant: Tenant): Snapshotted => ({
 })
 const write = (tenant: Tenant, id: string) =>
   tenant.write(({ clock }) => ({ ops: planEntity({ id }, clock), result: undefined }))
+const park = (tenant: Tenant, sequences: readonly number[]) =>
+  tenant.change(async staging => {
+    for (const sequence of sequences) {
+      const clock = { wall: Date.now() + HOUR_MS, counter: sequence, origin: 'gone' }
+      const { incarnation } = tenant.identity
+      const entry = { tenant: tenant.id, incarnation, origin: 'gone', sequence, ops: planEntity({ id: 'e' }, clock) }
+      staging.put(keys.parked('gone', sequence), encodeEntry(entry))
+    }
+  })
+const parkedIn = async (store: SnapshotStore, tenant: Tenant): Promise<number[]> => {
+  const sequences: number[] = []
+  for await (const page of (await store.stored(tenant.id, tenant.identity.incarnation))!.parked)
+    sequences.push(...page.map(bytes => decodeEntry(bytes).sequence))
+  return sequences
+}
 const setsOf = async (tenant: Tenant): Promise<string[]> => {
   const ids: string[] = []
   for await (const id of objects.folders(`snapshots/${tenant.id}/${tenant.identity.incarnation}/`)) ids.push(id)
@@ -89,12 +108,84 @@ describe('the snapshots of a tenant', () => {
     const tenant = await openTenant('unfinished')
     const store = new SnapshotStore(objects, systemTime, logger)
     const root = `snapshots/${tenant.id}/${tenant.identity.incarnation}`
-    const { Readable } = await import('node:stream')
     for (const id of ['000000000001-n1', '000000000001-n2'])
       await objects.put(`${root}/${id}/part-000000`, Readable.from([Buffer.from('x')]), {})
     await write(tenant, 'e')
     const { id } = await store.save(copyOf(tenant), 'n1', 'small')
     expect((await setsOf(tenant)).sort()).toEqual(['000000000001-n2', id].sort())
+  })
+
+  it('have what is parked, of every set that is kept, each entry once', async () => {
+    const [one, other] = [await openTenant('parked'), await openTenant('parked')]
+    Object.assign(other.identity, one.identity)
+    const store = new SnapshotStore(objects, systemTime, logger)
+    await park(other, [1, 2, 3])
+    const alone = await store.save(copyOf(other), 'n2', 'small')
+    expect(alone.parked).toEqual({ gone: [[1, 3]] })
+    await park(one, [2, 4])
+    for (let n = 0; n < 3; n++) {
+      await write(one, `e${n}`)
+      await store.save(copyOf(one), 'n1', 'small')
+    }
+    // The set that alone has some of them stays, however old its vector is.
+    expect(await setsOf(one)).toContain(alone.id)
+    expect(await parkedIn(store, one)).toEqual([2, 4, 1, 3])
+    // Applied is as good as parked.
+    await one.change(async staging => staging.joinVector(new Map([['gone', 3]])))
+    for (let n = 0; n < 2; n++) await store.save(copyOf(one), 'n1', 'small')
+    expect(await setsOf(one)).not.toContain(alone.id)
+  })
+
+  it('whose parked entries were altered are refused, and the one before is taken', async () => {
+    const tenant = await openTenant('altered')
+    const store = new SnapshotStore(objects, systemTime, logger)
+    await park(tenant, [1])
+    const before = await store.save(copyOf(tenant), 'n1', 'small')
+    await write(tenant, 'e')
+    const { id } = await store.save(copyOf(tenant), 'n1', 'small')
+    const key = `snapshots/${tenant.id}/${tenant.identity.incarnation}/${id}/parked-000000`
+    await objects.put(key, Readable.from([Buffer.from('x')]), {})
+    await expect(parkedIn(store, tenant)).rejects.toMatchObject({ code: 'SNAPSHOT_INVALID' })
+    expect((await store.newest(tenant.id, tenant.identity.incarnation))?.id).toBe(before.id)
+    expect(await parkedIn(store, tenant)).toEqual([1])
+  })
+
+  it('of builds that left out what is parked are read as they are', async () => {
+    const tenant = await openTenant('older')
+    const store = new SnapshotStore(objects, systemTime, logger)
+    await write(tenant, 'e')
+    const { id } = await store.save(copyOf(tenant), 'n1', 'small')
+    const { incarnation } = tenant.identity
+    // Nothing is parked, so this set is what they wrote, byte for byte.
+    const { body } = await objects.get(`snapshots/${tenant.id}/${incarnation}/${id}/manifest.json`)
+    const fields = Object.keys(JSON.parse(Buffer.concat(await body.toArray()).toString()))
+    expect(fields).not.toContain('parked')
+    expect(await parkedIn(store, tenant)).toEqual([])
+    let records = 0
+    for await (const part of (await store.stored(tenant.id, incarnation))!.parts)
+      if ('records' in part) records += part.records.length
+    expect(records).toBe(1)
+  })
+
+  it('hold a parked entry when it is parked or applied there', () => {
+    const holds = (vector: Record<string, number>, parked: Positions, wanted: Positions) =>
+      holdsAll({ vector: new Map(Object.entries(vector)), parked }, { vector: new Map(), parked: wanted })
+    const wanted: Positions = { a: [[3, 5]] }
+    expect(holds({}, {}, wanted)).toBe(false)
+    expect(holds({ a: 5 }, {}, wanted)).toBe(true)
+    expect(holds({ a: 4 }, {}, wanted)).toBe(false)
+    expect(holds({ a: 4 }, { a: [[5, 5]] }, wanted)).toBe(true)
+    expect(holds({}, { a: [[1, 9]] }, wanted)).toBe(true)
+    expect(holds({}, { a: [[3, 4]] }, wanted)).toBe(false)
+    expect(holds({}, { b: [[3, 5]] }, wanted)).toBe(false)
+    const set = (id: string, generation: number, vector: Record<string, number>, parked: Positions) => ({
+      id,
+      generation,
+      vector,
+      parked: { positions: parked, parts: [] },
+    })
+    const sets = [set('a', 9, { x: 1 }, wanted), set('b', 1, { x: 2 }, wanted), set('c', 2, { x: 2 }, {})]
+    expect(byCoverage(sets).map(({ id }) => id)).toEqual(['b', 'c', 'a'])
   })
 
   it('are put in one order by coverage first, then by generation', () => {
