@@ -148,15 +148,18 @@ export class Follower {
       // Another stream of that name, or another reader of it, may have begun: then its end is asked for anew.
       while (this.#readings.get(name) === reading && isInTime()) {
         const { position } = reading
-        if (position && position.stream !== info.incarnation) break
+        // It reads a stream that is gone, and may hear of that late or never; or where there is nothing any more, and waits for as long as nothing new comes.
+        if (position && (position.stream !== info.incarnation || isBehind(position, info))) {
+          await this.#stopReading(reading)
+          break
+        }
         if (position && position.sequence === info.lastSequence) return this.#readAgain(streams, tenant, info, until)
         if (position && position.sequence > info.lastSequence) {
           const now = await stream.streamInfo(name)
           if (now?.incarnation === info.incarnation && now.lastSequence >= position.sequence)
             return this.#readAgain(streams, tenant, now, until)
           // It lost its end, or is another by now, and is read anew.
-          reading.stop.abort()
-          await reading.done
+          await this.#stopReading(reading)
           break
         }
         await time.sleep(2, { signal, ref: false }).catch(() => {})
@@ -164,6 +167,11 @@ export class Follower {
       if (isInTime()) await time.sleep(2, { signal, ref: false }).catch(() => {})
     }
     return false
+  }
+
+  async #stopReading(reading: Reading): Promise<void> {
+    reading.stop.abort()
+    await reading.done
   }
 
   /** Whether the tenant's stream has everything from its first entry on, or never had one. */
@@ -237,7 +245,8 @@ export class Follower {
         const kept = reading.position ?? (await this.#loadCursor(name, tenant))
         // Another stream of that name, or one that lost its end: what it has is read from the start.
         const isSame = kept?.stream === info.incarnation && kept.sequence <= info.lastSequence
-        const after = isSame ? kept.sequence : info.firstSequence - 1
+        // What it has no more is not waited for: a stream that has nothing left has no message to wake this reader with either.
+        const after = Math.max(isSame ? kept.sequence : 0, info.firstSequence - 1)
         if (isBehind(kept, info)) this.#jump(name, tenant)
         reading.position = { stream: info.incarnation, sequence: after }
         this.#note(name, reading)
@@ -295,6 +304,7 @@ export class Follower {
     const broken = new AbortController()
     let sinceSaved = 0
     let delivered = 0
+    let expected = reading.position!.sequence + 1
     /** All up to `sequence` are done with when the smallest in flight is above it. */
     const settled = async (sequence: number, work: Promise<boolean>) => {
       const ok = await work
@@ -310,10 +320,13 @@ export class Follower {
     }
     let failure: unknown
     const ends = AbortSignal.any([signal, broken.signal])
-    const messages = stream.consume(name, { fromSequence: reading.position!.sequence + 1, signal: ends })
+    const messages = stream.consume(name, { fromSequence: expected, signal: ends })
     for await (const message of messages) {
       reading.lastAtMs = time.monotonic()
       if (failure) throw failure
+      // What was in between is gone, and was never read.
+      if (message.sequence > expected) this.#jump(name, tenant)
+      expected = message.sequence + 1
       const id = tenant ?? (streams.tenantOf(message.subject) as TenantId | undefined)
       const work = id && this.#options.holds(id) ? this.#take(id, message, incarnation, tenant) : DONE
       inFlight.set(message.sequence, work)

@@ -58,4 +58,23 @@ describe('what a node has read of a stream', () => {
     expect(await small.settle(replica.follower.readToEnd(small.tenant))).toBe(true)
     expect(hasRead()).toBe(true)
   })
+
+  it('ends where the stream does, also when what was not read of it is gone, and that is had from another copy', async () => {
+    const small = await SmallCluster.start({
+      settings: { syncMaxAgeMs: 5000, consumerIdleMs: 1e9, antiEntropyMs: 1e9, gcIntervalMs: 1e9 },
+    })
+    const n2 = small.cluster.node('n2')!
+    n2.natsCut = true
+    await small.settle(small.put('n1', 'missed'))
+    await small.world.run(10_000)
+    const stream = small.cluster.log.streams.get(subjects.syncStream(small.tenant))!
+    expect(stream.info().messages).toBe(0)
+    n2.natsCut = false
+    const { follower } = small.process('n2').replica
+    expect(follower.consumers).toBe(1)
+    // Nothing comes any more that would wake its reader.
+    expect(await small.settle(follower.readToEnd(small.tenant, 10_000))).toBe(true)
+    await small.world.run(5000)
+    expect(await small.read('n2', 'missed')).toBeDefined()
+  })
 })
