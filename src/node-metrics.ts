@@ -120,6 +120,16 @@ function addReplicationMetrics(metrics: Metrics, replica: Replica | undefined): 
     'Watches of the directory that told nothing of what was written, and were opened anew',
     r => r.directory.deafWatches,
   )
+  gauge(
+    'directory_lost_total',
+    'Times that the directory was found to be another than before, or an earlier one',
+    r => r.directory.lost,
+  )
+  gauge(
+    'directory_unsettled_seconds',
+    'For how long this node can say nothing of leases, and so claims no home; some seconds when all is well',
+    r => r.directory.unsettledMs / 1000,
+  )
   gauge('lease_held', '1 while this node may act as the home of its tenants', r => (r.membership.hasLease ? 1 : 0))
   gauge('clock_skew_seconds', "This node's wall clock minus the NATS servers'", r => r.membership.skewMs / 1000)
   gauge(

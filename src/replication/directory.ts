@@ -4,6 +4,7 @@ import type { Logger } from '../base/logger.ts'
 import type { Time } from '../base/time.ts'
 import type { KvBucket, KvUpdate, StreamPort } from '../stream/port.ts'
 import { subjects } from '../stream/subjects.ts'
+import { type Complaint, DirectoryLife } from './directory-life.ts'
 import {
   decodeMember,
   decodePlacement,
@@ -67,8 +68,13 @@ const UPDATE_ATTEMPTS_MAX = 10
 /** Members of a cluster that are listed at once. */
 const MEMBERS_MAX = 10_000
 const LOOK_MS = 2000
-/** A watch that does not tell of our own write for this long is deaf, and is opened anew. */
-const DEAF_MS = 1500
+const COMPLAINTS: Record<Complaint, string> = {
+  gone: 'the cluster directory is gone; putting back what this node knows',
+  another: 'the cluster directory was lost and made anew; it is judged from there',
+  'went back': 'the cluster directory is an earlier one; it is judged from there',
+  deaf: 'the watch of the cluster directory tells nothing of what is written; it is opened anew',
+  'does not begin': 'the watch of the cluster directory does not begin; it is opened anew',
+}
 
 /**
  * Members and placements, as the cluster's bucket has them: watched, cached in memory and on disk. The bucket is soft: a node that finds it empty or older than
@@ -94,9 +100,9 @@ export class Directory {
   /** When anything was heard from the bucket last, and when that came after a silence, by our monotonic clock. */
   #heardAtMs = Number.NEGATIVE_INFINITY
   #resumedAtMs = Number.NEGATIVE_INFINITY
-  /** Our last write, which the watch should tell of. */
-  #wrote: { readonly revision: number; readonly atMs: number } | undefined
-  #heardRevision = 0
+  readonly #bucketLife: DirectoryLife
+  /** When it was last seen that something can be said of leases, by our monotonic clock. */
+  #settledAtMs: number
   /** Counts the lives of the bucket that this process has seen. */
   #life = 0
   /** The bucket was there long before this process came. */
@@ -104,11 +110,15 @@ export class Directory {
   #running: Promise<unknown>[] = []
   /** Placements put back because the bucket had none, or an older one. */
   restored = 0
-  /** Watches that were found deaf. */
+  /** Watches that were found deaf, or silent from their beginning. */
   deafWatches = 0
+  /** Times that the bucket was found to be another than before, or an earlier one. */
+  lost = 0
 
   constructor(options: DirectoryOptions) {
     this.#options = options
+    this.#bucketLife = new DirectoryLife(options.time)
+    this.#settledAtMs = options.time.monotonic()
   }
 
   /** Loads what the disk has, then follows the bucket in the background. */
@@ -195,11 +205,23 @@ export class Directory {
    * be running, and nothing may be concluded from what it says about them.
    */
   async settledLife(): Promise<number | undefined> {
-    const { time, leaseMs } = this.#options
     const found = await (await this.#open()).get(subjects.clusterKey)
     const record = found && (JSON.parse(found.value.toString()) as ClusterRecord)
     if (!record || record.id !== this.#cluster?.id || record.generation !== this.#cluster.generation) return undefined
-    return this.#isOld || time.monotonic() - this.#clusterSeenAtMs >= leaseMs ? this.#life : undefined
+    return this.#isSettled ? this.#life : undefined
+  }
+
+  get #isSettled(): boolean {
+    const { time, leaseMs } = this.#options
+    return this.#isOld || time.monotonic() - this.#clusterSeenAtMs >= leaseMs
+  }
+
+  /**
+   * For how long nothing can be said of leases, milliseconds, and so no home be claimed: the bucket can't be looked at, is not the one that is followed, its watch tells nothing, or it was made anew less than a lease ago. Up to some seconds
+   * when all is well, since that is how often it is looked at.
+   */
+  get unsettledMs(): number {
+    return this.#options.time.monotonic() - this.#settledAtMs
   }
 
   /** The state of a node's record that the watch told of last, and when; a hint. */
@@ -308,9 +330,7 @@ export class Directory {
 
   /** Our own write to the bucket, of which the watch will tell unless it is deaf. */
   wrote(revision: number): void {
-    // Only the first that was not told of is waited for.
-    if (this.#wrote && this.#wrote.revision > this.#heardRevision) return
-    this.#wrote = { revision, atMs: this.#options.time.monotonic() }
+    if (this.#bucketLife.wrote(revision)) this.#openAnew('went back')
   }
 
   async readMember(node: string): Promise<{ member: Member; revision: number; writtenAtMs: number } | undefined> {
@@ -349,19 +369,22 @@ export class Directory {
         this.#bucket = undefined
         this.#watch = new AbortController()
         const bucket = await this.#open()
-        await this.#ensureCluster(bucket)
-        this.#wrote = undefined
+        const { known } = this.#bucketLife
+        const [state] = await Promise.all([bucket.state(), this.#ensureCluster(bucket)])
+        if (!state) throw new Error('the bucket was lost while it was opened')
+        if (this.#bucketLife.open(state, known)) this.#beginLife()
         const seen = new Set<string>()
         let isInitial = true
         for await (const update of bucket.watch(this.#watch.signal)) {
           if (update === undefined) {
             isInitial = false
+            this.#bucketLife.begun()
             this.#isWatching = true
             this.#tellOfMembers()
             await this.#putBack(bucket, seen)
           } else {
             this.#hear()
-            this.#heardRevision = update.revision
+            this.#bucketLife.heard(update.revision)
             if (isInitial) seen.add(update.key)
             await this.#apply(bucket, update)
           }
@@ -370,18 +393,25 @@ export class Directory {
         if (!signal.aborted) logger.debug({ err: String(error) }, 'the cluster directory cannot be followed; trying on')
       }
       this.#isWatching = false
+      this.#bucketLife.close()
       if (!signal.aborted) await time.sleep(500, { signal, ref: false }).catch(() => {})
     }
   }
 
-  /** Whether the watch has told of nothing since a write of our own: it may say that it is connected, and stay silent for long. */
-  get #isDeaf(): boolean {
-    const wrote = this.#wrote
-    return (
-      wrote !== undefined &&
-      wrote.revision > this.#heardRevision &&
-      this.#options.time.monotonic() - wrote.atMs > DEAF_MS
-    )
+  /** The bucket is not the one of before, whatever its cluster record says: what was seen of the other proves nothing here. */
+  #beginLife(): void {
+    this.lost++
+    this.#life++
+    this.#isOld = false
+    this.#clusterSeenAtMs = this.#options.time.monotonic()
+    this.#sightings.clear()
+    this.#revisions.clear()
+  }
+
+  #openAnew(complaint: Complaint): void {
+    if (complaint === 'deaf' || complaint === 'does not begin') this.deafWatches++
+    this.#options.logger.warn(COMPLAINTS[complaint])
+    this.#watch.abort()
   }
 
   /** A watch does not tell that its bucket was lost or put back, nor that it is deaf: this looks. */
@@ -390,26 +420,31 @@ export class Directory {
     const { signal } = this.#stop
     while (!signal.aborted) {
       await time.sleep(LOOK_MS, { signal, ref: false }).catch(() => {})
-      if (signal.aborted || !this.#isWatching) continue
-      if (this.#isDeaf) {
-        this.deafWatches++
-        logger.warn('the watch of the cluster directory tells nothing of what is written; it is opened anew')
-        this.#watch.abort()
-        continue
-      }
+      if (signal.aborted || this.#watch.signal.aborted) continue
+      const watch = this.#watch
       try {
-        const bucket = await this.#open()
-        const found = await bucket.get(subjects.clusterKey)
-        if (found) {
-          const record = JSON.parse(found.value.toString()) as ClusterRecord
-          if (record.id === this.#cluster?.id && record.generation >= this.#cluster.generation) continue
-        }
-        logger.warn('the cluster directory is gone; putting back what this node knows')
-        this.#watch.abort()
+        const complaint = this.#bucketLife.complaint ?? (await this.#look())
+        // Another watch may have been opened while the bucket was asked.
+        if (watch !== this.#watch || signal.aborted) continue
+        if (complaint) this.#openAnew(complaint)
+        else if (this.#isWatching && this.#isSettled) this.#settledAtMs = time.monotonic()
       } catch (error) {
         logger.debug({ err: String(error) }, 'the cluster directory cannot be looked at')
       }
     }
+  }
+
+  async #look(): Promise<Complaint | undefined> {
+    if (!this.#isWatching) return undefined
+    const bucket = await this.#open()
+    const { known } = this.#bucketLife
+    const complaint = this.#bucketLife.look(await bucket.state(), known)
+    if (complaint) return complaint
+    const found = await bucket.get(subjects.clusterKey)
+    if (!found) return 'gone'
+    const record = JSON.parse(found.value.toString()) as ClusterRecord
+    const { id, generation } = this.#cluster ?? {}
+    return record.id === id && record.generation >= (generation ?? 0) ? undefined : 'another'
   }
 
   async #ensureCluster(bucket: KvBucket): Promise<void> {
@@ -418,7 +453,6 @@ export class Directory {
     if (found) return this.#correctCluster(bucket, JSON.parse(found.value.toString()) as ClusterRecord, found.revision)
     if (this.#options.isObserver) return
     const known = this.#cluster
-    this.#revisions.clear()
     // A fresh disk can't tell a new cluster from one that lost its directory; streams of before can.
     const isRebuild =
       known !== undefined ||

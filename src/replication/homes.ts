@@ -154,9 +154,12 @@ export class Homes {
       if (!standing || holderOf(standing.placement, node)?.state !== 'active') return false
       const { home, epoch, decidesAboveMs = 0 } = standing.placement
       const over = home === undefined || home === node ? { decidedBelowMs: 0 } : await proof.isOver(home)
-      if (!over || !(await this.#mayClaimNow())) return false
+      const life = await directory.settledLife()
+      if (!over || life === undefined) return false
       // Asked for after the lease was over: whatever was decided under it and published is in the stream by now.
       if (!(await follower.catchUp(tenant))) return false
+      // The revision that was read means nothing in a directory that was made anew meanwhile.
+      if ((await directory.settledLife()) !== life) return false
       if (!copies.isCurrent(tenant) || !membership.mayClaim || membership.term !== term) return false
       const taken = await directory.replace(standing, {
         ...standing.placement,
@@ -174,11 +177,6 @@ export class Homes {
       logger.debug({ tenant, reason: String(error) }, 'a home could not be taken')
       return false
     }
-  }
-
-  /** Whether the directory is the one that leases of now are kept in. */
-  async #mayClaimNow(): Promise<boolean> {
-    return (await this.#options.directory.settledLife()) !== undefined
   }
 
   /** The home was brought here by its traffic; it rests. */

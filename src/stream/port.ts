@@ -80,6 +80,14 @@ export interface KvUpdate {
   readonly revision: number
 }
 
+/** Which bucket it is, and how far it has come. */
+export interface KvState {
+  /** As {@link StreamInfo.incarnation}. */
+  readonly incarnation: string
+  /** Of the last change of any key; revisions begin at 1 in a bucket that is made anew. */
+  readonly revision: number
+}
+
 export interface BucketOptions {
   readonly maxAgeMs: number
   readonly replicas: number
@@ -93,7 +101,7 @@ export interface StreamStorage {
   readonly limitBytes: number | undefined
 }
 
-/** A key-value bucket. Keys are dot-separated tokens. */
+/** A key-value bucket: a stream named `KV_<bucket>` to the servers. Keys are dot-separated tokens. */
 export interface KvBucket {
   get(key: string): Promise<KvRecord | undefined>
   /** Returns the new revision. */
@@ -103,9 +111,12 @@ export interface KvBucket {
   delete(key: string): Promise<void>
   /** Records whose key matches a filter such as `acme.*`, at most `max`. */
   list(filter: string, max: number): Promise<KvRecord[]>
+  /** Undefined: the bucket is gone. All other methods then throw STREAM_UNAVAILABLE until it is opened again, which makes it. */
+  state(): Promise<KvState | undefined>
   /**
    * The last value of every key, then every change, in the order of revisions; `undefined` once when the state at the start is complete. Ends
-   * when the signal fires; throws STREAM_UNAVAILABLE when it can't go on, and the caller starts over.
+   * when the signal fires; throws STREAM_UNAVAILABLE when it can't go on, and the caller starts over. A watch whose bucket is lost may stay silent instead, and goes on
+   * from the revision that it had come to when there is another bucket of that name: of all before that it tells nothing. Whoever watches compares {@link state}.
    */
   watch(signal: AbortSignal): AsyncIterable<KvUpdate | undefined>
 }

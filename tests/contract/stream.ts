@@ -204,6 +204,25 @@ export function streamContract(name: string, start: () => Promise<StreamSubject>
       expect(await bucket.update('a.y', Buffer.from('4'), 0)).toBeGreaterThan(0)
     })
 
+    it('tells which bucket it is and how far it has come; one that is made anew is another, and begins at 1', async () => {
+      const options = { maxAgeMs: 0, replicas: 1 }
+      const bucket = await subject.stream.bucket('contract-life', options)
+      await bucket.put('k', Buffer.from('1'))
+      const revision = await bucket.put('k', Buffer.from('2'))
+      const before = await bucket.state()
+      expect(before).toMatchObject({ revision })
+      await bucket.delete('k')
+      expect(await bucket.state()).toMatchObject({ incarnation: before!.incarnation, revision: revision + 1 })
+      await subject.stream.deleteStream('KV_contract-life')
+      expect(await bucket.state()).toBeUndefined()
+      await expect(bucket.get('k')).rejects.toMatchObject({ code: 'STREAM_UNAVAILABLE' })
+      await expect(bucket.update('k', Buffer.from('3'), 0)).rejects.toMatchObject({ code: 'STREAM_UNAVAILABLE' })
+      const again = await subject.stream.bucket('contract-life', options)
+      expect(await again.state()).toMatchObject({ revision: 0 })
+      expect((await again.state())!.incarnation).not.toBe(before!.incarnation)
+      expect(await again.update('k', Buffer.from('1'), 0)).toBe(1)
+    })
+
     it('watches a bucket: its state, a mark, then every change', async () => {
       const bucket = await subject.stream.bucket('contract-watch', { maxAgeMs: 0, replicas: 1 })
       await bucket.put('k', Buffer.from('old'))

@@ -1,5 +1,5 @@
 import { crashPoints } from './cluster.ts'
-import { type FaultKind, plainFaults, wideFaults } from './faults.ts'
+import { type FaultKind, focusFaults, plainFaults, wideFaults } from './faults.ts'
 import { checkerOf } from './objections.ts'
 import { simulate } from './run.ts'
 
@@ -20,7 +20,7 @@ const stopAtFirst = process.argv.includes('--first')
 /** With `--first`: only an objection of one of these checkers ends the series. */
 const by = flag('by')?.split(',')
 const focus = flag('focus')?.split(',') as FaultKind[] | undefined
-const unknown = focus?.filter(kind => ![...plainFaults, ...wideFaults].includes(kind as never)) ?? []
+const unknown = focus?.filter(kind => ![...plainFaults, ...wideFaults, ...focusFaults].includes(kind as never)) ?? []
 if (unknown.length > 0) throw new Error(`--focus: there are no such faults: ${unknown.join(', ')}`)
 const totals = new Map<string, number>()
 const failures: { seed: number; violations: string[] }[] = []

@@ -51,7 +51,11 @@ export const wideFaults = [
   'copy moved under load',
   'home lost unread',
 ] as const
-export type FaultKind = (typeof plainFaults)[number] | (typeof wideFaults)[number]
+
+/** Those of lives that ask for them by name: too much is lost with each to draw them among the others. */
+export const focusFaults = ['all stores lost'] as const
+type WideFault = (typeof wideFaults)[number] | (typeof focusFaults)[number]
+export type FaultKind = (typeof plainFaults)[number] | WideFault
 
 /** Where a process is paused between what it looked at and what it does. */
 export const pausePoints = [
@@ -76,7 +80,13 @@ const losesDisks: readonly FaultKind[] = [
   // While it is away, its disk is no place for whoever decides next.
   'home lost unread',
 ]
-const losesLog: readonly FaultKind[] = ['stream deleted', 'stream tail lost', 'directory lost', 'directory put back']
+const losesLog: readonly FaultKind[] = [
+  'stream deleted',
+  'stream tail lost',
+  'directory lost',
+  'directory put back',
+  'all stores lost',
+]
 
 const FAULTS = 7
 const WIDE_FAULTS = 9
@@ -181,7 +191,7 @@ export class Faults {
     this.#cluster.note(`fault: ${kind} (${node.id})`)
     if ((plainFaults as readonly string[]).includes(kind))
       this.#inflictPlain(kind as (typeof plainFaults)[number], node)
-    else this.#inflictWide(kind as (typeof wideFaults)[number], node)
+    else this.#inflictWide(kind as WideFault, node)
   }
 
   #inflictPlain(kind: (typeof plainFaults)[number], node: SimNode): void {
@@ -300,7 +310,7 @@ export class Faults {
     }
   }
 
-  #inflictWide(kind: (typeof wideFaults)[number], node: SimNode): void {
+  #inflictWide(kind: WideFault, node: SimNode): void {
     const world = this.#world
     const random = this.#random
     const cluster = this.#cluster
@@ -405,6 +415,14 @@ export class Faults {
         return
       case 'home lost unread':
         this.#loseHomeUnread()
+        return
+      case 'all stores lost':
+        cluster.natsDown = true
+        cluster.log.dropBucket(subjects.clusterBucket)
+        for (const name of [...cluster.log.streams.keys()]) cluster.log.deleteStream(name)
+        heal(random.int(500, 6000), () => {
+          cluster.natsDown = false
+        })
         return
       case 'copy moved under load': {
         this.providerMsMax = 4000

@@ -229,8 +229,8 @@ export const mutations: readonly Mutation[] = [
     edits: [
       edit(
         'replication/homes',
-        'if (!(await follower.catchUp(tenant)))\n                return false;\n            if (!copies.isCurrent(tenant) || !membership.mayClaim',
-        'await follower.catchUp(tenant, 1);\n            if (!copies.isCurrent(tenant) || !membership.mayClaim',
+        'if (!(await follower.catchUp(tenant)))\n                return false;\n            // The revision',
+        'await follower.catchUp(tenant, 1);\n            // The revision',
       ),
     ],
   },
@@ -299,5 +299,19 @@ export const mutations: readonly Mutation[] = [
     why: 'a copy whose database is damaged stays in service, and is not made anew',
     isWide: true,
     edits: [edit('replication/copies', 'onCorrupt(tenant, error, when) {', 'onCorrupt(tenant, error, when) { return;')],
+  },
+  {
+    name: 'deaf to a new directory',
+    why: 'a directory that was lost and made anew is followed from the revision that the old one had come to',
+    focus: ['directory lost'],
+    by: ['recovery'],
+    edits: [
+      edit('replication/directory-life', 'if (!this.#opened || !this.#isBegun)', 'if (true)'),
+      edit(
+        'replication/directory-life',
+        'const isBack = this.#isBegun && revision <= this.#wroteLast;',
+        'const isBack = false;',
+      ),
+    ],
   },
 ]

@@ -10,7 +10,7 @@ const checkers = {
   feeds: /^a feed /,
   bookmarks: /with a bookmark does not see/,
   'refused requests': /of which every request was refused/,
-  recovery: /after the last fault not every copy is current|^after waking, /,
+  recovery: /after the last fault (not every copy is current|the home of )|^after waking, /,
   rest: /did not come to rest|are in use all the time|times a second while nothing happens/,
   answers: /^an operation failed with/,
 } as const

@@ -1,10 +1,13 @@
 import type { TenantId } from '../../src/base/ids.ts'
 import { formatClock } from '../../src/clock/hlc.ts'
+import type { RecordRef } from '../../src/rem/record.ts'
 import { subjects } from '../../src/stream/subjects.ts'
 import type { SimCluster, SimNode } from './cluster.ts'
 
 /** Requests a second of one process to the servers when nobody asks it for anything. */
 const IDLE_REQUESTS_MAX = 16
+/** How long a home may take to answer when all is well again: a lease, and what it takes to notice that the directory was lost. */
+const HOME_MS_MAX = 20_000
 
 /** The first copy that does not answer for its tenant; empty when every one does. */
 export function notCurrent(cluster: SimCluster, tenants: readonly TenantId[]): string {
@@ -98,3 +101,25 @@ export function checkRefused(cluster: SimCluster, refused: ReadonlySet<string>):
 }
 
 const keyOf = (tenant: string): string => subjects.tenantKey(tenant as TenantId)
+
+/** Of tenants whose home nobody reaches, though a node has a whole copy: no fault keeps a home away for good. */
+export async function silentHomes(cluster: SimCluster, tenants: readonly TenantId[]): Promise<string[]> {
+  const { nodes, world } = cluster
+  const ref: RecordRef = { kind: 'entity', key: ['asked of the home'] }
+  const silent: string[] = []
+  for (const tenant of tenants) {
+    if (!nodes.some(({ process }) => process?.replica.copies.isCurrent(tenant))) continue
+    const until = world.nowMs + HOME_MS_MAX
+    let said = 'no node runs'
+    for (let turn = 0; said !== '' && world.nowMs < until; turn++) {
+      const { process } = nodes[turn % nodes.length]!
+      const asked = process?.handle({ tenant, ref, ifVersion: 'any' }, undefined).then(() => '', String)
+      const outcome = asked && (await world.settle(asked, HOME_MS_MAX))
+      if (outcome) said = 'value' in outcome ? outcome.value : 'it failed'
+      if (said !== '') await world.run(500)
+    }
+    if (said !== '')
+      silent.push(`${HOME_MS_MAX / 1000} s after the last fault the home of ${tenant} answers nobody: ${said}`)
+  }
+  return silent
+}

@@ -17,7 +17,7 @@ import { type SimAnswer, SimCluster, type SimNode, type SimRequest, TIMES, versi
 import { type FaultKind, Faults } from './faults.ts'
 import { checkFeeds, checkToldClocks, SimFeed } from './feeds.ts'
 import { check, type FinalCopy, type History, newHistory } from './history.ts'
-import { checkIdle, checkRefused, isIdle, notCurrent, unrest } from './rest.ts'
+import { checkIdle, checkRefused, isIdle, notCurrent, silentHomes, unrest } from './rest.ts'
 import { Watch } from './watch.ts'
 import { World } from './world.ts'
 
@@ -415,6 +415,7 @@ class Run {
       this.#history.violations.push(
         `${CURRENT_MS_MAX / 1000} s after the last fault not every copy is current: ${notCurrent(cluster, this.#tenants)}`,
       )
+    this.#history.violations.push(...(await silentHomes(cluster, this.#tenants)))
     cluster.count(`current again within ${Math.ceil((world.nowMs - sinceMs) / 5000) * 5} s`)
     const isAtRest = await world.runUntil(() => unrest(this.#cluster, this.#tenants, false) === '', REST_MS_MAX)
     cluster.count(`at rest within ${Math.ceil((world.nowMs - sinceMs) / 20_000) * 20} s`)

@@ -41,6 +41,14 @@ describe('the simulated cluster', () => {
     expect(second.simulatedMs).toBe(first.simulatedMs)
   })
 
+  it.each([1, 2, 3, 4])(
+    'loses nothing, and no home for good, when all servers lose their stores (seed %i)',
+    async seed => {
+      const focus = ['all stores lost', 'crash', 'directory put back', 'process paused'] as const
+      expect((await simulate({ seed, wide: true, focus })).violations).toEqual([])
+    },
+  )
+
   it.each(FAILED_ONCE.map(seed => [seed]))('seed %i, which failed once, passes', async seed => {
     expect((await simulate({ seed })).violations).toEqual([])
   })

@@ -5,6 +5,7 @@ import type {
   Delivery,
   KvBucket,
   KvRecord,
+  KvState,
   KvUpdate,
   PublishAck,
   StoredMessage,
@@ -109,7 +110,9 @@ export class MemoryStream implements StreamPort {
   }
 
   deleteStream(name: string): Promise<void> {
-    return this.#call('deleteStream', name, () => this.#log.deleteStream(name))
+    return this.#call('deleteStream', name, () =>
+      name.startsWith('KV_') ? this.#log.dropBucket(name.slice('KV_'.length)) : this.#log.deleteStream(name),
+    )
   }
 
   async *consume(name: string, options: { fromSequence: number; signal: AbortSignal }): AsyncGenerator<StoredMessage> {
@@ -153,7 +156,7 @@ export class MemoryStream implements StreamPort {
   }
 
   async bucket(name: string): Promise<KvBucket> {
-    await this.#call('bucket', name, () => this.#log.bucket(name))
+    await this.#call('bucket', name, () => this.#log.openBucket(name))
     return new MemoryBucket(this.#log, name, this.#link, (what, operation) => this.#call(what, name, operation))
   }
 
@@ -200,27 +203,44 @@ class MemoryBucket implements KvBucket {
   }
 
   get(key: string): Promise<KvRecord | undefined> {
-    return this.#call('kv.get', () => this.#log.read(this.#name, key, this.#link.lagMs?.() ?? 0))
+    return this.#call('kv.get', () => {
+      this.#log.standingBucket(this.#name)
+      return this.#log.read(this.#name, key, this.#link.lagMs?.() ?? 0)
+    })
   }
 
   put(key: string, value: Buffer): Promise<number> {
-    return this.#call('kv.put', () => this.#log.write(this.#name, key, value))
+    return this.#call('kv.put', () => this.#write(key, value))
   }
 
   update(key: string, value: Buffer, revision: number): Promise<number | undefined> {
     return this.#call('kv.update', () => {
-      const current = this.#log.bucket(this.#name).records.get(key)?.revision ?? 0
-      return current === revision ? this.#log.write(this.#name, key, value) : undefined
+      const current = this.#log.standingBucket(this.#name).records.get(key)?.revision ?? 0
+      return current === revision ? this.#write(key, value) : undefined
     })
   }
 
   delete(key: string): Promise<void> {
-    return this.#call('kv.delete', () => void this.#log.write(this.#name, key, undefined))
+    return this.#call('kv.delete', () => void this.#write(key, undefined))
+  }
+
+  #write(key: string, value: Buffer | undefined): number {
+    this.#log.standingBucket(this.#name)
+    return this.#log.write(this.#name, key, value)
+  }
+
+  state(): Promise<KvState | undefined> {
+    return this.#call('kv.state', () => {
+      const { isGone, incarnation, revision } = this.#log.bucket(this.#name)
+      return isGone ? undefined : { incarnation, revision }
+    })
   }
 
   list(filter: string, max: number): Promise<KvRecord[]> {
     return this.#call('kv.list', () =>
-      [...this.#log.bucket(this.#name).records.values()].filter(({ key }) => matches(filter, key)).slice(0, max),
+      [...this.#log.standingBucket(this.#name).records.values()]
+        .filter(({ key }) => matches(filter, key))
+        .slice(0, max),
     )
   }
 
@@ -234,10 +254,10 @@ class MemoryBucket implements KvBucket {
       wake()
     }
     const bucket = await this.#call('kv.watch', () => {
-      const found = this.#log.bucket(this.#name)
+      const found = this.#log.standingBucket(this.#name)
       const records = [...found.records.values()].sort((a, b) => a.revision - b.revision)
       queue.push(...records.map(({ key, value, revision }) => ({ key, value, revision })), undefined)
-      found.watchers.add(push)
+      found.watchers.set(push, found.revision)
       return found
     })
     try {

@@ -102,10 +102,18 @@ class LogBucket {
   readonly records = new Map<string, KvRecord>()
   /** What keys held before, and until when. */
   readonly past = new Map<string, { readonly record: KvRecord | undefined; readonly untilMs: number }[]>()
-  readonly watchers = new Set<(update: KvUpdate) => void>()
+  /** With the revision after which each is told of changes. */
+  readonly watchers = new Map<(update: KvUpdate) => void, number>()
   /** Watchers that hear nothing for now, with what they will hear then. */
   readonly deaf = new Map<(update: KvUpdate) => void, KvUpdate[]>()
   revision = 0
+  /** It was lost, and nobody has made it again yet. */
+  isGone = false
+  incarnation: string
+
+  constructor(incarnation: string) {
+    this.incarnation = incarnation
+  }
 }
 
 const full = (name: string) =>
@@ -132,8 +140,11 @@ export class MemoryLog {
   }
 
   ensureStream(spec: StreamSpec): void {
-    if (!this.streams.has(spec.name))
-      this.streams.set(spec.name, new LogStream(spec, `${this.#time.now()}.${++this.#made}`, this.#time))
+    if (!this.streams.has(spec.name)) this.streams.set(spec.name, new LogStream(spec, this.#incarnation(), this.#time))
+  }
+
+  #incarnation(): string {
+    return `${this.#time.now()}.${++this.#made}`
   }
 
   stream(name: string): LogStream {
@@ -164,9 +175,23 @@ export class MemoryLog {
   bucket(name: string): LogBucket {
     let bucket = this.#buckets.get(name)
     if (!bucket) {
-      bucket = new LogBucket()
+      bucket = new LogBucket(this.#incarnation())
       this.#buckets.set(name, bucket)
     }
+    return bucket
+  }
+
+  /** Opens a bucket as a client does: one that was lost is made anew. */
+  openBucket(name: string): LogBucket {
+    const bucket = this.bucket(name)
+    bucket.isGone = false
+    return bucket
+  }
+
+  /** The bucket, for a client that has opened it. Throws STREAM_UNAVAILABLE when it was lost since. */
+  standingBucket(name: string): LogBucket {
+    const bucket = this.bucket(name)
+    if (bucket.isGone) throw unavailable(`has no bucket ${name}`)
     return bucket
   }
 
@@ -176,7 +201,7 @@ export class MemoryLog {
    */
   deafen(name: string): () => void {
     const bucket = this.bucket(name)
-    const deafened = [...bucket.watchers].filter(watcher => !bucket.deaf.has(watcher))
+    const deafened = [...bucket.watchers.keys()].filter(watcher => !bucket.deaf.has(watcher))
     for (const watcher of deafened) bucket.deaf.set(watcher, [])
     return () => {
       for (const watcher of deafened) {
@@ -187,19 +212,29 @@ export class MemoryLog {
     }
   }
 
-  /** Loses a bucket, as an operator's mistake would. */
+  /**
+   * Loses a bucket, as an operator's mistake would, or the loss of all servers' stores: it is gone until a client opens it again, and is another one then, with revisions from 1. Watches that are open go on from where
+   * they had come to, as those of the real client do.
+   */
   dropBucket(name: string): void {
-    const bucket = this.#buckets.get(name)
-    bucket?.records.clear()
-    bucket?.past.clear()
+    const bucket = this.bucket(name)
+    this.#begin(bucket, 0)
+    bucket.incarnation = this.#incarnation()
+    bucket.isGone = true
   }
 
-  /** Puts a bucket back to an earlier state, as a restored backup would. */
+  /** Puts a bucket back to an earlier state, as a restored backup would: its revisions go back too. */
   restoreBucket(name: string, records: readonly KvRecord[]): void {
-    const bucket = this.bucket(name)
+    const bucket = this.openBucket(name)
+    this.#begin(bucket, Math.max(0, ...records.map(({ revision }) => revision)))
+    for (const record of records) bucket.records.set(record.key, record)
+  }
+
+  #begin(bucket: LogBucket, revision: number): void {
+    for (const [watcher, after] of bucket.watchers) bucket.watchers.set(watcher, Math.max(after, bucket.revision))
     bucket.records.clear()
     bucket.past.clear()
-    for (const record of records) this.write(name, record.key, record.value)
+    bucket.revision = revision
   }
 
   /** A key's record, or the one that it had `lagMs` ago. */
@@ -218,7 +253,8 @@ export class MemoryLog {
     bucket.past.set(key, [...past, { record: bucket.records.get(key), untilMs }])
     if (value === undefined) bucket.records.delete(key)
     else bucket.records.set(key, { key, value: Buffer.from(value), revision, writtenAtMs: this.#time.now() })
-    for (const watcher of bucket.watchers) {
+    for (const [watcher, after] of bucket.watchers) {
+      if (revision <= after) continue
       const update = { key, value: value && Buffer.from(value), revision }
       const held = bucket.deaf.get(watcher)
       if (held) held.push(update)

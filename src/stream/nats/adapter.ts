@@ -25,6 +25,7 @@ import type {
   Delivery,
   KvBucket,
   KvRecord,
+  KvState,
   KvUpdate,
   PublishAck,
   StoredMessage,
@@ -237,12 +238,16 @@ export class NatsStream implements StreamPort {
     }
   }
 
-  /** The client heals what it can by making its ordered consumer anew; what it can't ends the iteration, for the caller to look anew. */
+  /**
+   * What breaks ends the iteration, for the caller to look anew. So does what the client heals by making its ordered consumer anew: it asks for the sequence that it had come to, and when the stream was made
+   * anew meanwhile, that one lies beyond its end.
+   */
   async #endWhenBroken(messages: ConsumerMessages): Promise<void> {
     for await (const status of await messages.status()) {
       const broken =
         status.type === ConsumerEvents.StreamNotFound ||
         status.type === ConsumerEvents.ConsumerDeleted ||
+        status.type === ConsumerEvents.OrderedConsumerRecreated ||
         (status.type === ConsumerEvents.HeartbeatsMissed && Number(status.data) >= 2)
       if (broken) void messages.close()
     }
@@ -457,6 +462,18 @@ class NatsBucket implements KvBucket {
         return { key, value: Buffer.from(message.data), revision: message.seq, writtenAtMs: message.time.getTime() }
       } catch (error) {
         if (apiCode(error) === MESSAGE_NOT_FOUND) return undefined
+        throw error
+      }
+    })
+  }
+
+  state(): Promise<KvState | undefined> {
+    return this.#call(async ({ manager }) => {
+      try {
+        const { created, state } = await manager.streams.info(`KV_${this.#name}`)
+        return { incarnation: String(created), revision: state.last_seq }
+      } catch (error) {
+        if (apiCode(error) === STREAM_NOT_FOUND) return undefined
         throw error
       }
     })

@@ -90,6 +90,19 @@ class Deciders {
     }
   }
 
+  /** Asks the home, through each node: a write whose answer was a refusal may stand. Undefined: nobody could say. */
+  async readHome(): Promise<SimAnswer | undefined> {
+    for (const { process } of this.cluster.nodes) {
+      if (!process) continue
+      const read = process.handle({ tenant: acme, ref, ifVersion: '' }, undefined).catch(() => undefined)
+      const outcome = await this.world.settle(read, 30_000)
+      const answer = outcome && 'value' in outcome ? outcome.value : undefined
+      if (answer) this.version = versionOf(answer.record)
+      if (answer) return answer
+    }
+    return undefined
+  }
+
   get twice(): [string, string[]][] {
     return [...this.decided].filter(([, nodes]) => nodes.length > 1)
   }
@@ -161,5 +174,78 @@ describe('a home that is gone', () => {
     }
     expect(answer?.node).not.toBe(first.id)
     expect(deciders.world.nowMs - diedAtMs).toBeLessThan(2 * TIMES.leaseMs)
+  })
+})
+
+describe('a directory that was lost while nodes run, its revisions begun anew', () => {
+  /** How long the home answered nobody, nor decided, from now on. */
+  const pauseMs = async (deciders: Deciders, msMax = 60_000): Promise<number> => {
+    const sinceMs = deciders.world.nowMs
+    const before = deciders.decided.size
+    while (deciders.decided.size === before && deciders.world.nowMs < sinceMs + msMax) {
+      await deciders.contend(200)
+      await deciders.readHome()
+    }
+    return deciders.world.nowMs - sinceMs
+  }
+  /** A look at the directory, the lease that nobody decides for then, and what requests and heartbeats add. */
+  const boundMs = 2 * TIMES.leaseMs + 4000
+  const unsettledMs = ({ cluster }: Deciders) =>
+    cluster.nodes.map(({ process }) => process!.replica.directory.unsettledMs)
+
+  it('is noticed by every node, also where the watch stays silent, and is judged anew from there', async () => {
+    const deciders = new Deciders()
+    await deciders.begin()
+    await deciders.world.run(60_000)
+    expect(Math.max(...unsettledMs(deciders))).toBeLessThan(boundMs)
+    deciders.cluster.log.dropBucket(subjects.clusterBucket)
+    expect(await pauseMs(deciders)).toBeLessThan(boundMs)
+    await deciders.contend(10_000)
+    expect(await deciders.readHome()).toBeDefined()
+    expect(deciders.twice).toEqual([])
+    expect(Math.max(...unsettledMs(deciders))).toBeLessThan(boundMs)
+    for (const { process } of deciders.cluster.nodes) expect(process!.replica.directory.lost).toBe(1)
+  })
+
+  it('goes with every stream, as when the servers lose their stores: what was acknowledged is there afterwards', async () => {
+    const deciders = new Deciders()
+    await deciders.begin()
+    await deciders.contend(3000)
+    await deciders.world.run(60_000)
+    const { cluster, world } = deciders
+    cluster.natsDown = true
+    await world.run(1500)
+    cluster.log.dropBucket(subjects.clusterBucket)
+    for (const name of [...cluster.log.streams.keys()]) cluster.log.deleteStream(name)
+    cluster.natsDown = false
+    expect(await pauseMs(deciders)).toBeLessThan(boundMs)
+    await deciders.contend(10_000)
+    expect(await deciders.readHome()).toBeDefined()
+    expect(deciders.twice).toEqual([])
+    // Every decision rests on the one before it: the last one is found only by who has them all.
+    expect(deciders.decided.size).toBeGreaterThan(20)
+  })
+
+  it('or was put back as it was a while ago', async () => {
+    const deciders = new Deciders()
+    await deciders.begin()
+    const { log } = deciders.cluster
+    const records = [...log.bucket(subjects.clusterBucket).records.values()]
+    await deciders.world.run(60_000)
+    log.restoreBucket(subjects.clusterBucket, records)
+    expect(await pauseMs(deciders)).toBeLessThan(boundMs)
+    await deciders.contend(10_000)
+    expect(await deciders.readHome()).toBeDefined()
+    expect(deciders.twice).toEqual([])
+    for (const { process } of deciders.cluster.nodes) expect(process!.replica.directory.lost).toBe(1)
+  })
+
+  it('makes the metric grow that an operator is told by, for as long as nothing can be said of leases', async () => {
+    const deciders = new Deciders()
+    await deciders.begin()
+    await deciders.world.run(10_000)
+    deciders.cluster.natsDown = true
+    await deciders.world.run(30_000)
+    for (const ms of unsettledMs(deciders)) expect(ms).toBeGreaterThan(28_000)
   })
 })
