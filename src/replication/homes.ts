@@ -33,6 +33,13 @@ export interface HomesOptions {
   readonly onLeft: (tenant: TenantId) => void
 }
 
+/** This node is not, or no longer surely, the home: another one is, or will be. */
+export class NotHome extends PercolateError {
+  constructor(message: string) {
+    super('HOME_UNAVAILABLE', message)
+  }
+}
+
 /** Homes that are handed over at once when a node leaves. */
 const HANDOVERS_MAX = 32
 /** Arrivals that are remembered. */
@@ -80,11 +87,10 @@ export class Homes {
     )
   }
 
-  /** The epoch of the lease; throws HOME_UNAVAILABLE unless {@link holdsLease}. Asked before a condition is evaluated, and again before the answer. */
+  /** The epoch of the lease; throws {@link NotHome} unless {@link holdsLease}. Asked before a condition is evaluated, and again before the answer. */
   assertHome(tenant: TenantId): number {
     if (!this.holdsLease(tenant))
-      throw new PercolateError(
-        'HOME_UNAVAILABLE',
+      throw new NotHome(
         'This node is not, or no longer surely, the home of the tenant; the write may stand, its condition is not vouched for.',
       )
     return this.#claims.get(tenant)!.epoch
@@ -104,10 +110,7 @@ export class Homes {
       aboveMs,
       check: wallMs => {
         if (this.assertHome(tenant) !== epoch)
-          throw new PercolateError(
-            'HOME_UNAVAILABLE',
-            'The home of the tenant changed before the condition was decided; read, and decide anew.',
-          )
+          throw new NotHome('The home of the tenant changed before the condition was decided; read, and decide anew.')
         if (wallMs <= membership.decidesBelowMs) return
         membership.wantClock(wallMs)
         throw new PercolateError(

@@ -96,7 +96,12 @@ export class Router {
       return { kind: 'local' }
     }
     if (needsHome) {
-      const home = await this.#options.homes.find(tenant)
+      let home = await this.#options.homes.find(tenant)
+      if (home !== node && request.forwardedBy !== undefined) {
+        // Who sent it here may have read of a handover that this node's watch has not told of yet.
+        await directory.fetch(tenant).catch(() => undefined)
+        home = await this.#options.homes.find(tenant)
+      }
       if (home === node) return { kind: 'local' }
       if (request.forwardedBy !== undefined)
         throw new PercolateError('MISDIRECTED', 'This node is not the home of the tenant now.')

@@ -1,5 +1,6 @@
 import type { TenantId } from '../base/ids.ts'
 import type { Time } from '../base/time.ts'
+import { NotHome } from '../replication/homes.ts'
 import type { Durability, Replica } from '../replication/replica.ts'
 import type { TenantPool } from '../tenant/pool.ts'
 import { final, NotTaken } from './forward.ts'
@@ -36,4 +37,13 @@ export function assertAnswers({ replica }: SessionContext, { tenant, outcome }: 
   if (!replica || replica.copies.isCurrent(tenant)) return
   const error = new NotTaken(`the copy of this node does not answer any more: ${replica.copies.reason(tenant)}`)
   throw outcome ? final(error) : error
+}
+
+/**
+ * What a request failed for of which nothing was done, with the home's right in mind: when this node has lost that, the home that is is asked. A session that has written is not answered by
+ * another node from its start.
+ */
+export function askNewHome(error: unknown, { outcome }: Session): unknown {
+  if (!(error instanceof NotHome) || outcome) return error
+  return new NotTaken(error, 'HOME_UNAVAILABLE', 'The home of the tenant is changing; ask again in a moment.')
 }

@@ -1,4 +1,4 @@
-import { PercolateError } from '../base/errors.ts'
+import { type ErrorCode, PercolateError } from '../base/errors.ts'
 import type { Member } from '../replication/placement.ts'
 
 /**
@@ -7,7 +7,7 @@ import type { Member } from '../replication/placement.ts'
  * | the node | what follows |
  * |---|---|
  * | cannot be reached, or took nothing of the request | the next is asked |
- * | says that it does not serve the tenant (`MISDIRECTED`), having got nothing but the head | the next is asked |
+ * | says that it does not serve the tenant (`MISDIRECTED`): it has done nothing | the next is asked, when all of the request can be sent again |
  * | answers, whatever the answer | that is the answer |
  * | is lost in the middle of a read | the next is asked |
  * | is lost in the middle of a write | `NODE_UNAVAILABLE`: what it did is not known, and is not done twice |
@@ -16,13 +16,14 @@ import type { Member } from '../replication/placement.ts'
 /** The node took nothing of the request: another one can be asked. */
 export class Refused extends Error {}
 
-/** Every node that was asked refused before it took anything of the request. */
+/** Nothing was done of the request, here or by any node that was asked: when the directory has been asked anew, another one may take it. The code is what the client is told when nobody does. */
 export class NotTaken extends PercolateError {
-  constructor(cause: unknown) {
-    super('TENANT_UNAVAILABLE', 'No node that holds the tenant takes the request now; retry in a moment.', {
-      retryAfterS: 1,
-      cause,
-    })
+  constructor(
+    cause: unknown,
+    code: ErrorCode = 'TENANT_UNAVAILABLE',
+    message = 'No node that holds the tenant takes the request now; retry in a moment.',
+  ) {
+    super(code, message, { retryAfterS: 1, cause })
   }
 }
 
@@ -46,10 +47,13 @@ export async function askEach<T>(targets: readonly Member[], attempt: (target: M
   throw new NotTaken(last)
 }
 
-/** The node says that it does not serve the tenant. `hasSent`: it had the whole request by then, which cannot be sent a second time. */
-export const misdirected = (node: string, hasSent = false): Error =>
-  hasSent
-    ? new PercolateError('NODE_UNAVAILABLE', `Node ${node} took the request and then refused it.`)
+/** The node says that it does not serve the tenant. `isSpent`: it had more of the request by then than can be sent a second time. */
+export const misdirected = (node: string, isSpent = false): Error =>
+  isSpent
+    ? new PercolateError(
+        'TENANT_UNAVAILABLE',
+        `Node ${node} stopped serving the tenant while the request was sent to it, and did nothing; send it again.`,
+      )
     : new Refused(`node ${node} does not serve the tenant`)
 
 /** The node did not answer. `mayHaveActed`: it may have done what must not be done twice, or has begun to answer. */

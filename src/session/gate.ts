@@ -13,6 +13,9 @@ export interface GateOptions {
   readonly bookmarkWaitMs: number
 }
 
+/** How often one request is routed: by what this node remembers, then by what the directory says. A home may be handed over, and handed over once more, while a request is under way. */
+const ROUTES_MAX = 3
+
 /** The gate in front of every operation of a tenant, the same for every protocol: answer here, or forward. */
 export class Gate {
   readonly auth: PeerAuth
@@ -28,8 +31,8 @@ export class Gate {
   }
 
   /**
-   * Answers a request: `here`, or by `forward` to the first of the targets that takes it (see `forward.ts`). When nobody takes it, neither here nor there, the directory is asked anew, once: a home
-   * that was handed over meanwhile may be here by now, a copy that was here elsewhere.
+   * Answers a request: `here`, or by `forward` to the first of the targets that takes it (see `forward.ts`). When nobody takes it, neither here nor there, the directory is asked anew, at most
+   * twice: a home that was handed over meanwhile may be here by now, a copy that was here elsewhere. What another node sent here goes back to it then, as MISDIRECTED.
    */
   async answer<T>(
     request: SessionRequest,
@@ -43,16 +46,23 @@ export class Gate {
     }
   }
 
-  /** The second attempt of {@link answer}, for who makes the first itself; rethrows whatever else it failed for. */
+  /** The further attempts of {@link answer}, for who makes the first itself; rethrows whatever else it failed for. */
   async answerAgain<T>(
     request: SessionRequest,
     error: unknown,
     here: () => Promise<T>,
     forward: (targets: readonly Member[]) => Promise<T>,
   ): Promise<T> {
-    if (!(error instanceof NotTaken)) throw error
-    await this.#refresh(request.tenant)
-    return this.#answer(request, here, forward)
+    let last = error
+    for (let routed = 1; routed < ROUTES_MAX && last instanceof NotTaken; routed++) {
+      await this.#refresh(request.tenant)
+      try {
+        return await this.#answer(request, here, forward)
+      } catch (error) {
+        last = error
+      }
+    }
+    throw last instanceof NotTaken ? refusalOf(request, last) : last
   }
 
   async #answer<T>(
@@ -74,8 +84,12 @@ export class Gate {
     const { replica, bookmarkWaitMs } = this.#options
     const { needsHome, bookmark } = consistency
     const route = await replica.router.route({ tenant, needsHome, forwardedBy })
-    if (route.kind === 'forward' || access !== 'read' || !bookmark) return route
+    if (access !== 'read' || !bookmark) return route
     const placement = replica.directory.placement(tenant)
+    const written = [...bookmark.vector.keys()]
+    const byBookmark = (a: Member, b: Member) => rank(b, written, placement?.home) - rank(a, written, placement?.home)
+    if (route.kind === 'forward')
+      return needsHome ? route : { kind: 'forward', targets: [...route.targets].sort(byBookmark) }
     if (placement && placement.incarnation !== bookmark.incarnation)
       throw new PercolateError(
         'INVALID_BOOKMARK',
@@ -92,16 +106,26 @@ export class Gate {
             .filter(node => node !== this.node),
         )
       : []
-    const written = [...bookmark.vector.keys()]
-    const targets = others
-      .flatMap(node => replica.directory.member(node) ?? [])
-      .sort((a, b) => rank(b, written, placement?.home) - rank(a, written, placement?.home))
-    if (forwardedBy === undefined && targets.length > 0) return { kind: 'forward', targets }
+    const targets = others.flatMap(node => replica.directory.member(node) ?? []).sort(byBookmark)
+    // The others are not the home.
+    if (forwardedBy === undefined && !needsHome && targets.length > 0) return { kind: 'forward', targets }
     throw new PercolateError(
       'BOOKMARK_NOT_REACHED',
       'No holder that could be asked has applied the bookmark yet; retry in a moment.',
     )
   }
+}
+
+/** What is said of a request that nobody took. */
+function refusalOf({ consistency, forwardedBy }: SessionRequest, last: NotTaken): PercolateError {
+  if (forwardedBy !== undefined)
+    return new PercolateError('MISDIRECTED', 'This node stopped serving the tenant when it had the request.', {
+      cause: last,
+    })
+  if (!consistency.needsHome || last.code !== 'TENANT_UNAVAILABLE') return last
+  return new PercolateError('HOME_UNAVAILABLE', "The tenant's home takes nothing now; plain writes and reads go on.", {
+    cause: last,
+  })
 }
 
 /** Who wrote what the bookmark names has it for sure; then the home. */

@@ -5,7 +5,7 @@ import { durabilities } from '../replication/replica.ts'
 import type { Tenant } from '../tenant/tenant.ts'
 import type { Plan, Planner, WriteOptions } from '../tenant/writer.ts'
 import { encodeBookmark, joinBookmarks } from './bookmark.ts'
-import { assertAnswers, assertNothingStands, type SessionContext } from './context.ts'
+import { askNewHome, assertAnswers, assertNothingStands, type SessionContext } from './context.ts'
 import { NotTaken } from './forward.ts'
 import type { Session } from './session.ts'
 
@@ -15,7 +15,7 @@ export type Commit = Omit<WriteOptions, 'onCommitted' | 'guard'>
 /**
  * Plans and commits one command, and answers when the session's durability is reached. A tenant comes to be with its first write, when all that can be refused of it has been looked at: what is refused
  * leaves nothing, on no disk and not in the directory. DURABILITY_NOT_REACHED: not in time, and the write stands; HOME_UNAVAILABLE: this node was not the home from before the condition was looked at
- * until the answer.
+ * until the answer. NotTaken: it stopped being the home before anything was written.
  */
 export async function write<T>(
   context: SessionContext,
@@ -26,7 +26,7 @@ export async function write<T>(
   session.throwIfEnded()
   const commit = { asOf: session.asOf, ...options }
   const writing = new Writing(context, session)
-  const work = (tenant: Tenant) => tenant.write(plan, writing.begin(tenant, commit))
+  const work = (tenant: Tenant) => writing.commit(tenant, plan, commit)
   const { pool } = context
   const standing = await pool.use(session.tenant, async tenant => ({ value: await work(tenant) }))
   if (standing) return writing.finish(standing.value)
@@ -53,7 +53,7 @@ export async function writeExisting<T>(
   const commit = { asOf: session.asOf, ...options }
   const writing = new Writing(context, session)
   const result = await context.pool.use(session.tenant, async tenant => ({
-    value: await tenant.write(plan, writing.begin(tenant, commit)),
+    value: await writing.commit(tenant, plan, commit),
   }))
   if (result) return writing.finish(result.value)
   assertNothingStands(context, session)
@@ -89,7 +89,15 @@ class Writing {
     this.#session = session
   }
 
-  begin(tenant: Tenant, commit: Commit): WriteOptions {
+  async commit<T>(tenant: Tenant, plan: Planner<T>, commit: Commit): Promise<T> {
+    try {
+      return await tenant.write(plan, this.#begin(tenant, commit))
+    } catch (error) {
+      throw this.#position ? error : askNewHome(error, this.#session)
+    }
+  }
+
+  #begin(tenant: Tenant, commit: Commit): WriteOptions {
     const { tenant: id, consistency } = this.#session
     assertAnswers(this.#context, this.#session)
     const homes = this.#context.replica?.homes

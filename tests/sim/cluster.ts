@@ -109,6 +109,10 @@ export interface SimRequest {
   readonly ifVersion?: string
   readonly durability?: Durability
   readonly bookmark?: Bookmark
+  /** A read that only the home answers. */
+  readonly ofHome?: boolean
+  /** How long a read takes under its lease. */
+  readonly readMs?: number
   /** Milliseconds for which the provider of the write's embeddings hangs, before the copy is written or while it is planned. */
   readonly provider?: { readonly ms: number; readonly isPlanning: boolean }
 }
@@ -427,12 +431,12 @@ export class SimProcess implements SimClient {
 
   #handle(request: SimRequest, forwardedBy: string | undefined): Promise<SimAnswer> {
     const { tenant, ifVersion, bookmark, durability } = request
-    const consistency = { ...ANY, bookmark, durability, needsHome: ifVersion !== undefined }
+    const consistency = { ...ANY, bookmark, durability, needsHome: request.ofHome ?? ifVersion !== undefined }
     const access = request.write ? 'write' : 'read'
     const session = new Session({ tenant, access, consistency, asOf: undefined, forwardedBy }, NEVER_ENDING)
     return this.#gate.answer(
       session,
-      () => (request.write ? this.#write(session, request, request.write) : this.#read(session, request.ref)),
+      () => (request.write ? this.#write(session, request, request.write) : this.#read(session, request)),
       targets => this.#forward(request, targets),
     )
   }
@@ -451,11 +455,14 @@ export class SimProcess implements SimClient {
     })
   }
 
-  async #read(session: Session, ref: RecordRef): Promise<SimAnswer> {
+  async #read(session: Session, { ref, readMs }: SimRequest): Promise<SimAnswer> {
     const record = await read(
       this.#context,
       session,
-      open => open.record(ref),
+      async open => {
+        if (readMs) await this.time.sleep(readMs)
+        return open.record(ref)
+      },
       () => undefined,
     )
     return this.#answerOf(record, session, 'local')
