@@ -37,7 +37,7 @@ const proxyOf = async (cluster: TestCluster) => {
 }
 
 describe('a home', () => {
-  it('moves to where the requests enter, without a write or a plain read that fails on the way, and rests there', () =>
+  it('moves to where the requests enter, without an error on the way, and rests there', () =>
     withCluster({ env: { PERCOLATE_MOVE_AFTER_REQUESTS: '20', PERCOLATE_MOVE_REST_MS: '6000' } }, async cluster => {
       await put(cluster, 'n1', 'e', { n: 0 }, replicated)
       const outsider = (await cluster.outsider('acme')).name
@@ -50,10 +50,7 @@ describe('a home', () => {
           get(cluster, outsider, 'e', { 'x-percolate-consistency': 'home' }),
           get(cluster, 'n1', 'e'),
         ])
-        const [written, ofHome, plain] = answers
-        expect([written!.status, plain!.status]).toEqual([200, 200])
-        // A home's word that was begun before the handover and would end after it is refused, as docs/replication.md says: it is asked again.
-        if (ofHome!.status !== 200) expect(ofHome!.body.code).toBe('HOME_UNAVAILABLE')
+        expect(answers.map(({ status }) => status)).toEqual([200, 200, 200])
         return (await homeOf()) === outsider && (await get(cluster, outsider, 'e'))
       })
       expect(moved.headers.get('x-percolate-node')).toBe(outsider)

@@ -76,11 +76,12 @@ export function unary(
 export function serverStream(context: CallContext, name: string, handler: StreamHandler) {
   return (call: ServerWritableStream<Message, Message>) => {
     const observe = timer(context, name)
-    const send = async (session: Session, messages: AsyncIterable<Message>) => {
+    const send = async (session: Session, messages: AsyncIterable<Message>, onAnswer: () => void) => {
       let hasSent = false
       try {
         for await (const message of messages) {
           if (session.signal.aborted) return
+          onAnswer()
           hasSent = true
           // A slow reader holds us back; a cancelled one does not.
           if (!call.write(message)) await drained(call, session.signal)
@@ -90,8 +91,8 @@ export function serverStream(context: CallContext, name: string, handler: Stream
       }
     }
     begin(context, call, 'read', {
-      here: session => send(session, handler(session, call.request)),
-      forward: (forward, session) => send(session, forward.serverStream(name, call, call.request)),
+      here: (session, onAnswer) => send(session, handler(session, call.request), onAnswer),
+      forward: (forward, session) => send(session, forward.serverStream(name, call, call.request), () => {}),
     }).then(
       () => {
         observe('OK')
@@ -152,7 +153,8 @@ function trailerOf({ node }: CallContext, { outcome }: Session): Metadata {
 
 /** The two ways in which a call is answered. */
 interface Ways<T> {
-  readonly here: (session: Session) => Promise<T>
+  /** `onAnswer`: to be called before anything of a read's answer is sent. */
+  readonly here: (session: Session, onAnswer: () => void) => Promise<T>
   readonly forward: (forward: GrpcForward, session: Session) => Promise<T>
 }
 
@@ -160,7 +162,8 @@ interface Ways<T> {
  * Reads who asks, and has the gate decide who answers; cancellation and the client's deadline end the session.
  *
  * A client gets the head of a write's answer before anybody does anything of the write, here or elsewhere. A call that ends without a head was never taken, for routers (HAProxy resets it as REFUSED_STREAM)
- * and clients (gRPC's transparent retry sends it again): a conditional write that had been done would be answered with a refusal.
+ * and clients (gRPC's transparent retry sends it again): a conditional write that had been done would be answered with a refusal. The head of a read's answer waits for the answer: until then another
+ * node may be asked, which the head names.
  */
 async function begin<T>(
   context: CallContext,
@@ -197,10 +200,13 @@ async function begin<T>(
       ),
       ending,
     )
-    const here = () => {
+    const onAnswer = () => sendHead(context.node)
+    const here = async () => {
       context.onTenant(session.tenant)
-      sendHead(context.node)
-      return ways.here(session)
+      if (access !== 'read') onAnswer()
+      const answer = await ways.here(session, onAnswer)
+      onAnswer()
+      return answer
     }
     if (!gate || !forwarder) return await here()
     return await gate.answer(session, here, targets => {

@@ -1,4 +1,5 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
+import { Readable } from 'node:stream'
 import type { FastifyInstance, FastifyReply } from 'fastify'
 import { PercolateError } from '../../base/errors.ts'
 import type { TenantId } from '../../base/ids.ts'
@@ -117,6 +118,11 @@ export function addTenantHook(scope: FastifyInstance, options: TenantHookOptions
   })
   const { gate, forwarder } = options
   if (gate && forwarder) {
+    // A body that was sent to a node that did not take it is read again here.
+    scope.addHook('preParsing', (request, _reply, payload, done) => {
+      const body = forwarder.keptBody(request.raw)
+      done(null, body ? Readable.from([body]) : payload)
+    })
     scope.addHook('onRoute', route => {
       const { handler } = route
       if (route.config?.isLocal) return

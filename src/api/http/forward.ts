@@ -6,6 +6,7 @@ import type { TenantId } from '../../base/ids.ts'
 import { PEER_HEADER, type PeerAuth } from '../../replication/auth.ts'
 import type { Member } from '../../replication/placement.ts'
 import { askEach, lost, misdirected } from '../../session/forward.ts'
+import { KeptBody } from './kept-body.ts'
 
 /** Connections to one other node. */
 const SOCKETS_MAX = 512
@@ -16,13 +17,14 @@ const ANSWER_MS_MAX = 120_000
 
 /**
  * Sends requests on to the nodes that hold the tenant. A body leaves this node only after the other has confirmed that it serves the tenant (`Expect: 100-continue`), so that one that refuses,
- * or is gone, costs nothing: the next is asked.
+ * or is gone, costs nothing: the next is asked. So it is when a node has taken a small body and then finds that it does not serve the tenant any more ({@link KeptBody}).
  */
 export class HttpForwarder {
   readonly #auth: PeerAuth
   readonly #agent = new Agent({ keepAlive: true, maxSockets: SOCKETS_MAX, maxFreeSockets: 64, timeout: 0 })
 
   readonly #draining: AbortSignal
+  readonly #bodies = new WeakMap<IncomingMessage, KeptBody>()
 
   /** `draining`: feeds that are sent on end, so that their clients turn to another node. */
   constructor(auth: PeerAuth, draining: AbortSignal) {
@@ -32,6 +34,11 @@ export class HttpForwarder {
 
   close(): void {
     this.#agent.destroy()
+  }
+
+  /** The body of a request that was sent on and that nobody took: its stream has been read. */
+  keptBody(request: IncomingMessage): Buffer | undefined {
+    return this.#bodies.get(request)?.whole
   }
 
   /** `body`: the request's, when it has been read by now. */
@@ -44,7 +51,7 @@ export class HttpForwarder {
     body?: Buffer,
   ): Promise<void> {
     await askEach(targets, async target => {
-      const answer = await this.#ask(request, reply, tenant, target, body)
+      const answer = await this.#ask(request, reply, tenant, target, body ?? this.keptBody(request.raw))
       await this.#answer(reply, answer, entryNode, request.routeOptions.config.isFeed ?? false)
     })
   }
@@ -88,8 +95,9 @@ export class HttpForwarder {
       outgoing.once('continue', () => {
         isSent = true
         clearTimeout(confirm)
-        if (body) outgoing.end(body)
-        else request.raw.pipe(outgoing)
+        if (body) return void outgoing.end(body)
+        this.#bodies.set(request.raw, new KeptBody(request.raw))
+        request.raw.pipe(outgoing)
       })
       if (!hasBody) {
         outgoing.end()
@@ -105,9 +113,9 @@ export class HttpForwarder {
         if (answer.statusCode === 421) {
           answer.resume()
           reply.raw.off('close', gone)
-          const hasSentBody = hasBody && isSent
-          if (!hasSentBody) outgoing.destroy()
-          return reject(misdirected(target.node, hasSentBody))
+          const isSpent = hasBody && isSent && !body && !this.keptBody(request.raw)
+          if (!hasBody || !isSent) outgoing.destroy()
+          return reject(misdirected(target.node, isSpent))
         }
         // An answer before the body was asked for: the rest of it is not wanted.
         if (!isSent) request.raw.resume()

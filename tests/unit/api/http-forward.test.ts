@@ -1,0 +1,102 @@
+import { createServer, type IncomingMessage, type Server } from 'node:http'
+import type { AddressInfo } from 'node:net'
+import fastify, { type FastifyInstance } from 'fastify'
+import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { addTenantHook } from '../../../src/api/http/call.ts'
+import { HttpForwarder } from '../../../src/api/http/forward.ts'
+import { KEPT_BODY_BYTES_MAX } from '../../../src/api/http/kept-body.ts'
+import { sendError } from '../../../src/api/http/server.ts'
+import { Metrics } from '../../../src/base/metrics.ts'
+import { systemTime } from '../../../src/base/time.ts'
+import { PeerAuth } from '../../../src/replication/auth.ts'
+import type { Member } from '../../../src/replication/placement.ts'
+import type { Replica } from '../../../src/replication/replica.ts'
+import type { Route } from '../../../src/replication/router.ts'
+import { Gate } from '../../../src/session/gate.ts'
+
+/** Nodes as a forwarding node sees them: real servers, and a real gate and forwarder that are told where to go. */
+const closing: { close(): unknown }[] = []
+const bodies: { readonly node: string; readonly text: string }[] = []
+const routes: Route[] = []
+let late: Member
+let serving: Member
+let entry: FastifyInstance
+let url: string
+
+beforeAll(async () => {
+  // It stopped being the home when it had the body.
+  late = await peer('late', 421)
+  serving = await peer('serving', 200)
+  const auth = new PeerAuth('secret', 'n1')
+  const replica = {
+    service: { node: 'n1' },
+    directory: { fetch: async () => undefined },
+    router: { route: async () => routes.shift()! },
+  } as unknown as Replica
+  const gate = new Gate({ replica, auth, bookmarkWaitMs: 0 })
+  const forwarder = new HttpForwarder(auth, new AbortController().signal)
+  entry = fastify({ bodyLimit: 1e7 })
+  const metrics = new Metrics()
+  entry.setErrorHandler((error, request, reply) => sendError(error, request, reply, metrics))
+  addTenantHook(entry, { time: systemTime, asOfAheadMsMax: 0, onTenant: () => {}, gate, forwarder })
+  entry.put('/e', async request => ({ node: 'n1', got: request.body }))
+  url = await entry.listen({ host: '127.0.0.1', port: 0 })
+  closing.push(forwarder, entry)
+})
+afterAll(async () => {
+  for (const server of closing) await server.close()
+})
+
+async function peer(node: string, status: number): Promise<Member> {
+  const server: Server = createServer(async (request: IncomingMessage, response) => {
+    let text = ''
+    for await (const chunk of request) text += chunk
+    bodies.push({ node, text })
+    response.writeHead(status, { 'content-type': 'application/json' }).end(JSON.stringify({ node }))
+  })
+  await new Promise<void>(resolve => server.listen(0, '127.0.0.1', resolve))
+  closing.push({ close: () => server.closeAllConnections() ?? server.close() })
+  const { port } = server.address() as AddressInfo
+  return { node, http: `127.0.0.1:${port}` } as Member
+}
+
+async function put(body: object, ...to: Route[]) {
+  routes.splice(0, routes.length, ...to)
+  bodies.length = 0
+  const answer = await fetch(`${url}/e`, {
+    method: 'PUT',
+    headers: { 'x-tenant-id': 'acme', 'content-type': 'application/json' },
+    body: JSON.stringify(body),
+  })
+  const text = await answer.text()
+  return { status: answer.status, body: JSON.parse(text) }
+}
+
+const forward = (...targets: Member[]): Route => ({ kind: 'forward', targets })
+const small = { properties: { n: 1 } }
+const large = { text: 'x'.repeat(KEPT_BODY_BYTES_MAX) }
+
+describe('a request that a node took and then did nothing of', () => {
+  it('goes with its body to the next', async () => {
+    const answer = await put(small, forward(late, serving))
+    expect(answer).toEqual({ status: 200, body: { node: 'serving' } })
+    expect(bodies).toEqual(['late', 'serving'].map(node => ({ node, text: JSON.stringify(small) })))
+  })
+
+  it('is answered here, when this node has become the home meanwhile', async () => {
+    const answer = await put(small, forward(late), { kind: 'local' })
+    expect(answer).toEqual({ status: 200, body: { node: 'n1', got: small } })
+  })
+
+  it('goes elsewhere when the directory says so by then', async () => {
+    const answer = await put(small, forward(late), forward(serving))
+    expect(answer).toEqual({ status: 200, body: { node: 'serving' } })
+  })
+
+  it('is to be sent again by the client when it is too large to be kept', async () => {
+    const answer = await put(large, forward(late, serving), forward(serving))
+    expect([answer.status, answer.body.code]).toEqual([503, 'TENANT_UNAVAILABLE'])
+    expect(answer.body.detail).toContain('did nothing; send it again')
+    expect(bodies.map(({ node }) => node)).toEqual(['late'])
+  })
+})
