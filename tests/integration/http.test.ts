@@ -333,10 +333,15 @@ describe('entities', () => {
       'c',
       'd',
     ])
+    const ends = async (id: string) =>
+      (await node.request('GET', entity(id), { tenant })).body.edges.map(({ to }: { to: string }) => to)
+    expect(await ends('a')).toEqual(['b', 'ghost', 'c'])
     await node.request('DELETE', entity('c'), { tenant })
     expect((await walk('depth=10')).results.map(({ id }: { id: string }) => id)).toEqual(['b'])
+    expect(await ends('a')).toEqual(['b', 'ghost'])
     await node.request('PUT', entity('c'), { tenant, body: { name: 'c again' } })
     expect((await walk('depth=10')).results.map(({ id }: { id: string }) => id)).toEqual(['b'])
+    expect([await ends('a'), await ends('c')]).toEqual([['b', 'ghost'], []])
     expect((await node.request('GET', '/api/v1/entities/a/traverse?depth=11', { tenant })).body.field).toBe('depth')
     await node.request('PUT', entity('a'), { tenant, body: { edges: [{ type: 'knows', to: 'b', remove: true }] } })
     expect((await walk('')).results).toEqual([])

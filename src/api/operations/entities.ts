@@ -86,9 +86,11 @@ export class EntityOperations {
         const entity = entityView(id, record)
         if (!entity) throw notFound('entity', id)
         const found = await edgesFrom(tenant, id, EDGES_SHOWN_MAX + 1)
-        const edges = found.slice(0, EDGES_SHOWN_MAX).filter(edge => edgeSurvives(edge, record))
+        const listed = found.slice(0, EDGES_SHOWN_MAX)
+        const ends = await tenant.records(listed.map(({ to }) => ({ kind: 'entity', key: [to] })))
+        const edges = listed.filter((edge, n) => edgeSurvives(edge, record) && edgeSurvives(edge, ends[n]))
         const shown = cutPage(edges.map(edgeOutput))
-        const isCut = found.length > EDGES_SHOWN_MAX || shown.length < edges.length
+        const isCut = found.length > listed.length || shown.length < edges.length
         return {
           entity: { ...toOutput(entity), edges: shown, ...(isCut ? { edges_truncated: true } : {}) },
           etag: etagOf(record!),
