@@ -4,6 +4,7 @@ import { createGrpcApi } from './api/grpc/server.ts'
 import { createHttpApi } from './api/http/api.ts'
 import { closeServer, listen } from './api/http/server.ts'
 import { Operations } from './api/operations/operations.ts'
+import { SlowReaders } from './api/slow-readers.ts'
 import { PercolateError } from './base/errors.ts'
 import type { TenantId } from './base/ids.ts'
 import { Lifecycle } from './base/lifecycle.ts'
@@ -229,6 +230,7 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
     }
     // A tick above it may carry over into the next millisecond.
     const asOfAheadMsMax = Math.max(0, config.clockSkewMsMax - 1)
+    const readers = new SlowReaders(config.readerStallMs, metrics)
     const httpApi = await createHttpApi({
       logger,
       metrics,
@@ -240,6 +242,7 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
       node,
       asOfAheadMsMax,
       onTenant,
+      readers,
       gate,
     })
     const httpPort = await listen(httpApi, config.host, config.httpPort, 'PERCOLATE_HTTP_PORT')
@@ -259,6 +262,7 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
       drainMs: config.drainMs,
       asOfAheadMsMax,
       onTenant,
+      readers,
       gate,
       forwarder,
       peers: replica && { handlers: replica.service, auth, logger },

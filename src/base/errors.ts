@@ -205,6 +205,13 @@ export const errorTable = {
     'debug',
     'The request did not come in time; see `PERCOLATE_REQUEST_READ_MS`.',
   ),
+  READER_STALLED: spec(
+    408,
+    'RESOURCE_EXHAUSTED',
+    'later',
+    'info',
+    'The client took nothing of an answer in pieces for `PERCOLATE_READER_STALL_MS` and is cut off; read faster, or go on from the last cursor.',
+  ),
   METHOD_NOT_ALLOWED: spec(405, 'UNIMPLEMENTED', 'fix', 'debug', 'The route exists with other methods only.'),
   PRECONDITION_FAILED: spec(
     412,

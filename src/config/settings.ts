@@ -247,6 +247,16 @@ export const settings = {
     roles: DATABASE,
     doc: 'Change feeds that a node serves at once; more get 503.',
   },
+  readerStallMs: {
+    env: 'PERCOLATE_READER_STALL_MS',
+    type: 'integer',
+    default: 30000,
+    min: 100,
+    max: 3600000,
+    unit: 'ms',
+    roles: DATABASE,
+    doc: 'A client that takes nothing for this long of an answer in pieces (server-sent events, gRPC streams) is cut off.',
+  },
   tenantFeedsMax: {
     env: 'PERCOLATE_TENANT_FEEDS_MAX',
     type: 'integer',

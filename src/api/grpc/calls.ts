@@ -1,4 +1,5 @@
 import type { EventEmitter } from 'node:events'
+import { constants, type ServerHttp2Stream } from 'node:http2'
 import {
   Metadata,
   type ServerDuplexStream,
@@ -20,6 +21,7 @@ import { final } from '../../session/forward.ts'
 import type { Gate } from '../../session/gate.ts'
 import { type Access, parseRequest } from '../../session/request.ts'
 import { type Ending, Session } from '../../session/session.ts'
+import type { SlowReaders } from '../slow-readers.ts'
 import { type ConditionField, takeConditions } from './conditions.ts'
 import type { GrpcForward, GrpcForwarder } from './forward.ts'
 import type { Message } from './messages.ts'
@@ -32,6 +34,7 @@ export interface CallContext {
   readonly asOfAheadMsMax: number
   readonly node: string
   readonly onTenant: (tenant: TenantId) => void
+  readonly readers: SlowReaders
   readonly gate?: Gate | undefined
   readonly forwarder?: GrpcForwarder | undefined
 }
@@ -84,7 +87,7 @@ export function serverStream(context: CallContext, name: string, handler: Stream
           onAnswer()
           hasSent = true
           // A slow reader holds us back; a cancelled one does not.
-          if (!call.write(message)) await drained(call, session.signal)
+          if (!call.write(message)) await context.readers.wait(call, session.signal)
         }
       } catch (error) {
         throw hasSent ? final(error) : error
@@ -98,22 +101,25 @@ export function serverStream(context: CallContext, name: string, handler: Stream
         observe('OK')
         call.end()
       },
-      error => call.emit('error', fail(context, observe, error)),
+      error => {
+        call.emit('error', fail(context, observe, error))
+        if (error instanceof PercolateError && error.code === 'READER_STALLED') cutOff(call)
+      },
     )
   }
 }
 
-function drained(call: EventEmitter, signal: AbortSignal): Promise<void> {
-  return new Promise(resolve => {
-    const done = () => {
-      call.off('drain', done)
-      signal.removeEventListener('abort', done)
-      resolve()
-    }
-    call.once('drain', done)
-    signal.addEventListener('abort', done)
-    if (signal.aborted) done()
-  })
+/** What waits to be sent goes only with the stream: a status would wait behind it. ENHANCE_YOUR_CALM is RESOURCE_EXHAUSTED for gRPC. */
+function cutOff(call: object): void {
+  // grpc-js has no way of its own to reset a stream; interceptors lie around the call that has it.
+  let inner = (call as { call?: Intercepted }).call
+  while (inner?.nextCall) inner = inner.nextCall
+  inner?.stream?.close(constants.NGHTTP2_ENHANCE_YOUR_CALM)
+}
+
+interface Intercepted {
+  readonly nextCall?: Intercepted
+  readonly stream?: ServerHttp2Stream
 }
 
 export function clientStream(context: CallContext, name: string, handler: ClientStreamHandler) {

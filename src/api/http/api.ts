@@ -4,6 +4,7 @@ import type { Time } from '../../base/time.ts'
 import type { Gate } from '../../session/gate.ts'
 import type { Operations } from '../operations/operations.ts'
 import * as schemas from '../schemas.ts'
+import type { SlowReaders } from '../slow-readers.ts'
 import { bodyAjv, queryAjv } from '../validate.ts'
 import { addTenantHook, holdContinue } from './call.ts'
 import { HttpForwarder } from './forward.ts'
@@ -23,6 +24,7 @@ export interface HttpApiOptions extends HttpServerOptions {
   readonly onTenant: (tenant: TenantId) => void
   /** Decides whether this node answers; a node without a cluster answers everything. */
   readonly gate: Gate | undefined
+  readonly readers: SlowReaders
 }
 
 const UPLOADS_ELSEWHERE = 'uploads and jobs are at the upload gateway, port 8081 unless set otherwise'
@@ -59,8 +61,8 @@ export async function createHttpApi(options: HttpApiOptions): Promise<FastifyIns
   await app.register(
     async scope => {
       addTenantHook(scope, { ...options, forwarder })
-      addRoutes(scope, options.operations)
-      addReplicationRoutes(scope, options.operations, gate)
+      addRoutes(scope, options.operations, options.readers)
+      addReplicationRoutes(scope, options.operations, gate, options.readers)
       addRetractionRoute(scope, options.operations)
     },
     { prefix: '/api/v1' },
@@ -68,7 +70,7 @@ export async function createHttpApi(options: HttpApiOptions): Promise<FastifyIns
   await app.register(
     async scope => {
       addTenantHook(scope, { ...options, forwarder })
-      addChatRoute(scope, '/chat/completions', options.operations)
+      addChatRoute(scope, '/chat/completions', options.operations, options.readers)
     },
     { prefix: '/v1' },
   )

@@ -1,6 +1,7 @@
 import type { FastifyReply } from 'fastify'
 import { toPercolateError, toProblem } from '../../base/errors.ts'
 import type { ChatReply } from '../operations/chat.ts'
+import type { SlowReaders } from '../slow-readers.ts'
 
 const CHARS_PER_TOKEN = 4
 
@@ -14,7 +15,12 @@ function usageOf(promptChars: number, answerChars: number) {
 }
 
 /** OpenAI's answer shapes: one `chat.completion`, or `chat.completion.chunk` events that end with `[DONE]`. Both carry `citations`. */
-export async function sendChat(reply: FastifyReply, answer: ChatReply, stream: boolean): Promise<FastifyReply> {
+export async function sendChat(
+  reply: FastifyReply,
+  answer: ChatReply,
+  stream: boolean,
+  readers: SlowReaders,
+): Promise<FastifyReply> {
   const head = { id: answer.id, created: answer.createdS, model: answer.model }
   if (!stream) {
     let content = ''
@@ -44,8 +50,9 @@ export async function sendChat(reply: FastifyReply, answer: ChatReply, stream: b
     'x-accel-buffering': 'no',
   })
   const send = async (data: unknown) => {
-    if (!raw.write(`data: ${typeof data === 'string' ? data : JSON.stringify(data)}\n\n`))
-      await new Promise(resolve => raw.once('drain', resolve).once('close', resolve))
+    if (raw.destroyed) return
+    const isFull = !raw.write(`data: ${typeof data === 'string' ? data : JSON.stringify(data)}\n\n`)
+    if (isFull && !(await readers.keepsUp(raw))) raw.destroy()
   }
   const chunk = (delta: object, finish: string | null, extra: object = {}) => ({
     ...head,
@@ -67,6 +74,8 @@ export async function sendChat(reply: FastifyReply, answer: ChatReply, stream: b
     const problem = toProblem(toPercolateError(error))
     reply.log.warn({ code: problem.code }, 'chat stream broke off')
     await send({ error: problem })
+  } finally {
+    await pieces.return?.()
   }
   raw.end()
   return reply

@@ -1,15 +1,17 @@
 import type { FastifyReply } from 'fastify'
 import { PercolateError } from '../../base/errors.ts'
 import type { ChangeEvent } from '../operations/changes.ts'
-
-/** A reader that takes nothing for this long is cut off; it can come back with its last event id. */
-const STALL_MS_MAX = 30_000
+import type { SlowReaders } from '../slow-readers.ts'
 
 /**
  * Sends a feed as server-sent events (https://html.spec.whatwg.org/multipage/server-sent-events.html): `id` is the cursor, heartbeats are comments. The first event decides the status: an
- * error before it is a plain problem answer.
+ * error before it is a plain problem answer. A reader that takes nothing for as long as {@link SlowReaders} allow is cut off; it can come back with its last event id.
  */
-export async function sendEvents(reply: FastifyReply, events: AsyncGenerator<ChangeEvent>): Promise<void> {
+export async function sendEvents(
+  reply: FastifyReply,
+  events: AsyncGenerator<ChangeEvent>,
+  readers: SlowReaders,
+): Promise<void> {
   const first = await events.next()
   reply.hijack()
   const { raw } = reply
@@ -24,7 +26,7 @@ export async function sendEvents(reply: FastifyReply, events: AsyncGenerator<Cha
   raw.write('retry: 1000\n\n')
   try {
     for (let next = first; !next.done && !raw.destroyed; next = await events.next())
-      if (!raw.write(textOf(next.value)) && !(await drained(reply))) return void raw.destroy()
+      if (!raw.write(textOf(next.value)) && !(await readers.keepsUp(raw))) return void raw.destroy()
   } catch (error) {
     if (error instanceof PercolateError)
       raw.write(
@@ -40,19 +42,3 @@ const textOf = ({ cursor, changes }: ChangeEvent): string =>
   changes === undefined
     ? `: heartbeat\nid: ${cursor}\n\n`
     : `id: ${cursor}\nevent: change\ndata: ${JSON.stringify({ changes })}\n\n`
-
-function drained({ raw }: FastifyReply): Promise<boolean> {
-  return new Promise(resolve => {
-    const settle = (isDrained: boolean) => {
-      clearTimeout(timer)
-      raw.off('drain', onDrain)
-      raw.off('close', onClose)
-      resolve(isDrained)
-    }
-    const onDrain = () => settle(true)
-    const onClose = () => settle(false)
-    const timer = setTimeout(onClose, STALL_MS_MAX)
-    raw.once('drain', onDrain)
-    raw.once('close', onClose)
-  })
-}

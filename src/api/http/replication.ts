@@ -3,6 +3,7 @@ import { PEER_HEADER } from '../../replication/auth.ts'
 import type { Gate } from '../../session/gate.ts'
 import type { Operations } from '../operations/operations.ts'
 import type * as schemas from '../schemas.ts'
+import type { SlowReaders } from '../slow-readers.ts'
 import { sendEvents } from './events.ts'
 import { tenantHeader } from './tenant-header.ts'
 
@@ -15,6 +16,7 @@ export function addReplicationRoutes(
   app: FastifyInstance,
   { changes, replication }: Operations,
   gate: Gate | undefined,
+  readers: SlowReaders,
 ): void {
   const route = (summary: string, rest: object = {}) => ({
     schema: {
@@ -44,7 +46,7 @@ export function addReplicationRoutes(
           ? { cursor: query.cursor, field: 'cursor' }
           : { cursor: String(last), field: 'Last-Event-ID' }
       const events = changes.follow(request.call, from, query.heartbeat_ms ?? 15_000)
-      await sendEvents(reply, events)
+      await sendEvents(reply, events, readers)
       return reply
     },
   )

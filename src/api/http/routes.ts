@@ -3,6 +3,7 @@ import { PercolateError } from '../../base/errors.ts'
 import { checkId } from '../../base/ids.ts'
 import type { Operations } from '../operations/operations.ts'
 import * as schemas from '../schemas.ts'
+import type { SlowReaders } from '../slow-readers.ts'
 import { check } from '../validate.ts'
 import { sendChat } from './chat.ts'
 import { type Condition, conditionsOf, sendTagged } from './conditions.ts'
@@ -16,7 +17,7 @@ const idParam = { type: 'object', properties: { id: { type: 'string' } }, requir
 const oneOrMany = (one: string, many: string) => ({ anyOf: [ref(one), ref(many)], 'x-checked-by-handler': true })
 
 /** All routes under `/api/v1`; one operation behind each. */
-export function addRoutes(app: FastifyInstance, operations: Operations): void {
+export function addRoutes(app: FastifyInstance, operations: Operations, readers: SlowReaders): void {
   const { resources, entities, moments } = operations
   const route = (tag: string, summary: string, rest: object = {}) => ({
     schema: { tags: [tag], summary, headers: tenantHeader, ...rest },
@@ -202,11 +203,11 @@ export function addRoutes(app: FastifyInstance, operations: Operations): void {
     },
   )
 
-  addChatRoute(app, '/chat', operations)
+  addChatRoute(app, '/chat', operations, readers)
 }
 
 /** Chat, also at the path that OpenAI's clients use. */
-export function addChatRoute(app: FastifyInstance, path: string, operations: Operations): void {
+export function addChatRoute(app: FastifyInstance, path: string, operations: Operations, readers: SlowReaders): void {
   const schema = {
     tags: ['chat'],
     summary: "Answer from the tenant's resources, entities and moments, with citations; OpenAI-shaped",
@@ -223,7 +224,7 @@ export function addChatRoute(app: FastifyInstance, path: string, operations: Ope
   }
   app.post(path, { schema, config: { operation: 'POST /api/v1/chat', isRead: true } }, async (request, reply) => {
     const input = request.body as schemas.ChatInput
-    return sendChat(reply, await operations.chat.chat(request.call, input), input.stream ?? false)
+    return sendChat(reply, await operations.chat.chat(request.call, input), input.stream ?? false, readers)
   })
 }
 

@@ -1,0 +1,29 @@
+import type { EventEmitter } from 'node:events'
+import { drained } from '../base/drained.ts'
+import { PercolateError } from '../base/errors.ts'
+import type { Metrics } from '../base/metrics.ts'
+
+/** Those who are sent an answer in pieces (server-sent events, gRPC streams) and do not take it: what waits for them is memory of this node, which they may keep only so long. */
+export class SlowReaders {
+  readonly #stallMsMax: number
+  readonly #metrics: Metrics
+
+  /** `stallMsMax`: how long a reader may take nothing. */
+  constructor(stallMsMax: number, metrics: Metrics) {
+    this.#stallMsMax = stallMsMax
+    this.#metrics = metrics
+  }
+
+  /** Waits for a stream that is full; false when its reader is gone, or is to be cut off, which is counted. */
+  async keepsUp(stream: EventEmitter): Promise<boolean> {
+    const how = await drained(stream, this.#stallMsMax)
+    if (how === 'stalled') this.#metrics.countError('READER_STALLED')
+    return how === 'drained'
+  }
+
+  /** The same for one whose end is told by a signal. READER_STALLED: cut it off. */
+  async wait(stream: EventEmitter, signal: AbortSignal): Promise<void> {
+    if ((await drained(stream, this.#stallMsMax, signal)) === 'stalled')
+      throw new PercolateError('READER_STALLED', `The client took nothing of the answer for ${this.#stallMsMax} ms.`)
+  }
+}
