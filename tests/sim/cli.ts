@@ -4,8 +4,8 @@ import { checkerOf } from './objections.ts'
 import { simulate } from './run.ts'
 
 /**
- * Runs the simulator: `node dist/tests/sim/cli.js --seed 1 --runs 100 [--seconds 60] [--wide] [--focus "FAULT,FAULT"] [--trace] [--json]`. Prints what happened and how often, and every failing seed with what
- * failed; ends with 1 when one did, or when a kind of fault never occurred in a long enough series.
+ * Runs the simulator: `node dist/tests/sim/cli.js --seed 1 --runs 100 [--seconds 60] [--wide] [--focus "FAULT,FAULT"] [--shake 1 [--shakes 20]] [--trace] [--json]`. Prints what happened and how often, and every failing seed with what
+ * failed. With `--shake` each seed has that other schedule in place of its own, or that and the following ones, as many as `--shakes` says. Ends with 1 when one did, or when a kind of fault never occurred in a long enough series.
  */
 const flag = (name: string): string | undefined => {
   const at = process.argv.indexOf(`--${name}`)
@@ -13,6 +13,8 @@ const flag = (name: string): string | undefined => {
 }
 const firstSeed = Number(flag('seed') ?? 1)
 const runs = Number(flag('runs') ?? 100)
+const shake = Number(flag('shake') ?? 0)
+const shakes = Number(flag('shakes') ?? 1)
 const untilMs = performance.now() + Number(flag('seconds') ?? 1e9) * 1000
 const wide = process.argv.includes('--wide')
 const isJson = process.argv.includes('--json')
@@ -23,14 +25,16 @@ const focus = flag('focus')?.split(',') as FaultKind[] | undefined
 const unknown = focus?.filter(kind => ![...plainFaults, ...wideFaults, ...focusFaults].includes(kind as never)) ?? []
 if (unknown.length > 0) throw new Error(`--focus: there are no such faults: ${unknown.join(', ')}`)
 const totals = new Map<string, number>()
-const failures: { seed: number; violations: string[] }[] = []
+const failures: { seed: number; shake?: number; violations: string[] }[] = []
 let done = 0
 let operations = 0
 let acknowledged = 0
 let faults = 0
 let simulatedMs = 0
-for (let seed = firstSeed; seed < firstSeed + runs && performance.now() < untilMs; seed++) {
-  const result = await simulate({ seed, wide, focus, trace: process.argv.includes('--trace') })
+for (let n = 0; n < runs * shakes && performance.now() < untilMs; n++) {
+  const seed = firstSeed + Math.floor(n / shakes)
+  const shaken = shake > 0 ? { shake: shake + (n % shakes) } : {}
+  const result = await simulate({ seed, ...shaken, wide, focus, trace: process.argv.includes('--trace') })
   done++
   operations += result.operations
   acknowledged += result.acknowledged
@@ -39,8 +43,11 @@ for (let seed = firstSeed; seed < firstSeed + runs && performance.now() < untilM
   for (const [name, count] of result.counts) totals.set(name, (totals.get(name) ?? 0) + count)
   if (result.trace.length > 0) console.log(result.trace.join('\n'))
   if (result.violations.length === 0) continue
-  failures.push({ seed, violations: result.violations })
-  if (!isJson) console.error(`seed ${seed} failed:\n  ${result.violations.slice(0, 8).join('\n  ')}`)
+  failures.push({ seed, ...shaken, violations: result.violations })
+  if (!isJson)
+    console.error(
+      `seed ${seed}${shake > 0 ? ` shake ${shaken.shake}` : ''} failed:\n  ${result.violations.slice(0, 8).join('\n  ')}`,
+    )
   if (stopAtFirst && (by?.some(name => result.violations.some(said => checkerOf(said) === name)) ?? true)) break
 }
 const expected = [

@@ -35,7 +35,7 @@ import type { StreamCursor } from '../../src/tenant/state.ts'
 import { never, SimDatabase, SimDisk, SimKv } from './disk.ts'
 import type { StoredEntry } from './feeds.ts'
 import { linkOf, NatsFaults, type SimClient } from './link.ts'
-import type { World } from './world.ts'
+import type { Shake, World } from './world.ts'
 
 /** Scaling is not simulated; the settings' default. */
 const ACTIVE_WINDOW_MS = 300_000
@@ -507,7 +507,19 @@ export class SimProcess implements SimClient {
       database = new SimDatabase()
       databases.set(id, database)
     }
-    return new SimKv(database, { isDead: () => this.isDead, wait: point => this.#wait(point) })
+    const { shake } = this.node.cluster.world
+    return new SimKv(database, {
+      isDead: () => this.isDead,
+      wait: point => this.#wait(point),
+      shake: shake && (() => this.#shake(shake)),
+    })
+  }
+
+  async #shake(shake: Shake): Promise<void> {
+    const ms = shake.extraMs()
+    if (ms > 0) await this.time.sleep(ms)
+    for (let turns = shake.extraTurns(); turns > 0; turns--) await undefined
+    if (this.isDead) return never()
   }
 
   async #wait(point: CrashPoint | 'read'): Promise<void> {

@@ -99,6 +99,8 @@ export interface SimKvHooks {
   readonly isDead: () => boolean
   /** A moment that the disk takes; the simulated process may be killed in it. */
   readonly wait: (point: 'before-commit' | 'after-commit' | 'read') => Promise<void>
+  /** In a shaken schedule: a moment before a read looks at the disk, or before what it saw arrives. */
+  readonly shake?: (() => Promise<void>) | undefined
 }
 
 /** A process's handle on a database: what a dead process asks is never answered. */
@@ -114,24 +116,26 @@ export class SimKv implements Kv {
 
   async get(key: Buffer): Promise<Buffer | undefined> {
     this.#check()
-    this.#database.checkRot(key)
-    const value = this.#database.get(key.toString('latin1'))
-    return value && Buffer.from(value)
+    if (this.#hooks.shake) await this.#hooks.shake()
+    const value = this.#read(key)
+    if (this.#hooks.shake) await this.#hooks.shake()
+    return value
   }
 
   async getMany(keys: readonly Buffer[]): Promise<(Buffer | undefined)[]> {
     this.#check()
-    return keys.map(key => {
-      this.#database.checkRot(key)
-      const value = this.#database.get(key.toString('latin1'))
-      return value && Buffer.from(value)
-    })
+    if (this.#hooks.shake) await this.#hooks.shake()
+    const values = keys.map(key => this.#read(key))
+    if (this.#hooks.shake) await this.#hooks.shake()
+    return values
   }
 
   async *chunks(range: KvRange): AsyncIterable<KvEntry[]> {
     this.#check()
+    if (this.#hooks.shake) await this.#hooks.shake()
     this.#database.checkRot(range.gte)
     const entries = this.#database.range(range)
+    if (this.#hooks.shake) await this.#hooks.shake()
     for (let at = 0; at < entries.length; at += 64) {
       yield entries.slice(at, at + 64)
       if (at + 64 < entries.length) await this.#hooks.wait('read')
@@ -149,6 +153,12 @@ export class SimKv implements Kv {
 
   async close(): Promise<void> {
     this.#closed = true
+  }
+
+  #read(key: Buffer): Buffer | undefined {
+    this.#database.checkRot(key)
+    const value = this.#database.get(key.toString('latin1'))
+    return value && Buffer.from(value)
   }
 
   #check(): void {

@@ -23,6 +23,8 @@ import { World } from './world.ts'
 
 export interface RunOptions {
   readonly seed: number
+  /** Which of the seed's other schedules; its own by default. */
+  readonly shake?: number | undefined
   readonly operations?: number
   readonly trace?: boolean
   /** With the faults of a wide world. */
@@ -90,7 +92,7 @@ class Run {
 
   constructor(options: RunOptions) {
     this.#options = options
-    this.#world = new World(options.seed)
+    this.#world = new World(options.seed, options.shake)
     const { random } = this.#world
     this.#isWide = options.wide ?? false
     this.#cluster = new SimCluster(this.#world, random.int(3, 4), TIMES, this.#isWide ? 2 : 1)
@@ -452,8 +454,8 @@ class Run {
     violations.push(...checkIdle(cluster.requests, IDLE_MS))
   }
 
-  async #finalCopies(): Promise<FinalCopy[]> {
-    const copies: FinalCopy[] = []
+  async #finalCopies(): Promise<SeenCopy[]> {
+    const copies: SeenCopy[] = []
     for (const node of this.#cluster.nodes) {
       const process = node.process
       if (!process) continue
@@ -462,6 +464,7 @@ class Run {
         const listed = process.replica.directory.placement(tenant)?.holders.some(holder => holder.node === node.id)
         if (!listed) continue
         const work = process.pool.use(tenant, async open => {
+          const { vector, isCollected } = open
           const records = new Map<string, LwwRecord>()
           const bytes = new Map<string, string>()
           for (const [key, value] of await collect(open, prefixRange(prefixes.space(space.record)))) {
@@ -485,6 +488,7 @@ class Run {
             outboxEntries: open.outbox.entries,
             problems,
             setAside,
+            isSteady: isCollected && open.isCollected && sameVector(vector, open.vector),
           }
         })
         const settled = await this.#world.settle(work, 20_000)
@@ -523,8 +527,14 @@ class Run {
   }
 }
 
-/** Whether the copies of each tenant were read at one and the same position. */
-function isStill(copies: readonly FinalCopy[]): boolean {
+interface SeenCopy extends FinalCopy {
+  /** Nothing was written or collected while it was read. */
+  readonly isSteady: boolean
+}
+
+/** Whether the copies of each tenant were read at one and the same position, and with nothing left to collect. */
+function isStill(copies: readonly SeenCopy[]): boolean {
+  if (copies.some(({ isSteady }) => !isSteady)) return false
   const first = new Map<string, FinalCopy>()
   for (const copy of copies) {
     const other = first.get(copy.tenant) ?? copy

@@ -52,16 +52,47 @@ export interface SimClock {
 
 const START_MS = 1_700_000_000_000
 
+/**
+ * Other schedules of one seed: waits last a little longer now and then, and what would be answered at once is answered after a few turns, or a moment. It draws from a generator of its own, and how often and how long is drawn
+ * once a life. Equal seeds and shakes give equal runs.
+ */
+export class Shake {
+  readonly #random: Random
+  readonly #rate: number
+  readonly #msMax: number
+
+  /** @param shake 1 or more; which of the other schedules. */
+  constructor(seed: number, shake: number) {
+    this.#random = new Random(Math.imul(seed, 0x9e3779b1) ^ Math.imul(shake, 0x85ebca6b))
+    this.#rate = this.#random.pick([0.01, 0.05, 0.2, 0.5])
+    this.#msMax = this.#random.pick([0.2, 1, 5, 20])
+  }
+
+  /** Milliseconds that a wait lasts longer. */
+  extraMs(): number {
+    return this.#random.chance(this.#rate) ? this.#random.next() * this.#msMax : 0
+  }
+
+  /** Turns of the microtask queue that an answer takes longer. */
+  extraTurns(): number {
+    return this.#random.chance(this.#rate) ? this.#random.int(1, 8) : 0
+  }
+}
+
 /** Simulated time: a heap of timers. Between two of them everything that can run without waiting does. */
 export class World {
   readonly random: Random
+  /** Undefined: the schedule is the seed's own. */
+  readonly shake: Shake | undefined
   nowMs = 0
   #order = 0
   readonly #heap: Timer[] = []
   events = 0
 
-  constructor(seed: number) {
+  /** `shake`: which of the seed's other schedules; 0: its own. */
+  constructor(seed: number, shake = 0) {
     this.random = new Random(seed)
+    this.shake = shake > 0 ? new Shake(seed, shake) : undefined
   }
 
   at(delayMs: number, fire: () => void): Timer {
@@ -91,7 +122,7 @@ export class World {
             signal?.removeEventListener('abort', onAbort)
             if (!process.isDead) resolve()
           }
-          let timer = this.at(ms, fire)
+          let timer = this.at(ms + (this.shake?.extraMs() ?? 0), fire)
           const onAbort = () => {
             timer.cancelled = true
             if (!process.isDead) fail()
