@@ -58,7 +58,7 @@ export async function repairFrom(
   incarnation: string,
   peer: PeerHandlers,
 ): Promise<Repair> {
-  const mine = await withCopy(pool, tenant, incarnation, open => digestTenant(open, open.isCollected))
+  const mine = await withCopy(pool, tenant, incarnation, digestTenant)
   const theirs = await peer.digests(tenant, incarnation)
   const { verdict, buckets } = compareDigests(mine, theirs)
   if (verdict === 'equal' && mine.merging) await withCopy(pool, tenant, incarnation, forgetMerging)
@@ -131,7 +131,7 @@ export async function setAsideUnknown(
   const [other] = others
   if (!other) return 0
   let count = 0
-  const mine = await withCopy(pool, tenant, incarnation, open => digestTenant(open, false))
+  const mine = await withCopy(pool, tenant, incarnation, digestTenant)
   const theirs = await other.digests(tenant, incarnation)
   for (let bucket = 0; bucket < BUCKETS; bucket++) {
     const at = bucket * 8

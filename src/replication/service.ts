@@ -109,7 +109,7 @@ export class PeerService implements PeerHandlers {
   }
 
   digests(tenant: TenantId, incarnation: string): Promise<Digests> {
-    return withCopy(this.#options.pool, tenant, incarnation, open => digestTenant(open, open.isCollected))
+    return withCopy(this.#options.pool, tenant, incarnation, digestTenant)
   }
 
   bucket(tenant: TenantId, incarnation: string, bucket: number): Promise<{ key: Buffer; digest: Buffer }[]> {

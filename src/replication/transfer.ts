@@ -212,7 +212,11 @@ export async function mergeTransferred(
   records: readonly TransferRecord[],
   upTo: VersionVector,
 ): Promise<number> {
-  return tenant.merge(records.map(decodeTransferred), upTo, { regains: true })
+  // A delete that was collected here may come back with them, as with a transfer.
+  tenant.countArrival()
+  const merged = await tenant.merge(records.map(decodeTransferred), upTo, { regains: true })
+  if (merged > 0) await tenant.noteArrivals()
+  return merged
 }
 
 export const bucketOf = (key: Buffer): number => createHash('sha256').update(key).digest().readUInt8(0) % BUCKETS
@@ -220,20 +224,34 @@ export const bucketOf = (key: Buffer): number => createHash('sha256').update(key
 const recordDigest = (key: Buffer, value: Buffer): Buffer =>
   createHash('sha256').update(key).update(value).digest().subarray(0, 8)
 
-/** One pass over the records; a bucket's digest is the XOR of its records', so that order does not matter. */
-export async function digestTenant(tenant: Tenant, collected: boolean): Promise<Digests> {
-  const vector = new Map(tenant.vector)
-  const merging = !tenant.covers(await readMerging(tenant))
+/**
+ * One pass over the records; a bucket's digest is the XOR of its records', so that order does not matter. `collected`: they are the records of that vector and floor, with the garbage collected. They may not be when something was
+ * committed meanwhile: which edges are hidden is looked up as the pass goes on.
+ */
+export async function digestTenant(tenant: Tenant): Promise<Digests> {
+  const chunks = tenant.chunks(prefixRange(prefixes.space(space.record)))[Symbol.asyncIterator]()
+  const { vector, floor, commits, merging, isCollected, first } = await tenant.between(async () => ({
+    vector: new Map(tenant.vector),
+    floor: tenant.floor,
+    commits: tenant.commits,
+    merging: !tenant.covers(await readMerging(tenant)),
+    isCollected: tenant.isCollected,
+    first: await chunks.next(),
+  }))
   const buckets = Buffer.alloc(BUCKETS * 8)
-  for await (const chunk of tenant.chunks(prefixRange(prefixes.space(space.record)))) {
-    for (const [key, value] of chunk) {
-      if (await isHidden(tenant, key, value)) continue
-      const at = bucketOf(key) * 8
-      const digest = recordDigest(key, value)
-      for (let n = 0; n < 8; n++) buckets[at + n]! ^= digest[n]!
-    }
+  try {
+    for (let chunk = first; !chunk.done; chunk = await chunks.next())
+      for (const [key, value] of chunk.value) {
+        if (await isHidden(tenant, key, value)) continue
+        const at = bucketOf(key) * 8
+        const digest = recordDigest(key, value)
+        for (let n = 0; n < 8; n++) buckets[at + n]! ^= digest[n]!
+      }
+  } finally {
+    await chunks.return?.()
   }
-  return { vector, floor: tenant.floor, collected, merging, buckets }
+  const isSteady = await tenant.between(async () => tenant.commits === commits)
+  return { vector, floor, collected: isCollected && isSteady, merging, buckets }
 }
 
 export async function digestBucket(tenant: Tenant, bucket: number): Promise<{ key: Buffer; digest: Buffer }[]> {

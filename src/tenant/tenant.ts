@@ -304,6 +304,16 @@ export class Tenant {
     return this.#writer.run(work as Work<T>, { weight })
   }
 
+  /** Looks at what is on disk and what is known of it, while no batch is under way: one that is being written may be on disk before the vector has it. */
+  between<T>(look: () => Promise<T>): Promise<T> {
+    return this.#writer.between(look)
+  }
+
+  /** How many batches have been committed since it was opened. */
+  get commits(): number {
+    return this.#commits
+  }
+
   /** Remembers how far the stream was read. Not fsynced: reading a part twice is harmless. */
   async setCursor(cursor: StreamCursor): Promise<void> {
     await this.#kv.write([{ type: 'put', key: keys.meta('cursor'), value: encodeCursorValue(cursor) }], { sync: false })

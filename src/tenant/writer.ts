@@ -78,6 +78,8 @@ const NO_CLOCK: Clock = { wall: 0, counter: 0, origin: 'none' }
 interface Pending {
   readonly plan?: Planner<unknown>
   readonly work?: Work<unknown>
+  /** Looks only: nothing is written. */
+  readonly look?: () => Promise<unknown>
   readonly options: WriteOptions
   readonly resolve: (result: unknown) => void
   readonly reject: (error: unknown) => void
@@ -132,7 +134,12 @@ export class TenantWriter {
     return this.#enqueue({ work, options })
   }
 
-  #enqueue<T>(job: Pick<Pending, 'plan' | 'work' | 'options'>): Promise<T> {
+  /** Runs `look` between two batches: what it sees on disk and in memory belongs together. It must not wait for anybody but the store. */
+  between<T>(look: () => Promise<T>): Promise<T> {
+    return this.#enqueue({ look, options: {} })
+  }
+
+  #enqueue<T>(job: Pick<Pending, 'plan' | 'work' | 'look' | 'options'>): Promise<T> {
     if (this.#queue.length >= WRITER_QUEUE_MAX) {
       return Promise.reject(
         new PercolateError('TOO_BUSY', `${WRITER_QUEUE_MAX} writes of this tenant are waiting; retry in a moment.`),
@@ -152,6 +159,11 @@ export class TenantWriter {
   async #drain(): Promise<void> {
     await Promise.resolve()
     while (this.#queue.length > 0) {
+      if (this.#queue[0]!.look) {
+        const { look, resolve, reject } = this.#queue.shift()!
+        await look!().then(resolve, reject)
+        continue
+      }
       const group = this.#takeGroup()
       const leave = await this.#tenant.room?.enter(textBytesOf(group))
       try {
@@ -168,6 +180,7 @@ export class TenantWriter {
     let textBytes = 0
     let count = 0
     for (const pending of this.#queue) {
+      if (pending.look) break
       weight += pending.options.weight ?? 1
       textBytes += pending.options.textBytes ?? 0
       const isFull = count >= GROUP_COMMANDS_MAX || weight > GROUP_OPS_MAX || textBytes > GROUP_TEXT_BYTES_MAX

@@ -1,6 +1,7 @@
 import { describe, expect, it } from 'vitest'
 import { parseTenantId } from '../../src/base/ids.ts'
-import { formatClock } from '../../src/clock/hlc.ts'
+import { type Clock, formatClock } from '../../src/clock/hlc.ts'
+import type { Op } from '../../src/rem/record.ts'
 import type { SimAnswer, SimCluster } from './cluster.ts'
 import { checkFeeds, checkToldClocks } from './feeds.ts'
 import { check, type FinalCopy, type History, newHistory } from './history.ts'
@@ -97,11 +98,15 @@ describe('the checkers, on doctored histories', () => {
     expect(check(history(1, 2), [copy('n1', 6)]).join()).toMatch(/write 1 and write 2 were both acknowledged/)
   })
   it('find a feed that passed over a change, and one that tells of what nobody wrote', () => {
-    const entry = (sequence: number, record: string) => ({
+    const opOf = (record: string, action: Op['action'], at: Clock): Op => {
+      const [kind, ...key] = record.split(' ')
+      return { kind: kind as Op['kind'], key, action, clock: at, fields: {} }
+    }
+    const entry = (sequence: number, record: string, action: Op['action'] = 'put', wall = sequence) => ({
       tenant: 'a',
       origin: 'n1.d1',
       sequence,
-      changes: [{ record, clock: clock(sequence) }],
+      changes: [{ record, clock: clock(wall), op: opOf(record, action, clock(wall)) }],
     })
     const window = (latest: [string, number][], deleted: [string, number][] = []) => ({
       tenant: 'a',
@@ -126,6 +131,15 @@ describe('the checkers, on doctored histories', () => {
     const edge = [entry(2, 'edge e knows f')]
     expect(checkFeeds([window([], [['entity f', 3]])], edge, () => false)).toEqual([])
     expect(checkFeeds([window([], [['entity f', 1]])], edge, () => false).join()).toMatch(/passed over 1/)
+    // What changes nothing in the record as it was at the start is no news; what a register of it lacked is.
+    const superseding = [entry(1, 'entity e', 'del', 9), entry(2, 'entity e')]
+    expect(checkFeeds([window([])], superseding, () => false)).toEqual([])
+    const older = [entry(1, 'entity e', 'del', 1), entry(2, 'entity e')]
+    expect(checkFeeds([window([])], older, () => false).join()).toMatch(/passed over 1/)
+    const lost = (_: string, __: string, { wall }: Clock) => wall === 9
+    expect(checkFeeds([window([])], superseding, lost).join()).toMatch(/passed over 1/)
+    const hidden = [entry(1, 'entity f', 'del', 9), entry(2, 'edge e knows f')]
+    expect(checkFeeds([window([])], hidden, () => false)).toEqual([])
     const attempted = [{ clock: clock(2) }]
     expect(checkToldClocks(new Set([formatClock(clock(2))]), attempted)).toEqual([])
     expect(checkToldClocks(new Set([formatClock(clock(3))]), attempted).join()).toMatch(/nobody wrote/)

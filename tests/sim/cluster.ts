@@ -143,7 +143,7 @@ class RememberingLog extends MemoryLog {
       this.#stored.add(`${tenant} ${origin} ${sequence}`)
       const changes = ops
         .filter(({ kind }) => kind !== 'setting')
-        .map(({ kind, key, clock }) => ({ record: `${kind} ${key.join(' ')}`, clock }))
+        .map(op => ({ record: `${op.kind} ${op.key.join(' ')}`, clock: op.clock, op }))
       this.entries.push({ tenant, origin, sequence, changes })
     }
     return ack

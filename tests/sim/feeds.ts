@@ -2,6 +2,8 @@ import { PercolateError } from '../../src/base/errors.ts'
 import type { TenantId } from '../../src/base/ids.ts'
 import { type Clock, formatClock } from '../../src/clock/hlc.ts'
 import { dominates, type VersionVector } from '../../src/clock/vector.ts'
+import { mergeOp } from '../../src/rem/merge.ts'
+import { EMPTY_RECORD, type LwwRecord, type Op } from '../../src/rem/record.ts'
 import { parseBookmark } from '../../src/session/bookmark.ts'
 import { ANY } from '../../src/session/request.ts'
 import { Session } from '../../src/session/session.ts'
@@ -28,7 +30,7 @@ export interface StoredEntry {
   readonly tenant: string
   readonly origin: string
   readonly sequence: number
-  readonly changes: readonly { readonly record: string; readonly clock: Clock }[]
+  readonly changes: readonly { readonly record: string; readonly clock: Clock; readonly op: Op }[]
 }
 
 /** A client that follows a tenant's changes for the whole life of the cluster, on whatever node answers. */
@@ -160,7 +162,8 @@ export class SimFeed {
 const vectorOf = (cursor: string): VersionVector => new Map(parseBookmark(cursor, 'cursor').vector)
 
 /**
- * Every entry between the two ends of a window was told of, by itself or by something later of the same record; what is set aside is shown to an operator instead. Nothing was told of that nobody wrote.
+ * Every entry between the two ends of a window was told of, by itself or by something later of the same record; what is set aside is shown to an operator instead. What changes nothing in a record as it was at the window's start
+ * is no news: a copy that learns of it as a record has nothing to tell.
  */
 export function checkFeeds(
   windows: readonly FeedWindow[],
@@ -170,14 +173,20 @@ export function checkFeeds(
   const found: string[] = []
   for (const { tenant, start, end, latest, deleted } of windows) {
     const missing: string[] = []
+    const known = knownAt(start, entries, tenant, isSetAside)
     for (const { origin, sequence, changes, tenant: of } of entries) {
       if (of !== tenant || sequence <= (start.get(origin) ?? 0) || sequence > (end.get(origin) ?? 0)) continue
-      for (const { record, clock } of changes) {
+      for (const { record, clock, op } of changes) {
+        const before = known.get(record) ?? EMPTY_RECORD
+        if (isSame(mergeOp(before, op), before)) continue
         const told = latest.get(record)
         if (told !== undefined && told >= formatClock(clock)) continue
         // The delete of one of its ends hides an edge, and copies forget it.
         const [kind, from, , to] = record.split(' ')
-        const ends = kind === 'edge' ? [deleted.get(`entity ${from}`), deleted.get(`entity ${to}`)] : []
+        const ends =
+          kind === 'edge'
+            ? [from, to].flatMap(id => [deleted.get(`entity ${id}`), textOf(known.get(`entity ${id}`)?.del)])
+            : []
         if (ends.some(end => end !== undefined && end >= formatClock(clock))) continue
         if (!isSetAside(tenant, record, clock))
           missing.push(`${record} at ${formatClock(clock)} (${origin}/${sequence})`)
@@ -188,6 +197,30 @@ export function checkFeeds(
   }
   return found
 }
+
+/** The records at that position: what a client read before it followed from there. What was lost for good, or set aside, is not in them. */
+function knownAt(
+  position: VersionVector,
+  entries: readonly StoredEntry[],
+  tenant: string,
+  isSetAside: (tenant: string, record: string, clock: Clock) => boolean,
+): Map<string, LwwRecord> {
+  const known = new Map<string, LwwRecord>()
+  for (const { origin, sequence, changes, tenant: of } of entries) {
+    if (of !== tenant || sequence > (position.get(origin) ?? 0)) continue
+    for (const { record, clock, op } of changes)
+      if (!isSetAside(tenant, record, clock)) known.set(record, mergeOp(known.get(record) ?? EMPTY_RECORD, op))
+  }
+  return known
+}
+
+const textOf = (clock: Clock | undefined): string | undefined => clock && formatClock(clock)
+
+const isSame = (a: LwwRecord, b: LwwRecord): boolean =>
+  textOf(a.put) === textOf(b.put) &&
+  textOf(a.del) === textOf(b.del) &&
+  a.fields.size === b.fields.size &&
+  [...a.fields].every(([name, { clock }]) => textOf(b.fields.get(name)?.clock) === formatClock(clock))
 
 /** What the feeds told of that nobody has written. */
 export function checkToldClocks(

@@ -45,3 +45,13 @@ export const FAILED_ONCE: readonly number[] = [
   // A read under the bookmark of a write that had been set aside.
   1973, 2612,
 ]
+
+/** Wide lives that failed once in another schedule than the seed's own. */
+export const FAILED_SHAKEN: readonly (readonly [seed: number, shake: number])[] = [
+  // A write that was on disk, and in no vector yet, made copies with the same history look different.
+  [3_101_254, 1],
+  // The simulator looked at copies of which one had collected its garbage for the latest floor, and the other had not.
+  [3_101_151, 1],
+  // The checker of feeds wanted to hear of a write that was superseded before the feed began.
+  [3_103_091, 1],
+]

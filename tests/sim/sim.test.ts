@@ -3,7 +3,7 @@ import { join } from 'node:path'
 import { describe, expect, it } from 'vitest'
 import { PACKAGE_FOLDER } from '../../src/base/version.ts'
 import { simulate } from './run.ts'
-import { FAILED_ONCE } from './seeds.ts'
+import { FAILED_ONCE, FAILED_SHAKEN } from './seeds.ts'
 
 /** Lives of each of the two series: always the same ones. The long run sets a time instead, and looks at wide worlds alone. */
 const SECONDS = Number(process.env.PERCOLATE_SIM_SECONDS ?? 600)
@@ -51,6 +51,20 @@ describe('the simulated cluster', () => {
 
   it.each(FAILED_ONCE.map(seed => [seed]))('seed %i, which failed once, passes', async seed => {
     expect((await simulate({ seed })).violations).toEqual([])
+  })
+
+  it('gives another run for another schedule of the seed, and the same for the same', async () => {
+    const [own, first, second] = [
+      await simulate({ seed: 4711, trace: true }),
+      await simulate({ seed: 4711, shake: 1, trace: true }),
+      await simulate({ seed: 4711, shake: 1, trace: true }),
+    ]
+    expect(second.trace).toEqual(first.trace)
+    expect(first.trace).not.toEqual(own.trace)
+  })
+
+  it.each(FAILED_SHAKEN)('seed %i in schedule %i, which failed once, passes', async (seed, shake) => {
+    expect((await simulate({ seed, shake, wide: true })).violations).toEqual([])
   })
 
   it('keeps its promises through thousands of faulty lives', { timeout: (SECONDS + 120) * 1000 }, async () => {
