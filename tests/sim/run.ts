@@ -192,13 +192,12 @@ class Run {
     if (!process) return
     this.#inFlight++
     const calledAtMs = this.#world.nowMs
-    let planned: Clock | undefined
     const write = outcome.request.write
     const request = write
       ? {
           ...outcome.request,
           write: (record: LwwRecord | undefined, clock: Clock) => {
-            planned = clock
+            this.#noteConditional(outcome.request, clock, calledAtMs)
             return write(record, clock)
           },
         }
@@ -210,7 +209,10 @@ class Run {
           process.handle(request, undefined),
           this.#world.timeOf({ skewMs: 0, isDead: false }).sleep(CLIENT_PATIENCE_MS),
         ])) ?? undefined
-      if (answer) outcome.onAnswer(answer, calledAtMs)
+      if (answer) {
+        outcome.onAnswer(answer, calledAtMs)
+        this.#noteAcknowledged(request, answer)
+      }
     } catch (error) {
       cluster.count(error instanceof PercolateError ? `answer ${error.code}` : 'answer INTERNAL')
       if (!(error instanceof PercolateError))
@@ -218,27 +220,40 @@ class Run {
     } finally {
       this.#inFlight--
     }
-    if (request.ifVersion !== undefined && planned && planned.origin !== REHEARSAL)
-      this.#noteConditional(request, answer, planned, calledAtMs)
   }
 
-  /** Acknowledged on the word of one disk alone it may be unknown to the next home: such a write stands, and its condition is not vouched for. */
-  #noteConditional(request: SimRequest, answer: SimAnswer | undefined, planned: Clock, calledAtMs: number): void {
+  /**
+   * A conditional write may come to be from when it is planned, also when its client has gone by then; one that is planned again, at the next home, may come to be twice over for all that is known here.
+   */
+  #noteConditional({ tenant, ref, ifVersion }: SimRequest, planned: Clock, calledAtMs: number): void {
+    if (ifVersion === undefined || planned.origin === REHEARSAL) return
     const { conditionals } = this.#history
-    const name = `${request.tenant} ${nameOf(request.ref)}`
-    const isSure = answer !== undefined && answer.reached !== 'local'
-    const version = versionOf({ put: answer?.clock ?? planned, del: undefined, fields: new Map() })
+    const name = `${tenant} ${nameOf(ref)}`
     conditionals.set(name, [
       ...(conditionals.get(name) ?? []),
       {
         name: `the write at ${formatClock(planned)}`,
-        kind: isSure ? 'written' : 'unknown',
+        kind: 'unknown',
         calledAtMs,
-        answeredAtMs: isSure ? this.#world.nowMs : Number.POSITIVE_INFINITY,
-        expected: request.ifVersion,
-        version,
+        answeredAtMs: Number.POSITIVE_INFINITY,
+        expected: ifVersion,
+        version: versionAt(planned),
       },
     ])
+  }
+
+  /** Acknowledged on the word of one disk alone it may be unknown to the next home: such a write stands, and its condition is not vouched for. */
+  #noteAcknowledged({ tenant, ref, ifVersion }: SimRequest, { clock, reached }: SimAnswer): void {
+    if (ifVersion === undefined || !clock || reached === 'local') return
+    const { conditionals } = this.#history
+    const name = `${tenant} ${nameOf(ref)}`
+    const written = { kind: 'written', answeredAtMs: this.#world.nowMs } as const
+    conditionals.set(
+      name,
+      conditionals
+        .get(name)!
+        .map(operation => (operation.version === versionAt(clock) ? { ...operation, ...written } : operation)),
+    )
   }
 
   #writeSlowly(node: SimNode, ms: number): void {
@@ -550,3 +565,5 @@ interface Operation {
 }
 
 const nameOf = (ref: RecordRef): string => `${ref.kind} ${ref.key.join(' ')}`
+
+const versionAt = (clock: Clock): string => versionOf({ put: clock, del: undefined, fields: new Map() })
