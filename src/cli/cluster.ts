@@ -2,14 +2,13 @@ import { resolve } from 'node:path'
 import { type Command, InvalidArgumentError } from 'commander'
 import { systemTime } from '../base/time.ts'
 import { findProgram, LocalCluster } from '../cluster/cluster.ts'
+import { RESTART_MS, Restarts, restartLine } from '../cluster/restarts.ts'
 import { searchPath } from '../config/environment.ts'
 import { SYNC_STREAMS_PATTERN } from '../replication/streams.ts'
 import { configOf, guarded, loggerOf, runUntilSignal } from './common.ts'
 import { fail, printJson, say } from './output.ts'
 
 const PROCESSES_MAX = 16
-/** Long enough to see the others answer for it. */
-const RESTART_MS = 5000
 
 const count = (least: number) => (text: string) => {
   const value = Number(text)
@@ -55,6 +54,7 @@ async function cluster(flags: ClusterFlags): Promise<void> {
   if (flags.nats === 2) fail('--nats must be 1, 3 or more: two servers have no majority when one is gone.')
   const path = searchPath()
   let isStopping = false
+  const restarts = new Restarts(systemTime)
   const running: LocalCluster = await LocalCluster.prepare({
     ...flags,
     dataDir: resolve(flags.dataDir),
@@ -71,9 +71,10 @@ async function cluster(flags: ClusterFlags): Promise<void> {
     onExit: (name, reason) => {
       if (isStopping) return
       const program = running.programs.get(name)!
-      process.stderr.write(`percolate: ${name}: ${reason}; it is started again in ${RESTART_MS / 1000} s\n`)
+      const next = restarts.next(name)
+      process.stderr.write(`percolate: ${restartLine(name, reason, next)}\n`)
       // As a pod would, so that trying what a failure does needs no second command.
-      void systemTime.sleep(RESTART_MS, { ref: false }).then(() => {
+      void systemTime.sleep(next.waitMs, { ref: false }).then(() => {
         if (!isStopping) program.launch()
       })
     },
