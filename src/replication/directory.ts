@@ -544,12 +544,12 @@ export class Directory {
     } else if (key.startsWith('tenant.') && value) {
       const placement = decodePlacement(value)
       const known = this.#placements.get(placement.tenant)
-      if (known && known.version > placement.version) await this.#rollForward(bucket, key, revision, known, placement)
+      if (known && !isSuccessor(placement, known)) await this.#rollForward(bucket, key, revision, known, placement)
       else this.#take(placement)
     }
   }
 
-  /** The bucket has an older record than this node saw: it was put back from a backup. Nobody is dropped on its word, and the home has to claim anew. */
+  /** The bucket has an older record than this node saw, or another of the same version: it was lost, or put back from a backup. Nobody is dropped on its word, and the home has to claim anew. */
   async #rollForward(
     bucket: KvBucket,
     key: string,
@@ -560,12 +560,13 @@ export class Directory {
     if (known.incarnation < older.incarnation) return this.#take(older)
     // An update of our own, still under way when the watch told of the one before it.
     const standing = await bucket.get(key)
-    if (standing && decodePlacement(standing.value).version >= known.version) return
-    const holders = new Map([...older.holders, ...known.holders].map(holder => [holder.node, holder]))
+    const now = standing ? decodePlacement(standing.value) : older
+    if (standing && isSuccessor(now, known)) return this.#take(now)
+    const holders = new Map([...now.holders, ...known.holders].map(holder => [holder.node, holder]))
     const merged: Placement = {
       ...known,
       holders: [...holders.values()],
-      epoch: Math.max(known.epoch, older.epoch) + 1,
+      epoch: Math.max(known.epoch, now.epoch) + 1,
       version: known.version + 1,
     }
     if ((await bucket.update(key, encodePlacement(merged), standing?.revision ?? revision)) === undefined) return
@@ -583,6 +584,11 @@ export class Directory {
     for (const listener of this.#listeners) listener(placement)
   }
 }
+
+/** Whether a placement that the bucket has is the known one, or comes after it. Versions begin again with the bucket, so that two of them may be of one version: none of the two is later then. */
+const isSuccessor = (found: Placement, known: Placement): boolean =>
+  found.version > known.version ||
+  (found.version === known.version && encodePlacement(found).equals(encodePlacement(known)))
 
 const conflict = (tenant: TenantId) =>
   new PercolateError('CONFLICT', `The placement of ${tenant} changes faster than it can be updated; retry in a moment.`)
