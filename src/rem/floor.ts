@@ -47,3 +47,6 @@ export function collectRecord(record: LwwRecord, floor: Clock): LwwRecord | unde
   if (record.put === undefined && record.fields.size === 0) return undefined
   return { ...record, del: undefined }
 }
+
+export const isSameFloor = (a: GcFloor | undefined, b: GcFloor | undefined): boolean =>
+  a === b || (a !== undefined && b !== undefined && compareClocks(a.clock, b.clock) === 0)

@@ -2,7 +2,7 @@ import { PercolateError } from '../base/errors.ts'
 import type { Logger } from '../base/logger.ts'
 import type { Time } from '../base/time.ts'
 import type { Directory } from './directory.ts'
-import type { Member } from './placement.ts'
+import { type Member, PROTOCOL } from './placement.ts'
 
 export interface MembershipOptions {
   readonly directory: Directory
@@ -146,7 +146,7 @@ export class Membership {
   }
 
   #record(): Omit<Member, 'state' | 'unpublished' | 'tenants' | 'reported'> {
-    return { ...this.#options.identity, session: this.#session, beat: ++this.#beat }
+    return { ...this.#options.identity, protocol: PROTOCOL, session: this.#session, beat: ++this.#beat }
   }
 
   /**

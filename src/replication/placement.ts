@@ -27,11 +27,18 @@ export interface Member {
   readonly reported: number
   readonly beat: number
   readonly version: string
+  /** What it understands of other nodes; see {@link PROTOCOL}. Not set by builds from before it was counted: 1. */
+  readonly protocol?: number
   /** No decision of the node under this lease carries a wall clock above this, milliseconds since the epoch; not set: it decides nothing yet. */
   readonly decidesBelowMs?: number
   /** The lease is over: the node signed off, or another has proven it to be silent. Whoever renews such a record begins a new term. */
   readonly ended?: boolean
 }
+
+/** What nodes understand of one another: 2 since they decide on `If-None-Match: *`, and on `If-Match` of a POST. What came before ignores these. */
+export const PROTOCOL = 2
+
+export const protocolOf = ({ protocol }: Pick<Member, 'protocol'>): number => protocol ?? 1
 
 /**
  * A copy of a tenant: *joining* while it is being made, *active* when it has been complete once, *dropping* when the controller has ordered it to go.

@@ -4,10 +4,9 @@ import { PercolateError } from '../base/errors.ts'
 import type { TenantId } from '../base/ids.ts'
 import type { Logger } from '../base/logger.ts'
 import type { Time } from '../base/time.ts'
-import { compareClocks } from '../clock/hlc.ts'
 import { vectorToObject } from '../clock/vector.ts'
 import type { ObjectStore } from '../objects/port.ts'
-import type { GcFloor } from '../rem/floor.ts'
+import { isSameFloor } from '../rem/floor.ts'
 import { decodeEntry } from '../storage/codec.ts'
 import { exportCopy } from './export.ts'
 import {
@@ -345,9 +344,6 @@ export class SnapshotStore {
     return Buffer.concat(chunks)
   }
 }
-
-const isSameFloor = (a: GcFloor | undefined, b: GcFloor | undefined): boolean =>
-  a === b || (a !== undefined && b !== undefined && compareClocks(a.clock, b.clock) === 0)
 
 const sha256 = (body: Buffer) => createHash('sha256').update(body).digest('hex')
 

@@ -1,7 +1,7 @@
 import { PercolateError } from '../base/errors.ts'
 import type { TenantId } from '../base/ids.ts'
 import type { PeerAuth } from '../replication/auth.ts'
-import { activeHolders, type Member } from '../replication/placement.ts'
+import { activeHolders, type Member, protocolOf } from '../replication/placement.ts'
 import type { Replica } from '../replication/replica.ts'
 import type { Route } from '../replication/router.ts'
 import { NotTaken } from './forward.ts'
@@ -71,7 +71,7 @@ export class Gate {
     forward: (targets: readonly Member[]) => Promise<T>,
   ): Promise<T> {
     const route = await this.pass(request)
-    return route.kind === 'local' ? here() : forward(route.targets)
+    return route.kind === 'local' ? here() : forward(understanding(route.targets, request))
   }
 
   /** Looks at the tenant's place in the directory itself; what this node remembers of it may be old. */
@@ -126,6 +126,21 @@ function refusalOf({ consistency, forwardedBy }: SessionRequest, last: NotTaken)
   return new PercolateError('HOME_UNAVAILABLE', "The tenant's home takes nothing now; plain writes and reads go on.", {
     cause: last,
   })
+}
+
+/** Those of them that decide on the request's condition; one of the version before would do it as if it had none. HOME_UNAVAILABLE when the first, the home, is such a node. */
+function understanding(
+  targets: readonly Member[],
+  { consistency: { protocol = 1 } }: SessionRequest,
+): readonly Member[] {
+  const [home] = targets
+  if (home && protocolOf(home) < protocol)
+    throw new PercolateError(
+      'HOME_UNAVAILABLE',
+      `The tenant's home, ${home.node}, runs a version that does not decide on this condition yet; retry when the upgrade has reached it, or leave the condition out.`,
+      { retryAfterS: 5 },
+    )
+  return targets.filter(target => protocolOf(target) >= protocol)
 }
 
 /** Who wrote what the bookmark names has it for sure; then the home. */

@@ -15,6 +15,8 @@ export interface Consistency {
   readonly bookmark: Bookmark | undefined
   /** A condition such as `If-Match`, or the home's own word on a read. */
   readonly needsHome: boolean
+  /** The least `protocol` of a node that can do what is asked; not set: any can. */
+  readonly protocol?: number
 }
 
 /** Any consistency, the node's own durability. */
@@ -45,6 +47,8 @@ export interface RequestHead {
   readonly access: Access
   /** Whether it has a condition that the home decides. */
   readonly isConditional: boolean
+  /** Whether nodes of the version before would do it without looking at its condition. */
+  readonly isNewCondition: boolean
   /** The value of a header, by its name in lower case. */
   header(name: string): string | undefined
 }
@@ -63,6 +67,7 @@ export function parseRequest(
     durability: durability === undefined ? undefined : parseDurability(durability),
     bookmark: bookmark === undefined ? undefined : parseBookmark(bookmark, 'X-Percolate-Bookmark'),
     needsHome: head.isConditional || (wanted !== undefined && parseConsistency(wanted)),
+    ...(head.isNewCondition ? { protocol: 2 } : {}),
   }
   const asOf = head.header('x-percolate-as-of')
   const token = head.header(PEER_HEADER)

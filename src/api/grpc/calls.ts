@@ -199,6 +199,8 @@ async function begin<T>(
           tenant: tenants.length > 1 ? tenants : tenants[0],
           access,
           isConditional: takeConditions(call.metadata, request, conditions),
+          // The version before has no such field, and skips it.
+          isNewCondition: request?.if_none_match !== undefined,
           header: one,
         },
         { nowMs: context.time.now(), asOfAheadMsMax: context.asOfAheadMsMax },

@@ -54,7 +54,8 @@ export class GrpcPeers implements PeerPort {
         const request = { incarnation, vector: vectorMessage(vector), timeout_ms: Math.round(timeoutMs) }
         return (await call('AwaitVector', tenant, request, timeoutMs + this.#options.timeoutMs)).reached === true
       },
-      transfer: (tenant, incarnation, from) => this.#transfer(node, tenant, { incarnation, ...(from ? { from } : {}) }),
+      transfer: (tenant, incarnation, from) =>
+        this.#transfer(node, tenant, { incarnation, reads_end_floor: true, ...(from ? { from } : {}) }),
       digests: async (tenant, incarnation) => {
         const answer = await call('Digests', tenant, { incarnation }, 10 * this.#options.timeoutMs)
         return {

@@ -2,8 +2,9 @@ import type { ServerUnaryCall, ServerWritableStream, sendUnaryData } from '@grpc
 import { errorTable, PercolateError, toPercolateError } from '../../base/errors.ts'
 import { parseTenantId, type TenantId } from '../../base/ids.ts'
 import type { Logger } from '../../base/logger.ts'
+import { isSameFloor } from '../../rem/floor.ts'
 import { PEER_HEADER, type PeerAuth } from '../../replication/auth.ts'
-import type { PeerHandlers, TransferRecords } from '../../replication/peer.ts'
+import type { PeerHandlers, TransferHead, TransferRecords } from '../../replication/peer.ts'
 import { decodePart, encodePart } from '../../replication/transfer.ts'
 import { failure } from './calls.ts'
 import type { Message } from './messages.ts'
@@ -64,8 +65,13 @@ export function peerMethods({ handlers, auth, logger, stallMsMax = STALL_MS_MAX 
         const tenant = tenantOf(call)
         const from = call.request.from as Uint8Array | undefined
         const start = from && from.length > 0 ? Buffer.from(from) : undefined
+        let head: TransferHead | undefined
         for await (const part of handlers.transfer(tenant, incarnation(call.request), start)) {
           if (isGone) return
+          if ('head' in part) head = part.head
+          // It would take the copy over without the deletes that were forgotten while it was sent.
+          else if ('end' in part && call.request.reads_end_floor !== true && !isSameFloor(head?.floor, part.end.floor))
+            throw new PercolateError('TENANT_UNAVAILABLE', 'Garbage was collected while the copy was sent; try again.')
           if (!call.write({ part: encodePart(part) }) && !(await drained(call, stallMsMax)))
             throw new PercolateError('NODE_UNAVAILABLE', `The receiver took nothing for ${stallMsMax} ms.`)
         }

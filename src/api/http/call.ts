@@ -9,7 +9,7 @@ import { encodeBookmark } from '../../session/bookmark.ts'
 import type { Gate } from '../../session/gate.ts'
 import { type Access, parseRequest } from '../../session/request.ts'
 import { type Ending, Session } from '../../session/session.ts'
-import { isConditional } from './conditions.ts'
+import { isConditional, isNewCondition } from './conditions.ts'
 import type { HttpForwarder } from './forward.ts'
 
 declare module 'fastify' {
@@ -93,6 +93,7 @@ export function addTenantHook(scope: FastifyInstance, options: TenantHookOptions
           tenant: headers['x-tenant-id'],
           access: accessOf(request.method, isRead),
           isConditional: isConditional(request),
+          isNewCondition: isNewCondition(request),
           header: name => (headers[name] === undefined ? undefined : String(headers[name])),
         },
         { nowMs: options.time.now(), asOfAheadMsMax: options.asOfAheadMsMax },

@@ -52,6 +52,12 @@ function remedyFor(name: string): string {
 export const isConditional = (request: FastifyRequest): boolean =>
   request.headers['if-match'] !== undefined || (request.headers['if-none-match'] !== undefined && !isRead(request))
 
+/** Whether the version before does it without looking at the condition. */
+export const isNewCondition = (request: FastifyRequest): boolean =>
+  !isRead(request) &&
+  (request.headers['if-none-match'] !== undefined ||
+    (request.method === 'POST' && request.headers['if-match'] !== undefined))
+
 /** The conditions of a write whose route decides on them. */
 export function conditionsOf({ headers }: FastifyRequest): Conditions {
   return {

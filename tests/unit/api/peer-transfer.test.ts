@@ -1,14 +1,21 @@
-import { Server, ServerCredentials } from '@grpc/grpc-js'
+import { EventEmitter } from 'node:events'
+import { Metadata, Server, ServerCredentials } from '@grpc/grpc-js'
 import { expect, it } from 'vitest'
 import { GrpcPeers } from '../../../src/api/grpc/peer-client.ts'
 import { peerMethods } from '../../../src/api/grpc/peer-server.ts'
 import { loadPeerProto } from '../../../src/api/grpc/protos.ts'
 import { parseTenantId } from '../../../src/base/ids.ts'
 import { createLogger } from '../../../src/base/logger.ts'
-import { PeerAuth } from '../../../src/replication/auth.ts'
+import { PEER_HEADER, PeerAuth } from '../../../src/replication/auth.ts'
 import type { PeerHandlers, TransferPart } from '../../../src/replication/peer.ts'
 
 const PART_BYTES = 512 * 1024
+
+function metadataOf(): Metadata {
+  const metadata = new Metadata()
+  metadata.set(PEER_HEADER, new PeerAuth('secret', 'n2').token('n1', parseTenantId('acme')))
+  return metadata
+}
 
 it('a receiver of a copy that takes nothing is cut off, and the one that sends it is done with it', async () => {
   let sent = 0
@@ -61,4 +68,39 @@ it('a receiver of a copy that takes nothing is cut off, and the one that sends i
     peers.close()
     server.forceShutdown()
   }
+})
+
+it('a copy whose floor moved while it was sent is no copy for a receiver that does not look at that', async () => {
+  const floor = { clock: { wall: 1, counter: 0, origin: 'floor' }, vector: new Map() }
+  async function* transfer(): AsyncGenerator<TransferPart> {
+    yield {
+      head: { tenant: 'acme', incarnation: 'any', vector: new Map(), floor: undefined, skipped: [], source: 'n1' },
+    }
+    yield { end: { records: 0, floor } }
+  }
+  const send = async (request: object): Promise<string | undefined> => {
+    let error: { details?: string } | undefined
+    const call = Object.assign(new EventEmitter(), {
+      request: { tenant: 'acme', incarnation: 'any', ...request },
+      metadata: metadataOf(),
+      write: () => true,
+      end: () => call.emit('ended'),
+    })
+    const methods = peerMethods({
+      handlers: { transfer } as unknown as PeerHandlers,
+      auth: new PeerAuth('secret', 'n1'),
+      logger: createLogger({ level: 'silent', role: 'test' }),
+    }) as unknown as Record<string, (call: unknown) => void>
+    await new Promise<void>(resolve => {
+      call.once('ended', resolve)
+      call.once('error', failed => {
+        error = failed
+        resolve()
+      })
+      methods.Transfer!(call)
+    })
+    return error?.details
+  }
+  expect(await send({})).toMatch(/Garbage was collected/)
+  expect(await send({ reads_end_floor: true })).toBeUndefined()
 })
