@@ -444,7 +444,8 @@ export class Directory {
     if (!found) return 'gone'
     const record = JSON.parse(found.value.toString()) as ClusterRecord
     const { id, generation } = this.#cluster ?? {}
-    return record.id === id && record.generation >= (generation ?? 0) ? undefined : 'another'
+    // A later generation is no good either: the watch should have told of it, and nobody may claim a home until it is known here.
+    return record.id === id && record.generation === generation ? undefined : 'another'
   }
 
   async #ensureCluster(bucket: KvBucket): Promise<void> {
