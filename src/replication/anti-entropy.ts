@@ -8,6 +8,7 @@ import { keys, parseRecordKey } from '../storage/keys.ts'
 import type { TenantPool } from '../tenant/pool.ts'
 import type { Staging } from '../tenant/staging.ts'
 import type { Tenant } from '../tenant/tenant.ts'
+import { removeHiddenEdges } from './collect.ts'
 import { BUCKETS, type Digests, type PeerHandlers } from './peer.ts'
 import { digestBucket, digestTenant, forgetMerging, mergeTransferred } from './transfer.ts'
 import { withCopy } from './with-copy.ts'
@@ -89,10 +90,16 @@ export async function repairFrom(
   return { verdict, merged, setAside, isExpected: mine.merging || theirs.merging }
 }
 
-/** Takes records out that a copy with the same vector and floor has collected. */
-async function setAsideSettled(tenant: Tenant, candidates: readonly Buffer[], theirs: Digests): Promise<number> {
+/** Takes records out that a copy with the same vector and floor has collected. As in collecting, the edges that a delete hides go before it, or they would show again, and come back at the other copies. */
+export async function setAsideSettled(tenant: Tenant, candidates: readonly Buffer[], theirs: Digests): Promise<number> {
   const { floor } = tenant
   if (!floor || !dominates(theirs.vector, floor.vector)) return 0
+  for (const key of candidates) {
+    const { kind, key: names } = parseRecordKey(key)
+    const record = kind === 'entity' ? await tenant.record({ kind, key: names }) : undefined
+    if (record?.del && compareClocks(record.del, floor.clock) <= 0)
+      await removeHiddenEdges(tenant, names[0]!, record.del)
+  }
   return tenant.change(async staging => {
     let count = 0
     for (const key of candidates) {

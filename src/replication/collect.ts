@@ -45,8 +45,8 @@ export async function collectGarbage(tenant: Tenant): Promise<number> {
   return collected
 }
 
-/** Edges at an entity from before its delete. */
-async function removeHiddenEdges(tenant: Tenant, id: string, del: Clock): Promise<number> {
+/** Takes out the edges at an entity from before its delete, which has to go after them. */
+export async function removeHiddenEdges(tenant: Tenant, id: string, del: Clock): Promise<number> {
   const refs: RecordRef[] = []
   for (const [key] of await collectRange(tenant, { ...prefixRange(prefixes.edgesFrom(id)), values: false }))
     refs.push(parseRecordKey(key))

@@ -4,7 +4,7 @@ import { systemTime } from '../../../src/base/time.ts'
 import type { Clock } from '../../../src/clock/hlc.ts'
 import { planFloor } from '../../../src/rem/floor.ts'
 import { planDelete, planEntity } from '../../../src/rem/plan.ts'
-import { compareDigests } from '../../../src/replication/anti-entropy.ts'
+import { compareDigests, setAsideSettled } from '../../../src/replication/anti-entropy.ts'
 import { collectGarbage } from '../../../src/replication/collect.ts'
 import { exportCopy, exportRecords } from '../../../src/replication/export.ts'
 import type { TransferPart } from '../../../src/replication/peer.ts'
@@ -116,6 +116,39 @@ describe('copies with the same history', () => {
     const [ofA, ofB] = [await digestTenant(a.tenant), await digestTenant(b.tenant)]
     expect(isDeleted).toBe(true)
     expect(compareDigests(ofA, ofB).verdict).toBe('behind')
+  })
+})
+
+describe('a record that another copy has collected', () => {
+  it('takes the edges that its delete hid along', async () => {
+    const [a, b] = [(await openCopy('a')).tenant, (await openCopy('b')).tenant]
+    await put(a, 'f')
+    await put(a, 'e', 'f')
+    await remove(a, 'e')
+    await moveFloor(a, systemTime.now() + 1000)
+    await deliver(a, b)
+    await collectGarbage(a)
+    await setAsideSettled(b, [keys.record({ kind: 'entity', key: ['e'] })], await digestTenant(a))
+    expect(await b.get(keys.record({ kind: 'entity', key: ['e'] }))).toBeUndefined()
+    expect(await b.get(keys.record({ kind: 'edge', key: ['e', 'knows', 'f'] }))).toBeUndefined()
+  })
+
+  it('is no sign of a difference while the floor that it lay below comes to the other', async () => {
+    const [a, b] = [await openCopy('a'), await openCopy('b')]
+    await put(a.tenant, 'e')
+    await remove(a.tenant, 'e')
+    await deliver(a.tenant, b.tenant)
+    await moveFloor(a.tenant, systemTime.now() + 1000)
+    await collectGarbage(a.tenant)
+    const commit = gate()
+    b.kv.afterWrite = commit.stand
+    const arriving = deliver(a.tenant, b.tenant)
+    await commit.reached
+    const digests = digestTenant(b.tenant)
+    setImmediate(commit.letGo)
+    const ofB = await digests
+    await arriving
+    expect(compareDigests(ofB, await digestTenant(a.tenant)).verdict).toBe('behind')
   })
 })
 
