@@ -109,7 +109,7 @@ export async function importTransfer(
           !resumable &&
           open.state.lost.count > 0 &&
           regainable(await readSkipped(open), sourceVector, skipped).length > 0
-        return open.merge(decoded, joinVectors(vector, part.upTo ?? new Map()), {
+        const news = await open.merge(decoded, joinVectors(vector, part.upTo ?? new Map()), {
           regains,
           also: staging => {
             if (resumable && last)
@@ -117,6 +117,9 @@ export async function importTransfer(
             if (!resumable) staging.put(keys.meta('merging'), packValue(vectorToObject(merging)))
           },
         })
+        // The end may never come.
+        if (news > 0 && open.floor && open.isCollected) await open.noteArrivals()
+        return news
       })
       records += decoded.length
     } else {

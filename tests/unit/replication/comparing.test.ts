@@ -203,6 +203,20 @@ describe('a delete that was collected here and comes back with records of anothe
     expect(await target.get(key)).toBeUndefined()
   })
 
+  it('is collected again: a transfer that is cut short, when collecting was done', async () => {
+    const { source, target } = await collectedAtOne()
+    await collectGarbage(target)
+    const parts = firstOf(
+      exportCopy(work => work(source), 'a', undefined, 3),
+      2,
+    )
+    await expect(importTransfer(work => work(target), parts, { resumable: false })).rejects.toMatchObject({
+      code: 'SNAPSHOT_INVALID',
+    })
+    expect(await target.get(key)).toBeDefined()
+    expect(target.isCollected).toBe(false)
+  })
+
   it('is collected again: a repair, when collecting was done', async () => {
     const { source, target } = await collectedAtOne()
     await collectGarbage(target)
