@@ -245,6 +245,7 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
       readers,
       gate,
     })
+    await replica?.load()
     const httpPort = await listen(httpApi, config.host, config.httpPort, 'PERCOLATE_HTTP_PORT')
     parts.add('http', () => closeServer(httpApi, config.drainMs))
     const forwarder = gate && new GrpcForwarder(auth)

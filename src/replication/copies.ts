@@ -109,10 +109,15 @@ export class Copies {
     })
   }
 
-  /** Finds what is on disk, and sees to it in the background. */
-  async start(): Promise<void> {
-    const { directory, store } = this.#options
-    for (const tenant of await store.tenants()) this.#set(tenant, 'verifying', 'it was on disk when the node started')
+  /** Reads what this disk holds. Nothing may be asked for before: what is here would look like nothing. */
+  async load(): Promise<void> {
+    for (const tenant of await this.#options.store.tenants())
+      this.#set(tenant, 'verifying', 'it was on disk when the node started')
+  }
+
+  /** Sees to it in the background. */
+  start(): void {
+    const { directory } = this.#options
     directory.onPlacement(placement => this.#onPlacement(placement))
     directory.onMembers(() => this.#wakeAll())
     for (const tenant of this.#copies.keys()) this.#work(tenant)

@@ -302,12 +302,17 @@ export class Replica implements TenantHooks {
     return this.#state
   }
 
-  /** Joins the cluster. The node takes requests when this resolves; copies that are not current yet are answered for by others. */
+  /** Reads what this node's own disk holds; before it takes any request. */
+  load(): Promise<void> {
+    return this.copies.load()
+  }
+
+  /** Joins the cluster, after {@link load}. The node takes requests when this resolves; copies that are not current yet are answered for by others. */
   async start(): Promise<void> {
     await this.directory.start()
     await this.membership.start()
     this.follower.start()
-    await this.copies.start()
+    this.copies.start()
     this.maintenance.start()
     this.#joining = this.#join()
     // A first request need not be refused only because the directory is young; NATS may be away for long.

@@ -645,7 +645,8 @@ export class SimNode {
     if (this.process) return
     const process = new SimProcess(this)
     this.process = process
-    void process.replica.start().catch(error => {
+    const starting = process.replica.load().then(() => process.replica.start())
+    void starting.catch(error => {
       this.cluster.note(`${this.id} failed to start: ${String(error)}`)
       process.kill()
       // A supervisor starts it again.
