@@ -1,7 +1,8 @@
 import type { TenantId } from '../../src/base/ids.ts'
 import { formatClock } from '../../src/clock/hlc.ts'
+import { decodeEntry } from '../../src/storage/codec.ts'
 import { subjects } from '../../src/stream/subjects.ts'
-import { crashPoints, type SimCluster, type SimNode } from './cluster.ts'
+import { crashPoints, type SimCluster, type SimNode, versionOf } from './cluster.ts'
 import type { SimDisk } from './disk.ts'
 import type { History } from './history.ts'
 import type { Random, World } from './world.ts'
@@ -269,7 +270,9 @@ export class Faults {
         return
       case 'stream tail lost': {
         const stream = cluster.log.streams.get(subjects.syncStream(random.pick(this.#tenants)))
-        stream?.loseTail(random.int(1, 5))
+        for (const data of stream?.loseTail(random.int(1, 5)) ?? [])
+          for (const { clock } of decodeEntry(data).ops)
+            this.#history.outOfStream.add(versionOf({ put: clock, del: undefined, fields: new Map() }))
         return
       }
       case 'message ids forgotten':

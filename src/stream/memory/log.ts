@@ -63,12 +63,14 @@ class LogStream {
   }
 
   /** What a server without fsync loses when it is killed with its machine: the end, and that it was ever there. */
-  loseTail(count: number): void {
-    for (const { id, data } of this.messages.splice(Math.max(0, this.messages.length - count), count)) {
+  loseTail(count: number): Buffer[] {
+    const lost = this.messages.splice(Math.max(0, this.messages.length - count), count)
+    for (const { id, data } of lost) {
       this.#ids.delete(id)
       this.bytes -= data.length
     }
     this.lastSequence = Math.max(0, this.lastSequence - count)
+    return lost.map(({ data }) => data)
   }
 
   /** What a server does whose window was too short, or lost. */
