@@ -20,6 +20,8 @@ export interface KillSeriesReport {
   readonly unfinishedJobs: string[]
 }
 
+/** How long a kill waits for an acknowledgement. */
+const ACKNOWLEDGED_MS_MAX = 20_000
 const TENANTS = ['kill-a', 'kill-b', 'kill-c']
 
 /**
@@ -42,7 +44,16 @@ export async function killSeries(options: KillSeriesOptions): Promise<KillSeries
       ),
       uploader(up, TENANTS[round % TENANTS.length]!, () => running, uploads),
     ]
+    const [writesBefore, uploadsBefore] = [expected.size, uploads.length]
     await new Promise(resolve => setTimeout(resolve, Math.random() * options.loadMsMax))
+    // Every second kill comes when there is something new to lose, however slow the machine is.
+    const until = Date.now() + ACKNOWLEDGED_MS_MAX
+    while (
+      round % 2 === 0 &&
+      Date.now() < until &&
+      (expected.size === writesBefore || uploads.length === uploadsBefore)
+    )
+      await new Promise(resolve => setTimeout(resolve, 10))
     await up.kill()
     running = false
     await Promise.all(load)

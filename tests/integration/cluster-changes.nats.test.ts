@@ -37,29 +37,34 @@ const proxyOf = async (cluster: TestCluster) => {
 }
 
 describe('a home', () => {
-  it('moves to where the requests enter, without an error on the way, and rests there', () =>
+  it('moves to where the requests enter, without an error on the way, and rests there', { timeout: 120_000 }, () =>
     withCluster({ env: { PERCOLATE_MOVE_AFTER_REQUESTS: '20', PERCOLATE_MOVE_REST_MS: '6000' } }, async cluster => {
       await put(cluster, 'n1', 'e', { n: 0 }, replicated)
       const outsider = (await cluster.outsider('acme')).name
       const homeOf = async () =>
         (await cluster.node(outsider).request('GET', '/api/v1/replication', { tenant: 'acme' })).body.home
       let n = 0
-      const moved = await eventually('the home moves', async () => {
-        const answers = await Promise.all([
-          put(cluster, outsider, 'e', { [`p${n++}`]: n }),
-          get(cluster, outsider, 'e', { 'x-percolate-consistency': 'home' }),
-          get(cluster, 'n1', 'e'),
-        ])
-        expect(answers.map(({ status }) => status)).toEqual([200, 200, 200])
-        return (await homeOf()) === outsider && (await get(cluster, outsider, 'e'))
-      })
+      const moved = await eventually(
+        'the home moves',
+        async () => {
+          const answers = await Promise.all([
+            put(cluster, outsider, 'e', { [`p${n++}`]: n }),
+            get(cluster, outsider, 'e', { 'x-percolate-consistency': 'home' }),
+            get(cluster, 'n1', 'e'),
+          ])
+          expect(answers.map(({ status }) => status)).toEqual([200, 200, 200])
+          return (await homeOf()) === outsider && (await get(cluster, outsider, 'e'))
+        },
+        40_000,
+      )
       expect(moved.headers.get('x-percolate-node')).toBe(outsider)
       expect(Object.keys(moved.body.properties)).toHaveLength(n + 1)
       // Another node's traffic does not take it away again at once.
       for (let at = 0; at < 60; at++) await get(cluster, 'n1', 'e')
       expect(await homeOf()).toBe(outsider)
       await eventually('one copy too many goes', async () => (await cluster.holders('acme')).length === 2)
-    }))
+    }),
+  )
 
   it('counts its tenant as active, whichever holder answers, once in the sum over nodes', () =>
     withCluster(
