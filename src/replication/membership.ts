@@ -193,7 +193,10 @@ export class Membership {
     if (written === undefined || this.#stop.signal.aborted) return
     this.#revision = written
     this.#confirmedBeat = member.beat
-    if (this.#isBroken || time.monotonic() >= this.#leaseUntilMs) this.#term++
+    const hasLapsed = time.monotonic() >= this.#leaseUntilMs
+    if (this.#isBroken || hasLapsed) this.#term++
+    // After a lapse our own record proves nothing, not even when it is as we left it: it may have been put back as it was then.
+    if (hasLapsed && this.#term > 1 && !this.#isAlone) this.#settle()
     this.#isBroken = false
     this.#leaseUntilMs = askedAtMs + leaseMs * (1 - LEASE_MARGIN)
     if (this.#servers) this.#decidesBelowMs = decidesBelowMs
@@ -215,7 +218,17 @@ export class Membership {
     if (standing?.session === this.#session && standing.beat > this.#confirmedBeat && !standing.ended) return
     this.#isBroken = true
     // Ended by somebody who waited for our lease to be over; else the directory is not what it was.
-    if (!standing?.ended) this.#settlesAtMs = this.#options.time.monotonic() + this.#options.leaseMs
+    if (!standing?.ended) this.#settle()
+  }
+
+  /** Somebody may decide in our place of whom this directory tells nothing: it was lost, or put back from before they took over. Their leases end within one. */
+  #settle(): void {
+    this.#settlesAtMs = this.#options.time.monotonic() + this.#options.leaseMs
+  }
+
+  get #isAlone(): boolean {
+    const { directory, identity } = this.#options
+    return directory.members().every(({ member }) => member.node === identity.node)
   }
 
   /** Whether a record of another session under our id has stood still for a lease; one that moves fences this process. */
