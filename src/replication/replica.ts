@@ -91,6 +91,10 @@ export interface ReplicaOptions {
 
 const isOnly = (origins: ReadonlySet<string>, origin: string): boolean => origins.size === 1 && origins.has(origin)
 
+/** Between two questions to the other holders whether they have a write; and when nothing is heard of any of them. */
+const ASK_REST_MS = 50
+const SILENT_REST_MS = 500
+
 export const durabilities = ['local', 'stream', 'replicated'] as const
 export type Durability = (typeof durabilities)[number]
 
@@ -425,16 +429,24 @@ export class Replica implements TenantHooks {
           if (!(await peers.to(node).awaitVector(tenant, placement.incarnation, position, leftMs)))
             throw new Error('not in time')
         })
-        if (
-          await Promise.any(asked).then(
-            () => true,
-            () => false,
-          )
+        const answered = Promise.any(asked).then(
+          () => true,
+          () => false,
         )
-          return true
+        // A node that is gone without a word says nothing until the call to it is given up.
+        const isAnswered = new AbortController()
+        const over = time.sleep(leftMs, { ref: false, signal: isAnswered.signal }).then(
+          () => false,
+          () => false,
+        )
+        const isApplied = await Promise.race([answered, over])
+        isAnswered.abort()
+        if (isApplied) return true
       }
-      if (time.monotonic() + 50 >= until) return false
-      await time.sleep(50, { ref: false })
+      const isSilent = others.length > 0 && !others.some(node => this.directory.isLive(node))
+      const restMs = isSilent ? SILENT_REST_MS : ASK_REST_MS
+      if (time.monotonic() + restMs >= until) return false
+      await time.sleep(restMs, { ref: false })
     }
   }
 

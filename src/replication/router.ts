@@ -49,6 +49,8 @@ const MOVE_RETRY_MS = 1000
 /** Tenants that a node enters into the directory at once, and that may wait for it; TOO_BUSY beyond. */
 const CREATIONS_MAX = 32
 const CREATIONS_WAITING_MAX = 1000
+/** Tenants whose holders are asked at once, because nothing is heard of them; requests of more get 503. */
+const ASKED_TENANTS_MAX = 256
 /** How long a request waits for a copy that is about to be current, before it is forwarded or refused. */
 const WAIT_MS = 1500
 
@@ -61,6 +63,8 @@ export class Router {
   readonly #traffic = new Map<TenantId, { sinceMs: number; count: number; restsUntilMs: number; isMoving: boolean }>()
   /** Tenants that this node is entering into the directory. */
   readonly #creations = new Map<TenantId, Promise<Placement>>()
+  /** Questions to holders of whom nothing is heard, by tenant. */
+  readonly #asking = new Map<TenantId, Promise<string[]>>()
   readonly #turns = new Semaphore({
     permits: CREATIONS_MAX,
     waitersMax: CREATIONS_WAITING_MAX,
@@ -233,8 +237,20 @@ export class Router {
     return this.#forward(targets)
   }
 
-  /** Those of the nodes that say that their copy is current. That nothing is heard of a node proves nothing: the directory may be slow, or this node's watch of it. */
-  async #ask(tenant: TenantId, nodes: readonly string[]): Promise<string[]> {
+  /**
+   * Those of the nodes that say that their copy of the tenant is current. That nothing is heard of a node proves nothing: the directory may be slow, or this node's watch of it. Requests that come together share the
+   * question, whose answer is a hint: who is asked then looks for himself.
+   */
+  #ask(tenant: TenantId, nodes: readonly string[]): Promise<string[]> {
+    const standing = this.#asking.get(tenant)
+    if (standing) return standing
+    if (nodes.length === 0 || this.#asking.size >= ASKED_TENANTS_MAX) return Promise.resolve([])
+    const asking = this.#currentOf(tenant, nodes).finally(() => this.#asking.delete(tenant))
+    this.#asking.set(tenant, asking)
+    return asking
+  }
+
+  async #currentOf(tenant: TenantId, nodes: readonly string[]): Promise<string[]> {
     const { peers } = this.#options
     const isCurrent = async (node: string) => (await peers.to(node).status(tenant))?.state === 'current'
     const answers = await Promise.all(nodes.map(node => isCurrent(node).catch(() => false)))

@@ -1,5 +1,5 @@
 import { readFileSync } from 'node:fs'
-import { writeFile } from 'node:fs/promises'
+import { rename, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { pathToFileURL } from 'node:url'
@@ -34,7 +34,9 @@ export function nodeOptionsFor(ordersPath: string): string {
 }
 
 export async function giveOrders(program: Program, ordersPath: string, orders: Orders): Promise<void> {
-  await writeFile(ordersPath, JSON.stringify(orders))
+  // As a whole: the process may read it at any moment.
+  await writeFile(`${ordersPath}.new`, JSON.stringify(orders))
+  await rename(`${ordersPath}.new`, ordersPath)
   await program.signal('SIGUSR2')
 }
 

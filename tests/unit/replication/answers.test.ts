@@ -68,6 +68,20 @@ describe('a node without a copy that hears nothing of the holders', () => {
     const routed = small.settle(
       replica.router.route({ tenant: small.tenant, needsHome: false, forwardedBy: undefined }),
     )
+    if (canReach) {
+      // Requests that come together share the question.
+      const { service } = small.process('n1').replica
+      const status = service.status.bind(service)
+      let asked = 0
+      service.status = tenant => {
+        asked++
+        return status(tenant)
+      }
+      const request = { tenant: small.tenant, needsHome: false, forwardedBy: undefined }
+      await small.settle(Promise.all(Array.from({ length: 50 }, () => replica.router.route(request))))
+      expect(asked).toBeLessThanOrEqual(1)
+      service.status = status
+    }
     if (canReach) await expect(routed).resolves.toMatchObject({ targets: [{ node: 'n1' }, { node: 'n2' }] })
     else await expect(routed).rejects.toMatchObject({ code: 'TENANT_UNAVAILABLE' })
   })
