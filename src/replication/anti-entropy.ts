@@ -51,7 +51,7 @@ export interface Repair {
 
 /**
  * Compares this copy with a peer's and takes over what differs. Both sides do so, each for itself. What the peer lacks and lies at or below the floor was deleted
- * and collected there: here it is taken out too, into the quarantine.
+ * and collected there: here it is taken out too, into the quarantine; and what only the peer has of that kind is not taken over, but left to the peer's own repair. So it does not matter which of the two goes first.
  */
 export async function repairFrom(
   pool: TenantPool,
@@ -84,7 +84,8 @@ export async function repairFrom(
     }
     const theirKeys = new Set(there.map(({ key }) => key.toString('latin1')))
     const onlyHere = here.filter(({ key }) => !theirKeys.has(key.toString('latin1'))).map(({ key }) => key)
-    if (onlyHere.length > 0 && theirs.floor)
+    // What the other copy gave up for lost it may never have had: it takes that over when it compares, and nothing here is judged by what it lacks.
+    if (onlyHere.length > 0 && theirs.floor && (await peer.status(tenant))?.skipped === 0)
       setAside += await withCopy(pool, tenant, incarnation, open => setAsideSettled(open, onlyHere, theirs))
   }
   return { verdict, merged, setAside, isExpected: mine.merging || theirs.merging }

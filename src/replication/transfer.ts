@@ -1,5 +1,6 @@
 import { createHash } from 'node:crypto'
 import { PercolateError } from '../base/errors.ts'
+import { compareClocks } from '../clock/hlc.ts'
 import {
   dominates,
   joinVectors,
@@ -8,7 +9,7 @@ import {
   vectorFromObject,
   vectorToObject,
 } from '../clock/vector.ts'
-import type { GcFloor } from '../rem/floor.ts'
+import { type GcFloor, latestClock } from '../rem/floor.ts'
 import type { LwwRecord } from '../rem/record.ts'
 import { decodeRecord, packValue, unpackValue } from '../storage/codec.ts'
 import { keys, parseRecordKey, prefixes, prefixRange, space } from '../storage/keys.ts'
@@ -109,7 +110,7 @@ export async function importTransfer(
           !resumable &&
           open.state.lost.count > 0 &&
           regainable(await readSkipped(open), sourceVector, skipped).length > 0
-        const news = await open.merge(decoded, joinVectors(vector, part.upTo ?? new Map()), {
+        return open.merge(decoded, joinVectors(vector, part.upTo ?? new Map()), {
           regains,
           also: staging => {
             if (resumable && last)
@@ -117,9 +118,6 @@ export async function importTransfer(
             if (!resumable) staging.put(keys.meta('merging'), packValue(vectorToObject(merging)))
           },
         })
-        // The end may never come.
-        if (news > 0 && open.floor && open.isCollected) await open.noteArrivals()
-        return news
       })
       records += decoded.length
     } else {
@@ -137,10 +135,10 @@ export async function importTransfer(
           staging.joinVector(vector, lacking)
           staging.del(keys.meta('transfer'))
           staging.del(keys.meta('merging'))
+          open.stageArrivals(staging)
         }
         if (resumable) await open.finishJoin(finish)
         else await open.change(finish)
-        await open.noteArrivals()
       })
       return { records, changed, vector, skipped: lacking }
     }
@@ -209,7 +207,12 @@ function decodeTransferred({ key, record, vectors }: TransferRecord) {
   }
 }
 
-/** Merges single records of another copy, which had no more than `upTo`: a repair. */
+/**
+ * Merges single records of another copy, which had no more than `upTo`: a repair. A record that lies wholly at or below the floor and is not here was seen here, deleted and forgotten: all that the floor's vector
+ * counts has been applied, and nothing else was written down there. The other copy missed the delete, or has not forgotten it yet; merged, the record would be back, and whether it stays away would depend on which of the
+ * two copies repairs itself first. So it is left out, and the other copy sets it aside. A copy that gave entries up for lost may never have seen it: it takes the record over, and the other one leaves it to that
+ * (`repairFrom`).
+ */
 export async function mergeTransferred(
   tenant: Tenant,
   records: readonly TransferRecord[],
@@ -217,9 +220,20 @@ export async function mergeTransferred(
 ): Promise<number> {
   // A delete that was collected here may come back with them, as with a transfer.
   tenant.countArrival()
-  const merged = await tenant.merge(records.map(decodeTransferred), upTo, { regains: true })
-  if (merged > 0) await tenant.noteArrivals()
-  return merged
+  return tenant.merge(records.map(decodeTransferred), upTo, {
+    regains: true,
+    isNews: async (staging, ref, record) => {
+      const { floor } = tenant
+      const latest = latestClock(record)
+      const isSettled =
+        floor !== undefined &&
+        latest !== undefined &&
+        compareClocks(latest, floor.clock) <= 0 &&
+        tenant.covers(floor.vector) &&
+        tenant.state.lost.count === 0
+      return !isSettled || (await staging.read(ref)) !== undefined
+    },
+  })
 }
 
 export const bucketOf = (key: Buffer): number => createHash('sha256').update(key).digest().readUInt8(0) % BUCKETS

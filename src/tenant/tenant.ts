@@ -280,23 +280,36 @@ export class Tenant {
 
   /**
    * Merges records of another copy that had no more than `upTo`, with what `also` stages beside them; the number of those that changed something. `regains`: among them may be what was given
-   * up here.
+   * up here. `isNews`: whether a record is merged at all; it may not wait for anybody but the store. With the records it is on disk that garbage has to be collected again: what was collected here may have come back with them.
    */
   merge(
     records: readonly Transferred[],
     upTo: VersionVector,
-    options: { regains?: boolean; also?: (staging: Staging) => void } = {},
+    options: {
+      regains?: boolean
+      also?: (staging: Staging) => void
+      isNews?: (staging: Staging, ref: RecordRef, record: LwwRecord) => Promise<boolean>
+    } = {},
   ): Promise<number> {
     this.#options.admitCopy?.()
+    const { isNews } = options
     const work = async (staging: Staging) => {
       let merged = 0
-      for (const { ref, record, vectors } of records) if (await staging.mergeRecord(ref, record, vectors)) merged++
+      for (const { ref, record, vectors } of records)
+        if (!isNews || (await isNews(staging, ref, record)))
+          if (await staging.mergeRecord(ref, record, vectors)) merged++
       staging.logMerged(upTo, { silent: this.isJoining, regains: options.regains ?? false })
       options.also?.(staging)
+      if (merged > 0) this.stageArrivals(staging)
       return merged
     }
     const textBytes = records.reduce((bytes, { record }) => bytes + textBytesOf(record.fields.get('content')?.value), 0)
-    return this.#writer.run(work, { weight: records.length, textBytes })
+    return this.#writer.run(work, {
+      weight: records.length,
+      textBytes,
+      // Who began to look between the staging and the commit has not seen them.
+      onCommitted: () => this.countArrival(),
+    })
   }
 
   /** Stages and commits what does not come from a client; no outbox entry is made. */
@@ -377,20 +390,24 @@ export class Tenant {
     this.#arrivals++
   }
 
-  /** Such records have come: it has to be done again. */
-  async noteArrivals(): Promise<void> {
+  /** Such records come with this batch, or have come: it has to be done again. In the batch itself, so that no crash can leave them in a copy that counts as collected. */
+  stageArrivals(staging: Staging): void {
     this.#arrivals++
-    await this.#setCollected(undefined)
+    this.#gc = { ...this.#gc, collected: undefined }
+    staging.put(keys.meta('floor'), encodeFloorState(this.#gc))
   }
 
   /** Collected as far as `floor`, by who began when there were `arrivals`: what came since has not been looked at. */
   async noteCollected(floor: Clock, arrivals: number): Promise<void> {
-    if (arrivals === this.#arrivals) await this.#setCollected(floor)
-  }
-
-  async #setCollected(floor: Clock | undefined): Promise<void> {
-    this.#gc = { ...this.#gc, collected: floor }
-    await this.#writer.run(async staging => staging.put(keys.meta('floor'), encodeFloorState(this.#gc)))
+    await this.#writer.run(
+      async staging => {
+        if (arrivals !== this.#arrivals) return
+        this.#gc = { ...this.#gc, collected: floor }
+        staging.put(keys.meta('floor'), encodeFloorState(this.#gc))
+      },
+      // Alone in its batch: what comes before it is committed, and counted, when it looks.
+      { weight: Number.POSITIVE_INFINITY },
+    )
   }
 
   /** Whether the stream has acknowledged this copy's own entries up to `sequence`. */

@@ -1,18 +1,21 @@
+import pino from 'pino'
 import { describe, expect, it } from 'vitest'
 import { parseTenantId } from '../../../src/base/ids.ts'
 import { systemTime } from '../../../src/base/time.ts'
 import type { Clock } from '../../../src/clock/hlc.ts'
 import { planFloor } from '../../../src/rem/floor.ts'
 import { planDelete, planEntity } from '../../../src/rem/plan.ts'
-import { compareDigests, setAsideSettled } from '../../../src/replication/anti-entropy.ts'
+import { compareDigests, repairFrom, setAsideSettled } from '../../../src/replication/anti-entropy.ts'
 import { collectGarbage } from '../../../src/replication/collect.ts'
-import { exportCopy, exportRecords } from '../../../src/replication/export.ts'
-import type { TransferPart } from '../../../src/replication/peer.ts'
-import { digestTenant, importTransfer, mergeTransferred } from '../../../src/replication/transfer.ts'
-import { decodeEntry } from '../../../src/storage/codec.ts'
+import { exportCopy, exportRecords, readSkipped } from '../../../src/replication/export.ts'
+import { lateEntries } from '../../../src/replication/late.ts'
+import type { PeerHandlers, TransferPart } from '../../../src/replication/peer.ts'
+import { digestBucket, digestTenant, importTransfer, mergeTransferred } from '../../../src/replication/transfer.ts'
+import { decodeEntry, decodeRecord } from '../../../src/storage/codec.ts'
 import { keys, prefixes, prefixRange, space } from '../../../src/storage/keys.ts'
 import { collect, type KvEntry, type KvOperations, type KvRange, type KvWrite } from '../../../src/storage/kv.ts'
 import { MemoryKv } from '../../../src/storage/memory.ts'
+import { TenantPool } from '../../../src/tenant/pool.ts'
 import { Tenant } from '../../../src/tenant/tenant.ts'
 
 /** A store that can be held up: a write that is on disk and not answered, a scan that has its snapshot and has not ended, something that happens while a record is read. */
@@ -39,8 +42,7 @@ class HeldKv extends MemoryKv {
 
 const INCARNATION = '000000000001-0000000000000000'
 
-async function openCopy(node: string) {
-  const kv = new HeldKv()
+async function openCopy(node: string, kv = new HeldKv()) {
   const tenant = await Tenant.open(parseTenantId('acme'), kv, {
     time: systemTime,
     origin: `${node}.d`,
@@ -52,6 +54,31 @@ async function openCopy(node: string) {
   })
   return { kv, tenant }
 }
+
+const poolOf = (copy: Tenant) =>
+  new TenantPool({
+    time: systemTime,
+    logger: pino({ level: 'silent' }),
+    openMax: 1,
+    memoryBytesMax: 1e9,
+    tenantBytes: 1,
+    idleMs: 0,
+    waitMsMax: 1000,
+    exists: async () => true,
+    open: async () => copy,
+  })
+
+/** Another node, as far as a repair asks it. */
+const peerOf = (copy: Tenant) =>
+  ({
+    status: async () => ({ skipped: (await readSkipped(copy)).length }),
+    digests: () => digestTenant(copy),
+    bucket: (_tenant, _incarnation, bucket) => digestBucket(copy, bucket),
+    records: async (_tenant, _incarnation, wanted) => ({
+      records: await exportRecords(copy, wanted),
+      upTo: new Map(copy.reach),
+    }),
+  }) as Pick<PeerHandlers, 'digests' | 'bucket' | 'records'> as PeerHandlers
 
 const put = (tenant: Tenant, id: string, to?: string) =>
   tenant.write(({ clock }) => ({
@@ -217,13 +244,118 @@ describe('a delete that was collected here and comes back with records of anothe
     expect(target.isCollected).toBe(false)
   })
 
-  it('is collected again: a repair, when collecting was done', async () => {
+  it('is not taken over by a repair', async () => {
     const { source, target } = await collectedAtOne()
     await collectGarbage(target)
+    expect(await mergeTransferred(target, await exportRecords(source, [key]), source.vector)).toBe(0)
+    expect(await target.get(key)).toBeUndefined()
+    expect(target.isCollected).toBe(true)
+  })
+
+  it('is collected again: a repair of a record that was made anew since', async () => {
+    const { source, target } = await collectedAtOne()
+    await collectGarbage(target)
+    await put(target, 'e')
     expect(target.isCollected).toBe(true)
     expect(await mergeTransferred(target, await exportRecords(source, [key]), source.vector)).toBe(1)
     expect(target.isCollected).toBe(false)
     await collectGarbage(target)
-    expect(await target.get(key)).toBeUndefined()
+    expect((await target.record({ kind: 'entity', key: ['e'] }))?.del).toBeUndefined()
+  })
+
+  it.each(['a repair', 'a whole transfer'])(
+    'leaves no copy that counts as collected when it crashes after %s',
+    async by => {
+      const { source, target, kv } = await collectedAtOne()
+      await collectGarbage(target)
+      await put(target, 'e')
+      const crash = gate()
+      kv.afterWrite = async () => {
+        if (decodeRecord((await kv.get(key))!).del) await crash.stand()
+      }
+      const arriving =
+        by === 'a repair'
+          ? mergeTransferred(target, await exportRecords(source, [key]), source.vector)
+          : importTransfer(
+              work => work(target),
+              exportCopy(work => work(source), 'a', undefined, 3),
+              { resumable: false },
+            )
+      await crash.reached
+      // What is on the disk now is all that the next process finds.
+      expect((await openCopy('b', kv)).tenant.isCollected).toBe(false)
+      crash.letGo()
+      await arriving
+    },
+  )
+
+  it('is collected again when it came between the look and its end', async () => {
+    const { source, target, kv } = await collectedAtOne()
+    await collectGarbage(target)
+    await put(target, 'e')
+    const [scan, commit] = [gate(), gate()]
+    kv.afterWrite = commit.stand
+    const arriving = mergeTransferred(target, await exportRecords(source, [key]), source.vector)
+    await commit.reached
+    expect(target.isCollected).toBe(false)
+    kv.afterWrite = async () => {}
+    kv.afterScan = scan.stand
+    const collecting = collectGarbage(target)
+    await scan.reached
+    scan.letGo()
+    setImmediate(commit.letGo)
+    await Promise.all([arriving, collecting])
+    // Whatever it saw of the batch: what is left to be collected is not forgotten.
+    const del = async () => (await target.record({ kind: 'entity', key: ['e'] }))?.del
+    expect(target.isCollected && (await del()) !== undefined).toBe(false)
+    await collectGarbage(target)
+    expect(await del()).toBeUndefined()
+  })
+})
+
+describe('a record below the floor that only one of two copies has', () => {
+  const ref = { kind: 'entity', key: ['e'] } as const
+  const key = keys.record(ref)
+
+  /** `a` has deleted and forgotten `e`; `b`, of the same vector and floor, has it, as if it had missed the delete. */
+  async function oneMissedTheDelete() {
+    const [a, b] = [(await openCopy('a')).tenant, (await openCopy('b')).tenant]
+    await put(a, 'e')
+    const missed = [{ ref, record: (await a.record(ref))!, vectors: [] }]
+    await remove(a, 'e')
+    await moveFloor(a, systemTime.now() + 1000)
+    await deliver(a, b)
+    for (const copy of [a, b]) await collectGarbage(copy)
+    await b.merge(missed, b.vector)
+    await collectGarbage(b)
+    return { a, b }
+  }
+
+  const repair = (copy: Tenant, other: Tenant) => repairFrom(poolOf(copy), copy.id, INCARNATION, peerOf(other))
+
+  it.each(['a', 'b'])('stays deleted, and is set aside where it is, when %s repairs itself first', async first => {
+    const { a, b } = await oneMissedTheDelete()
+    const order = first === 'a' ? [a, b] : [b, a]
+    let [merged, setAside] = [0, 0]
+    for (const copy of order) {
+      const done = await repair(copy, copy === a ? b : a)
+      merged += done.merged
+      setAside += done.setAside
+    }
+    expect([merged, setAside]).toEqual([0, 1])
+    for (const copy of [a, b]) expect(await copy.get(key)).toBeUndefined()
+    expect(await lateEntries(b)).toHaveLength(1)
+    expect((await repair(a, b)).verdict).toBe('equal')
+  })
+
+  it.each(['a', 'b'])('is taken over by a copy that gave something up, when %s repairs itself first', async first => {
+    const { a, b } = await oneMissedTheDelete()
+    await a.change(async staging => staging.joinVector(new Map([['gone.d', 1]]), [['gone.d', 1]]))
+    await b.change(async staging => staging.joinVector(new Map([['gone.d', 1]])))
+    const order = first === 'a' ? [a, b] : [b, a]
+    for (const copy of order) await repair(copy, copy === a ? b : a)
+    for (const copy of [a, b]) expect(await copy.get(key)).toBeDefined()
+    await collectGarbage(a)
+    expect((await repair(b, a)).verdict).toBe('equal')
   })
 })

@@ -32,11 +32,15 @@ it('a node that starts says which of its copies cannot be used yet, until each c
 
 it('one that was on disk counts while it is being checked, but not for ever', async () => {
   const small = await SmallCluster.start()
-  small.cluster.node('n2')!.process!.kill()
-  // As a copy of an earlier life of the tenant: it is kept, and never used.
+  // As a copy of an earlier life of the tenant: it is kept, and never used by a process that knew of the later one when it looked.
   await small.settle(
     small.process('n1').replica.directory.update(small.tenant, current => ({ ...current, incarnation: 'another' })),
   )
+  await small.until(
+    'n2 knows',
+    () => small.process('n2').replica.directory.placement(small.tenant)?.incarnation === 'another',
+  )
+  small.cluster.node('n2')!.process!.kill()
   await restarted(small, 'n2')
   await small.world.run(60_000)
   expect([small.state('n2'), left(small, 'n2')]).toEqual(['verifying', 1])
