@@ -112,6 +112,21 @@ function addReplicationMetrics(metrics: Metrics, replica: Replica | undefined): 
     r => r.reconciler.counts.rolledBack + r.applier.counts.rolledBack,
   )
   gauge('forwarded_requests_total', 'Requests sent on to the node that holds the tenant', r => r.router.forwarded)
+  gauge(
+    'directory_lookups_total',
+    'Times that the cluster directory was asked for a tenant that this node does not know',
+    r => r.router.lookups.counts.asked,
+  )
+  gauge(
+    'directory_lookups_waiting',
+    'Requests that wait to hear whether their tenants exist',
+    r => r.router.lookups.waiting,
+  )
+  gauge(
+    'directory_lookups_refused_total',
+    'Requests refused since too many waited to hear whether their tenants exist',
+    r => r.router.lookups.counts.refused,
+  )
   gauge('home_handovers_total', 'Homes handed over to another node', r => r.homes.handovers)
   gauge('home_takeovers_total', 'Homes taken from a node that was gone', r => r.homes.takeovers)
   gauge('leases_ended_total', 'Leases of other nodes that this one proved to be over', r => r.proof.fenced)

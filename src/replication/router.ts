@@ -7,6 +7,7 @@ import { newIncarnation } from '../tenant/state.ts'
 import type { Copies } from './copies.ts'
 import type { Directory } from './directory.ts'
 import type { Homes } from './homes.ts'
+import { Lookups, type Waiting } from './lookups.ts'
 import type { Membership } from './membership.ts'
 import type { PeerPort } from './peer.ts'
 import { activeHolders, choosePlaces, holderOf, type Member, type Placement } from './placement.ts'
@@ -35,6 +36,8 @@ export interface RouteRequest {
   readonly needsHome: boolean
   /** The node that forwarded the request, when one did: it goes no further. */
   readonly forwardedBy: string | undefined
+  /** When nobody waits for it any more; not set: it is waited for to its end. */
+  readonly ending?: Waiting | undefined
 }
 
 export type Route =
@@ -70,10 +73,12 @@ export class Router {
     waitersMax: CREATIONS_WAITING_MAX,
     name: 'new tenants to be made',
   })
+  readonly lookups: Lookups
   forwarded = 0
 
   constructor(options: RouterOptions) {
     this.#options = options
+    this.lookups = new Lookups(tenant => options.directory.fetch(tenant))
   }
 
   async route(request: RouteRequest): Promise<Route> {
@@ -84,7 +89,7 @@ export class Router {
     await this.#creations.get(tenant)?.catch(() => undefined)
     let placement = directory.placement(tenant)
     if (!placement || copies.state(tenant) === 'absent')
-      placement = (await this.#lookUp(tenant, placement)) ?? placement
+      placement = (await this.#lookUp(request, placement)) ?? directory.placement(tenant)
     if (!placement) {
       this.#assertComplete()
       if (copies.state(tenant) !== 'absent') {
@@ -103,7 +108,7 @@ export class Router {
       let home = await this.#options.homes.find(tenant)
       if (home !== node && request.forwardedBy !== undefined) {
         // Who sent it here may have read of a handover that this node's watch has not told of yet.
-        await directory.fetch(tenant).catch(() => undefined)
+        await this.refresh(tenant, request.ending)
         home = await this.#options.homes.find(tenant)
       }
       if (home === node) return { kind: 'local' }
@@ -121,19 +126,24 @@ export class Router {
   }
 
   /** Asks the bucket when the cache may be behind it. */
-  async #lookUp(tenant: TenantId, cached: Placement | undefined): Promise<Placement | undefined> {
-    const { directory } = this.#options
-    if (cached && directory.isWatching) return cached
+  async #lookUp({ tenant, ending }: RouteRequest, cached: Placement | undefined): Promise<Placement | undefined> {
+    if (cached && this.#options.directory.isWatching) return cached
     try {
-      return await directory.fetch(tenant)
+      return await this.lookups.look(tenant, ending)
     } catch (error) {
       if (cached) return cached
+      if (error instanceof PercolateError && (error.code === 'TOO_BUSY' || error.code === 'CANCELLED')) throw error
       throw new PercolateError(
         'PLACEMENT_UNKNOWN',
         'Whether the tenant exists cannot be known now: the cluster directory is away.',
         { cause: error },
       )
     }
+  }
+
+  /** Looks at the tenant's place in the bucket, whatever the cache says; what it fails for is no matter. */
+  async refresh(tenant: TenantId, ending?: Waiting): Promise<void> {
+    await this.lookups.look(tenant, ending).catch(() => undefined)
   }
 
   #assertComplete(): void {

@@ -1,11 +1,11 @@
 import { PercolateError } from '../base/errors.ts'
-import type { TenantId } from '../base/ids.ts'
 import type { PeerAuth } from '../replication/auth.ts'
 import { activeHolders, type Member, protocolOf } from '../replication/placement.ts'
 import type { Replica } from '../replication/replica.ts'
 import type { Route } from '../replication/router.ts'
 import { NotTaken } from './forward.ts'
 import type { SessionRequest } from './request.ts'
+import { Session } from './session.ts'
 
 export interface GateOptions {
   readonly replica: Replica
@@ -55,7 +55,7 @@ export class Gate {
   ): Promise<T> {
     let last = error
     for (let routed = 1; routed < ROUTES_MAX && last instanceof NotTaken; routed++) {
-      await this.#refresh(request.tenant)
+      await this.#options.replica.router.refresh(request.tenant, endingOf(request))
       try {
         return await this.#answer(request, here, forward)
       } catch (error) {
@@ -74,16 +74,12 @@ export class Gate {
     return route.kind === 'local' ? here() : forward(understanding(route.targets, request))
   }
 
-  /** Looks at the tenant's place in the directory itself; what this node remembers of it may be old. */
-  async #refresh(tenant: TenantId): Promise<void> {
-    await this.#options.replica.directory.fetch(tenant).catch(() => undefined)
-  }
-
   /** Where the request is answered. A read is answered by who has what its bookmark names: here, after a bounded wait, or by another holder. */
-  async pass({ tenant, access, consistency, forwardedBy }: SessionRequest): Promise<Route> {
+  async pass(request: SessionRequest): Promise<Route> {
+    const { tenant, access, consistency, forwardedBy } = request
     const { replica, bookmarkWaitMs } = this.#options
     const { needsHome, bookmark } = consistency
-    const route = await replica.router.route({ tenant, needsHome, forwardedBy })
+    const route = await replica.router.route({ tenant, needsHome, forwardedBy, ending: endingOf(request) })
     if (access !== 'read' || !bookmark) return route
     const placement = replica.directory.placement(tenant)
     const written = [...bookmark.vector.keys()]
@@ -146,3 +142,6 @@ function understanding(
 /** Who wrote what the bookmark names has it for sure; then the home. */
 const rank = (member: Member, origins: readonly string[], home: string | undefined): number =>
   (origins.some(origin => origin.startsWith(`${member.node}.`)) ? 2 : 0) + (member.node === home ? 1 : 0)
+
+/** When nobody waits for it any more, of a request that knows. */
+const endingOf = (request: SessionRequest): Session | undefined => (request instanceof Session ? request : undefined)

@@ -32,7 +32,7 @@ export class ReplicationOperations {
   async describe(call: Session, bookmarkText: string | undefined) {
     const replica = this.#replica()
     const bookmark = bookmarkText === undefined ? undefined : parseBookmark(bookmarkText, 'bookmark')
-    const placement = replica.directory.placement(call.tenant) ?? (await replica.directory.fetch(call.tenant))
+    const placement = replica.directory.placement(call.tenant) ?? (await replica.router.lookups.look(call.tenant, call))
     if (!placement) throw unknownTenant(call.tenant)
     const statuses = await this.#statuses(call, replica)
     const ahead = new Map<string, number>()
@@ -77,7 +77,7 @@ export class ReplicationOperations {
   /** Compares the holders with one another; names the first differences. */
   async check(call: Session) {
     const replica = this.#replica()
-    const placement = replica.directory.placement(call.tenant) ?? (await replica.directory.fetch(call.tenant))
+    const placement = replica.directory.placement(call.tenant) ?? (await replica.router.lookups.look(call.tenant, call))
     if (!placement) throw unknownTenant(call.tenant)
     const { tenant } = call
     const { incarnation } = placement
@@ -172,7 +172,7 @@ export class ReplicationOperations {
 
   async #lateOf(call: Session) {
     const replica = this.#replica()
-    const placement = replica.directory.placement(call.tenant) ?? (await replica.directory.fetch(call.tenant))
+    const placement = replica.directory.placement(call.tenant) ?? (await replica.router.lookups.look(call.tenant, call))
     const found = new Map<string, { nodes: string[]; entry: ReturnType<typeof decodeEntry> }>()
     for (const { node } of placement?.holders ?? []) {
       const entries = await this.#handlers(replica, node)

@@ -30,8 +30,7 @@ beforeAll(async () => {
   const auth = new PeerAuth('secret', 'n1')
   const replica = {
     service: { node: 'n1' },
-    directory: { fetch: async () => undefined },
-    router: { route: async () => routes.shift()! },
+    router: { refresh: async () => {}, route: async () => routes.shift()! },
   } as unknown as Replica
   const gate = new Gate({ replica, auth, bookmarkWaitMs: 0 })
   const forwarder = new HttpForwarder(auth, new AbortController().signal)
