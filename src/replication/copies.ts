@@ -482,7 +482,7 @@ export class Copies {
     if (isJoining) {
       if (source || outside) {
         // Before the copy is whole, so that it has them whenever it is taken for whole.
-        if (outside) await this.#reconciler.takeStoredParked(use, outside)
+        if (outside) await this.#reconciler.takeStoredEntries(use, outside)
         const parts = source
           ? peers.to(source).transfer(tenant, placement.incarnation, progress?.after)
           : outside!.parts

@@ -1,14 +1,18 @@
 import type { TenantId } from '../base/ids.ts'
 import { decodeEntry } from '../storage/codec.ts'
-import { keys, prefixes, prefixRange, space } from '../storage/keys.ts'
+import { KeyReader, keyAfter, keys, prefixes, prefixRange, space } from '../storage/keys.ts'
 import type { TenantPool } from '../tenant/pool.ts'
 import type { Tenant } from '../tenant/tenant.ts'
+import { type Positions, positionsOf } from './manifest.ts'
+import type { ParkedPosition } from './parked.ts'
 
 /** Entries that are listed at once, and their bytes, about. */
 const LATE_MAX = 10_000
 const LATE_BYTES_MAX = 16 * 1024 * 1024
 /** Bytes of entries that go to another node in one call, about. */
 const MOVED_BYTES = 1024 * 1024
+/** Entries of one page. */
+const PAGE_MAX = 1000
 
 /** Entries set aside in a copy, at most {@link LATE_MAX}: the rest shows when these are applied or discarded. */
 export async function lateEntries(open: Tenant): Promise<Buffer[]> {
@@ -21,6 +25,31 @@ export async function lateEntries(open: Tenant): Promise<Buffer[]> {
       if (bytes > LATE_BYTES_MAX) return found
     }
   return found
+}
+
+/** Entries that are set aside in a copy, a page of them in the order of their keys; none: there are no more behind `after`. */
+export async function latePage(open: Tenant, after?: ParkedPosition): Promise<Buffer[]> {
+  const from = after ? { gte: keyAfter(keys.quarantine(after.origin, after.sequence)) } : {}
+  const found: Buffer[] = []
+  let bytes = 0
+  for await (const chunk of open.chunks({ ...prefixRange(prefixes.space(space.quarantine)), ...from, limit: PAGE_MAX }))
+    for (const [, value] of chunk) {
+      if (found.length > 0 && bytes + value.length > MOVED_BYTES) return found
+      found.push(value)
+      bytes += value.length
+    }
+  return found
+}
+
+/** Which entries are set aside in a copy. */
+export async function latePositions(open: Tenant): Promise<Positions> {
+  const found: ParkedPosition[] = []
+  for await (const chunk of open.chunks({ ...prefixRange(prefixes.space(space.quarantine)), values: false }))
+    for (const [key] of chunk) {
+      const reader = new KeyReader(key)
+      found.push({ origin: reader.text(), sequence: reader.u64() })
+    }
+  return positionsOf(found)
 }
 
 export async function countLate(open: Tenant): Promise<number> {

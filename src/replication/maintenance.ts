@@ -4,6 +4,7 @@ import type { Time } from '../base/time.ts'
 import type { Clock } from '../clock/hlc.ts'
 import { joinVectors } from '../clock/vector.ts'
 import { planFloor } from '../rem/floor.ts'
+import { decodeEntry } from '../storage/codec.ts'
 import type { TenantPool } from '../tenant/pool.ts'
 import { repairFrom } from './anti-entropy.ts'
 import type { Applier } from './applier.ts'
@@ -12,8 +13,9 @@ import type { Copies } from './copies.ts'
 import type { Directory } from './directory.ts'
 import { readSkipped } from './export.ts'
 import type { Homes } from './homes.ts'
-import { type Holdings, holdsAll } from './manifest.ts'
-import { parkedPositions } from './parked.ts'
+import { latePage, latePositions } from './late.ts'
+import { type Holdings, holdsAll, type Positions, samePositions } from './manifest.ts'
+import { type ParkedPosition, parkedPositions } from './parked.ts'
 import type { PeerPort } from './peer.ts'
 import type { Placement } from './placement.ts'
 import type { Reconciler } from './reconciler.ts'
@@ -83,7 +85,9 @@ export class Maintenance {
   /** Tenants with parked entries, each with a number that grows whenever one is parked. */
   readonly #parked = new Map<TenantId, number>()
   readonly #floors = new Set<TenantId>()
-  readonly #saved = new Map<TenantId, Holdings>()
+  readonly #saved = new Map<TenantId, Holdings & { readonly late: Positions }>()
+  /** What is set aside in copies here, and was handed to which home; one for each tenant that is, or was, here. */
+  readonly #handed = new Map<TenantId, { readonly home: string; readonly positions: Positions }>()
   readonly #stop = new AbortController()
   #running: Promise<void> | undefined
 
@@ -150,20 +154,40 @@ export class Maintenance {
       isJoining: open.isJoining,
       vector: open.vector,
       parked: await parkedPositions(open),
+      late: await latePositions(open),
     }))
     if (!copy || copy.isJoining) return undefined
     const { incarnation } = copy
     const last = this.#saved.get(tenant) ?? (await snapshots.info(tenant, incarnation))
-    if (last && holdsAll(last, copy)) {
+    // Also what was decided since: it would be to decide again after a restore.
+    if (last && holdsAll(last, copy) && samePositions(last.late, copy.late)) {
       this.#saved.set(tenant, last)
       return undefined
     }
     const use: UseCopy = work => withCopy(pool, tenant, incarnation, work)
     const info = await snapshots.save({ tenant, incarnation, use }, node, tier)
-    this.#saved.set(tenant, { vector: info.vector, parked: info.parked })
+    this.#saved.set(tenant, { vector: info.vector, parked: info.parked, late: info.late })
     this.counts.snapshots++
     logger.info({ tenant, snapshot: info.id, records: info.records, bytes: info.bytes }, 'stored a snapshot')
     return info
+  }
+
+  /** The home stores its own copy only: what is set aside in this one gets into a snapshot by being set aside there too. */
+  async #handLate(tenant: TenantId): Promise<void> {
+    const { node, pool, snapshots, directory, peers } = this.#options
+    const home = directory.placement(tenant)?.home
+    if (!snapshots || home === undefined || home === node) return
+    const positions = (await pool.use(tenant, latePositions)) ?? {}
+    const handed = this.#handed.get(tenant)
+    if (handed?.home === home && samePositions(handed.positions, positions)) return
+    for (let after: ParkedPosition | undefined; Object.keys(positions).length > 0; ) {
+      const page = (await pool.use(tenant, open => latePage(open, after))) ?? []
+      if (page.length === 0) break
+      await peers.to(home).keepLate(tenant, page)
+      after = decodeEntry(page.at(-1)!)
+    }
+    if (Object.keys(positions).length > 0) this.#handed.set(tenant, { home, positions })
+    else this.#handed.delete(tenant)
   }
 
   async #run(): Promise<void> {
@@ -208,16 +232,16 @@ export class Maintenance {
     }
     if (now >= due.snapshotAtMs) {
       due.snapshotAtMs = Number.POSITIVE_INFINITY
-      if (homes.isHome(tenant))
-        await this.#guarded(
-          tenant,
-          'storing a snapshot',
-          () => this.snapshot(tenant),
-          () => {
-            this.counts.snapshotFailures++
-            due.snapshotAtMs = now + this.#options.snapshotIntervalMs / 4
-          },
-        )
+      const isHome = homes.isHome(tenant)
+      await this.#guarded(
+        tenant,
+        isHome ? 'storing a snapshot' : 'handing what is set aside to the home',
+        () => (isHome ? this.snapshot(tenant) : this.#handLate(tenant)),
+        () => {
+          if (isHome) this.counts.snapshotFailures++
+          due.snapshotAtMs = now + this.#options.snapshotIntervalMs / 4
+        },
+      )
     }
     if ([due.gcAtMs, due.compareAtMs, due.snapshotAtMs].every(at => at === Number.POSITIVE_INFINITY))
       this.#due.delete(tenant)

@@ -26,7 +26,17 @@ export interface Manifest {
   readonly records: number
   readonly parts: readonly StoredObject[]
   /** Entries that waited in the copy for their clocks: which, and the objects that have them. Absent when there were none, and in the sets of builds that left them out. */
-  readonly parked?: { readonly positions: Positions; readonly parts: readonly StoredObject[] }
+  readonly parked?: StoredEntries
+  /** The disk of the copy, as `node.disk`. Absent in the sets of builds that left out what was set aside. */
+  readonly disk?: string
+  /** Entries that were set aside in the copy as late. Absent when there were none. */
+  readonly late?: StoredEntries
+}
+
+/** Which entries, and the objects that have them. */
+export interface StoredEntries {
+  readonly positions: Positions
+  readonly parts: readonly StoredObject[]
 }
 
 /** What a copy, or a stored set of one, has: all up to its vector, and what is parked beside it. */
@@ -77,18 +87,39 @@ export function parseManifest(body: Buffer, tenant: string, incarnation: string)
       manifest.incarnation === incarnation &&
       Array.isArray(manifest.parts) &&
       vectorFromObject(manifest.vector) !== undefined &&
-      (manifest.parked === undefined || isParked(manifest.parked))
+      [manifest.parked, manifest.late].every(entries => entries === undefined || areEntries(entries))
     return isValid ? manifest : undefined
   } catch {
     return undefined
   }
 }
 
-const isParked = ({ positions, parts }: NonNullable<Manifest['parked']>): boolean =>
+const areEntries = ({ positions, parts }: StoredEntries): boolean =>
   Array.isArray(parts) &&
   Object.values(positions).every(ranges =>
     ranges.every(([from, to]) => Number.isSafeInteger(from) && Number.isSafeInteger(to) && from <= to),
   )
+
+type LateOf = Pick<Manifest, 'disk' | 'generation' | 'late'>
+
+/** Whether nothing is lost of what was set aside in `other` when it goes: `one` has it, or is a later set of the same disk, from which it went since an operator decided it, or another copy took it over. */
+export const holdsLate = (one: LateOf, other: LateOf): boolean =>
+  isLaterOfDisk(one, other) || holdsPositions(one.late?.positions ?? {}, other.late?.positions ?? {})
+
+const isLaterOfDisk = (one: LateOf, other: LateOf): boolean =>
+  one.disk !== undefined && one.disk === other.disk && (one.generation ?? 0) > (other.generation ?? 0)
+
+/** The sets that say what is set aside: of each disk the latest, and those of which the disk is not known. */
+export const latestOfDisks = <T extends LateOf>(sets: readonly T[]): T[] =>
+  sets.filter(set => !sets.some(other => isLaterOfDisk(other, set)))
+
+const holdsPositions = (mine: Positions, wanted: Positions): boolean =>
+  Object.entries(wanted).every(([origin, ranges]) =>
+    ranges.every(([from, to]) => mine[origin]?.some(([first, last]) => first <= from && to <= last)),
+  )
+
+export const samePositions = (one: Positions, other: Positions): boolean =>
+  holdsPositions(one, other) && holdsPositions(other, one)
 
 /**
  * Sets by what they cover: one that has all of another comes before it, by their vectors, and when these are equal by what is parked. Of those that each have something of their own the one stored after more

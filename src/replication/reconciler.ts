@@ -72,7 +72,7 @@ export class Reconciler {
     const { pool } = this.#options
     const use = sameCopy(work => withCopy(pool, tenant, undefined, work))
     const isNews = await this.#mergeStored(tenant, stored.parts, use)
-    await this.takeStoredParked(use, stored)
+    await this.takeStoredEntries(use, stored)
     return isNews
   }
 
@@ -149,9 +149,18 @@ export class Reconciler {
     }
   }
 
-  /** Takes over what stored copies kept until its clock was due. A copy that is only being made keeps it all, and applies nothing yet. With no more room it is set aside, where an operator finds it. */
-  async takeStoredParked(use: UseCopy, { parked }: StoredCopy): Promise<void> {
+  /** Takes over what stored copies kept until its clock was due, and what was set aside in them as late. A copy that is only being made keeps it all, and applies nothing yet. With no more room it is set aside, where an operator finds it. */
+  async takeStoredEntries(use: UseCopy, { parked, late }: StoredCopy): Promise<void> {
     const { applier } = this.#options
+    for await (const page of late)
+      await use(open =>
+        open.change(async staging => {
+          for (const bytes of page) {
+            const { origin, sequence } = decodeEntry(bytes)
+            staging.put(keys.quarantine(origin, sequence), bytes)
+          }
+        }),
+      )
     for await (const page of parked)
       await use(async open => {
         for (const bytes of page) {

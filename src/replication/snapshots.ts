@@ -8,15 +8,21 @@ import { vectorToObject } from '../clock/vector.ts'
 import type { ObjectStore } from '../objects/port.ts'
 import { isSameFloor } from '../rem/floor.ts'
 import { decodeEntry } from '../storage/codec.ts'
+import type { Tenant } from '../tenant/tenant.ts'
 import { exportCopy } from './export.ts'
+import { latePage } from './late.ts'
 import {
   byCoverage,
   type Holdings,
   holdingsOf,
   holdsAll,
+  holdsLate,
+  latestOfDisks,
   type Manifest,
+  type Positions,
   parseManifest,
   positionsOf,
+  type StoredEntries,
   type StoredObject,
 } from './manifest.ts'
 import { type ParkedPosition, parkedEntries } from './parked.ts'
@@ -31,6 +37,9 @@ export interface SnapshotInfo extends Holdings {
   readonly node: string
   readonly records: number
   readonly bytes: number
+  /** See {@link Manifest.disk}. */
+  readonly disk: string | undefined
+  readonly late: Positions
 }
 
 /** A copy that a set is made of. */
@@ -46,6 +55,8 @@ export interface StoredCopy {
   readonly parts: AsyncIterable<TransferPart>
   /** What the stored copies kept until its clock was due, whatever has become of it since; pages of bytes of entries, each entry once. */
   readonly parked: AsyncIterable<readonly Buffer[]>
+  /** What was set aside in the copies as late, and is not decided as far as the sets say; pages of bytes of entries, each entry once. */
+  readonly late: AsyncIterable<readonly Buffer[]>
 }
 
 const ROOT = 'snapshots'
@@ -60,7 +71,7 @@ const ID_TIME_CHARS = 12
 const OBJECT_BYTES = 4 * 1024 * 1024
 
 /**
- * Snapshots in the object store: under `snapshots/<tenant>/<incarnation>/<id>/` numbered part objects, those of what is parked in objects of their own, then `manifest.json` with their sizes and SHA-256,
+ * Snapshots in the object store: under `snapshots/<tenant>/<incarnation>/<id>/` numbered part objects, those of what is parked, and of what was set aside, in objects of their own, then `manifest.json` with their sizes and SHA-256,
  * written last. A set without a manifest is none; an object that does not agree with the manifest makes the set unusable.
  */
 export class SnapshotStore {
@@ -102,7 +113,9 @@ export class SnapshotStore {
     const folder = `${ROOT}/${tenant}/${incarnation}/${id}`
     const same = sameCopy(use)
     // First what is parked: what is applied meanwhile is there twice, and not in neither place.
-    const parked = await this.#storeParked(same, folder)
+    const parked = await this.#storeEntries(same, folder, 'parked', parkedEntries)
+    const late = await this.#storeEntries(same, folder, 'late', latePage)
+    const disk = await same(async open => diskOf(open.origin))
     const writer = this.#writer(folder, 'part')
     let head: TransferHead | undefined
     let records = 0
@@ -124,16 +137,23 @@ export class SnapshotStore {
       records,
       parts,
       ...(parked ? { parked } : {}),
+      disk,
+      ...(late ? { late } : {}),
     }
     await this.#put(`${folder}/manifest.json`, Buffer.from(JSON.stringify(manifest)))
     return manifest
   }
 
-  async #storeParked(use: UseCopy, folder: string): Promise<Manifest['parked']> {
-    const writer = this.#writer(folder, 'parked')
+  async #storeEntries(
+    use: UseCopy,
+    folder: string,
+    prefix: string,
+    pageOf: (open: Tenant, after?: ParkedPosition) => Promise<Buffer[]>,
+  ): Promise<StoredEntries | undefined> {
+    const writer = this.#writer(folder, prefix)
     const stored: ParkedPosition[] = []
     for (let after: ParkedPosition | undefined; ; after = stored.at(-1)) {
-      const page = await use(open => parkedEntries(open, after))
+      const page = await use(open => pageOf(open, after))
       if (page.length === 0) break
       for (const bytes of page) {
         const { origin, sequence } = decodeEntry(bytes)
@@ -188,10 +208,12 @@ export class SnapshotStore {
   async stored(tenant: TenantId, incarnation: string): Promise<StoredCopy | undefined> {
     const [newest, ...others] = await this.#manifests(tenant, incarnation)
     if (!newest) return undefined
+    const sets = [newest, ...others.filter(({ id }) => !this.#damaged.has(id))]
     return {
       parts: this.#noting(newest, this.#read(newest, newest.parts, decodePart)),
       // The others may have something parked that the newest, of another node's copy, has not.
-      parked: this.#readParked([newest, ...others.filter(({ id }) => !this.#damaged.has(id))]),
+      parked: this.#readEntries(sets, manifest => manifest.parked),
+      late: this.#readEntries(latestOfDisks(sets), manifest => manifest.late),
     }
   }
 
@@ -211,10 +233,13 @@ export class SnapshotStore {
     return undefined
   }
 
-  async *#readParked(manifests: readonly Manifest[]): AsyncGenerator<readonly Buffer[]> {
+  async *#readEntries(
+    manifests: readonly Manifest[],
+    of: (manifest: Manifest) => StoredEntries | undefined,
+  ): AsyncGenerator<readonly Buffer[]> {
     const seen = new Set<string>()
     for (const manifest of manifests)
-      for (const object of manifest.parked?.parts ?? []) {
+      for (const object of of(manifest)?.parts ?? []) {
         const page: Buffer[] = []
         for await (const bytes of this.#noting(
           manifest,
@@ -293,15 +318,22 @@ export class SnapshotStore {
       if (isUnfinished && !(await this.#objects.head(`${root}/${id}/manifest.json`)))
         await this.#deleteAll(`${root}/${id}/`)
     }
+    // Of a disk only the latest set says what is set aside there still.
+    const telling = new Set(latestOfDisks(manifests.filter(({ id: set }) => !this.#damaged.has(set))))
     const kept: Manifest[] = []
+    const covered: Manifest[] = []
     for (const manifest of manifests) {
       const isCovered = kept.some(
-        other => !this.#damaged.has(other.id) && holdsAll(holdingsOf(other), holdingsOf(manifest)),
+        other =>
+          !this.#damaged.has(other.id) &&
+          holdsAll(holdingsOf(other), holdingsOf(manifest)) &&
+          (!telling.has(manifest) || holdsLate(other, manifest)),
       )
-      if (kept.length < KEPT || !isCovered) {
-        kept.push(manifest)
-        continue
-      }
+      if (kept.length < KEPT || !isCovered) kept.push(manifest)
+      else covered.push(manifest)
+    }
+    // The earlier ones first: what was decided since must not seem to be set aside still when this is cut short.
+    for (const manifest of covered.sort((a, b) => (a.generation ?? 0) - (b.generation ?? 0))) {
       // The manifest goes first: what is left of a set without one is none.
       await this.#objects.delete(`${root}/${manifest.id}/manifest.json`)
       await this.#deleteAll(`${root}/${manifest.id}/`)
@@ -360,5 +392,13 @@ const infoOf = (manifest: Manifest): SnapshotInfo => ({
   madeAtMs: manifest.madeAtMs,
   node: manifest.node,
   records: manifest.records,
-  bytes: [...manifest.parts, ...(manifest.parked?.parts ?? [])].reduce((sum, { bytes }) => sum + bytes, 0),
+  disk: manifest.disk,
+  late: manifest.late?.positions ?? {},
+  bytes: [...manifest.parts, ...(manifest.parked?.parts ?? []), ...(manifest.late?.parts ?? [])].reduce(
+    (sum, { bytes }) => sum + bytes,
+    0,
+  ),
 })
+
+/** `node.disk` of an origin: a copy that is made anew on the same disk keeps what was set aside. */
+const diskOf = (origin: string): string => origin.split('.').slice(0, 2).join('.')

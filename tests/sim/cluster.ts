@@ -45,7 +45,7 @@ const BOOKMARK_WAIT_MS = 1000
 const DURABILITY_TIMEOUT_MS = 3000
 
 /** Simulated clients wait for every answer. */
-const NEVER_ENDING: Ending = { signal: new AbortController().signal, hasEnded: false }
+const neverEnding = (): Ending => ({ signal: new AbortController().signal, hasEnded: false })
 
 /** No answer from a node. `wasSent`: the request may have got there. */
 class Unreachable extends PercolateError {
@@ -433,7 +433,7 @@ export class SimProcess implements SimClient {
     const { tenant, ifVersion, bookmark, durability } = request
     const consistency = { ...ANY, bookmark, durability, needsHome: request.ofHome ?? ifVersion !== undefined }
     const access = request.write ? 'write' : 'read'
-    const session = new Session({ tenant, access, consistency, asOf: undefined, forwardedBy }, NEVER_ENDING)
+    const session = new Session({ tenant, access, consistency, asOf: undefined, forwardedBy }, neverEnding())
     return this.#gate.answer(
       session,
       () => (request.write ? this.#write(session, request, request.write) : this.#read(session, request)),

@@ -61,6 +61,21 @@ const parkedIn = async (store: SnapshotStore, tenant: Tenant): Promise<number[]>
     sequences.push(...page.map(bytes => decodeEntry(bytes).sequence))
   return sequences
 }
+const setAside = (tenant: Tenant, sequences: readonly number[]) =>
+  tenant.change(async staging => {
+    for (const sequence of sequences) {
+      const clock = { wall: 1, counter: sequence, origin: 'gone' }
+      const { incarnation } = tenant.identity
+      const entry = { tenant: tenant.id, incarnation, origin: 'gone', sequence, ops: planEntity({ id: 'e' }, clock) }
+      staging.put(keys.quarantine('gone', sequence), encodeEntry(entry))
+    }
+  })
+const lateIn = async (store: SnapshotStore, tenant: Tenant): Promise<number[]> => {
+  const sequences: number[] = []
+  for await (const page of (await store.stored(tenant.id, tenant.identity.incarnation))!.late)
+    sequences.push(...page.map(bytes => decodeEntry(bytes).sequence))
+  return sequences
+}
 const setsOf = async (tenant: Tenant): Promise<string[]> => {
   const ids: string[] = []
   for await (const id of objects.folders(`snapshots/${tenant.id}/${tenant.identity.incarnation}/`)) ids.push(id)
@@ -150,17 +165,46 @@ describe('the snapshots of a tenant', () => {
     expect(await parkedIn(store, tenant)).toEqual([1])
   })
 
+  it('have what is set aside, until a later set of the same disk says that it was decided', async () => {
+    const [one, other] = [await openTenant('late'), await openTenant('late')]
+    Object.assign(other.identity, one.identity)
+    Object.defineProperty(other, 'origin', { value: 'n2.other' })
+    const store = new SnapshotStore(objects, systemTime, logger)
+    await setAside(other, [1, 2, 3])
+    const alone = await store.save(copyOf(other), 'n2', 'small')
+    expect(alone.late).toEqual({ gone: [[1, 3]] })
+    await setAside(one, [2, 4])
+    for (let n = 0; n < 3; n++) {
+      await write(one, `e${n}`)
+      await store.save(copyOf(one), 'n1', 'small')
+    }
+    // The set of another disk that alone has some of it stays, however old its vector is.
+    expect(await setsOf(one)).toContain(alone.id)
+    expect(await lateIn(store, one)).toEqual([2, 4, 1, 3])
+    await one.change(async staging => staging.del(keys.quarantine('gone', 4)))
+    await other.change(async staging => {
+      for (const sequence of [1, 3]) staging.del(keys.quarantine('gone', sequence))
+    })
+    await store.save(copyOf(one), 'n1', 'small')
+    await store.save(copyOf(other), 'n2', 'small')
+    expect(await lateIn(store, one)).toEqual([2])
+    for (let n = 0; n < 2; n++) await store.save(copyOf(one), 'n1', 'small')
+    expect(await setsOf(one)).not.toContain(alone.id)
+  })
+
   it('of builds that left out what is parked are read as they are', async () => {
     const tenant = await openTenant('older')
     const store = new SnapshotStore(objects, systemTime, logger)
     await write(tenant, 'e')
     const { id } = await store.save(copyOf(tenant), 'n1', 'small')
     const { incarnation } = tenant.identity
-    // Nothing is parked, so this set is what they wrote, byte for byte.
+    // Nothing is parked, so this set is what they wrote, but for the name of the disk.
     const { body } = await objects.get(`snapshots/${tenant.id}/${incarnation}/${id}/manifest.json`)
     const fields = Object.keys(JSON.parse(Buffer.concat(await body.toArray()).toString()))
     expect(fields).not.toContain('parked')
+    expect(fields).not.toContain('late')
     expect(await parkedIn(store, tenant)).toEqual([])
+    expect(await lateIn(store, tenant)).toEqual([])
     let records = 0
     for await (const part of (await store.stored(tenant.id, incarnation))!.parts)
       if ('records' in part) records += part.records.length
