@@ -10,7 +10,7 @@ import { Leadership } from './leadership.ts'
 import { type LeaseOver, LeaseProof } from './lease-proof.ts'
 import { MembersNow } from './members-now.ts'
 import type { PeerPort } from './peer.ts'
-import { activeHolders, choosePlaces, chooseSurplus, type Holder, type Placement } from './placement.ts'
+import { activeHolders, choosePlaces, chooseSurplus, type Holder, type Placement, PUT_BACK } from './placement.ts'
 import type { SnapshotStore } from './snapshots.ts'
 import { Trimmer } from './trim.ts'
 
@@ -313,6 +313,7 @@ export class Controller {
         holders: nodes.map(node => ({ node, state: 'joining' })),
         home: undefined,
         epoch: 1,
+        generation: PUT_BACK,
         version: 1,
         changedAtMs: time.now(),
       })

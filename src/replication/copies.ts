@@ -20,7 +20,7 @@ import { Holes } from './holes.ts'
 import { countLate, moveLate } from './late.ts'
 import { handOnParked, summarizeParked } from './parked.ts'
 import type { CopyState, CopyStatus, PeerHandlers, PeerPort } from './peer.ts'
-import { activeHolders, holderOf, type Placement } from './placement.ts'
+import { activeHolders, holderOf, type Placement, PUT_BACK } from './placement.ts'
 import type { Reconciler } from './reconciler.ts'
 import { setCorruptCopyAside } from './replace.ts'
 import type { StoredCopy } from './snapshots.ts'
@@ -512,6 +512,11 @@ export class Copies {
         'TENANT_UNAVAILABLE',
         'The stored snapshot is older than streams that are gone, and no other copy can be reached.',
       )
+    if (!source && !outside && !(await this.#isAllInStream(tenant, placement))) {
+      // The stream was lost while it was read.
+      await this.#wipe(tenant, copy, [])
+      return false
+    }
     if (!source && !outside && !isWhole)
       throw new PercolateError(
         'TENANT_UNAVAILABLE',
@@ -567,6 +572,7 @@ export class Copies {
         holders: [{ node, state: 'active' }],
         home: undefined,
         epoch: 1,
+        generation: PUT_BACK,
         version: 1,
         changedAtMs: this.#options.time.now(),
       })
@@ -708,14 +714,15 @@ export class Copies {
   }
 
   /**
-   * Nobody else ever had a complete copy, and no stream of the tenant was reaped or has lost its beginning: this is a tenant whose maker never heard that it was made, or that lost its
-   * disk before there was a second copy. What was published is all there is.
+   * Nobody else ever had a complete copy, and no stream of the tenant was reaped, has lost its beginning, or was lost: this is a tenant whose maker never heard that it was made, or that lost its
+   * disk before there was a second copy. What was published is all there is. A stream that is not there, or begins with its first entry, is no evidence by itself: it looks the same after all servers lost
+   * their stores. Then the directory was lost with it, which is asked after the stream.
    */
   async #isAllInStream(tenant: TenantId, placement: Placement): Promise<boolean> {
-    const { node, follower } = this.#options
+    const { node, follower, directory } = this.#options
     if (placement.covered !== undefined) return false
     if (activeHolders(placement).some(holder => holder.node !== node)) return false
-    return follower.isWhole(tenant)
+    return (await follower.isUncut(tenant)) && directory.hasKnownFromTheStart(tenant)
   }
 
   #becomeCurrent(tenant: TenantId, copy: Copy): void {

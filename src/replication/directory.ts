@@ -10,8 +10,10 @@ import {
   decodePlacement,
   encodeMember,
   encodePlacement,
+  isOfGeneration,
   type Member,
   type Placement,
+  PUT_BACK,
 } from './placement.ts'
 
 /** What a node keeps of the directory on its own disk, so that it knows its tenants while NATS is away. */
@@ -205,10 +207,7 @@ export class Directory {
    * be running, and nothing may be concluded from what it says about them.
    */
   async settledLife(): Promise<number | undefined> {
-    const found = await (await this.#open()).get(subjects.clusterKey)
-    const record = found && (JSON.parse(found.value.toString()) as ClusterRecord)
-    if (!record || record.id !== this.#cluster?.id || record.generation !== this.#cluster.generation) return undefined
-    return this.#isSettled ? this.#life : undefined
+    return (await this.#readCluster()) && this.#isSettled ? this.#life : undefined
   }
 
   get #isSettled(): boolean {
@@ -256,6 +255,23 @@ export class Directory {
     const placement = decodePlacement(record.value)
     this.#take(placement)
     return placement
+  }
+
+  /**
+   * Whether the bucket itself says that the tenant was entered into it as a new one, so that whatever was lost with an earlier bucket was not the tenant's. False when that is not certain; STREAM_UNAVAILABLE when
+   * the bucket can't be asked.
+   */
+  async hasKnownFromTheStart(tenant: TenantId): Promise<boolean> {
+    const placement = await this.fetch(tenant)
+    const record = placement && (await this.#readCluster())
+    return record !== undefined && isOfGeneration(placement!, record.generation)
+  }
+
+  /** The cluster record as the bucket has it, if it is the one that this node follows. */
+  async #readCluster(): Promise<ClusterRecord | undefined> {
+    const found = await (await this.#open()).get(subjects.clusterKey)
+    const record = found && (JSON.parse(found.value.toString()) as ClusterRecord)
+    return record?.id === this.#cluster?.id && record?.generation === this.#cluster?.generation ? record : undefined
   }
 
   /** As {@link fetch}, with what {@link replace} needs. */
@@ -509,6 +525,7 @@ export class Directory {
       const restored: Placement = {
         ...placement,
         epoch: placement.epoch + 1,
+        generation: PUT_BACK,
         version: placement.version + 1,
       }
       if ((await bucket.update(key, encodePlacement(restored), 0)) === undefined) continue
@@ -568,6 +585,7 @@ export class Directory {
       ...known,
       holders: [...holders.values()],
       epoch: Math.max(known.epoch, now.epoch) + 1,
+      generation: PUT_BACK,
       version: known.version + 1,
     }
     if ((await bucket.update(key, encodePlacement(merged), standing?.revision ?? revision)) === undefined) return

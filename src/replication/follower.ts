@@ -174,8 +174,8 @@ export class Follower {
     await reading.done
   }
 
-  /** Whether the tenant's stream has everything from its first entry on, or never had one. */
-  async isWhole(tenant: TenantId): Promise<boolean> {
+  /** Whether the tenant's stream, if there is one, has everything from its own first entry on. Says nothing of one that was there before it and was lost. */
+  async isUncut(tenant: TenantId): Promise<boolean> {
     const streams = this.#options.streams()
     if (!streams) return false
     const info = await this.#options.stream.streamInfo(streams.streamOf(tenant))

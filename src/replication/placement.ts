@@ -64,9 +64,17 @@ export interface Placement {
   readonly decidesAboveMs?: number
   /** The fencing token of the last controller that changed this; one with a lower token changes nothing any more. */
   readonly token?: number
+  /** The generation of the directory that it was entered into as a new tenant's; not set: 1. {@link PUT_BACK}: streams may have been lost since then. */
+  readonly generation?: number
   readonly version: number
   readonly changedAtMs: number
 }
+
+/** Instead of a placement's generation: it came from a node's memory, a copy or a snapshot after the directory was lost, or was an older one. No directory is of this generation. */
+export const PUT_BACK = 0
+
+/** Whether the tenant was new in the directory as it is now, so that nothing of it can have been lost with an earlier one. */
+export const isOfGeneration = ({ generation = 1 }: Placement, current: number): boolean => generation === current
 
 export const holderOf = (placement: Placement | undefined, node: string): Holder | undefined =>
   placement?.holders.find(holder => holder.node === node)

@@ -10,7 +10,7 @@ import type { Homes } from './homes.ts'
 import { Lookups, type Waiting } from './lookups.ts'
 import type { Membership } from './membership.ts'
 import type { PeerPort } from './peer.ts'
-import { activeHolders, choosePlaces, holderOf, type Member, type Placement } from './placement.ts'
+import { activeHolders, choosePlaces, holderOf, type Member, type Placement, PUT_BACK } from './placement.ts'
 
 export interface RouterOptions {
   readonly node: string
@@ -205,6 +205,7 @@ export class Router {
       holders: [{ node, state: 'active' }, ...others],
       home: node,
       epoch: 1,
+      generation: directory.cluster?.generation ?? PUT_BACK,
       version: 1,
       changedAtMs: time.now(),
     }

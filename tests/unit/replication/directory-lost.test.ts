@@ -1,4 +1,5 @@
-import { expect, it } from 'vitest'
+import { describe, expect, it } from 'vitest'
+import { parseTenantId } from '../../../src/base/ids.ts'
 import { subjects } from '../../../src/stream/subjects.ts'
 import { SmallCluster } from '../../support/small-cluster.ts'
 
@@ -24,4 +25,93 @@ it('two placements of one version, from two lives of the directory, become one t
   const [first, ...others] = nodes.map(node => small.placement(node))
   for (const other of others) expect(other).toEqual(first)
   expect(first!.version).toBeGreaterThan(changed!.version)
+})
+
+/** The bucket and every stream go, as when all servers come back with empty disks; then these nodes' disks. */
+async function loseStoresAndDisks(small: SmallCluster, names: readonly string[], order: 'stores' | 'disks') {
+  const { cluster, world } = small
+  const stores = () => {
+    cluster.log.dropBucket(subjects.clusterBucket)
+    for (const name of [...cluster.log.streams.keys()]) cluster.log.deleteStream(name)
+  }
+  const disks = () => {
+    for (const name of names) {
+      small.process(name).kill()
+      cluster.node(name)!.loseDisk()
+    }
+  }
+  if (order === 'stores') {
+    stores()
+    await world.run(15_000)
+    disks()
+  } else {
+    disks()
+    stores()
+  }
+  await world.run(1000)
+  for (const name of names) cluster.node(name)!.start()
+  await world.run(60_000)
+}
+
+describe('a tenant of which no disk is left, after the servers lost their streams', () => {
+  for (const order of ['stores', 'disks'] as const)
+    it(`is not taken for one that was never written: ${order} first`, async () => {
+      const small = await SmallCluster.start()
+      await loseStoresAndDisks(small, ['n1', 'n2'], order)
+      expect(
+        small
+          .placement('n3')
+          .holders.map(({ node }) => node)
+          .sort(),
+      ).toEqual(['n1', 'n2'])
+      expect([small.state('n1'), small.state('n2')]).toEqual(['joining', 'joining'])
+      expect(small.process('n1').replica.copies.reason(small.tenant)).toMatch(/No other copy can be reached/)
+      // Nor when they start once more, with what they left on their disks.
+      for (const name of ['n1', 'n2']) {
+        small.process(name).kill()
+        small.cluster.node(name)!.start()
+      }
+      await small.world.run(30_000)
+      expect([small.state('n1'), small.state('n2')]).toEqual(['joining', 'joining'])
+      // What came into the new stream has gaps, and makes no copy whatever anybody says.
+      if (order === 'stores') return
+      // Unless somebody who knows gives the directory's own generation as its: then there is nothing to be had.
+      const { directory } = small.process('n3').replica
+      const { generation } = directory.cluster!
+      await small.settle(directory.update(small.tenant, current => ({ ...current, generation })))
+      await small.until('the copies are current', () => small.isCurrent('n1') && small.isCurrent('n2'))
+    })
+
+  it('nor when its whole cluster starts anew, with the fresh disks first, and only the cache of another node knows it', async () => {
+    const small = await SmallCluster.start()
+    small.process('n3').kill()
+    await loseStoresAndDisks(small, ['n1', 'n2'], 'disks')
+    small.cluster.node('n3')!.start()
+    await small.world.run(60_000)
+    expect(
+      small
+        .placement('n3')
+        .holders.map(({ node }) => node)
+        .sort(),
+    ).toEqual(['n1', 'n2'])
+    expect([small.state('n1'), small.state('n2')]).toEqual(['joining', 'joining'])
+  })
+
+  it('and one that was made after the loss is made again from its stream, which has all of it', async () => {
+    const small = await SmallCluster.start()
+    const { cluster, world } = small
+    cluster.log.dropBucket(subjects.clusterBucket)
+    for (const name of [...cluster.log.streams.keys()]) cluster.log.deleteStream(name)
+    await world.run(15_000)
+    const later = parseTenantId('later')
+    expect(await small.settle(small.process('n1').replica.router.enter(later))).toBe(true)
+    for (const name of ['n1', 'n2', 'n3']) small.process(name).kill()
+    for (const name of ['n1', 'n2', 'n3']) {
+      cluster.node(name)!.loseDisk()
+      cluster.node(name)!.start()
+    }
+    await world.run(60_000)
+    const states = cluster.nodes.map(({ process }) => process!.replica.copies.state(later))
+    expect(states.filter(state => state === 'current')).toHaveLength(2)
+  })
 })
