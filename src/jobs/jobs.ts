@@ -44,26 +44,41 @@ export class Jobs {
 
   /** Record first, then message; when the message can't be stored the record goes again, and the caller learns that there is no job. */
   async enqueue(job: JobRecord, messageId: string = job.job_id): Promise<void> {
-    await this.prepare()
-    const bucket = await this.#records()
-    const key = subjects.jobKey(job.tenant, job.job_id)
-    await bucket.put(key, encodeRecord(job))
+    const prepared = this.#prepared
     try {
-      await this.#send(job, messageId)
+      await this.#enqueue(job, messageId)
     } catch (error) {
-      await bucket.delete(key).catch(() => {})
-      throw error
+      // Now it is looked at anew whether stream and bucket are there. Both steps may be done twice.
+      if (prepared === undefined || !isUnavailable(error)) throw error
+      await this.#enqueue(job, messageId)
     }
   }
 
+  async #enqueue(job: JobRecord, messageId: string): Promise<void> {
+    await this.prepare()
+    await this.#whileThere(async () => {
+      const bucket = await this.#records()
+      const key = subjects.jobKey(job.tenant, job.job_id)
+      await bucket.put(key, encodeRecord(job))
+      try {
+        await this.#send(job, messageId)
+      } catch (error) {
+        await bucket.delete(key).catch(() => {})
+        throw error
+      }
+    })
+  }
+
   async get(tenant: TenantId, jobId: string): Promise<JobRecord | undefined> {
-    const record = await (await this.#records()).get(subjects.jobKey(tenant, jobId))
+    const record = await this.#whileThere(async () => (await this.#records()).get(subjects.jobKey(tenant, jobId)))
     return record && decodeRecord(record.value)
   }
 
   /** A tenant's jobs, newest first. */
   async list(tenant: TenantId): Promise<JobRecord[]> {
-    const records = await (await this.#records()).list(subjects.jobKeysOf(tenant), LISTED_MAX)
+    const records = await this.#whileThere(async () =>
+      (await this.#records()).list(subjects.jobKeysOf(tenant), LISTED_MAX),
+    )
     return records.map(record => decodeRecord(record.value)).sort((a, b) => (a.created_at < b.created_at ? 1 : -1))
   }
 
@@ -71,7 +86,11 @@ export class Jobs {
    * Changes a record by compare-and-set; `change` may return undefined to leave it as it is. When the record has expired, `fallback` stands
    * in for it. Returns the record as it is afterwards.
    */
-  async update(fallback: JobRecord, change: (job: JobRecord) => Partial<JobRecord> | undefined): Promise<JobRecord> {
+  update(fallback: JobRecord, change: (job: JobRecord) => Partial<JobRecord> | undefined): Promise<JobRecord> {
+    return this.#whileThere(() => this.#update(fallback, change))
+  }
+
+  async #update(fallback: JobRecord, change: (job: JobRecord) => Partial<JobRecord> | undefined): Promise<JobRecord> {
     const bucket = await this.#records()
     const key = subjects.jobKey(fallback.tenant, fallback.job_id)
     for (let attempt = 0; attempt < UPDATE_ATTEMPTS_MAX; attempt++) {
@@ -98,20 +117,17 @@ export class Jobs {
   async fetch(max: number, waitMs: number, signal: AbortSignal): Promise<Delivery[]> {
     await this.prepare()
     const { tier } = this.#options
-    return this.#options.stream.fetch(subjects.jobsStream(tier), subjects.workersConsumer(tier), {
-      max,
-      waitMs,
-      signal,
-    })
+    const from = [subjects.jobsStream(tier), subjects.workersConsumer(tier)] as const
+    return this.#whileThere(() => this.#options.stream.fetch(...from, { max, waitMs, signal }))
   }
 
   /** Keeps what could not be done, with the reason. */
   async deadLetter(data: Buffer, reason: { code: string; detail: string }, messageId: string): Promise<void> {
     const letter = { reason, at: this.#now(), message: data.toString('utf8').slice(0, 256 * 1024) }
-    await this.#options.stream.publish(
-      subjects.deadJobs(this.#options.tier),
-      Buffer.from(JSON.stringify(letter)),
-      `dead-${messageId}`,
+    const { stream, tier } = this.#options
+    await this.prepare()
+    await this.#whileThere(() =>
+      stream.publish(subjects.deadJobs(tier), Buffer.from(JSON.stringify(letter)), `dead-${messageId}`),
     )
   }
 
@@ -143,7 +159,8 @@ export class Jobs {
         clock: formatClock({ wall: this.#options.time.now(), counter: 0, origin: `retry-${jobId}` }),
       }
     })
-    await this.#send(queued, `${jobId}-${this.#options.time.now()}`)
+    await this.prepare()
+    await this.#whileThere(() => this.#send(queued, `${jobId}-${this.#options.time.now()}`))
     return queued
   }
 
@@ -164,7 +181,7 @@ export class Jobs {
 
   /** Messages that no worker has finished. */
   depth(): Promise<number> {
-    return this.#options.stream.depth(subjects.jobsStream(this.#options.tier))
+    return this.#whileThere(() => this.#options.stream.depth(subjects.jobsStream(this.#options.tier)))
   }
 
   newRecord(fields: Pick<JobRecord, 'job_id' | 'tenant' | 'kind' | 'clock'> & Partial<JobRecord>): JobRecord {
@@ -194,6 +211,19 @@ export class Jobs {
 
   #announce({ tenant, job_id }: JobRecord): void {
     this.#options.stream.announce(subjects.jobHint, Buffer.from(`${tenant} ${job_id}`))
+  }
+
+  /** What was made once may be gone with the stores of the servers: after a failure it is made anew where it is missing. */
+  async #whileThere<T>(work: () => Promise<T>): Promise<T> {
+    try {
+      return await work()
+    } catch (error) {
+      if (isUnavailable(error)) {
+        this.#prepared = undefined
+        this.#bucket = undefined
+      }
+      throw error
+    }
   }
 
   #records(): Promise<KvBucket> {
@@ -239,6 +269,9 @@ export class Jobs {
     return new Date(this.#options.time.now()).toISOString()
   }
 }
+
+const isUnavailable = (error: unknown): boolean =>
+  error instanceof PercolateError && error.code === 'STREAM_UNAVAILABLE'
 
 const encodeRecord = (job: JobRecord): Buffer => Buffer.from(JSON.stringify(job))
 

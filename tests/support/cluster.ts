@@ -56,10 +56,16 @@ export class TestCluster {
       env?: Record<string, string>
       objects?: S3ObjectStore
       controller?: boolean
+      nats?: EmbeddedNats
     } = {},
   ): Promise<TestCluster> {
     const folder = await tempFolder()
-    const cluster = new TestCluster(await startTestNats(folder), folder, options.env ?? {}, options.objects)
+    const cluster = new TestCluster(
+      options.nats ?? (await startTestNats(folder)),
+      folder,
+      options.env ?? {},
+      options.objects,
+    )
     for (const name of options.nodes ?? ['n1', 'n2', 'n3']) await cluster.startNode(name)
     if (options.controller ?? true) await cluster.startController()
     return cluster
