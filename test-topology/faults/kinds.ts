@@ -15,6 +15,8 @@ type Inflict = (context: FaultContext) => Promise<unknown>
 const DISK_LEFT_BYTES = 4 * 1024 * 1024
 /** After all servers of NATS were away a watch may say nothing for ten seconds while all else works. */
 const DEAF_MS = 10_000
+/** What a stream has had for so long, other holders have read; they read on as it comes. */
+const UNREAD_MS = 2000
 const SLOW_WRITES = 6
 /** Some points are passed seldom. */
 const POINTS_TRIED = 3
@@ -51,6 +53,19 @@ const allServers =
     await Promise.all(programs.map(program => program.start()))
     await sleep(DEAF_MS)
   }
+
+/** All of them at once, while the nodes run: the directory and every stream begin anew. */
+const loseStores: Inflict = async context => {
+  const { world, recorder } = context
+  const programs = world.servers.map(name => world.program(name))
+  const atMs = performance.now()
+  recorder.forgettings.push({ fromMs: atMs - UNREAD_MS, untilMs: atMs + LEASE_MS })
+  await Promise.all(programs.map(program => program.signal('SIGKILL')))
+  await Promise.all(world.servers.map(name => world.loseStore(name)))
+  await sleep(between(context, 500, 2500))
+  await Promise.all(programs.map(program => program.start()))
+  await sleep(DEAF_MS)
+}
 
 const wrongClock =
   (offsetMs: number): Inflict =>
@@ -135,6 +150,7 @@ export const inflictions = {
   'stop nats-server': pause(({ recorder, world }) => recorder.oneOf(world.servers), 500, 3500),
   'stop node at a chosen point': stopAtPoint,
   'restart all nats-servers': allServers('SIGTERM'),
+  'all nats-servers lose their stores': loseStores,
   'partition node from NATS': async context => {
     const node = some(context)
     await context.world.cutOff(name => name.startsWith(`${node} `), between(context, 1000, 4000))

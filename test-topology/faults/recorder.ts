@@ -22,6 +22,12 @@ export interface Loss {
   untilMs: number
 }
 
+/** The streams were lost: what was decided shortly before may be on the home's disk alone, although the stream had acknowledged it, and the next home need not know it. */
+export interface Forgetting {
+  readonly fromMs: number
+  readonly untilMs: number
+}
+
 /** Everything that the clients of a run saw. */
 export class Recorder {
   readonly history: ClusterHistory = { writes: [], reads: [] }
@@ -29,6 +35,7 @@ export class Recorder {
   /** By `tenant/entity`. */
   readonly conditional = new Map<string, RegisterOperation[]>()
   readonly #losses: Loss[] = []
+  readonly forgettings: Forgetting[] = []
   readonly refused = new Map<string, number>()
   readonly protocols = new Map<string, number>()
   #state: number

@@ -4,7 +4,7 @@ import type { FinalState } from '../history.ts'
 import { checkLinearizable, type RegisterOperation } from '../linearizable.ts'
 import { INITIAL } from './clients.ts'
 import { type Feed, feedProblem } from './feeds.ts'
-import type { Recorder } from './recorder.ts'
+import type { Forgetting, Recorder } from './recorder.ts'
 import type { FaultWorld } from './world.ts'
 
 /** After the last fault every copy is current, and every feed has told everything, within this. */
@@ -103,6 +103,19 @@ export function explained(operations: readonly RegisterOperation[]): RegisterOpe
   )
 }
 
+/** What was decided while it could be forgotten may have happened or not, and who read or was refused then may have seen what is forgotten. All else counts as it stands. */
+export function unforgotten(
+  operations: readonly RegisterOperation[],
+  forgettings: readonly Forgetting[],
+): RegisterOperation[] {
+  return operations.flatMap(operation => {
+    const { kind, calledAtMs, answeredAtMs } = operation
+    if (!forgettings.some(({ fromMs, untilMs }) => answeredAtMs >= fromMs && calledAtMs <= untilMs)) return operation
+    if (kind === 'unknown') return operation
+    return kind === 'written' ? { ...operation, kind: 'unknown', answeredAtMs: Number.POSITIVE_INFINITY } : []
+  })
+}
+
 export interface ConditionalVerdict {
   readonly problems: string[]
   /** Conditional writes of hot entities that were acknowledged. */
@@ -133,7 +146,10 @@ export async function judgeConditional(world: World, recorder: Recorder): Promis
     const times = new Map<string, number>()
     for (const { expected } of decided) times.set(expected!, (times.get(expected!) ?? 0) + 1)
     decidedTwice += [...times.values()].filter(count => count > 1).length
-    const { verdict, reason } = checkLinearizable([...explained(operations), last], INITIAL)
+    const { verdict, reason } = checkLinearizable(
+      [...explained(unforgotten(operations, recorder.forgettings)), last],
+      INITIAL,
+    )
     if (verdict === 'violated') problems.push(`${name} is not linearizable: ${reason}`)
     if (verdict === 'undecided') undecided++
   }

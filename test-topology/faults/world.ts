@@ -1,5 +1,5 @@
 import { spawnSync } from 'node:child_process'
-import { mkdir } from 'node:fs/promises'
+import { mkdir, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { findProgram, LocalCluster } from '../../src/cluster/cluster.ts'
@@ -177,6 +177,11 @@ export class FaultWorld {
 
   folderOf(node: string): string {
     return join(this.#dataDir, node)
+  }
+
+  /** What a stopped nats-server has kept is gone. */
+  async loseStore(server: string): Promise<void> {
+    await rm(join(this.#dataDir, server, 'store'), { recursive: true })
   }
 
   /** Cuts the proxies that are meant, for a while. Names: `node-1 nats-2`, `peers http node-1`. */

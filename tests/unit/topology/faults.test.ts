@@ -3,7 +3,7 @@ import type { Outcome } from '../../../test-topology/faults/doors.ts'
 import { missingChanges } from '../../../test-topology/faults/feeds.ts'
 import { idleProblem } from '../../../test-topology/faults/idle.ts'
 import { Recorder } from '../../../test-topology/faults/recorder.ts'
-import { explained } from '../../../test-topology/faults/recovery.ts'
+import { explained, unforgotten } from '../../../test-topology/faults/recovery.ts'
 import { checkHistory } from '../../../test-topology/history.ts'
 import { checkLinearizable, type RegisterOperation } from '../../../test-topology/linearizable.ts'
 
@@ -109,5 +109,20 @@ describe('the check of conditional writes', () => {
     expect(verdict(operation('unknown', 15, 'none', 'u'), operation('refused', 10, 'none'), after)).toBe('violated')
     const twice = operation('written', 30, 'none', 'b')
     expect(verdict(operation('unknown', 0, 'none', 'u'), after, twice)).toBe('violated')
+  })
+
+  it('lets the next home not know what was decided just before the streams were lost, and nothing from before or after', () => {
+    const judge = (...operations: RegisterOperation[]) =>
+      verdict(...unforgotten(operations, [{ fromMs: 100, untilMs: 200 }]))
+    const chain = (atMs: number) => [
+      operation('written', atMs, 'none', 'a'),
+      { ...operation('read', atMs + 5, 'none', 'a'), expected: undefined },
+      operation('written', 300, 'none', 'b'),
+    ]
+    expect(judge(...chain(150))).toBe('linearizable')
+    expect(judge(...chain(50))).toBe('violated')
+    expect(judge(...chain(250))).toBe('violated')
+    // Who saw it later on has to be right all the same.
+    expect(judge(...chain(150), { ...operation('read', 310, 'none', 'c'), expected: undefined })).toBe('violated')
   })
 })
