@@ -27,13 +27,15 @@ it('two placements of one version, from two lives of the directory, become one t
   expect(first!.version).toBeGreaterThan(changed!.version)
 })
 
-/** The bucket and every stream go, as when all servers come back with empty disks; then these nodes' disks. */
+/** The bucket and every stream go, as when all servers come back with empty disks. */
+function loseStores({ cluster: { log } }: SmallCluster): void {
+  log.dropBucket(subjects.clusterBucket)
+  for (const name of [...log.streams.keys()]) log.deleteStream(name)
+}
+
+/** These nodes' disks go too, after that or before. */
 async function loseStoresAndDisks(small: SmallCluster, names: readonly string[], order: 'stores' | 'disks') {
   const { cluster, world } = small
-  const stores = () => {
-    cluster.log.dropBucket(subjects.clusterBucket)
-    for (const name of [...cluster.log.streams.keys()]) cluster.log.deleteStream(name)
-  }
   const disks = () => {
     for (const name of names) {
       small.process(name).kill()
@@ -41,12 +43,12 @@ async function loseStoresAndDisks(small: SmallCluster, names: readonly string[],
     }
   }
   if (order === 'stores') {
-    stores()
+    loseStores(small)
     await world.run(15_000)
     disks()
   } else {
     disks()
-    stores()
+    loseStores(small)
   }
   await world.run(1000)
   for (const name of names) cluster.node(name)!.start()
@@ -97,11 +99,41 @@ describe('a tenant of which no disk is left, after the servers lost their stream
     expect([small.state('n1'), small.state('n2')]).toEqual(['joining', 'joining'])
   })
 
+  it('nor when they are lost while its stream is read: the copy that was begun is made empty again, and waits', async () => {
+    const small = await SmallCluster.start()
+    const { world } = small
+    const made = parseTenantId('made')
+    const { follower } = small.process('n1').replica
+    const catchUp = follower.catchUp.bind(follower)
+    let readings = 0
+    follower.catchUp = async tenant => {
+      if (tenant === made && readings++ === 0) {
+        loseStores(small)
+        // Others put back what they know.
+        await small.process('n1').time.sleep(20_000)
+      }
+      return catchUp(tenant)
+    }
+    const holders = [{ node: 'n1', state: 'joining' as const }]
+    await small.settle(
+      small.process('n1').replica.directory.create({
+        ...small.placement(),
+        tenant: made,
+        holders,
+        home: undefined,
+        version: 1,
+      }),
+    )
+    await world.run(60_000)
+    expect(readings).toBe(1)
+    expect(small.process('n1').replica.copies.state(made)).toBe('joining')
+    expect(await small.settle(small.process('n1').pool.use(made, async open => open.isJoining))).toBe(true)
+  })
+
   it('and one that was made after the loss is made again from its stream, which has all of it', async () => {
     const small = await SmallCluster.start()
     const { cluster, world } = small
-    cluster.log.dropBucket(subjects.clusterBucket)
-    for (const name of [...cluster.log.streams.keys()]) cluster.log.deleteStream(name)
+    loseStores(small)
     await world.run(15_000)
     const later = parseTenantId('later')
     expect(await small.settle(small.process('n1').replica.router.enter(later))).toBe(true)
