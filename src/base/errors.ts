@@ -232,7 +232,7 @@ export const errorTable = {
     'RESOURCE_EXHAUSTED',
     'fix',
     'debug',
-    'The body, or one content in it, is larger than its limit; send less at once, or upload a file.',
+    'The body, one field of it, or what an entity or edge would become with it, is larger than its limit; the detail says what to do (send less at once, upload a file, remove what is not needed).',
   ),
   UNSUPPORTED_MEDIA_TYPE: spec(
     415,

@@ -36,6 +36,8 @@ export const FILTER_CHARS_MAX = 256 * 1024
 export const FILTER_DEPTH_MAX = 8
 /** Bytes of one entity, about: names, aliases and properties, also those that were removed. Edges are records of their own. */
 export const ENTITY_BYTES_MAX = 256 * 1024
+/** Bytes of one edge, about: its properties, also those that were removed. Twice what one request may carry of them. */
+export const EDGE_BYTES_MAX = 128 * 1024
 /** UTF-8 bytes of one entity's name and aliases together: every three characters of a name are an index entry that holds all of it. */
 export const ENTITY_NAMES_BYTES_MAX = 8 * 1024
 /** How deep entities found by name can be paged. */

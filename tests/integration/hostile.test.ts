@@ -296,6 +296,59 @@ describe('hostile requests', () => {
     expect(body.edges.length).toBeGreaterThan(50)
   })
 
+  it('cannot grow an edge without end, over HTTP or gRPC, in one request or in many', async () => {
+    const link = (properties: object, to = 'b') =>
+      node.request('PUT', '/api/v1/entities/a', {
+        tenant: 'links',
+        body: {
+          edges: [
+            { type: 'to', to: 'c' },
+            { type: 'to', to, properties },
+          ],
+        },
+      })
+    const fill = (n: number) => ({ [`p${n}`]: 'x'.repeat(40_000) })
+    const statuses: number[] = []
+    for (let n = 0; n < 5; n++) statuses.push((await link(fill(n))).status)
+    expect(statuses).toEqual([200, 200, 200, 413, 413])
+    const refused = await link(fill(9))
+    expect([refused.body.code, refused.body.field]).toEqual(['BODY_TOO_LARGE', 'edges[1].properties'])
+    expect(refused.body.detail).toMatch(/make the edge \d+ bytes; at most 131072 .*remove the edge/)
+    // What is as it was or becomes smaller is taken, and so is what only weighs it.
+    expect((await link({ p0: null })).status).toBe(200)
+    expect((await link(fill(0))).status).toBe(200)
+    // An edge that is removed has room again.
+    const remove = { edges: [{ type: 'to', to: 'b', remove: true }] }
+    expect((await node.request('PUT', '/api/v1/entities/a', { tenant: 'links', body: remove })).status).toBe(200)
+    expect((await link(fill(9))).status).toBe(200)
+    // One request that names an edge several times.
+    const { status, body } = await node.request('PUT', '/api/v1/entities/a', {
+      tenant: 'links',
+      body: { edges: [0, 1, 2, 3].map(n => ({ type: 'to', to: 'often', properties: fill(n) })) },
+    })
+    expect([status, body.field]).toEqual([413, 'edges[3].properties'])
+    const { client, metadata } = grpcClient(`127.0.0.1:${node.grpcPort}`, 'links')
+    const text = { fields: { q: { stringValue: 'x'.repeat(60_000) }, r: { stringValue: 'x'.repeat(4_000) } } }
+    const entities = [{ id: 'z' }, { id: 'a', edges: [{ type: 'to', to: 'b', properties: text }] }]
+    const put = (edges: object) =>
+      new Promise<{ code: number; field: unknown }>(resolve =>
+        client.PutEntities!(
+          { entities: edges },
+          metadata,
+          (error: { code: number; metadata: typeof metadata } | null) =>
+            resolve({ code: error?.code ?? 0, field: error?.metadata.get('percolate-field')[0] }),
+        ),
+      )
+    expect(await put(entities)).toEqual({ code: 0, field: undefined })
+    expect((await link({ p9: 'x'.repeat(60_000) })).status).toBe(200)
+    const more = { fields: { s: { stringValue: 'x'.repeat(20_000) } } }
+    expect(await put([{ id: 'z' }, { id: 'a', edges: [{ type: 'to', to: 'b', properties: more }] }])).toEqual({
+      code: 8,
+      field: 'entities[1].edges[0].properties',
+    })
+    client.close()
+  })
+
   it('over gRPC get a status that is no failure of the node', async () => {
     const { client, metadata } = grpcClient(`127.0.0.1:${node.grpcPort}`, 'acme')
     type Field = { name: string; type: string; label: string; typeName: string }

@@ -3,6 +3,7 @@ import { PercolateError } from '../../base/errors.ts'
 import { checkId } from '../../base/ids.ts'
 import {
   CATEGORY_BYTES_MAX,
+  EDGE_BYTES_MAX,
   ENTITY_BYTES_MAX,
   ENTITY_NAMES_BYTES_MAX,
   FIND_DEPTH_MAX,
@@ -13,13 +14,14 @@ import {
 } from '../../base/limits.ts'
 import { mergeOp } from '../../rem/merge.ts'
 import { type EntityCommand, planDelete, planEntity } from '../../rem/plan.ts'
-import { EMPTY_RECORD, type LwwRecord, type RecordRef } from '../../rem/record.ts'
+import { EMPTY_RECORD, type LwwRecord, type Op, type RecordRef } from '../../rem/record.ts'
 import { type Edge, type Entity, edgeSurvives, entityView } from '../../rem/views.ts'
 import { findEntities, listEntities } from '../../search/entities.ts'
 import { edgesFrom, traverse } from '../../search/traverse.ts'
 import { read } from '../../session/read.ts'
 import type { Session } from '../../session/session.ts'
 import { write, writeExisting } from '../../session/write.ts'
+import type { PlanContext } from '../../tenant/writer.ts'
 import { charsOf, decodeCursor, encodeCursor } from '../cursor.ts'
 import type { EntitiesQuery, EntityInput, EntityOutput, TraverseQuery } from '../schemas.ts'
 import { checkName } from './check-fields.ts'
@@ -61,13 +63,7 @@ export class EntityOperations {
           if (call.asOf) for (const ref of touchedBy(commands[0]!)) assertLater(await context.read(ref), call.asOf)
         }
         const ops = commands.map(command => planEntity(command, context.clock))
-        const merged = new Map<string, LwwRecord>()
-        for (const [n, { id }] of commands.entries()) {
-          const before = merged.get(id) ?? (await context.read({ kind: 'entity', key: [id] })) ?? EMPTY_RECORD
-          const after = mergeOp(before, ops[n]![0]!)
-          assertFits(id, before, after, commands.length === 1 ? '' : `entities[${n}].`)
-          merged.set(id, after)
-        }
+        await assertAllFit(commands, ops, context)
         return {
           ops: ops.flat(),
           result: { ids: commands.map(({ id }) => id) },
@@ -207,6 +203,41 @@ const touchedBy = ({ id, edges = [] }: EntityCommand): RecordRef[] => [
   { kind: 'entity', key: [id] },
   ...edges.map(({ type, to }): RecordRef => ({ kind: 'edge', key: [id, type, to] })),
 ]
+
+/** Looks at what every record would be when the request is merged, also where it names one several times. */
+async function assertAllFit(commands: readonly EntityCommand[], ops: readonly Op[][], { read }: PlanContext) {
+  const merged = new Map<string, LwwRecord>()
+  const merge = async (op: Op) => {
+    const name = JSON.stringify(op.key)
+    const before = merged.get(name) ?? (await read(op)) ?? EMPTY_RECORD
+    const after = mergeOp(before, op)
+    merged.set(name, after)
+    return { before, after }
+  }
+  for (const [n, { id, edges = [] }] of commands.entries()) {
+    const path = commands.length === 1 ? '' : `entities[${n}].`
+    const [entityOp, ...edgeOps] = ops[n]!
+    const entity = await merge(entityOp!)
+    assertFits(id, entity.before, entity.after, path)
+    for (const [m, edge] of edges.entries()) {
+      // Only properties make an edge grow.
+      if (edge.properties === undefined && !edge.remove) continue
+      const { before, after } = await merge(edgeOps[m]!)
+      assertEdgeFits(before, after, `${path}edges[${m}].properties`)
+    }
+  }
+}
+
+/** As {@link assertFits}, for an edge. */
+function assertEdgeFits(before: LwwRecord, after: LwwRecord, field: string): void {
+  const bytes = bytesOf(after)
+  if (bytes <= EDGE_BYTES_MAX || bytes <= bytesOf(before)) return
+  throw new PercolateError(
+    'BODY_TOO_LARGE',
+    `${field} would make the edge ${bytes} bytes; at most ${EDGE_BYTES_MAX} are allowed, and a property that was set to null still counts with its name. Put what belongs together into an entity of its own between the two, or remove the edge ("remove": true) and add it again in a second request with what it needs.`,
+    { field },
+  )
+}
 
 /** Whether an entity may become what it would be; one that is too large already may still become smaller. */
 function assertFits(id: string, before: LwwRecord, after: LwwRecord, path: string): void {
