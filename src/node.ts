@@ -94,7 +94,7 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
     const probes = new Probes(PROBE_TIMEOUT_MS)
     const activity = new Activity(time, config.activeWindowMs)
 
-    const disk = new DiskGuard(dataDir.path, config.diskReserveBytes)
+    const disk = new DiskGuard(dataDir.path, config.diskReserveBytes, dataDir.ballast)
     await disk.start()
     parts.add('disk guard', () => disk.stop())
     probes.add('disk', () => disk.admit())
@@ -102,12 +102,14 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
       tenants: () => dataDir.tenants(),
       has: id => dataDir.hasTenant(id),
       open: (id, isSuspect = false) =>
-        openRocksKv(dataDir.tenantPath(id), {
-          isSuspect,
-          createIfMissing: true,
-          writeBufferBytes: config.writeBufferBytes,
-          blockCacheBytes: config.blockCacheBytes,
-        }),
+        dataDir.ballast.lend(() =>
+          openRocksKv(dataDir.tenantPath(id), {
+            isSuspect,
+            createIfMissing: true,
+            writeBufferBytes: config.writeBufferBytes,
+            blockCacheBytes: config.blockCacheBytes,
+          }),
+        ),
       remove: id => dataDir.removeTenant(id),
       setAside: id => dataDir.setTenantAside(id, config.damagedCopiesMax, time.now()),
     }

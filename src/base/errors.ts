@@ -287,7 +287,7 @@ export const errorTable = {
     'RESOURCE_EXHAUSTED',
     'later',
     'error',
-    'Less disk space is free than the reserve; writes are refused until there is more, reads go on.',
+    'Less disk space is free than the reserve; writes are refused until there is more, reads go on. As a node starts, or opens a tenant: there is not even room to open a database; free space, or take a larger volume.',
   ),
   SHUTTING_DOWN: spec(503, 'UNAVAILABLE', 'later', 'info', 'The process is draining.'),
   STREAM_UNAVAILABLE: spec(503, 'UNAVAILABLE', 'later', 'warn', 'NATS JetStream cannot be reached.'),

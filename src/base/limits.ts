@@ -66,5 +66,7 @@ export const STAGED_BYTES_PER_BODY_BYTE = 64
 export const STAGED_BODY_BYTES_MIN = 1024 * 1024
 /** Commands that wait for a tenant's writer before new ones get TOO_BUSY. */
 export const WRITER_QUEUE_MAX = 4096
+/** Bytes of the file that a node gives up when its disk is so full that no database opens: enough to open one after another, each with a log as large as its memtable. */
+export const BALLAST_BYTES = 8 * 1024 * 1024
 /** Longest stretch of our own computation between two turns of the event loop, milliseconds. */
 export const SLICE_MS_MAX = 2

@@ -4,7 +4,7 @@ import { PercolateError } from './errors.ts'
 
 /**
  * Makes a folder and those above it, one by one. Node's recursive `mkdir` tries for ever where the parent is there and the folder can't be made (`/proc`), without a word.
- * Throws CONFIG_INVALID, which names the folder and `setting`, with which an operator names another.
+ * Throws DISK_FULL, or CONFIG_INVALID, which names the folder and `setting`, with which an operator names another.
  */
 export async function makeFolder(path: string, { setting, mode = 0o700 }: { setting: string; mode?: number }) {
   const missing: string[] = []
@@ -13,6 +13,12 @@ export async function makeFolder(path: string, { setting, mode = 0o700 }: { sett
     for (const folder of missing.reverse()) await mkdir(folder, { mode }).catch(ignoreExisting)
   } catch (cause) {
     const code = (cause as { code?: string }).code ?? 'unknown error'
+    if (code === 'ENOSPC' || code === 'EDQUOT')
+      throw new PercolateError(
+        'DISK_FULL',
+        `The folder ${path} can't be made: its disk is full. Free space there, or set ${setting} to a folder on another disk.`,
+        { cause },
+      )
     throw new PercolateError(
       'CONFIG_INVALID',
       `The folder ${path} can't be made (${code}); set ${setting} to one that can.`,

@@ -152,11 +152,13 @@ async function check(tenants: string[], flags: CheckFlags): Promise<void> {
   try {
     for (const id of tenants.length > 0 ? tenants.map(parseTenantId) : await dataDir.tenants()) {
       if (!(await dataDir.hasTenant(id))) fail(`${config.dataDir} holds no tenant ${id}.`)
-      const kv = await openRocksKv(dataDir.tenantPath(id), {
-        createIfMissing: false,
-        writeBufferBytes: config.writeBufferBytes,
-        blockCacheBytes: config.blockCacheBytes,
-      })
+      const kv = await dataDir.ballast.lend(() =>
+        openRocksKv(dataDir.tenantPath(id), {
+          createIfMissing: false,
+          writeBufferBytes: config.writeBufferBytes,
+          blockCacheBytes: config.blockCacheBytes,
+        }),
+      )
       const tenant = await Tenant.open(id, kv, {
         time: systemTime,
         origin: dataDir.origin,

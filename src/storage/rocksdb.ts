@@ -72,7 +72,7 @@ const PROBE = `
 const CRASHES: readonly (NodeJS.Signals | null)[] = ['SIGABRT', 'SIGSEGV', 'SIGBUS', 'SIGILL', 'SIGFPE']
 
 /**
- * Thrown as PercolateError DATA_DIR_IN_USE when another process (or this one) has the database open: RocksDB locks its folder; as DatabaseDamaged when RocksDB
+ * Thrown as PercolateError DATA_DIR_IN_USE when another process (or this one) has the database open: RocksDB locks its folder; DISK_FULL when there is no room for what RocksDB writes as it opens; as DatabaseDamaged when RocksDB
  * finds it corrupt, or when opening it ends a process, as some damage does (docs/decisions/0021).
  */
 export async function openRocksKv(folder: string, options: RocksOptions): Promise<Kv> {
@@ -130,12 +130,21 @@ function openError(error: unknown): PercolateError {
   const text = String((error as { cause?: unknown }).cause ?? error)
   if (/lock/i.test(text))
     return new PercolateError('DATA_DIR_IN_USE', 'The database is open in another process.', { cause: error })
+  if (FULL.test(text))
+    return new PercolateError(
+      'DISK_FULL',
+      'The disk is full: the database does not open, not even to be read, until there is space.',
+      { retryAfterS: 30, cause: error },
+    )
   if (DAMAGE.test(text)) return new DatabaseDamaged('The database does not open: RocksDB finds it corrupt.', error)
   return new PercolateError('STORAGE_FAILED', 'The database does not open.', { cause: error })
 }
 
 /** How RocksDB 6 says that what is on disk is not what it wrote: a checksum, a missing file, a block that the device can't read. */
 const DAMAGE = /corrupt|checksum mismatch|bad block|no such file|input\/output error/i
+
+/** How the system says it, in the words that RocksDB passes on. */
+const FULL = /no space left|disk quota exceeded/i
 
 const failureOf = (error: unknown, text: string): PercolateError =>
   DAMAGE.test(String((error as { cause?: unknown }).cause ?? error)) || DAMAGE.test(String(error))

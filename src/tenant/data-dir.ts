@@ -3,11 +3,13 @@ import { access, mkdir, readdir, rename, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { PercolateError } from '../base/errors.ts'
 import { parseTenantId, type TenantId } from '../base/ids.ts'
+import { BALLAST_BYTES } from '../base/limits.ts'
 import { makeFolder } from '../base/make-folder.ts'
 import { packValue, unpackValue } from '../storage/codec.ts'
 import { prefixRange } from '../storage/keys.ts'
 import { collect, type Kv } from '../storage/kv.ts'
 import { openRocksKv } from '../storage/rocksdb.ts'
+import { Ballast } from './ballast.ts'
 
 /** Who this node is; made with its data directory. The disk incarnation tells a node with a fresh disk from one that kept its data. */
 export interface NodeIdentity {
@@ -19,29 +21,42 @@ const IDENTITY_KEY = Buffer.from('node')
 
 /**
  * A node's data directory: `node/` (identity, and the lock that keeps a second process out: RocksDB holds it until the process ends, even
- * by kill -9) and `tenants/<tenant>/`, one RocksDB each.
+ * by kill -9), `tenants/<tenant>/`, one RocksDB each, and `ballast`.
  */
 export class DataDir {
   readonly path: string
   readonly identity: NodeIdentity
+  /** What is given up when the disk is full. */
+  readonly ballast: Ballast
   readonly #kv: Kv
 
-  private constructor(path: string, identity: NodeIdentity, kv: Kv) {
+  private constructor(path: string, identity: NodeIdentity, kv: Kv, ballast: Ballast) {
     this.path = path
+    this.ballast = ballast
     this.identity = identity
     this.#kv = kv
   }
 
   static async open(path: string, nodeId: string | undefined): Promise<DataDir> {
     await makeFolder(join(path, 'tenants'), { setting: 'PERCOLATE_DATA_DIR' })
+    const ballast = new Ballast(path)
     let kv: Kv
     try {
-      kv = await openRocksKv(join(path, 'node'), {
-        createIfMissing: true,
-        writeBufferBytes: 64 * 1024,
-        blockCacheBytes: 64 * 1024,
-      })
+      kv = await ballast.lend(() =>
+        openRocksKv(join(path, 'node'), {
+          createIfMissing: true,
+          writeBufferBytes: 64 * 1024,
+          blockCacheBytes: 64 * 1024,
+        }),
+      )
     } catch (error) {
+      if (error instanceof PercolateError && error.code === 'DISK_FULL') {
+        throw new PercolateError(
+          'DISK_FULL',
+          `The disk of the data directory ${path} is full: no database opens, not even to be read. Free at least ${2 * BALLAST_BYTES} bytes there to read, and PERCOLATE_DISK_RESERVE_BYTES to write (or move the directory to a larger volume), then start again. Nothing is lost.`,
+          { cause: error },
+        )
+      }
       if (error instanceof PercolateError && error.code === 'DATA_DIR_IN_USE') {
         throw new PercolateError(
           'DATA_DIR_IN_USE',
@@ -54,7 +69,7 @@ export class DataDir {
     try {
       // What a crash left of tenants that were being deleted.
       await rm(join(path, 'removed'), { recursive: true, force: true })
-      return new DataDir(path, await readOrMakeIdentity(kv, nodeId), kv)
+      return new DataDir(path, await readOrMakeIdentity(kv, nodeId), kv, ballast)
     } catch (error) {
       await kv.close()
       throw error

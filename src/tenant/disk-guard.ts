@@ -1,5 +1,6 @@
 import { statfs } from 'node:fs/promises'
 import { PercolateError } from '../base/errors.ts'
+import type { Ballast } from './ballast.ts'
 
 const CHECK_MS = 1000
 
@@ -10,12 +11,15 @@ const CHECK_MS = 1000
 export class DiskGuard {
   readonly #path: string
   readonly #reserveBytes: number
+  readonly #ballast: Ballast | undefined
   #freeBytes = Number.POSITIVE_INFINITY
   #timer: NodeJS.Timeout | undefined
 
-  constructor(path: string, reserveBytes: number) {
+  /** `ballast`: kept while there is room. */
+  constructor(path: string, reserveBytes: number, ballast?: Ballast) {
     this.#path = path
     this.#reserveBytes = reserveBytes
+    this.#ballast = ballast
   }
 
   get freeBytes(): number {
@@ -24,7 +28,10 @@ export class DiskGuard {
 
   async start(): Promise<void> {
     await this.#look()
-    this.#timer = setInterval(() => void this.#look(), CHECK_MS).unref()
+    this.#timer = setInterval(
+      () => void this.#look().then(() => this.#ballast?.keep(this.#freeBytes, this.#reserveBytes)),
+      CHECK_MS,
+    ).unref()
   }
 
   stop(): void {
