@@ -15,7 +15,7 @@ import { HeldJobs, type PulledJob } from './held-jobs.ts'
 import { ingest, type ParseLimits } from './ingest.ts'
 import type { ParserPool } from './parse/pool.ts'
 import type { JobProgress } from './progress.ts'
-import { type IngestTrace, newTrace, takeBack } from './take-back.ts'
+import { describeStanding, type IngestTrace, newTrace, takeBack } from './take-back.ts'
 
 export interface RunnerOptions {
   readonly jobs: Jobs
@@ -286,7 +286,7 @@ export class JobRunner {
     delivery.release(Math.min(RELEASE_MS_MAX, 250 * 2 ** job.attempts))
   }
 
-  /** Ends a job that cannot be done. What it wrote is taken back first: once the record says that it failed, nothing of it is there. */
+  /** Ends a job that cannot be done. What it wrote is taken back first: once the record says that it failed, nothing of it is there, or the record says what is. */
   async #end(
     delivery: Delivery,
     job: JobRecord,
@@ -297,32 +297,35 @@ export class JobRunner {
     const { jobs } = this.#options
     const now = (await jobs.get(job.tenant, job.job_id)) ?? job
     // One that was replacing an earlier version stands; that one is gone in part.
-    if (now.written && !now.settled) await this.#takeBack(job, trace)
-    const ended = await jobs.update(job, current =>
-      isFinished(current.status) ? undefined : { status, error: reason },
-    )
-    if (ended.status === status) await this.#bury(delivery, reason, job.job_id, status)
+    const standing = now.written && !now.settled ? await this.#takeBack(job, trace) : undefined
+    const whole = standing ? { ...reason, detail: `${reason.detail} ${standing}` } : reason
+    const ended = await jobs.update(job, current => (isFinished(current.status) ? undefined : { status, error: whole }))
+    if (ended.status === status) await this.#bury(delivery, whole, job.job_id, status)
     else await this.#settle(delivery, ended, trace)
   }
 
   /** Acknowledges the message of a job that has ended, when what is to be taken back of it is. The message comes again until then, to whichever worker there is. */
   async #settle(delivery: Delivery, job: JobRecord, trace: IngestTrace): Promise<void> {
     if (isRetracting(job)) {
-      const isDone = await this.#takeBack(job, trace)
-      if (isDone) await this.#options.jobs.update(job, now => (isRetracting(now) ? { stage: 'retracted' } : undefined))
+      const standing = await this.#takeBack(job, trace)
+      const ended: Partial<JobRecord> = standing
+        ? { stage: 'retained', error: { code: 'CLOCK_SETTLED', detail: standing } }
+        : { stage: 'retracted' }
+      await this.#options.jobs.update(job, now => (isRetracting(now) ? ended : undefined))
     }
     await delivery.ack()
   }
 
-  /** False: the job is so old that deletes of its time are forgotten, and no attempt will do better. */
-  async #takeBack(job: JobRecord, trace: IngestTrace): Promise<boolean> {
+  /** What of the job stays all the same: it is so old that deletes of its time are forgotten, and no attempt will do better. Undefined: nothing. */
+  async #takeBack(job: JobRecord, trace: IngestTrace): Promise<string | undefined> {
     try {
       await takeBack(this.#options, job, trace)
-      return true
+      return undefined
     } catch (error) {
       if (!(error instanceof PercolateClientError) || error.code !== 'CLOCK_SETTLED') throw error
-      this.#options.logger.error({ job: job.job_id, reason: error.message }, 'what a job wrote cannot be taken back')
-      return false
+      const standing = await describeStanding(this.#options, job)
+      if (standing) this.#options.logger.error({ job: job.job_id, standing }, 'what a job wrote cannot be taken back')
+      return standing
     }
   }
 

@@ -48,6 +48,26 @@ export async function takeBack(
   }
 }
 
+/**
+ * What stands of a job that is too old to be taken back, in words for its record; undefined: nothing. Nothing of it can arrive any more: nodes refuse writes of that time.
+ * It is not deleted as of now: that would hide what others write to the same records meanwhile, at whichever holder.
+ */
+export async function describeStanding(
+  options: { readonly nodeUrl: string },
+  job: JobRecord,
+): Promise<string | undefined> {
+  const client = new PercolateClient({ url: options.nodeUrl, tenant: job.tenant })
+  const bookmark = await everything(client)
+  const chunks = (await chunksOf(client, job, bookmark)).filter(({ owner }) => owner === job.job_id).length
+  const parts = [
+    ...(chunks > 0 ? [`${chunks} resources with metadata.job_id "${job.job_id}" under the uri ${job.uri}`] : []),
+    ...((await entityOwner(client, job, bookmark)) === job.job_id ? [`the entity ${documentEntityId(job.uri!)}`] : []),
+    ...((await hasMoment(client, job, bookmark)) ? [`the moment ${momentId(job)}`] : []),
+  ]
+  if (parts.length === 0) return undefined
+  return `${parts.join(', ')} that the job wrote are still there: it is so old that deletes of its time are forgotten (PERCOLATE_TOMBSTONE_MS), so they could not be taken back. Delete them, or retry the job to have all of the document.`
+}
+
 /** A bookmark of all that any holder has; undefined when the tenant is on one node only, or not written as yet. */
 export async function everything(client: PercolateClient): Promise<string | undefined> {
   try {

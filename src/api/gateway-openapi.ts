@@ -28,9 +28,9 @@ const job = {
     status: { type: 'string', enum: ['queued', 'running', 'completed', 'failed', 'dead', 'cancelled'] },
     stage: {
       type: 'string',
-      enum: ['waiting', 'download', 'parse', 'embed', 'write', 'replace', 'done', 'retract', 'retracted'],
+      enum: ['waiting', 'download', 'parse', 'embed', 'write', 'replace', 'done', 'retract', 'retracted', 'retained'],
       description:
-        'Of a job that failed: where. Of one that was cancelled: `retract` while what it wrote is being taken back, `retracted` when that is done.',
+        'Of a job that failed: where. Of one that was cancelled: `retract` while what it wrote is being taken back, `retracted` when that is done, `retained` when it was too old for that: `error` says what is left.',
     },
     done: { type: 'integer' },
     total: { type: 'integer' },

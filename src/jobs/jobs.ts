@@ -144,7 +144,7 @@ export class Jobs {
       if (isRetracting(rest))
         throw new PercolateError(
           'JOB_STATE',
-          'What the job wrote is being taken back; retry it when its stage is "retracted".',
+          'What the job wrote is being taken back; retry it when its stage is "retracted" or "retained".',
         )
       return {
         ...rest,

@@ -30,7 +30,7 @@ export interface JobRecord {
   readonly status: JobStatus
   /**
    * What is being done: `waiting`, `download`, `parse`, `embed`, `write`, `replace`, `done`. Of a job that was cancelled after it had begun to write: `retract` while that is being taken back,
-   * `retracted` when nothing of it is there any more.
+   * `retracted` when nothing of it is there any more, `retained` when it was too old to be taken back: `error` says what is left.
    */
   readonly stage: string
   /** It may have written something: set before it does. */

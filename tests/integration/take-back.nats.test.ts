@@ -9,9 +9,13 @@ import { Jobs } from '../../src/jobs/jobs.ts'
 import { encodeJobMessage } from '../../src/jobs/model.ts'
 import type { EmbeddedS3 } from '../../src/objects/embedded/server.ts'
 import type { S3ObjectStore } from '../../src/objects/s3.ts'
+import { planFloor } from '../../src/rem/floor.ts'
+import { openRocksKv } from '../../src/storage/rocksdb.ts'
 import type { NatsStream } from '../../src/stream/nats/adapter.ts'
 import type { EmbeddedNats } from '../../src/stream/nats/server.ts'
 import { subjects } from '../../src/stream/subjects.ts'
+import { DataDir } from '../../src/tenant/data-dir.ts'
+import { Tenant } from '../../src/tenant/tenant.ts'
 import { ParserPool } from '../../workers/parse/pool.ts'
 import { JobRunner } from '../../workers/runner.ts'
 import {
@@ -248,6 +252,78 @@ describe('a job that was started too often', () => {
     startRunner(new HashingEmbedder())
     await eventually('it is dead', async () => (await job(tenant, id)).status === 'dead')
     expect(await chunks(tenant, 'file:///poison.md')).toEqual([])
+  })
+})
+
+describe('a job whose deletes would be forgotten', () => {
+  /** As if `tenant` had been written long ago: whatever there is lies below the floor. */
+  async function forgetDeletes(path: string, tenant: TenantId): Promise<void> {
+    const dataDir = await DataDir.open(path, undefined)
+    const kv = await openRocksKv(dataDir.tenantPath(tenant), {
+      createIfMissing: false,
+      writeBufferBytes: 1e6,
+      blockCacheBytes: 1e6,
+    })
+    const opened = await Tenant.open(tenant, kv, {
+      time: systemTime,
+      origin: dataDir.origin,
+      outboxEnabled: false,
+      outboxBytesMax: 1e6,
+      recordCacheBytes: 1e6,
+      onCommit: () => {},
+    })
+    await opened.write(({ clock }) => ({ ops: [planFloor({ clock, vector: new Map() })], result: undefined }))
+    await opened.close()
+    await dataDir.close()
+  }
+
+  it('ends all the same, says what is left of it, and can be done over', async () => {
+    const tenant = parseTenantId('aged')
+    const first = await startTestNode()
+    const begin = async (uri: string) => {
+      const held = new HeldEmbedder(2)
+      const runner = startRunner(held, first.url)
+      const id = await upload(tenant, uri)
+      await eventually('it has begun', async () => held.isReached)
+      return { runner, id }
+    }
+    const cancelled = await begin('file:///aged.md')
+    const dead = await begin('file:///poison.md')
+    await Promise.all([cancelled.runner.stop(), dead.runner.stop()])
+    expect((await cancel(tenant, cancelled.id)).body).toMatchObject({ status: 'cancelled', stage: 'retract' })
+    await jobs.update((await jobs.get(tenant, dead.id))!, () => ({ attempts: 3 }))
+    await first.stop()
+    await forgetDeletes(first.folder, tenant)
+    const again = await startTestNode({ folder: first.folder })
+    try {
+      const standing = async (uri: string) =>
+        (await new PercolateClient({ url: again.url, tenant }).listResources({ uri, limit: 500 })).results.length
+      const left = [await standing('file:///aged.md'), await standing('file:///poison.md')]
+      startRunner(new HashingEmbedder(), again.url)
+      const one = await eventually('the cancelled job ends', async () => {
+        const { stage, ...rest } = await job(tenant, cancelled.id)
+        return stage === 'retract' ? undefined : { stage, ...rest }
+      })
+      expect(one).toMatchObject({ status: 'cancelled', stage: 'retained', error: { code: 'CLOCK_SETTLED' } })
+      expect(one.error.detail).toMatch(
+        new RegExp(`^${left[0]} resources .*file:///aged.md.*still there.*retry the job`, 'i'),
+      )
+      const two = await eventually('the poisonous job ends', async () => {
+        const ended = await job(tenant, dead.id)
+        return ended.status === 'dead' ? ended : undefined
+      })
+      expect(two.error.detail).toMatch(
+        new RegExp(`Started 3 times.* ${left[1]} resources .*file:///poison.md.*still there`),
+      )
+      expect((await request(`${url}/jobs/${cancelled.id}/retry`, 'POST', { tenant })).status).toBe(202)
+      await eventually('it is in', async () => (await job(tenant, cancelled.id)).status === 'completed')
+      expect(await standing('file:///aged.md')).toBeGreaterThan(left[0]!)
+      expect((await job(tenant, cancelled.id)).error).toBeUndefined()
+    } finally {
+      await Promise.all(runners.splice(0).map(runner => runner.stop()))
+      await again.stop()
+      await remove(again.folder)
+    }
   })
 })
 
