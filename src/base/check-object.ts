@@ -9,7 +9,7 @@ export function checkObject<T>(object: { readonly [key: string]: unknown }, fiel
   if (bytes > METADATA_BYTES_MAX)
     throw new PercolateError(
       'BODY_TOO_LARGE',
-      `${field} has ${bytes} bytes as JSON; at most ${METADATA_BYTES_MAX} are allowed.`,
+      `${field} has ${bytes} bytes as JSON; at most ${METADATA_BYTES_MAX} are allowed. Leave out what is not needed, or store long texts as resources.`,
       { field },
     )
   return object as { [key: string]: T }

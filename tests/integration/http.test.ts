@@ -461,6 +461,18 @@ describe('bad requests', () => {
     expect(answer.body.detail.length).toBeGreaterThan(10)
   })
 
+  it.each([
+    ['/resources', { content: 'x', name: 'n'.repeat(5000) }, 'name', /5000 bytes; at most 1024 .*Shorten it/],
+    ['/resources', { content: 'c'.repeat(200_000) }, 'content', /at most 131072 .*Split it into chunks/],
+    ['/moments', { name: 'n'.repeat(5000) }, 'name', /Shorten it/],
+    ['/moments', { content: 'c'.repeat(200_000) }, 'content', /Split it into chunks/],
+    ['/moments', { metadata: { k: 'm'.repeat(70_000) } }, 'metadata', /Leave out what is not needed/],
+  ])('too large for %s are told what to do about that field', async (path, body, field, remedy) => {
+    const answer = await node.request('POST', `/api/v1${path}`, { tenant: 'bad', body })
+    expect([answer.status, answer.body.code, answer.body.field]).toEqual([413, 'BODY_TOO_LARGE', field])
+    expect(answer.body.detail).toMatch(remedy)
+  })
+
   it('with another content type get 415', async () => {
     const answer = await node.request('POST', '/api/v1/resources', {
       body: 'content=x',

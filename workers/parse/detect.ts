@@ -52,6 +52,8 @@ const foreign: [Buffer, string][] = [
   [Buffer.from('Rar!'), 'a RAR archive'],
   [Buffer.from('{\\rtf'), 'an RTF document'],
 ]
+/** How HTML begins, behind a byte order mark or an XML declaration. */
+const HTML = /^\s*(?:<\?xml[^>]{0,200}>\s*)?(?:<!doctype html|<html)/i
 const OLE = Buffer.from('d0cf11e0a1b11ae1', 'hex')
 
 /**
@@ -87,7 +89,8 @@ async function detectContent(
   const known = foreign.find(([signature]) => head.subarray(0, signature.length).equals(signature))
   if (known && !(known[1] === 'a program' && !isBinary(head))) throw unsupported(name, known[1])
   if (isBinary(head)) throw unsupported(name, 'binary data of a kind that no parser takes')
-  if (claimed === undefined && /^\s*(<!doctype html|<html)/i.test(head.toString('latin1'))) return 'html'
+  // Of what claims to be a kind of text, its name says better which: Markdown may begin with HTML.
+  if ((claimed === undefined || !isTextual(claimed)) && HTML.test(head.toString())) return 'html'
   return 'text'
 }
 

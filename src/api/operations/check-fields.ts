@@ -1,10 +1,21 @@
 import { PercolateError } from '../../base/errors.ts'
 import { checkId } from '../../base/ids.ts'
+import { CONTENT_BYTES_MAX, NAME_BYTES_MAX } from '../../base/limits.ts'
 import { TIME_MS_MAX, TIME_MS_MIN } from '../../storage/keys.ts'
 
 /** Checks that a JSON schema can't make: bytes, depth, Unicode, numbers. Each error names the field. */
 
-export function checkText(text: string, field: string, bytesMax: number): string {
+/** What to do about a content that is too large, and about a name. */
+const SPLIT = 'Split it into chunks, or upload it as a file.'
+const SHORTEN = 'Shorten it, and put the long text into the content or the metadata.'
+
+/** Text that is stored to be found. */
+export const checkContent = (text: string, field: string): string => checkText(text, field, CONTENT_BYTES_MAX, SPLIT)
+
+/** A name of any characters, as resources and moments have it. */
+export const checkTitle = (text: string, field: string): string => checkText(text, field, NAME_BYTES_MAX, SHORTEN)
+
+function checkText(text: string, field: string, bytesMax: number, remedy: string): string {
   if (!text.isWellFormed())
     throw new PercolateError('INVALID_ARGUMENT', `${field} must be well-formed Unicode (it has a lone surrogate).`, {
       field,
@@ -13,7 +24,7 @@ export function checkText(text: string, field: string, bytesMax: number): string
   if (bytes > bytesMax) {
     throw new PercolateError(
       'BODY_TOO_LARGE',
-      `${field} has ${bytes} bytes; at most ${bytesMax} are allowed. Split it into chunks, or upload it as a file.`,
+      `${field} has ${bytes} bytes; at most ${bytesMax} are allowed. ${remedy}`,
       { field },
     )
   }

@@ -1,13 +1,7 @@
 import { checkObject } from '../../base/check-object.ts'
 import { PercolateError } from '../../base/errors.ts'
 import { checkId } from '../../base/ids.ts'
-import {
-  CATEGORY_BYTES_MAX,
-  CONTENT_BYTES_MAX,
-  LIST_LIMIT_DEFAULT,
-  NAME_BYTES_MAX,
-  PAGE_CHARS_MAX,
-} from '../../base/limits.ts'
+import { CATEGORY_BYTES_MAX, LIST_LIMIT_DEFAULT, PAGE_CHARS_MAX } from '../../base/limits.ts'
 import { type MomentCommand, planDelete, planMoment } from '../../rem/plan.ts'
 import { type Moment, momentView } from '../../rem/views.ts'
 import { read } from '../../session/read.ts'
@@ -17,7 +11,7 @@ import { KeyReader, keyAfter, newestFirst, prefixes, prefixRange, space, textPar
 import type { Tenant } from '../../tenant/tenant.ts'
 import { charsOf, decodeCursor, encodeCursor } from '../cursor.ts'
 import type { MomentInput, MomentOutput, MomentsQuery } from '../schemas.ts'
-import { checkName, checkText, parseTime } from './check-fields.ts'
+import { checkContent, checkName, checkTitle, parseTime } from './check-fields.ts'
 import { checkConditions, etagOf } from './conditions.ts'
 import { isoTime, notFound, type OperationsContext } from './context.ts'
 
@@ -175,15 +169,13 @@ function toCommand(input: MomentInput, path: string, nowMs: number): MomentComma
       field: `${path}end_time`,
     })
   }
-  const text = (value: string | null | undefined, field: string, bytesMax: number) =>
-    typeof value === 'string' ? checkText(value, `${path}${field}`, bytesMax) : value
   return {
     id: input.id === undefined ? undefined : checkId(input.id, `${path}id`),
     timeMs,
     endTimeMs,
     type: typeof input.type === 'string' ? checkName(input.type, `${path}type`, CATEGORY_BYTES_MAX) : input.type,
-    name: text(input.name, 'name', NAME_BYTES_MAX),
-    content: text(input.content, 'content', CONTENT_BYTES_MAX),
+    name: typeof input.name === 'string' ? checkTitle(input.name, `${path}name`) : input.name,
+    content: typeof input.content === 'string' ? checkContent(input.content, `${path}content`) : input.content,
     parent: typeof input.parent === 'string' ? checkId(input.parent, `${path}parent`) : input.parent,
     resources: ids(input.resources, 'resources'),
     entities: ids(input.entities, 'entities'),

@@ -2,9 +2,7 @@ import { checkObject } from '../../base/check-object.ts'
 import { PercolateError } from '../../base/errors.ts'
 import {
   CATEGORY_BYTES_MAX,
-  CONTENT_BYTES_MAX,
   LIST_LIMIT_DEFAULT,
-  NAME_BYTES_MAX,
   PAGE_CHARS_MAX,
   SEARCH_DEPTH_MAX,
   SEARCH_LIMIT_DEFAULT,
@@ -24,7 +22,7 @@ import type { EmbeddingSpec } from '../../tenant/state.ts'
 import type { Tenant } from '../../tenant/tenant.ts'
 import { charsOf, decodeCursor, encodeCursor } from '../cursor.ts'
 import type { EmbeddingsInput, ResourceInput, ResourceOutput, ResourcesQuery, SearchInput } from '../schemas.ts'
-import { checkEmbedding, checkName, checkText } from './check-fields.ts'
+import { checkContent, checkEmbedding, checkName, checkTitle } from './check-fields.ts'
 import { checkConditions, etagOf } from './conditions.ts'
 import { isoTime, notFound, type OperationsContext } from './context.ts'
 
@@ -337,11 +335,8 @@ function toCommand(input: ResourceInput, path: string, configuredModel: string):
   return {
     uri: input.uri === undefined || input.uri === '' ? '' : checkName(input.uri, `${path}uri`, URI_BYTES_MAX),
     ordinal: input.ordinal ?? 0,
-    content: checkText(input.content, `${path}content`, CONTENT_BYTES_MAX),
-    name:
-      input.name === undefined || input.name === null
-        ? input.name
-        : checkText(input.name, `${path}name`, NAME_BYTES_MAX),
+    content: checkContent(input.content, `${path}content`),
+    name: input.name === undefined || input.name === null ? input.name : checkTitle(input.name, `${path}name`),
     category:
       input.category === undefined || input.category === null
         ? input.category

@@ -176,6 +176,18 @@ describe('parsers', () => {
     expect(error?.message).toContain(name)
   })
 
+  it.each([
+    ['a.pdf', '<html><body>I am a page', 'says that it is PDF, but its content is HTML; give it its right name'],
+    ['a.docx', '\ufeff<?xml version="1.0"?>\n<!DOCTYPE html><html/>', 'says that it is DOCX, but its content is HTML'],
+    ['a.xlsx', 'name,price', 'says that it is XLSX, but its content is plain text'],
+  ])('%s is told what its content is', async (name, content, message) => {
+    await expect(parse(name, content)).rejects.toThrow(message)
+  })
+
+  it('Markdown that begins with HTML stays Markdown', async () => {
+    expect(textOf(await parse('a.md', '<html>\n\n# A *title*\n\ntext'))).toContain('A title')
+  })
+
   it('a truncated PDF is refused, not half read', async () => {
     const whole = await makePdf(Array.from({ length: 20 }, (_, n) => ({ lines: [`page ${n}`] })))
     await expect(parse('cut.pdf', whole.subarray(0, whole.length * 0.6))).rejects.toMatchObject({
