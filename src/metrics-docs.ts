@@ -8,6 +8,7 @@ import { addNodeMetrics } from './node-metrics.ts'
 import { Activity } from './tenant/activity.ts'
 import { DiskGuard } from './tenant/disk-guard.ts'
 import { TenantPool } from './tenant/pool.ts'
+import { StagingRoom } from './tenant/staging-room.ts'
 
 /** `docs/metrics.md`, from the metrics that the roles really register. */
 export async function metricsMarkdown(): Promise<string> {
@@ -37,6 +38,7 @@ export async function metricsMarkdown(): Promise<string> {
           replica: undefined,
           changes: { feeds: 0, refused: { total: 0 } },
           disk: new DiskGuard('.', 0),
+          room: new StagingRoom(0),
         }),
     ],
     [

@@ -4,6 +4,7 @@ import type { Replica } from './replication/replica.ts'
 import type { Activity } from './tenant/activity.ts'
 import type { DiskGuard } from './tenant/disk-guard.ts'
 import type { TenantPool } from './tenant/pool.ts'
+import type { StagingRoom } from './tenant/staging-room.ts'
 
 export interface NodeMetricsOptions {
   readonly metrics: Metrics
@@ -13,15 +14,45 @@ export interface NodeMetricsOptions {
   readonly replica: Replica | undefined
   readonly changes: Pick<ChangeOperations, 'feeds' | 'refused'>
   readonly disk: DiskGuard
+  readonly room: StagingRoom
 }
 
 /** The database node's own metrics; `docs/metrics.md` lists them. */
-export function addNodeMetrics({ metrics, pool, activity, tier, replica, changes, disk }: NodeMetricsOptions): void {
+export function addNodeMetrics({
+  metrics,
+  pool,
+  activity,
+  tier,
+  replica,
+  changes,
+  disk,
+  room,
+}: NodeMetricsOptions): void {
   metrics.gauge(
     'percolate_active_tenants',
     'Tenants with a request within the active window',
     () => activity.active(),
     { tier },
+  )
+  metrics.gauge(
+    'percolate_staging_text_bytes',
+    'Text of the large batches that are being made now',
+    () => room.heldBytes,
+  )
+  metrics.gauge(
+    'percolate_staging_waiting',
+    'Tenants whose large batch waits for others: PERCOLATE_STAGED_TEXT_BYTES_MAX are being made',
+    () => room.waiting,
+  )
+  metrics.gauge(
+    'percolate_staging_refused_total',
+    'Commands refused (413) because they alone would have taken too much memory while they are written',
+    () => room.refused,
+  )
+  metrics.gauge(
+    'percolate_pool_waiting',
+    'Requests that wait for the use of a tenant to end, or for one to be closed',
+    () => pool.stats().waiting,
   )
   metrics.gauge('percolate_open_tenants', 'Tenant databases that are open', () => pool.stats().open)
   metrics.gauge('percolate_pool_leases', 'Uses of tenant databases that are going on', () => pool.stats().leases)
@@ -82,6 +113,7 @@ function addReplicationMetrics(metrics: Metrics, replica: Replica | undefined): 
     r => r.copies.counts.unvouched,
   )
   gauge('holes_given_up_total', 'Holes that no holder could fill: writes are lost', r => r.copies.givenUp)
+  gauge('hints_watched', 'Announcements of other nodes whose entries have not arrived yet', r => r.follower.watched)
   gauge('stream_consumers', 'Sync streams that are being read', r => r.follower.consumers)
   gauge('copies_current', 'Copies that answer', r => r.copies.count('current'))
   gauge(

@@ -39,6 +39,7 @@ import { DataDir } from './tenant/data-dir.ts'
 import { DiskGuard } from './tenant/disk-guard.ts'
 import { openPool, type TenantHooks, type TenantStore } from './tenant/open-pool.ts'
 import type { TenantPool } from './tenant/pool.ts'
+import { StagingRoom } from './tenant/staging-room.ts'
 import type { StreamCursor } from './tenant/state.ts'
 
 export interface NodeOptions {
@@ -113,6 +114,7 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
       remove: id => dataDir.removeTenant(id),
       setAside: id => dataDir.setTenantAside(id, config.damagedCopiesMax, time.now()),
     }
+    const room = new StagingRoom(config.stagedTextBytesMax)
     const openTenants = (hooks?: TenantHooks) =>
       openPool(
         {
@@ -134,6 +136,7 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
             changesMax: config.changesMax,
             stagedBytesMax: STAGED_BYTES_PER_BODY_BYTE * Math.max(config.bodyBytesMax, STAGED_BODY_BYTES_MIN),
           },
+          room,
           disk,
         },
         hooks,
@@ -272,7 +275,7 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
     })
     parts.add('grpc', () => grpcApi.stop())
 
-    addNodeMetrics({ metrics, pool, activity, tier: config.tier, replica, changes: operations.changes, disk })
+    addNodeMetrics({ metrics, pool, activity, tier: config.tier, replica, changes: operations.changes, disk, room })
     const ticker = setInterval(() => pool.closeIdle(), Math.min(IDLE_CHECK_MS_MAX, config.tenantIdleMs)).unref()
     parts.add('idle closing', () => clearInterval(ticker))
     let draining = false

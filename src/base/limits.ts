@@ -58,8 +58,6 @@ export const GROUP_OPS_MAX = 4000
 export const GROUP_TEXT_BYTES_MAX = 1024 * 1024
 /** Batches with more text to index than this take turns, over all tenants of a node. */
 export const LARGE_BATCH_TEXT_BYTES = 256 * 1024
-/** Bytes of text in large batches that are made at the same time in a node; a batch that has more alone is made alone. */
-export const STAGED_TEXT_BYTES_MAX = 4 * 1024 * 1024
 /** Memory that a command's records and index entries may take while they are written, about, for each byte of the largest body; a command that would take more is refused. */
 export const STAGED_BYTES_PER_BODY_BYTE = 64
 /** The least that counts as the largest body there: settings below it bound what is sent at once, not one item that is allowed. */

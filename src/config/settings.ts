@@ -701,6 +701,16 @@ export const settings = {
     roles: ['worker'],
     doc: 'Where workers reach the database (a node, or the router in front of nodes).',
   },
+  stagedTextBytesMax: {
+    env: 'PERCOLATE_STAGED_TEXT_BYTES_MAX',
+    type: 'integer',
+    default: 4 * MIB,
+    min: 256 * 1024,
+    max: 256 * MIB,
+    unit: 'bytes',
+    roles: DATABASE,
+    doc: 'Text in large batches (more than 256 KiB each) that are made at the same time in a node; others wait. Making them takes up to some 80 times their text in memory. A batch that has more alone is made alone.',
+  },
   bodyBytesMax: {
     env: 'PERCOLATE_BODY_BYTES_MAX',
     type: 'integer',

@@ -43,7 +43,7 @@ const RETRY_MS_MAX = 5000
 /** Streams whose position is remembered after they are no longer read. */
 const POSITIONS_MAX = 10_000
 /** Hints whose arrival is watched at once; of more, the stream's reader and the comparison of copies bring what they tell of. */
-const WATCHED_MAX = 10_000
+export const WATCHED_MAX = 10_000
 /** How long a catch-up waits for the end of the stream that it saw. */
 const CATCH_UP_MS_MAX = 30_000
 
@@ -93,6 +93,11 @@ export class Follower {
 
   start(): void {
     this.#endListening = this.#options.stream.listen(subjects.hint, data => this.#onHint(data))
+  }
+
+  /** Hints whose arrival is watched; at most {@link WATCHED_MAX}. */
+  get watched(): number {
+    return this.#watched.size
   }
 
   /** Consumers that are open. */

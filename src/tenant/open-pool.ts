@@ -6,7 +6,7 @@ import type { Kv } from '../storage/kv.ts'
 import { type PoolOptions, TenantPool } from './pool.ts'
 import { type Salvage, salvage } from './scan.ts'
 import type { StagedBatch } from './staging.ts'
-import { StagingRoom } from './staging-room.ts'
+import type { StagingRoom } from './staging-room.ts'
 import { wipeCopy } from './state.ts'
 import { Tenant, type TenantOptions } from './tenant.ts'
 
@@ -45,12 +45,13 @@ export interface OpenPoolOptions {
     'origin' | 'outboxEnabled' | 'outboxBytesMax' | 'recordCacheBytes' | 'changesMax' | 'stagedBytesMax'
   >
   /** Throws while there is no room. */
+  /** Where large batches take turns; without one they don't. */
+  readonly room?: StagingRoom
   readonly disk?: { admit(): void; admitCopy(): void }
 }
 
 /** The pool of a node's tenants. Nodes and the simulator make theirs here. */
-export function openPool({ time, logger, store, limits, tenant, disk }: OpenPoolOptions, hooks?: TenantHooks) {
-  const room = new StagingRoom()
+export function openPool({ time, logger, store, limits, tenant, room, disk }: OpenPoolOptions, hooks?: TenantHooks) {
   return new TenantPool({
     ...limits,
     time,

@@ -29,8 +29,10 @@ export interface PoolOptions {
 const EXCLUSIVE_MS_MAX = 30_000
 /** An end of a use wakes who waits for it; this is for an opening that ends without one. */
 const HELD_LOOK_MS = 20
-/** Who waits for room or for a tenant's last use, at once. */
-const WAITERS_MAX = 10_000
+/** Databases that open at the same moment. */
+const OPENING_MAX = 4
+/** Who waits for a turn to open one, and for room or a tenant's last use, at once. */
+export const WAITERS_MAX = 10_000
 
 interface Slot {
   readonly id: TenantId
@@ -60,6 +62,8 @@ export interface PoolStats {
   readonly opened: number
   readonly evicted: number
   readonly idleClosed: number
+  /** Who waits to open a tenant, for room, or for a tenant's last use; at most twice {@link WAITERS_MAX}. */
+  readonly waiting: number
 }
 
 /**
@@ -72,7 +76,7 @@ export class TenantPool {
   readonly #slots = new Map<TenantId, Slot>()
   readonly #closing = new Map<TenantId, Promise<void>>()
   /** At most this many databases open at the same moment, so that a burst of cold tenants does not take every I/O thread. */
-  readonly #opens = new Semaphore({ permits: 4, waitersMax: 10_000, name: 'opening tenants' })
+  readonly #opens = new Semaphore({ permits: OPENING_MAX, waitersMax: WAITERS_MAX, name: 'opening tenants' })
   /** Tenants that {@link exclusive} keeps closed. */
   readonly #held = new Map<TenantId, Promise<void>>()
   readonly #watchers = new Map<TenantId, Set<Watcher>>()
@@ -270,6 +274,7 @@ export class TenantPool {
       opened: this.#opened,
       evicted: this.#evicted,
       idleClosed: this.#idleClosed,
+      waiting: this.#opens.waiting + this.#freed.size,
     }
   }
 

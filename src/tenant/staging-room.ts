@@ -1,4 +1,4 @@
-import { LARGE_BATCH_TEXT_BYTES, STAGED_TEXT_BYTES_MAX } from '../base/limits.ts'
+import { LARGE_BATCH_TEXT_BYTES } from '../base/limits.ts'
 
 /**
  * Where the large batches of a node's tenants take turns, first come, first served: what one of them takes while it is made is some fifty times
@@ -8,12 +8,28 @@ export class StagingRoom {
   readonly #bytesMax: number
   readonly #waiting: { readonly bytes: number; readonly grant: () => void }[] = []
   #held = 0
+  #refused = 0
 
-  /** `bytesMax`: text in large batches at the same time. */
-  constructor(bytesMax = STAGED_TEXT_BYTES_MAX) {
+  /** `bytesMax`: text in large batches at the same time; see `PERCOLATE_STAGED_TEXT_BYTES_MAX`. */
+  constructor(bytesMax: number) {
     this.#bytesMax = bytesMax
   }
 
+  /** Text of the large batches that are being made. */
+  get heldBytes(): number {
+    return this.#held
+  }
+
+  /** Commands that were refused because they alone would have taken too much memory. */
+  get refused(): number {
+    return this.#refused
+  }
+
+  countRefused(): void {
+    this.#refused++
+  }
+
+  /** Writers that wait. */
   get waiting(): number {
     return this.#waiting.length
   }

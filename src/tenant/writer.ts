@@ -304,6 +304,8 @@ export class TenantWriter {
   async #failed(error: unknown, group: readonly Pending[]): Promise<void> {
     const failure = toPercolateError(error)
     if (failure.code === 'STORAGE_FAILED' || group.length <= 1) {
+      // Planning is behind it: it was too much for the batch.
+      if (failure.code === 'BODY_TOO_LARGE') this.#tenant.room?.countRefused()
       for (const pending of group) pending.reject(failure)
       this.#onFailure(failure)
       return

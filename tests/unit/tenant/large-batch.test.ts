@@ -108,7 +108,8 @@ describe('a batch of documents that have a term a character', () => {
   })
 
   it('is refused alone when it takes too much, and what shared its batch is written', async () => {
-    const { tenant } = await open(undefined, 1_000_000)
+    const room = new StagingRoom(1_000_000)
+    const { tenant } = await open(room, 1_000_000)
     const outcomes = await Promise.allSettled([
       put(tenant, ['few words'], 0),
       put(tenant, [unspaced(10_000, 1)], 0),
@@ -117,6 +118,7 @@ describe('a batch of documents that have a term a character', () => {
     ])
     expect(outcomes.map(({ status }) => status)).toEqual(['fulfilled', 'rejected', 'fulfilled', 'rejected'])
     expect(outcomes[1]).toMatchObject({ reason: { code: 'BODY_TOO_LARGE' } })
+    expect(room.refused).toBe(2)
     expect(tenant.state.documents).toBe(2)
     await put(tenant, ['more words'], 0)
     expect((await checkTenant(tenant)).problems).toEqual([])

@@ -3,8 +3,9 @@ import { parseTenantId } from '../../../src/base/ids.ts'
 import { createLogger } from '../../../src/base/logger.ts'
 import { systemTime } from '../../../src/base/time.ts'
 import { MemoryKv } from '../../../src/storage/memory.ts'
-import { TenantPool } from '../../../src/tenant/pool.ts'
+import { TenantPool, WAITERS_MAX } from '../../../src/tenant/pool.ts'
 import { Tenant } from '../../../src/tenant/tenant.ts'
+import { eventually } from '../../support/running.ts'
 
 const logger = createLogger({ level: 'silent', role: 'test' })
 const id = (name: string) => parseTenantId(name)
@@ -71,6 +72,25 @@ describe('tenant pool', () => {
     expect(closed).toEqual(['a'])
     b.open()
     await holdingB
+  })
+
+  it('lets no more wait than its bound: who comes then is told at once', async () => {
+    const { pool, opens } = makePool({ openMax: 1, waitMsMax: 60_000 })
+    const a = gate()
+    void pool.use(id('a'), () => a.wait)
+    await eventually('it is open', async () => opens.has('a'))
+    const outcomes: string[] = []
+    const more = 50
+    for (let n = 0; n < WAITERS_MAX + more; n++)
+      void pool
+        .use(id(`t${n}`), async () => {})
+        .then(
+          () => outcomes.push('in'),
+          error => outcomes.push(error.code),
+        )
+    await eventually('the last ones are refused', async () => outcomes.length >= more)
+    expect(outcomes).toEqual(Array.from({ length: more }, () => 'TOO_BUSY'))
+    expect(pool.stats().waiting).toBe(WAITERS_MAX)
   })
 
   it('closes the least recently used first', async () => {

@@ -23,14 +23,14 @@ describe('the room in which large batches are made', () => {
     const visits = [1, 2, 3, 4].map(() => enter(room, LARGE).visit)
     await settle()
     expect(visits.map(({ isIn }) => isIn)).toEqual([true, true, false, false])
-    expect(room.waiting).toBe(2)
+    expect([room.waiting, room.heldBytes]).toEqual([2, 2 * LARGE])
     visits[1]!.leave()
     await settle()
     expect(visits.map(({ isIn }) => isIn)).toEqual([true, true, true, false])
     visits[0]!.leave()
     visits[2]!.leave()
     await settle()
-    expect([visits[3]!.isIn, room.waiting]).toEqual([true, 0])
+    expect([visits[3]!.isIn, room.waiting, room.heldBytes]).toEqual([true, 0, LARGE])
   })
 
   it('is entered in the order of coming: what would fit passes nobody that waits for more', async () => {
