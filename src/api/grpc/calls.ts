@@ -103,18 +103,21 @@ export function serverStream(context: CallContext, name: string, handler: Stream
       },
       error => {
         call.emit('error', fail(context, observe, error))
-        if (error instanceof PercolateError && error.code === 'READER_STALLED') cutOff(call)
+        if (error instanceof PercolateError && error.code === 'READER_STALLED' && !cutOff(call))
+          context.logger.error('cannot reset the stream of a reader that stalled: grpc-js keeps it elsewhere')
       },
     )
   }
 }
 
-/** What waits to be sent goes only with the stream: a status would wait behind it. ENHANCE_YOUR_CALM is RESOURCE_EXHAUSTED for gRPC. */
-function cutOff(call: object): void {
-  // grpc-js has no way of its own to reset a stream; interceptors lie around the call that has it.
+/** What waits to be sent goes only with the stream: a status would wait behind it. ENHANCE_YOUR_CALM is RESOURCE_EXHAUSTED for gRPC. False: there is no stream to be found. */
+export function cutOff(call: object): boolean {
+  // grpc-js has no way of its own to reset a stream; interceptors lie around the call that has it (grpc-internals.test.ts).
   let inner = (call as { call?: Intercepted }).call
   while (inner?.nextCall) inner = inner.nextCall
-  inner?.stream?.close(constants.NGHTTP2_ENHANCE_YOUR_CALM)
+  if (!inner?.stream) return false
+  inner.stream.close(constants.NGHTTP2_ENHANCE_YOUR_CALM)
+  return true
 }
 
 interface Intercepted {

@@ -19,7 +19,7 @@ const SERVICE = '/percolate.v1.Rem/'
  */
 export const contractInterceptor: ServerInterceptor = (method, call) => {
   if (!method.path.startsWith(SERVICE)) return new ServerInterceptingCall(call)
-  // grpc-js sends what it refuses from the innermost call, below every interceptor.
+  // grpc-js sends what it refuses from the innermost call, below every interceptor (grpc-internals.test.ts).
   const send = call.sendStatus.bind(call)
   call.sendStatus = given => send(translate(given))
   let messages = 0
