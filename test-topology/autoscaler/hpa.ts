@@ -21,8 +21,10 @@ interface Change {
  * (https://kubernetes.io/docs/tasks/run-application/horizontal-pod-autoscale/#algorithm-details; `GetExternalPerPodMetricReplicas`).
  */
 export function replicasFor(total: number, threshold: number, present: number): number {
-  if (present > 0 && Math.abs(1 - total / (threshold * present)) <= TOLERANCE) return present
-  return Math.ceil(total / threshold)
+  // Quantities are whole thousandths: KEDA cuts the value, the manifest's threshold is exact.
+  const [value, target] = [Math.trunc(total * 1000), Math.round(threshold * 1000)]
+  if (present > 0 && Math.abs(1 - value / (target * present)) <= TOLERANCE) return present
+  return Math.ceil(value / target)
 }
 
 /**

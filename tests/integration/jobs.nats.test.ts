@@ -373,6 +373,25 @@ describe('one worker, many tenants', () => {
     expect((await upload('x.txt', 'x', { metadata: deep })).body).toMatchObject({ code: 'INVALID_ARGUMENT' })
   })
 
+  it('a job whose document stands cannot be cancelled any more, and stays as it is', async () => {
+    const done = await ingest('stands.txt', 'A text that stands.')
+    await expect(request(`${url}/jobs/${done.job_id}`, 'DELETE')).resolves.toMatchObject({
+      status: 409,
+      body: { code: 'JOB_STATE', detail: 'The job is completed already.' },
+    })
+    // As while the version before it is being removed.
+    const replacing = await jobs.update((await jobs.get(acme, done.job_id))!, () => ({
+      status: 'running',
+      stage: 'replace',
+      settled: true,
+    }))
+    await expect(request(`${url}/jobs/${done.job_id}`, 'DELETE')).resolves.toMatchObject({
+      status: 409,
+      body: { code: 'JOB_STATE', detail: expect.stringMatching(/is in, .* delete it when the job is completed/) },
+    })
+    expect(await jobs.get(acme, done.job_id)).toEqual(replacing)
+  })
+
   it('a job that fails after it began to write leaves nothing, and what was there before stays', async () => {
     const list = async (uri: string) =>
       (await node.request('GET', `/api/v1/resources?uri=${encodeURIComponent(uri)}`)).body.results as { id: string }[]

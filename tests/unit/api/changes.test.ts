@@ -1,14 +1,19 @@
+import Fastify from 'fastify'
 import { describe, expect, it } from 'vitest'
+import { sendEvents } from '../../../src/api/http/events.ts'
 import { type ChangeEvent, ChangeOperations } from '../../../src/api/operations/changes.ts'
 import type { OperationsContext } from '../../../src/api/operations/context.ts'
 import { ResourceOperations } from '../../../src/api/operations/resources.ts'
+import { SlowReaders } from '../../../src/api/slow-readers.ts'
 import { parseTenantId, type TenantId } from '../../../src/base/ids.ts'
 import { createLogger } from '../../../src/base/logger.ts'
+import { Metrics } from '../../../src/base/metrics.ts'
 import { systemTime } from '../../../src/base/time.ts'
 import { planEntity, planResource } from '../../../src/rem/plan.ts'
 import { exportCopy } from '../../../src/replication/export.ts'
 import { importTransfer } from '../../../src/replication/transfer.ts'
 import { withCopy } from '../../../src/replication/with-copy.ts'
+import { parseBookmark, parseFeedCursor } from '../../../src/session/bookmark.ts'
 import { ANY } from '../../../src/session/request.ts'
 import { Session } from '../../../src/session/session.ts'
 import { MemoryKv } from '../../../src/storage/memory.ts'
@@ -67,8 +72,55 @@ function makeNode(openMax: number, name = 'n') {
   return { pool, feeds, put, follow, opened: () => opened }
 }
 
+/** A feed as it goes over HTTP, to its end. */
+async function served(events: AsyncGenerator<ChangeEvent>) {
+  const app = Fastify()
+  const readers = new SlowReaders(10_000, new Metrics())
+  app.get('/', async (_, reply) => sendEvents(reply, events, readers))
+  const url = await app.listen({ host: '127.0.0.1', port: 0 })
+  const response = await fetch(url)
+  const text = response.text().finally(() => app.close())
+  return { status: response.status, text }
+}
+
 const namesOf = ({ changes }: ChangeEvent) => (changes ?? []).map(change => change.id)
 const next = async (events: AsyncGenerator<ChangeEvent>) => (await events.next()).value as ChangeEvent
+
+describe('a feed over HTTP that has begun', () => {
+  it('ends with an error event that has the bookmark to read with and the cursor to go on from', async () => {
+    const { put, follow, pool } = makeNode(2)
+    await put(id('a'), 'first')
+    const { status, text } = await served(follow(id('a')).events)
+    expect(status).toBe(200)
+    // More than the log keeps, in one go: the reader finds what is behind it gone.
+    await pool.use(id('a'), async open => {
+      await Promise.all(
+        Array.from({ length: 400 }, (_, n) =>
+          open.write(({ clock }) => ({ ops: planEntity({ id: `e${n}` }, clock), result: undefined })),
+        ),
+      )
+    })
+    const [last] = (await text).trim().split('\n\n').slice(-1)
+    const [name, data] = last!.split('\n')
+    expect(name).toBe('event: error')
+    const error = JSON.parse(data!.slice('data: '.length))
+    expect(error).toMatchObject({ code: 'CHANGES_EXPIRED', detail: expect.stringMatching(/read what you need anew/i) })
+    // Both tell of one position, which this copy has reached.
+    const bookmark = parseBookmark(error.bookmark, 'bookmark')
+    expect(parseFeedCursor(error.cursor, 'cursor').vector).toEqual(bookmark.vector)
+    const reached = bookmark.vector.get('n.d')!
+    expect(reached).toBeGreaterThan(100)
+    expect(reached).toBeLessThanOrEqual((await pool.use(id('a'), async open => open.vector.get('n.d')))!)
+  })
+
+  it('tells in an error event that the node drains, and where to go on', async () => {
+    const { put, follow, feeds } = makeNode(2)
+    await put(id('a'), 'first')
+    const { text } = await served(follow(id('a')).events)
+    feeds.close()
+    expect(await text).toMatch(/event: error\ndata: \{"code":"SHUTTING_DOWN",.*"cursor":"[^"]+"\}/)
+  })
+})
 
 describe('change feeds', () => {
   it('that wait keep no tenant open: many more than may be open at once keep nobody out', async () => {

@@ -5,10 +5,12 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { PACKAGE_FOLDER } from '../../../src/base/version.ts'
+import { Autoscaler } from '../../../test-topology/autoscaler/autoscaler.ts'
 import { Hpa, replicasFor } from '../../../test-topology/autoscaler/hpa.ts'
 import { Keda } from '../../../test-topology/autoscaler/keda.ts'
 import { parseOverride, readScaledObjects, type ScaledObject } from '../../../test-topology/autoscaler/scaled-object.ts'
 import { readTrigger } from '../../../test-topology/autoscaler/triggers.ts'
+import { eventually } from '../../support/running.ts'
 
 const scaling = (tier: string) => join(PACKAGE_FOLDER, 'k8s', 'tiers', tier, 'scaling.yaml')
 
@@ -112,6 +114,10 @@ describe("the HPA's part", () => {
     expect([replicasFor(21, 10, 2), replicasFor(21.9, 10, 2), replicasFor(23, 10, 2)]).toEqual([2, 2, 3])
   })
 
+  it('counts in thousandths, as quantities of Kubernetes do: what a sum of fractions is off by asks for nothing', () => {
+    expect([replicasFor(0.1 + 0.2, 0.1, 1), replicasFor(0.301, 0.1, 1), replicasFor(0.0001, 0.1, 0)]).toEqual([3, 4, 0])
+  })
+
   it('goes up at once as far as its policies allow, and stays within its bounds', async () => {
     const { behavior } = await object(simple())
     const hpa = new Hpa({ min: 1, max: 10, behavior, speed: 1 })
@@ -171,6 +177,34 @@ describe('triggers', () => {
     ])
   })
   afterAll(() => void server.close())
+
+  it('change nothing while the autoscaler is paused, and do again afterwards', async () => {
+    const [read] = await readScaledObjects(scaling('small'))
+    answers.set('/api/v1/query', { data: { result: [{ value: [0, '1000'] }] } })
+    const scaled: number[] = []
+    const target = {
+      wanted: 0,
+      present: 0,
+      scale(replicas: number) {
+        scaled.push(replicas)
+        this.wanted = replicas
+        this.present = replicas
+      },
+    }
+    const scaler = new Autoscaler({ ...read!, triggers: [read!.triggers[0]!] }, target, hosts, 1e6)
+    const name = read!.triggers[0]!.name
+    scaler.pause(2, 'a test')
+    scaler.start()
+    // Two more looks, each with an answer that asks for more.
+    for (let look = 0; look < 2; look++) {
+      const before = asked.length
+      await eventually('it looks', async () => asked.length > before + 2)
+    }
+    expect([scaler.state().values[name], scaled]).toEqual([1000, [2]])
+    scaler.resume()
+    await eventually('it goes on', async () => target.wanted > 2)
+    await scaler.stop()
+  })
 
   it('read Prometheus; no result is an error where nulls are not ignored', async () => {
     const [node] = await readScaledObjects(scaling('small'))
