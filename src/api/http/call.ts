@@ -81,8 +81,7 @@ export function holdContinue(app: FastifyInstance): void {
 
 /** Reads who asks, for the routes of one scope, decides whether this node answers, and ends the session when the client goes away. */
 export function addTenantHook(scope: FastifyInstance, options: TenantHookOptions): void {
-  // biome-ignore lint/suspicious/noExplicitAny: Fastify wants a value of the property's type; the hook sets the real one.
-  scope.decorateRequest('call', null as any)
+  scope.decorateRequest('call')
   scope.addHook('onRequest', async (request, reply) => {
     const { headers } = request
     const { isRead, isLocal } = request.routeOptions.config
