@@ -189,8 +189,8 @@ export const mutations: readonly Mutation[] = [
     edits: [
       edit(
         'session/gate',
-        'const route = await replica.router.route({ tenant, needsHome, forwardedBy });',
-        "const route = await replica.router.route({ tenant, needsHome, forwardedBy }); if (access === 'write' && route.kind === 'local') await replica.router.enter(tenant);",
+        'const route = await replica.router.route({ tenant, needsHome, forwardedBy, ending: endingOf(request) });',
+        "const route = await replica.router.route({ tenant, needsHome, forwardedBy, ending: endingOf(request) }); if (access === 'write' && route.kind === 'local') await replica.router.enter(tenant);",
       ),
     ],
   },
