@@ -113,6 +113,9 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
         ),
       remove: id => dataDir.removeTenant(id),
       setAside: id => dataDir.setTenantAside(id, config.damagedCopiesMax, time.now()),
+      making: (id, incarnation) => dataDir.makingTenant(id, incarnation),
+      isMaking: (id, incarnation) => dataDir.isMakingTenant(id, incarnation),
+      made: id => dataDir.madeTenant(id),
     }
     const room = new StagingRoom(config.stagedTextBytesMax)
     const openTenants = (hooks?: TenantHooks) =>

@@ -68,6 +68,10 @@ interface Copy {
   wake: (() => void) | undefined
 }
 
+/** Whether nobody else has, or ever had, a complete copy of the tenant, as far as its placement tells. */
+const isNobodyElses = (placement: Placement, node: string): boolean =>
+  placement.covered === undefined && activeHolders(placement).every(holder => holder.node === node)
+
 /** Active holders that need not be heard of: a write that is *replicated* is on two of them. */
 const UNHEARD_MAX = 1
 /** Copies that are being made or checked at once, and those of them that have failed before. */
@@ -189,10 +193,15 @@ export class Copies {
   }
 
   /** This node is about to enter the tenant into the directory: the record, when it is seen, is no order to make a copy. */
-  async creating<T>(tenant: TenantId, work: () => Promise<T>): Promise<T> {
+  async creating(wanted: Placement, work: () => Promise<Placement>): Promise<Placement> {
+    const { tenant, incarnation } = wanted
+    const { store } = this.#options
     this.#creating.add(tenant)
     try {
-      return await work()
+      await store.making(tenant, incarnation)
+      const standing = await work()
+      if (standing.incarnation !== incarnation) await store.made(tenant)
+      return standing
     } finally {
       this.#creating.delete(tenant)
       const placement = this.#options.directory.placement(tenant)
@@ -466,10 +475,16 @@ export class Copies {
           : undefined,
       )
     }
+    const { store } = this.#options
+    // Others may have written, and be gone by the next attempt.
+    if (!isNobodyElses(placement, node)) await store.made(tenant)
     const sources = this.#reconciler.sources(placement)
     const source = await this.#reconciler.firstCurrent(tenant, placement, sources)
     const outside = source ? undefined : await this.#options.snapshot(tenant, placement.incarnation)
-    if (!source && !outside && !(await this.#isAllInStream(tenant, placement)))
+    // Asked once: the note goes when the copy is whole.
+    const isUnwritten = store.isMaking(tenant, placement.incarnation)
+    const isAllThere = async () => isUnwritten || this.#isAllInStream(tenant)
+    if (!source && !outside && !(isNobodyElses(placement, node) && (await isAllThere())))
       throw new PercolateError('TENANT_UNAVAILABLE', 'No other copy can be reached to make this one from.')
     // Made when there is none.
     await pool.use(tenant, async () => {}, { create: true })
@@ -512,7 +527,7 @@ export class Copies {
         'TENANT_UNAVAILABLE',
         'The stored snapshot is older than streams that are gone, and no other copy can be reached.',
       )
-    if (!source && !outside && !(await this.#isAllInStream(tenant, placement))) {
+    if (!source && !outside && !(await isAllThere())) {
       // The stream was lost while it was read.
       await this.#wipe(tenant, copy, [])
       return false
@@ -535,6 +550,7 @@ export class Copies {
       // In no stream any more, perhaps, and in no vector yet.
       if (status) await this.#reconciler.takeParked(tenant, status)
     }
+    await store.made(tenant)
     const standing = await directory.update(tenant, current =>
       holderOf(current, node)?.state === 'joining' ? withHolder(current, node, 'active') : undefined,
     )
@@ -557,8 +573,8 @@ export class Copies {
       isJoining: open.isJoining,
     }))
     if (!local) {
-      this.#copies.delete(tenant)
-      follower.forget(tenant)
+      // A folder without a database: its making was cut short. The directory may want a copy.
+      this.#gone(tenant)
       return true
     }
     let placement = directory.placement(tenant)
@@ -714,14 +730,12 @@ export class Copies {
   }
 
   /**
-   * Nobody else ever had a complete copy, and no stream of the tenant was reaped, has lost its beginning, or was lost: this is a tenant whose maker never heard that it was made, or that lost its
+   * Of a tenant of which nobody else ever had a complete copy: no stream of it has lost its beginning, or was lost. This is one whose maker lost its
    * disk before there was a second copy. What was published is all there is. A stream that is not there, or begins with its first entry, is no evidence by itself: it looks the same after all servers lost
    * their stores. Then the directory was lost with it, which is asked after the stream.
    */
-  async #isAllInStream(tenant: TenantId, placement: Placement): Promise<boolean> {
-    const { node, follower, directory } = this.#options
-    if (placement.covered !== undefined) return false
-    if (activeHolders(placement).some(holder => holder.node !== node)) return false
+  async #isAllInStream(tenant: TenantId): Promise<boolean> {
+    const { follower, directory } = this.#options
     return (await follower.isUncut(tenant)) && directory.hasKnownFromTheStart(tenant)
   }
 

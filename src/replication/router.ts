@@ -209,7 +209,7 @@ export class Router {
       version: 1,
       changedAtMs: time.now(),
     }
-    return copies.creating(tenant, async () => {
+    return copies.creating(wanted, async () => {
       const { term } = this.#options.membership
       const standing = await directory.create(wanted)
       if (standing.incarnation === wanted.incarnation && copies.state(tenant) === 'absent') {

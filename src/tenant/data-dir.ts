@@ -18,6 +18,7 @@ export interface NodeIdentity {
 }
 
 const IDENTITY_KEY = Buffer.from('node')
+const MAKING = 'making.'
 
 /**
  * A node's data directory: `node/` (identity, and the lock that keeps a second process out: RocksDB holds it until the process ends, even
@@ -29,8 +30,11 @@ export class DataDir {
   /** What is given up when the disk is full. */
   readonly ballast: Ballast
   readonly #kv: Kv
+  /** Tenants that this node is making, and their incarnations; as on disk. */
+  readonly #making: Map<string, string>
 
-  private constructor(path: string, identity: NodeIdentity, kv: Kv, ballast: Ballast) {
+  private constructor(path: string, identity: NodeIdentity, kv: Kv, ballast: Ballast, making: Map<string, string>) {
+    this.#making = making
     this.path = path
     this.ballast = ballast
     this.identity = identity
@@ -69,7 +73,8 @@ export class DataDir {
     try {
       // What a crash left of tenants that were being deleted.
       await rm(join(path, 'removed'), { recursive: true, force: true })
-      return new DataDir(path, await readOrMakeIdentity(kv, nodeId), kv, ballast)
+      const making = (await collect(kv, prefixRange(noteKey(MAKING)))).map(([, value]) => unpackValue(value))
+      return new DataDir(path, await readOrMakeIdentity(kv, nodeId), kv, ballast, new Map(making as [string, string][]))
     } catch (error) {
       await kv.close()
       throw error
@@ -125,18 +130,38 @@ export class DataDir {
 
   /** What the node keeps beside its tenants, by a name such as `placement.acme`. */
   async note(name: string, value: unknown): Promise<void> {
-    await this.#kv.write([{ type: 'put', key: Buffer.from(`note.${name}`), value: packValue(value) }], { sync: false })
+    await this.#kv.write([{ type: 'put', key: noteKey(name), value: packValue(value) }], { sync: false })
   }
 
   async notes(prefix: string): Promise<unknown[]> {
-    const found = await collect(this.#kv, prefixRange(Buffer.from(`note.${prefix}`)))
+    const found = await collect(this.#kv, prefixRange(noteKey(prefix)))
     return found.map(([, value]) => unpackValue(value))
+  }
+
+  /** Notes on disk that nothing of this incarnation was ever written here, and that this node is about to change that. */
+  async makingTenant(id: TenantId, incarnation: string): Promise<void> {
+    const value = packValue([id, incarnation])
+    await this.#kv.write([{ type: 'put', key: noteKey(`${MAKING}${id}`), value }], { sync: true })
+    this.#making.set(id, incarnation)
+  }
+
+  isMakingTenant(id: TenantId, incarnation: string): boolean {
+    return this.#making.get(id) === incarnation
+  }
+
+  /** Takes the note of {@link makingTenant} back, on disk, before anything is written. */
+  async madeTenant(id: TenantId): Promise<void> {
+    if (!this.#making.has(id)) return
+    await this.#kv.write([{ type: 'del', key: noteKey(`${MAKING}${id}`) }], { sync: true })
+    this.#making.delete(id)
   }
 
   close(): Promise<void> {
     return this.#kv.close()
   }
 }
+
+const noteKey = (name: string): Buffer => Buffer.from(`note.${name}`)
 
 async function readOrMakeIdentity(kv: Kv, nodeId: string | undefined): Promise<NodeIdentity> {
   const bytes = await kv.get(IDENTITY_KEY)

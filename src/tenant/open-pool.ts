@@ -20,6 +20,11 @@ export interface TenantStore {
   remove(id: TenantId): Promise<void>
   /** Moves what is on disk of it to where an operator finds it; that place. It is closed. */
   setAside(id: TenantId): Promise<string>
+  /** Notes durably that this node is about to enter the tenant as a new one: until {@link made} nothing of this incarnation was ever written on this disk. */
+  making(id: TenantId, incarnation: string): Promise<void>
+  isMaking(id: TenantId, incarnation: string): boolean
+  /** Takes the note back durably, if there is one. */
+  made(id: TenantId): Promise<void>
 }
 
 /** What a node's part in a cluster says about the tenants that it opens; a node alone has none. */
@@ -76,6 +81,12 @@ export function openPool({ time, logger, store, limits, tenant, room, disk }: Op
         await kv.close()
         throw error
       })
+      // Before anything is written. A copy that is being made has nothing yet that was acknowledged.
+      if (!opened.isJoining)
+        await store.made(id).catch(async error => {
+          await opened.close()
+          throw error
+        })
       hooks?.opened(opened)
       return opened
     },

@@ -316,7 +316,7 @@ export class SimProcess implements SimClient {
     const logger = loggerOf(cluster, node.id)
     const stream = new MemoryStream(cluster.log, linkOf(cluster, this))
     const store: TenantStore = {
-      tenants: async () => [...disk.databases.keys()].sort().map(parseTenantId),
+      tenants: async () => [...new Set([...disk.databases.keys(), ...disk.halfMade])].sort().map(parseTenantId),
       has: async id => disk.databases.has(id),
       open: async id => this.#kv(id),
       remove: async id => {
@@ -329,6 +329,9 @@ export class SimProcess implements SimClient {
         disk.databases.delete(id)
         return id
       },
+      making: async (id, incarnation) => void disk.making.set(id, incarnation),
+      isMaking: (id, incarnation) => disk.making.get(id) === incarnation,
+      made: async id => void disk.making.delete(id),
     }
     const copies = copyStore(store, time)
     this.replica = new Replica({

@@ -173,6 +173,10 @@ export class SimDisk {
   id: string
   databases = new Map<string, SimDatabase>()
   notes = new Map<string, string>()
+  /** Tenants that are being made here, and their incarnations. */
+  making = new Map<string, string>()
+  /** Tenants whose folder is there without a database: its making was cut short. */
+  halfMade = new Set<string>()
 
   constructor(id: string) {
     this.id = id
@@ -186,6 +190,7 @@ export class SimDisk {
     const copy = new SimDisk(this.id)
     for (const [tenant, database] of this.databases) copy.databases.set(tenant, database.clone())
     copy.notes = new Map(this.notes)
+    copy.making = new Map(this.making)
     return copy
   }
 }

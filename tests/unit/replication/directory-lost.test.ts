@@ -1,5 +1,6 @@
 import { describe, expect, it } from 'vitest'
 import { parseTenantId } from '../../../src/base/ids.ts'
+import { PUT_BACK } from '../../../src/replication/placement.ts'
 import { subjects } from '../../../src/stream/subjects.ts'
 import { SmallCluster } from '../../support/small-cluster.ts'
 
@@ -145,5 +146,85 @@ describe('a tenant of which no disk is left, after the servers lost their stream
     await world.run(60_000)
     const states = cluster.nodes.map(({ process }) => process!.replica.copies.state(later))
     expect(states.filter(state => state === 'current')).toHaveLength(2)
+  })
+})
+
+describe('a tenant whose maker died at its making, while the servers lost their stores', () => {
+  const later = parseTenantId('later')
+
+  /** The maker has entered it, and is its only holder; others know of it. */
+  async function entered(): Promise<SmallCluster> {
+    const small = await SmallCluster.start({ settings: { replicas: 1 } })
+    expect(await small.settle(small.process('n1').replica.router.enter(later))).toBe(true)
+    await small.world.run(3000)
+    return small
+  }
+
+  /** The database goes as by hand; what the disk says otherwise stays. */
+  async function losesDatabase(small: SmallCluster) {
+    small.process('n1').kill()
+    small.cluster.node('n1')!.disk.databases.delete(later)
+    small.cluster.node('n1')!.start()
+    await diesAndReturns(small)
+  }
+
+  async function diesAndReturns(small: SmallCluster) {
+    small.process('n1').kill()
+    loseStores(small)
+    await small.world.run(15_000)
+    small.cluster.node('n1')!.start()
+    await small.world.run(60_000)
+  }
+
+  it('is made when the maker is back: its disk says that nothing was ever written', async () => {
+    const small = await entered()
+    await diesAndReturns(small)
+    expect(small.process('n2').replica.directory.placement(later)?.generation).toBe(PUT_BACK)
+    expect(small.process('n1').replica.copies.state(later)).toBe('current')
+  })
+
+  it('and also when it dies twice, with the copy half made', async () => {
+    const small = await entered()
+    small.process('n1').kill()
+    loseStores(small)
+    await small.world.run(15_000)
+    const node = small.cluster.node('n1')!
+    node.start()
+    await small.until('the database is made', () => node.disk.databases.has(later))
+    await diesAndReturns(small)
+    expect(small.process('n1').replica.copies.state(later)).toBe('current')
+  })
+
+  it('is not made anew once it was written', async () => {
+    const small = await entered()
+    const { pool } = small.process('n1')
+    await small.settle(pool.use(later, async () => {}, { create: true }))
+    await losesDatabase(small)
+    expect(small.process('n1').replica.copies.state(later)).toBe('joining')
+  })
+
+  it('nor once it was made so', async () => {
+    const small = await entered()
+    await diesAndReturns(small)
+    expect(small.process('n1').replica.copies.state(later)).toBe('current')
+    await losesDatabase(small)
+    expect(small.process('n1').replica.copies.state(later)).toBe('joining')
+  })
+
+  it('is made also when its folder is there, without a database', async () => {
+    const small = await entered()
+    const node = small.cluster.node('n1')!
+    small.process('n1').kill()
+    node.disk.halfMade.add(later)
+    node.start()
+    await small.world.run(60_000)
+    expect(small.process('n1').replica.copies.state(later)).toBe('current')
+  })
+
+  it('nor when the disk is gone that said so', async () => {
+    const small = await entered()
+    small.cluster.node('n1')!.loseDisk()
+    await diesAndReturns(small)
+    expect(small.process('n1').replica.copies.state(later)).toBe('joining')
   })
 })
