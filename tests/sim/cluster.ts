@@ -318,7 +318,15 @@ export class SimProcess implements SimClient {
     const store: TenantStore = {
       tenants: async () => [...new Set([...disk.databases.keys(), ...disk.halfMade])].sort().map(parseTenantId),
       has: async id => disk.databases.has(id),
-      open: async id => this.#kv(id),
+      open: async id => {
+        if (!disk.databases.has(id)) {
+          // Whoever is killed here leaves a folder without a database.
+          disk.halfMade.add(id)
+          await this.#wait('before-commit')
+          disk.halfMade.delete(id)
+        }
+        return this.#kv(id)
+      },
       remove: async id => {
         this.reach('removing')
         await this.#wait('before-commit')

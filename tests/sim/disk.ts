@@ -191,6 +191,7 @@ export class SimDisk {
     for (const [tenant, database] of this.databases) copy.databases.set(tenant, database.clone())
     copy.notes = new Map(this.notes)
     copy.making = new Map(this.making)
+    copy.halfMade = new Set(this.halfMade)
     return copy
   }
 }
