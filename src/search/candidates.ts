@@ -1,5 +1,5 @@
 import { KeyReader, type PostingField, postingField, prefixes, prefixRange } from '../storage/keys.ts'
-import { visitBlock } from '../storage/postings.ts'
+import { BLOCK_DOCS, PostingColumns } from '../storage/postings.ts'
 import { METADATA_INCOMPLETE_TERM, metadataTerm } from '../tenant/indexes.ts'
 import type { Tenant } from '../tenant/tenant.ts'
 import type { Filter } from './filter.ts'
@@ -75,10 +75,12 @@ async function uriPrefix(tenant: Tenant, start: string): Promise<Set<number>> {
 }
 
 async function addDocuments(tenant: Tenant, prefix: Buffer, into: Set<number>): Promise<void> {
+  const postings = new PostingColumns()
   for await (const chunk of tenant.chunks(prefixRange(prefix))) {
     for (const [key, value] of chunk) {
-      const block = new KeyReader(key, key.length - 4).u32()
-      visitBlock(block, value, docNo => into.add(docNo))
+      const first = new KeyReader(key, key.length - 4).u32() * BLOCK_DOCS
+      postings.read(value)
+      for (let n = 0; n < postings.count; n++) into.add(first + postings.places[n]!)
     }
   }
 }

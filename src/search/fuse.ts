@@ -1,19 +1,7 @@
-/** A document in a ranking, best first. */
-export interface Ranked {
-  readonly docNo: number
-  readonly score: number
-}
+import { Best, type Ranked } from './best.ts'
 
 /** The constant of reciprocal rank fusion (Cormack, Clarke and Büttcher, 2009). */
 const RRF_K = 60
-
-/** The `count` best of many scored documents; ties go to the lower document number, so that paging is stable. */
-export function best(scored: Iterable<readonly [docNo: number, score: number]>, count: number): Ranked[] {
-  const all: Ranked[] = []
-  for (const [docNo, score] of scored) all.push({ docNo, score })
-  all.sort((a, b) => b.score - a.score || a.docNo - b.docNo)
-  return all.slice(0, count)
-}
 
 /** Fuses rankings by reciprocal rank: scores of different scales need no calibration. */
 export function fuse(
@@ -26,5 +14,7 @@ export function fuse(
       scores.set(docNo, (scores.get(docNo) ?? 0) + weight / (RRF_K + rank + 1))
     }
   }
-  return best(scores, count)
+  const best = new Best(count)
+  for (const [docNo, score] of scores) best.offer(docNo, score)
+  return best.ranked()
 }

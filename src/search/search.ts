@@ -6,11 +6,12 @@ import { keys } from '../storage/keys.ts'
 import type { Tenant } from '../tenant/tenant.ts'
 import { analyze } from '../text/analyze.ts'
 import { snippet } from '../text/snippet.ts'
+import { Best, type Ranked } from './best.ts'
 import { candidates } from './candidates.ts'
 import { type Filter, matches } from './filter.ts'
-import { best, fuse, type Ranked } from './fuse.ts'
+import { fuse } from './fuse.ts'
 import { VectorIndex } from './vector-index.ts'
-import { searchWords, type TermMatch, type WordSearch } from './words.ts'
+import { searchWords, type TermMatch, WordScores, type WordSearch } from './words.ts'
 
 export type SearchMode = 'hybrid' | 'text' | 'vector'
 
@@ -56,7 +57,7 @@ export async function search(tenant: Tenant, embedder: Embedder, request: Search
   const depth = Math.max(FUSED_DEPTH, request.offset + request.limit + 1)
   const wanted = request.filter ? tenant.state.documents : depth
 
-  let words: WordSearch = { scores: new Map(), terms: [] }
+  let words: WordSearch = { scores: new WordScores(), terms: [] }
   if (request.mode !== 'vector') words = await searchWords(tenant, terms.frequencies, allowed)
   const near = request.mode === 'text' ? undefined : await searchVectors(tenant, embedder, request, allowed, warnings)
   const ranked = rank(request.mode, words, near, wanted, embedder.fusionWeight)
@@ -78,7 +79,7 @@ function rank(
   wanted: number,
   vectorWeight: number,
 ): Ranked[] {
-  const byWords = best(words.scores, wanted)
+  const byWords = words.scores.best(wanted)
   if (mode === 'text') return byWords
   if (mode === 'vector') return (near ?? []).slice(0, wanted)
   if (near === undefined) return byWords
@@ -148,19 +149,15 @@ function nearest(
   filtered: boolean,
   floor: number,
 ): Ranked[] {
-  const threshold = filtered || scan.rows <= depth * 2 ? 0 : kthLargest(scan.scores, depth)
-  const rows: [number, number][] = []
+  const best = new Best(filtered ? scan.rows : depth)
   for (let row = 0; row < scan.rows; row++) {
     const score = scan.scores[row]!
-    if (score < threshold || score <= floor) continue
+    if (score <= floor) continue
     const docNo = scan.docNos[row]!
-    if (!allowed || allowed.has(docNo)) rows.push([docNo, score])
+    if (!allowed || allowed.has(docNo)) best.offer(docNo, score)
   }
-  return best(rows, filtered ? rows.length : depth)
+  return best.ranked()
 }
-
-/** Scores sorted as a typed array: numeric and in place, a few ms for 100k. */
-const kthLargest = (scores: Float32Array, k: number): number => scores.slice().sort()[Math.max(0, scores.length - k)]!
 
 async function readPage(
   tenant: Tenant,

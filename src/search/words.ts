@@ -1,6 +1,7 @@
 import { KeyReader, postingField, prefixes, prefixRange } from '../storage/keys.ts'
-import { visitBlock } from '../storage/postings.ts'
+import { BLOCK_DOCS, countPostings, PostingColumns } from '../storage/postings.ts'
 import type { Tenant } from '../tenant/tenant.ts'
+import { Best, type Ranked } from './best.ts'
 
 /** BM25 with the usual constants (Robertson and Zaragoza, "The Probabilistic Relevance Framework: BM25 and Beyond", 2009). */
 const K1 = 1.2
@@ -15,13 +16,40 @@ export interface TermMatch {
 }
 
 export interface WordSearch {
-  /** Document number to score, > 0. */
-  readonly scores: Map<number, number>
+  readonly scores: WordScores
   readonly terms: readonly TermMatch[]
 }
 
 export const inverseDocumentFrequency = (documents: number, total: number): number =>
   Math.log(1 + (total - documents + 0.5) / (documents + 0.5))
+
+/** Scores of documents in blocks, as postings are: adding is an access of an array, and blocks that no term names take no memory. 2 KiB a block of 256 documents. */
+export class WordScores {
+  readonly #blocks = new Map<number, Float64Array>()
+
+  /** The scores of a block's documents, by their place in it; 0: none of the terms is there. */
+  block(block: number): Float64Array {
+    let scores = this.#blocks.get(block)
+    if (scores === undefined) {
+      scores = new Float64Array(BLOCK_DOCS)
+      this.#blocks.set(block, scores)
+    }
+    return scores
+  }
+
+  /** The `count` best documents. */
+  best(count: number): Ranked[] {
+    const best = new Best(count)
+    for (const [block, scores] of this.#blocks) {
+      const first = block * BLOCK_DOCS
+      for (let n = 0; n < BLOCK_DOCS; n++) {
+        const score = scores[n]!
+        if (score > 0) best.offer(first + n, score)
+      }
+    }
+    return best.ranked()
+  }
+}
 
 /** Scores the documents that have any of the terms. `frequencies`: query term to how often the query says it. */
 export async function searchWords(
@@ -31,21 +59,27 @@ export async function searchWords(
 ): Promise<WordSearch> {
   const { documents: total, termTotal } = tenant.state
   const averageLength = total === 0 ? 1 : Math.max(1, termTotal / total)
-  const scores = new Map<number, number>()
+  const scores = new WordScores()
+  const postings = new PostingColumns()
   const terms: TermMatch[] = []
   for (const [term, queryFrequency] of frequencies) {
     const blocks = await readBlocks(tenant, term)
     let documents = 0
-    for (const { block, bytes } of blocks) visitBlock(block, bytes, () => documents++)
+    for (const { bytes } of blocks) documents += countPostings(bytes)
     const idf = inverseDocumentFrequency(documents, Math.max(total, documents))
     terms.push({ term, documents, idf })
     const weight = idf * (K1 + 1) * Math.min(queryFrequency, 3)
     for (const { block, bytes } of blocks) {
-      visitBlock(block, bytes, (docNo, frequency, length) => {
-        if (allowed && !allowed.has(docNo)) return
-        const score = (weight * frequency) / (frequency + K1 * (1 - B + (B * length) / averageLength))
-        scores.set(docNo, (scores.get(docNo) ?? 0) + score)
-      })
+      postings.read(bytes)
+      const { places, frequencies: counts, lengths } = postings
+      const first = block * BLOCK_DOCS
+      const sums = scores.block(block)
+      for (let n = 0; n < postings.count; n++) {
+        const place = places[n]!
+        if (allowed && !allowed.has(first + place)) continue
+        const frequency = counts[n]!
+        sums[place]! += (weight * frequency) / (frequency + K1 * (1 - B + (B * lengths[n]!) / averageLength))
+      }
     }
   }
   return { scores, terms }
