@@ -2,6 +2,7 @@ import { PercolateError } from '../base/errors.ts'
 import type { TenantId } from '../base/ids.ts'
 import type { Logger } from '../base/logger.ts'
 import type { Time } from '../base/time.ts'
+import type { VersionVector } from '../clock/vector.ts'
 import { decodeEntry, type Entry, encodeEntry } from '../storage/codec.ts'
 import { keys, prefixes, prefixRange, space } from '../storage/keys.ts'
 import type { Tenant } from '../tenant/tenant.ts'
@@ -94,6 +95,11 @@ export class Applier {
    */
   hasHole(tenant: TenantId): boolean {
     return this.#waiting.has(tenant) || this.#behind.has(tenant) || this.#blocked.has(tenant)
+  }
+
+  /** The last entry of each origin that is here, and waits for one before it: the vector says nothing of them. */
+  waitingFor(tenant: TenantId): VersionVector {
+    return this.#waiting.latest(tenant)
   }
 
   /** The reader of the tenant's stream went past an entry that is not in the copy; until it has read it again there is a hole. `full`: the bytes of one for which there was no room. */

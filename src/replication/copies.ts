@@ -647,8 +647,9 @@ export class Copies {
     const unheard = activeHolders(placement)
       .map(holder => holder.node)
       .filter(holder => holder !== node && !isKnown.has(holder))
-    // Nobody could say whether this disk went back in time: it writes under a new origin, which costs little.
-    if (unheard.length > 0) await pool.use(tenant, open => open.changeOrigin())
+    // Somebody who may know of more could not say whether this disk went back in time, or has it from a copy that is being made: it writes under a new origin, which costs little.
+    const isUnsure = placement.holders.some(holder => holder.node !== node && !isKnown.has(holder.node))
+    if (isUnsure) await pool.use(tenant, open => open.changeOrigin())
     // Nor what it missed while it was away, of which its stream has nothing left.
     if (mayHaveMissed && (unheard.length > 0 || after.length === 0))
       await this.#takeMissed(tenant, copy, placement.incarnation, unheard)

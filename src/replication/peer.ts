@@ -20,6 +20,8 @@ export interface CopyStatus {
   readonly incarnation: string
   readonly origin: string
   readonly vector: VersionVector
+  /** The vector, and what it has heard of beyond it: entries that wait in memory for one before them, records that came ahead of their entries. */
+  readonly known: VersionVector
   readonly floor: GcFloor | undefined
   /** Whether garbage below the floor has been collected here. */
   readonly collected: boolean

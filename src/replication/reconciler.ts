@@ -32,6 +32,9 @@ export interface ReconcilerOptions {
   readonly announce: (hint: Hint) => void
 }
 
+/** What another copy knows of. */
+type Known = Pick<CopyStatus, 'vector'> & Partial<Pick<CopyStatus, 'known'>>
+
 /** Compares this node's copies with those of other nodes, and takes over what they have. */
 export class Reconciler {
   readonly counts = { reconciled: 0, rolledBack: 0 }
@@ -206,9 +209,9 @@ export class Reconciler {
   }
 
   /** Others know entries of this copy that it lacks: its disk went back in time, and it takes another origin. */
-  async checkRollback(tenant: TenantId, statuses: readonly Pick<CopyStatus, 'vector'>[]): Promise<void> {
+  async checkRollback(tenant: TenantId, statuses: readonly Known[]): Promise<void> {
     await this.#options.pool.use(tenant, async open => {
-      if (!statuses.some(({ vector }) => (vector.get(open.origin) ?? 0) > open.state.sequence)) return
+      if (!statuses.some(({ vector, known = vector }) => (known.get(open.origin) ?? 0) > open.state.sequence)) return
       await open.changeOrigin()
       this.counts.rolledBack++
       this.#options.logger.warn(

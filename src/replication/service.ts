@@ -1,7 +1,7 @@
 import { PercolateError } from '../base/errors.ts'
 import type { TenantId } from '../base/ids.ts'
 import type { Clock } from '../clock/hlc.ts'
-import type { VersionVector } from '../clock/vector.ts'
+import { joinVectors, type VersionVector } from '../clock/vector.ts'
 import { decodeEntry } from '../storage/codec.ts'
 import { keys } from '../storage/keys.ts'
 import type { TenantPool } from '../tenant/pool.ts'
@@ -63,6 +63,7 @@ export class PeerService implements PeerHandlers {
       incarnation: open.identity.incarnation,
       origin: open.origin,
       vector: new Map(open.vector),
+      known: joinVectors(open.reach, this.#options.applier.waitingFor(tenant)),
       floor: open.floor,
       collected: open.isCollected,
       outboxEntries: open.outbox.entries,

@@ -134,7 +134,9 @@ export async function importTransfer(
           await staging.regain(regained)
           staging.joinVector(vector, lacking)
           staging.del(keys.meta('transfer'))
-          staging.del(keys.meta('merging'))
+          // Its later parts may have had records of entries that are still to come, or never will.
+          if (dominates(staging.vector, staging.reach)) staging.del(keys.meta('merging'))
+          else staging.put(keys.meta('merging'), packValue(vectorToObject(staging.reach)))
           open.stageArrivals(staging)
         }
         if (resumable) await open.finishJoin(finish)
@@ -220,8 +222,13 @@ export async function mergeTransferred(
 ): Promise<number> {
   // A delete that was collected here may come back with them, as with a transfer.
   tenant.countArrival()
+  const merging = joinVectors(await readMerging(tenant), upTo)
   return tenant.merge(records.map(decodeTransferred), upTo, {
     regains: true,
+    // The other copy may have been ahead of this one.
+    also: staging => {
+      if (!dominates(staging.vector, upTo)) staging.put(keys.meta('merging'), packValue(vectorToObject(merging)))
+    },
     isNews: async (staging, ref, record) => {
       const { floor } = tenant
       const latest = latestClock(record)

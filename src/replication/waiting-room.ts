@@ -1,4 +1,5 @@
 import type { TenantId } from '../base/ids.ts'
+import type { VersionVector } from '../clock/vector.ts'
 import type { Entry } from '../storage/codec.ts'
 
 export interface WaitingRoomOptions {
@@ -64,6 +65,17 @@ export class WaitingRoom {
 
   origins(tenant: TenantId): string[] {
     return [...(this.#rooms.get(tenant)?.byOrigin.keys() ?? [])]
+  }
+
+  /** The last that waits of each origin. */
+  latest(tenant: TenantId): VersionVector {
+    const latest = new Map<string, number>()
+    for (const [origin, entries] of this.#rooms.get(tenant)?.byOrigin ?? [])
+      latest.set(
+        origin,
+        [...entries.keys()].reduce((a, b) => Math.max(a, b)),
+      )
+    return latest
   }
 
   /** Ascending. */

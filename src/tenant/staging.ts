@@ -122,6 +122,12 @@ export class Staging {
     return this.#vector
   }
 
+  /** What the records may be from, at most. */
+  get reach(): VersionVector {
+    const { ahead } = this.#state
+    return ahead ? joinVectors(this.#vector, ahead.vector) : this.#vector
+  }
+
   get floor(): GcFloor | undefined {
     return this.#floor
   }

@@ -143,6 +143,7 @@ describe('the checkers, on doctored histories', () => {
     const attempted = [{ clock: clock(2) }]
     expect(checkToldClocks(new Set([formatClock(clock(2))]), attempted)).toEqual([])
     expect(checkToldClocks(new Set([formatClock(clock(3))]), attempted).join()).toMatch(/nobody wrote/)
+    expect(checkToldClocks(new Set(['floor']), attempted, new Set(['floor']))).toEqual([])
   })
   describe('while the cluster lives', () => {
     const a = parseTenantId('a')

@@ -3,9 +3,10 @@ import { PercolateError } from '../../src/base/errors.ts'
 import { parseTenantId, type TenantId } from '../../src/base/ids.ts'
 import type { Logger } from '../../src/base/logger.ts'
 import type { Time } from '../../src/base/time.ts'
-import type { Clock } from '../../src/clock/hlc.ts'
+import { type Clock, formatClock } from '../../src/clock/hlc.ts'
 import type { VersionVector } from '../../src/clock/vector.ts'
 import type { ObjectStore } from '../../src/objects/port.ts'
+import { isFloorOp } from '../../src/rem/floor.ts'
 import type { LwwRecord, Op, RecordRef } from '../../src/rem/record.ts'
 import { PeerAuth } from '../../src/replication/auth.ts'
 import type { Controller } from '../../src/replication/controller.ts'
@@ -135,12 +136,15 @@ const DIFFERED = 'two copies that should have been equal differed'
 class RememberingLog extends MemoryLog {
   readonly #stored = new Set<string>()
   readonly entries: StoredEntry[] = []
+  /** Clocks of the floors that were ever set, as text. */
+  readonly floors = new Set<string>()
 
   override publish(subject: string, data: Buffer, id: string): PublishAck {
     const ack = super.publish(subject, data, id)
     if (subject.startsWith('percolate.sync') && !ack.duplicate) {
       const { tenant, origin, sequence, ops } = decodeEntry(data)
       this.#stored.add(`${tenant} ${origin} ${sequence}`)
+      for (const op of ops) if (isFloorOp(op)) this.floors.add(formatClock(op.clock))
       const changes = ops
         .filter(({ kind }) => kind !== 'setting')
         .map(op => ({ record: `${op.kind} ${op.key.join(' ')}`, clock: op.clock, op }))

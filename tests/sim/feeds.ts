@@ -222,11 +222,14 @@ const isSame = (a: LwwRecord, b: LwwRecord): boolean =>
   a.fields.size === b.fields.size &&
   [...a.fields].every(([name, { clock }]) => textOf(b.fields.get(name)?.clock) === formatClock(clock))
 
-/** What the feeds told of that nobody has written. */
+/** What the feeds told of that nobody has written. A delete of which the clock is forgotten is told with that of the floor that it lay below. */
 export function checkToldClocks(
   clocks: ReadonlySet<string>,
   attempted: readonly { readonly clock: Clock }[],
+  floors: ReadonlySet<string> = new Set(),
 ): string[] {
   const written = new Set(attempted.map(({ clock }) => formatClock(clock)))
-  return [...clocks].filter(clock => !written.has(clock)).map(clock => `a feed told of ${clock}, which nobody wrote`)
+  return [...clocks]
+    .filter(clock => !written.has(clock) && !floors.has(clock))
+    .map(clock => `a feed told of ${clock}, which nobody wrote`)
 }

@@ -1,4 +1,4 @@
-import { type VersionVector, vectorFromObject, vectorToObject } from '../../clock/vector.ts'
+import { joinVectors, type VersionVector, vectorFromObject, vectorToObject } from '../../clock/vector.ts'
 import type { GcFloor } from '../../rem/floor.ts'
 import type { CopyState, CopyStatus } from '../../replication/peer.ts'
 import type { Message } from './messages.ts'
@@ -37,6 +37,7 @@ export const statusMessage = (status: CopyStatus | undefined): Message =>
         skipped: status.skipped,
         parked: status.parked.entries,
         parked_mark: status.parked.mark,
+        known: vectorMessage(status.known),
       }
     : {}
 
@@ -48,6 +49,7 @@ export function statusOf(message: Message): CopyStatus | undefined {
     incarnation: String(message.incarnation),
     origin: String(message.origin),
     vector: vectorOf(message.vector),
+    known: joinVectors(vectorOf(message.vector), vectorOf(message.known)),
     floor: floorOf(message.floor),
     collected: message.collected === true,
     outboxEntries: Number(message.outbox_entries ?? 0),

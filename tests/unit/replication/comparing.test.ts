@@ -146,6 +146,51 @@ describe('copies with the same history', () => {
   })
 })
 
+describe('a copy that took records over from one that was ahead of it', () => {
+  /** `source` has a record that `target` has not heard of, and writes another one while it gives that out. */
+  const twoCopies = async () => {
+    const [source, target] = [(await openCopy('a')).tenant, (await openCopy('b')).tenant]
+    await put(source, 'e')
+    return { source, target }
+  }
+  const keyOf = (id: string) => keys.record({ kind: 'entity', key: [id] })
+  const isMerging = async (copy: Tenant) => (await digestTenant(copy)).merging
+
+  it('says so until the entries have come: by a repair', async () => {
+    const { source, target } = await twoCopies()
+    await mergeTransferred(target, await exportRecords(source, [keyOf('e')]), new Map(source.reach))
+    expect(await isMerging(target)).toBe(true)
+    await deliver(source, target)
+    expect(await isMerging(target)).toBe(false)
+  })
+
+  it('says so until the entries have come: by a transfer, also when that has ended', async () => {
+    const { source, target } = await twoCopies()
+    async function* late() {
+      for await (const part of exportCopy(work => work(source), 'a', undefined, 3)) {
+        yield part
+        // Behind the head, which says what is certain to be in it.
+        if ('head' in part) await put(source, 'f')
+      }
+    }
+    await importTransfer(work => work(target), late(), { resumable: false })
+    expect(await target.get(keyOf('f'))).toBeDefined()
+    expect(target.covers(source.vector)).toBe(false)
+    expect(await isMerging(target)).toBe(true)
+    await deliver(source, target)
+    expect(await isMerging(target)).toBe(false)
+  })
+
+  it('says so when they never come, until it has been found equal to another copy', async () => {
+    const { source, target } = await twoCopies()
+    await mergeTransferred(target, [], new Map([['gone.d', 7]]))
+    await deliver(source, target)
+    expect(await isMerging(target)).toBe(true)
+    expect(await repairFrom(poolOf(target), target.id, INCARNATION, peerOf(source))).toMatchObject({ verdict: 'equal' })
+    expect(await isMerging(target)).toBe(false)
+  })
+})
+
 describe('a record that another copy has collected', () => {
   it('takes the edges that its delete hid along', async () => {
     const [a, b] = [(await openCopy('a')).tenant, (await openCopy('b')).tenant]
