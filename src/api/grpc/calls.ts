@@ -1,5 +1,5 @@
 import type { EventEmitter } from 'node:events'
-import { constants, type ServerHttp2Stream } from 'node:http2'
+import { constants } from 'node:http2'
 import {
   Metadata,
   type ServerDuplexStream,
@@ -25,6 +25,7 @@ import type { SlowReaders } from '../slow-readers.ts'
 import { type ConditionField, takeConditions } from './conditions.ts'
 import type { GrpcForward, GrpcForwarder } from './forward.ts'
 import type { Message } from './messages.ts'
+import { streamOf } from './open-calls.ts'
 
 export interface CallContext {
   readonly logger: Logger
@@ -113,16 +114,9 @@ export function serverStream(context: CallContext, name: string, handler: Stream
 /** What waits to be sent goes only with the stream: a status would wait behind it. ENHANCE_YOUR_CALM is RESOURCE_EXHAUSTED for gRPC. False: there is no stream to be found. */
 export function cutOff(call: object): boolean {
   // grpc-js has no way of its own to reset a stream; interceptors lie around the call that has it (grpc-internals.test.ts).
-  let inner = (call as { call?: Intercepted }).call
-  while (inner?.nextCall) inner = inner.nextCall
-  if (!inner?.stream) return false
-  inner.stream.close(constants.NGHTTP2_ENHANCE_YOUR_CALM)
-  return true
-}
-
-interface Intercepted {
-  readonly nextCall?: Intercepted
-  readonly stream?: ServerHttp2Stream
+  const stream = streamOf((call as { call?: object }).call)
+  stream?.close(constants.NGHTTP2_ENHANCE_YOUR_CALM)
+  return stream !== undefined
 }
 
 export function clientStream(context: CallContext, name: string, handler: ClientStreamHandler) {
@@ -265,15 +259,23 @@ function fail(context: CallContext, observe: (outcome: string) => void, raw: unk
   return failure(error)
 }
 
+/** Characters of an error's text and of its field that are sent: routers take some 15 KiB of trailers (HAProxy), and percent-encoding makes up to nine bytes of a character. */
+const TEXT_CHARS_MAX = 1024
+
+/** A text as grpc-js can send it: half of a surrogate pair, which JSON strings may have, ends the process (encodeURI throws where nobody catches). */
+const sendable = (text: string): string =>
+  (text.length > TEXT_CHARS_MAX ? `${text.slice(0, TEXT_CHARS_MAX - 1)}…` : text).toWellFormed()
+
 /** An error as gRPC carries it: status, message, and our code in the trailing metadata. */
 export function failure(error: PercolateError) {
   const metadata = new Metadata()
   metadata.set('percolate-code', error.code)
-  if (error.field !== undefined && /^[\x20-\x7e]*$/.test(error.field)) metadata.set('percolate-field', error.field)
+  if (error.field !== undefined && /^[\x20-\x7e]*$/.test(error.field))
+    metadata.set('percolate-field', error.field.slice(0, TEXT_CHARS_MAX))
   if (error.retryAfterS !== undefined) metadata.set('retry-after', String(error.retryAfterS))
   for (const [name, value] of Object.entries(error.extra ?? {})) {
     metadata.set(`percolate-${name}`, value)
     if (headerOfExtra[name]) metadata.set(headerOfExtra[name], value)
   }
-  return { code: errorTable[error.code].grpc, details: error.message, metadata }
+  return { code: errorTable[error.code].grpc, details: sendable(error.message), metadata }
 }

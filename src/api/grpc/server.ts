@@ -8,12 +8,14 @@ import {
 } from '@grpc/grpc-js'
 import { ReflectionService } from '@grpc/reflection'
 import { HealthImplementation } from 'grpc-health-check'
+import { PercolateError } from '../../base/errors.ts'
 import { listenError } from '../../base/listen-error.ts'
 import type { Probes } from '../../base/probes.ts'
 import type { Operations } from '../operations/operations.ts'
-import type { CallContext } from './calls.ts'
+import { type CallContext, failure } from './calls.ts'
 import { contractInterceptor } from './interceptor.ts'
 import { remMethods } from './methods.ts'
+import { OpenCalls } from './open-calls.ts'
 import { type PeerServerOptions, peerMethods } from './peer-server.ts'
 import { loadPeerProto, loadRemProto } from './protos.ts'
 import { strictService } from './strict-messages.ts'
@@ -36,6 +38,12 @@ export interface GrpcApi {
 
 const SERVICE = 'percolate.v1.Rem'
 const HEALTH_CHECK_MS = 2000
+/** How long a server that is stopped waits for calls at most: streams may stay open for ever. */
+const CALLS_END_MS_MAX = 3000
+/** Within which clients take the status of a call that was ended. */
+const LAST_WORD_MS = 500
+const GOING =
+  'This node is going, and the call did not end in time; whether a write was done is not known. Turn to another node.'
 
 /** The database node's gRPC API, with server reflection and the standard health service. */
 export async function createGrpcApi(options: GrpcApiOptions): Promise<GrpcApi> {
@@ -46,8 +54,9 @@ export async function createGrpcApi(options: GrpcApiOptions): Promise<GrpcApi> {
   const rem = (
     loadPackageDefinition(definition) as unknown as { percolate: { v1: { Rem: { service: ServiceDefinition } } } }
   ).percolate.v1.Rem.service
+  const calls = new OpenCalls()
   const server = new Server({
-    interceptors: [contractInterceptor],
+    interceptors: [contractInterceptor, calls.interceptor],
     'grpc.max_receive_message_length': bodyBytesMax,
     'grpc.max_send_message_length': -1,
     // Who reads a stream and vanishes without a word must not keep its tenant open.
@@ -88,7 +97,13 @@ export async function createGrpcApi(options: GrpcApiOptions): Promise<GrpcApi> {
     stop: async () => {
       clearInterval(ticker)
       for (const service of ['', SERVICE]) health.setStatus(service, 'NOT_SERVING')
-      const forced = setTimeout(() => server.forceShutdown(), Math.min(options.drainMs, 3000)).unref()
+      let forced = setTimeout(
+        () => {
+          calls.end(failure(new PercolateError('SHUTTING_DOWN', GOING)))
+          forced = setTimeout(() => server.forceShutdown(), LAST_WORD_MS).unref()
+        },
+        Math.min(options.drainMs, CALLS_END_MS_MAX),
+      ).unref()
       await new Promise<void>(resolve => server.tryShutdown(() => resolve()))
       clearTimeout(forced)
     },

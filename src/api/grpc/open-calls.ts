@@ -1,0 +1,50 @@
+import type { ServerHttp2Stream } from 'node:http2'
+import {
+  ServerInterceptingCall,
+  type ServerInterceptingCallInterface,
+  type ServerInterceptor,
+} from '@grpc/grpc-js'
+
+type Status = Parameters<ServerInterceptingCallInterface['sendStatus']>[0]
+
+interface Intercepted {
+  readonly nextCall?: object
+  readonly stream?: ServerHttp2Stream
+}
+
+/** The HTTP/2 stream of a call, which grpc-js keeps in the innermost of its parts (grpc-internals.test.ts). */
+export function streamOf(call: object | undefined): ServerHttp2Stream | undefined {
+  let inner = call as Intercepted | undefined
+  while (inner?.nextCall) inner = inner.nextCall as Intercepted
+  return inner?.stream
+}
+
+/**
+ * The calls that a server has under way, of all its services. A server that must not wait for them any longer can still tell their clients so: a connection that just goes is CANCELLED to a client of
+ * grpc-js, as if it had cancelled the call itself, and INTERNAL behind a router.
+ */
+export class OpenCalls {
+  readonly #open = new Set<ServerInterceptingCallInterface>()
+  #hasEnded = false
+
+  /** To be put behind those that a status of the server itself has to pass. */
+  readonly interceptor: ServerInterceptor = (_method, call) => {
+    const stream = streamOf(call)
+    if (stream && !stream.destroyed && !stream.closed) {
+      this.#open.add(call)
+      stream.once('close', () => this.#open.delete(call))
+    }
+    return new ServerInterceptingCall(call, {
+      // Nothing may be written behind the status.
+      sendMessage: (message, next) => {
+        if (!this.#hasEnded) next(message)
+      },
+    })
+  }
+
+  /** Ends every call that is still open; what its handler says afterwards is not sent. Whoever reads nothing does not get this either. */
+  end(last: Status): void {
+    this.#hasEnded = true
+    for (const call of this.#open) call.sendStatus(last)
+  }
+}
