@@ -21,6 +21,14 @@ const KEPT_BYTES_MAX = 64 * 1024
 const SESSIONS_MAX = 256
 const STOP_MS_MAX = 5000
 const UNAVAILABLE = String(grpcStatus.UNAVAILABLE)
+
+const lost = (cause?: unknown) =>
+  new PercolateError(
+    'NODE_UNAVAILABLE',
+    'The database node went away in the middle of the call; what it did is not known.',
+    { cause },
+  )
+
 /**
  * Takes gRPC calls of a tier while it has no node, as {@link HoldingHttpProxy} does for HTTP. It carries HTTP/2 streams as they are, and knows of gRPC only how to say no and to
  * understand that a node is not ready for the tenant yet.
@@ -114,11 +122,13 @@ export class HoldingGrpcProxy {
         if (mayRetry && body.isWhole && answer['grpc-status'] === UNAVAILABLE) return again()
         hasAnswered = true
         if (stream.destroyed || stream.closed) return
-        const { ':status': code, ...rest } = answer
+        const { ':status': code = 200, ...rest } = answer
         const isOver = answer['grpc-status'] !== undefined
-        stream.respond({ ':status': code ?? 200, ...rest }, isOver ? { endStream: true } : { waitForTrailers: true })
+        // Of HTTP alone, such as 415: no status of gRPC follows.
+        const isGrpc = code === 200
+        stream.respond({ ':status': code, ...rest }, isOver ? { endStream: true } : { waitForTrailers: isGrpc })
         if (isOver) return
-        stream.once('wantTrailers', () => stream.sendTrailers(trailers ?? { 'grpc-status': UNAVAILABLE }))
+        if (isGrpc) stream.once('wantTrailers', () => stream.sendTrailers(trailers ?? statusHeaders(lost())))
         outgoing.pipe(stream)
       })
       outgoing.once('trailers', received => {
@@ -126,22 +136,19 @@ export class HoldingGrpcProxy {
       })
       outgoing.on('error', error => {
         // Whoever takes it next has the body now.
-        if (isGivenUp) return
-        if (hasAnswered) {
-          stream.close()
-          return
-        }
+        if (isGivenUp || hasAnswered) return
         if (mayRetry && body.isWhole && /REFUSED|ECONN/.test(String((error as NodeJS.ErrnoException).code)))
           return again()
-        reject(
-          new PercolateError('NODE_UNAVAILABLE', 'The database node went away in the middle of the call.', {
-            cause: error,
-          }),
-        )
+        reject(lost(error))
       })
+      // A connection that goes ends its streams without an error.
       outgoing.once('close', () => {
+        if (isGivenUp) return
         stream.off('close', cancel)
-        if (hasAnswered) resolve()
+        if (!hasAnswered) return reject(lost())
+        // What came is passed on, and behind it the status, or that there is none.
+        if (!stream.writableEnded) stream.end()
+        resolve()
       })
     })
   }
@@ -216,13 +223,14 @@ function refuse(stream: ServerHttp2Stream, raw: unknown): void {
   }
   const error = toPercolateError(raw)
   stream.respond(
-    {
-      ':status': 200,
-      'content-type': 'application/grpc+proto',
-      'grpc-status': String(errorTable[error.code].grpc),
-      'grpc-message': encodeURIComponent(error.message),
-      'percolate-code': error.code,
-    },
+    { ':status': 200, 'content-type': 'application/grpc+proto', ...statusHeaders(error) },
     { endStream: true },
   )
 }
+
+/** An error as gRPC carries it. */
+const statusHeaders = ({ code, message }: PercolateError): OutgoingHttpHeaders => ({
+  'grpc-status': String(errorTable[code].grpc),
+  'grpc-message': encodeURIComponent(message.toWellFormed()),
+  'percolate-code': code,
+})

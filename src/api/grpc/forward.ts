@@ -104,7 +104,9 @@ export class GrpcForwarder {
         clearTimeout(confirm)
         signal.removeEventListener('abort', cancel)
         if (error)
-          return reject(isLate ? unconfirmed(target.node, isSent) : callError(target.node, error, isTaken || isSent))
+          return reject(
+            isLate ? unconfirmed(target.node, isSent) : callError(target.node, error, isTaken || isSent, signal),
+          )
         answer = message
       })
       let isLate = false
@@ -167,7 +169,7 @@ export class GrpcForwarder {
     const next = () =>
       messages.next().catch(error => {
         end()
-        throw callError(target.node, error as Error, isTaken)
+        throw callError(target.node, error as Error, isTaken, signal)
       })
     return { first: await next(), next, end }
   }
@@ -211,7 +213,7 @@ async function sendAll(outgoing: Outgoing, requests: AsyncIterable<Message>): Pr
 }
 
 /** `isDone`: the node may have done something that must not be done twice, or has begun to answer. */
-function callError(node: string, error: Error, isDone: boolean): Error {
+function callError(node: string, error: Error, isDone: boolean, signal: AbortSignal): Error {
   if (error instanceof PercolateError) return error
   const { metadata, details, code: status } = error as Error & { metadata?: Metadata; details?: string; code?: number }
   const code = metadata?.get('percolate-code')[0]
@@ -224,7 +226,8 @@ function callError(node: string, error: Error, isDone: boolean): Error {
       ...(Number.isFinite(retryAfterS) ? { retryAfterS } : {}),
       extra: extraOf(metadata!),
     })
-  if (status === 1) return new PercolateError('CANCELLED', 'The client cancelled the call.')
+  // A node whose connections are cut says CANCELLED, too; that nobody cancelled is known here alone.
+  if (status === 1 && signal.aborted) return new PercolateError('CANCELLED', 'The client cancelled the call.')
   if (status === 4) return new PercolateError('DEADLINE_EXCEEDED', 'The deadline passed before the answer was ready.')
   return lost(node, error, isDone)
 }

@@ -1,11 +1,20 @@
 import { createServer, request as httpRequest, type IncomingMessage, type Server } from 'node:http'
-import { connect, createServer as createHttp2Server, type Http2Server, type IncomingHttpHeaders } from 'node:http2'
+import {
+  connect,
+  constants,
+  createServer as createHttp2Server,
+  type Http2Server,
+  type IncomingHttpHeaders,
+  type ServerHttp2Stream,
+} from 'node:http2'
 import type { AddressInfo } from 'node:net'
+import type { ServiceError } from '@grpc/grpc-js'
 import { afterAll, beforeAll, expect, it } from 'vitest'
 import { HoldingGrpcProxy } from '../../../src/activator/grpc-proxy.ts'
 import { HoldingHttpProxy } from '../../../src/activator/http-proxy.ts'
 import { WaitingRoom } from '../../../src/activator/room.ts'
 import { systemTime } from '../../../src/base/time.ts'
+import { grpcClient } from '../../support/grpc.ts'
 import { logger } from '../../support/running.ts'
 
 /** A node that keeps the head of what it is sent. A sidecar in front of it would route by these names. */
@@ -17,6 +26,29 @@ const answerHeaders = {
   'proxy-authenticate': 'Basic',
   'x-percolate-node': 'n1',
 }
+/** How a node leaves a call unfinished. */
+const HEAD = { ':status': 200, 'content-type': 'application/grpc' }
+const endings: Record<string, (stream: ServerHttp2Stream) => void> = {
+  'killed before the head': stream => stream.session!.destroy(),
+  'killed after the head': stream => {
+    stream.respond(HEAD)
+    stream.write(Buffer.alloc(5), () => stream.session!.destroy())
+  },
+  'reset before the head': stream => stream.close(constants.NGHTTP2_CANCEL),
+  'reset after the head': stream => {
+    stream.respond(HEAD)
+    stream.write(Buffer.alloc(5), () => stream.close(constants.NGHTTP2_INTERNAL_ERROR))
+  },
+  'cut off after the head': stream => {
+    stream.respond(HEAD)
+    stream.write(Buffer.alloc(5), () => stream.close(constants.NGHTTP2_CANCEL))
+  },
+  'ended without a status': stream => {
+    stream.respond(HEAD)
+    stream.end(Buffer.alloc(5))
+  },
+}
+const refusal = (stream: ServerHttp2Stream) => stream.respond({ ':status': 415 }, { endStream: true })
 let httpNode: Server
 let grpcNode: Http2Server
 let http: HoldingHttpProxy
@@ -34,7 +66,10 @@ beforeAll(async () => {
   })
   grpcNode = createHttp2Server()
   grpcNode.on('stream', (stream, headers) => {
+    stream.on('error', () => {})
     seen.grpc.push(headers)
+    const end = headers['content-type'] === 'text/plain' ? refusal : endings[String(headers['x-ends'])]
+    if (end) return end(stream)
     stream.respond({ ':status': 200, 'content-type': 'application/grpc', 'grpc-status': '0' }, { endStream: true })
   })
   for (const server of [httpNode, grpcNode])
@@ -130,4 +165,32 @@ it('a gRPC call too', async () => {
     te: 'trailers',
   })
   expect(seen.grpc.at(-1)!.host).toBeUndefined()
+})
+
+it.each(Object.keys(endings))('a gRPC call that its node leaves unfinished has an end all the same: %s', async how => {
+  const { client, metadata } = grpcClient(`127.0.0.1:${grpcPort}`, 'acme')
+  metadata.set('x-ends', how)
+  const end = new Promise<ServiceError>(resolve =>
+    client.GetEntity!({ id: 'a' }, metadata, { deadline: Date.now() + 10_000 }, (error: ServiceError) =>
+      resolve(error),
+    ),
+  )
+  const error = await end
+  client.close()
+  expect([error.code, error.metadata.get('percolate-code')[0]]).toEqual([14, 'NODE_UNAVAILABLE'])
+})
+
+it('what is no answer of gRPC stays what it is', async () => {
+  const session = connect(`http://127.0.0.1:${grpcPort}`)
+  const stream = session.request({ ':method': 'POST', ':path': '/x', 'content-type': 'text/plain', 'x-tenant-id': 'acme' })
+  stream.end()
+  let trailers: IncomingHttpHeaders | undefined
+  stream.once('trailers', received => {
+    trailers = received
+  })
+  const head = await new Promise<IncomingHttpHeaders>(resolve => stream.once('response', resolve))
+  stream.resume()
+  await new Promise(resolve => stream.once('close', resolve))
+  session.close()
+  expect([head[':status'], trailers]).toEqual([415, undefined])
 })

@@ -24,6 +24,7 @@ let refusing: Member
 let serving: Member
 let dropping: Member
 let silent: Member
+let leaving: Member
 const gone = member('gone', 1)
 const taken: string[] = []
 let dropped = 0
@@ -52,6 +53,14 @@ beforeAll(async () => {
   })
   // A process that is stopped: it accepts, and says nothing.
   silent = await start('silent', { PutResources: () => {}, WriteResources: () => {} })
+  // Ends as it is stopped by force, with the call in its hands: grpc-js tells the other end CANCELLED.
+  leaving = await start('leaving', {
+    PutResources: (call: { sendMetadata(head: Metadata): void }) => {
+      call.sendMetadata(new Metadata())
+      setImmediate(() => itself.forceShutdown())
+    },
+  })
+  const itself = servers.at(-1)!
   dropping = await start('dropping', {
     // Took the call, and is gone before it answers.
     PutResources: (_call: unknown, done: (error: unknown) => void) => {
@@ -140,6 +149,13 @@ describe('a forwarded gRPC call', () => {
     })
     expect(dropped).toBe(1)
     expect((await begin([dropping, serving], false).unary('PutResources', call, {})).answer).toEqual({ ids: ['a'] })
+  })
+
+  it('is not said to be cancelled when it is the other node that went away', async () => {
+    await expect(begin([leaving], true).unary('PutResources', call, {})).rejects.toMatchObject({
+      code: 'NODE_UNAVAILABLE',
+      message: expect.stringContaining('not known'),
+    })
   })
 
   it('waits for a node that says nothing only so long: a stream, of which nothing was sent, goes to the next; a single write does not', async () => {
