@@ -115,13 +115,17 @@ export class PercolateClient {
     return this.request('POST', '/api/v1/chat', { body: input })
   }
 
-  /** One request, tried again while the server is away or busy. Writes are safe to repeat: ids are derived, registers merge. */
+  /**
+   * One request, tried again while the server is away or busy. Writes are safe to repeat: ids are derived, registers merge. One with a condition is sent once: when an answer is lost, what was done
+   * makes the second attempt fail, as if somebody else had done it. Its caller reads, and decides.
+   */
   async request<T>(
     method: string,
     path: string,
     options: { body?: unknown; query?: Query } & CallOptions = {},
   ): Promise<T> {
-    const attemptsMax = this.#options.attemptsMax ?? 4
+    const isConditionalWrite = method !== 'GET' && (options.ifMatch ?? options.ifNoneMatch) !== undefined
+    const attemptsMax = isConditionalWrite ? 1 : (this.#options.attemptsMax ?? 4)
     for (let attempt = 1; ; attempt++) {
       try {
         return await this.#once<T>(method, path, options)
@@ -182,8 +186,12 @@ export function problemOf(status: number, text: string): PercolateClientError {
     // A router in front may answer with something else.
   }
   const retryable = status === 503 || status === 502 || status === 504 || status === 429
-  return new PercolateClientError(problem.detail ?? `The server answered with status ${status}.`, {
-    code: problem.code ?? 'UNKNOWN',
+  const isRouters = problem.code === undefined && retryable
+  const message = isRouters
+    ? `A router on the way has no answer of a database node (status ${status}); what the request did is not known.`
+    : `The server answered with status ${status}.`
+  return new PercolateClientError(problem.detail ?? message, {
+    code: problem.code ?? (isRouters ? 'UNREACHABLE' : 'UNKNOWN'),
     status,
     field: problem.field,
     cursor: problem.cursor,

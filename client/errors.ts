@@ -1,7 +1,10 @@
 /** An error that the server answered with, or that kept it from answering. */
 export class PercolateClientError extends Error {
   override readonly name = 'PercolateClientError'
-  /** Stable code of the server's error table, or `UNREACHABLE`. */
+  /**
+   * Stable code of the server's error table; or `UNREACHABLE`: no server answered (nobody, or a router that has no answer), and what a write did is not known; or `UNKNOWN`: an answer of something
+   * that is no part of Percolate.
+   */
   readonly code: string
   readonly status: number | undefined
   readonly field: string | undefined

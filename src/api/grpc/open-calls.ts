@@ -1,9 +1,5 @@
 import type { ServerHttp2Stream } from 'node:http2'
-import {
-  ServerInterceptingCall,
-  type ServerInterceptingCallInterface,
-  type ServerInterceptor,
-} from '@grpc/grpc-js'
+import { ServerInterceptingCall, type ServerInterceptingCallInterface, type ServerInterceptor } from '@grpc/grpc-js'
 
 type Status = Parameters<ServerInterceptingCallInterface['sendStatus']>[0]
 

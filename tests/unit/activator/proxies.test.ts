@@ -182,7 +182,12 @@ it.each(Object.keys(endings))('a gRPC call that its node leaves unfinished has a
 
 it('what is no answer of gRPC stays what it is', async () => {
   const session = connect(`http://127.0.0.1:${grpcPort}`)
-  const stream = session.request({ ':method': 'POST', ':path': '/x', 'content-type': 'text/plain', 'x-tenant-id': 'acme' })
+  const stream = session.request({
+    ':method': 'POST',
+    ':path': '/x',
+    'content-type': 'text/plain',
+    'x-tenant-id': 'acme',
+  })
   stream.end()
   let trailers: IncomingHttpHeaders | undefined
   stream.once('trailers', received => {
