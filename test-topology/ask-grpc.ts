@@ -1,5 +1,6 @@
 import { type Client, credentials, loadPackageDefinition, Metadata, type ServiceClientConstructor } from '@grpc/grpc-js'
 import { loadRemProto } from '../src/api/grpc/protos.ts'
+import { isLostCall, undocumented } from './lost-answers.ts'
 
 export interface GrpcAnswer {
   /** As in the HTTP API, so that both can be judged alike: 200, or the error's code with its gRPC status. */
@@ -15,13 +16,25 @@ type Unary = (
   message: unknown,
   metadata: Metadata,
   options: { deadline: number },
-  done: (error: (Error & { code: number; metadata: Metadata }) | null, body: unknown) => void,
+  done: (error: Failed | null, body: unknown) => void,
 ) => {
   on(event: 'metadata', handle: (metadata: Metadata) => void): void
   on(event: 'status', handle: (status: { metadata: Metadata }) => void): void
 }
 
 type ServerStream = (message: unknown, metadata: Metadata) => AsyncIterable<unknown> & { cancel(): void }
+
+interface Failed extends Error {
+  readonly code: number
+  readonly details: string
+  readonly metadata: Metadata
+}
+
+function failureOf(error: Failed): string {
+  const code = error.metadata?.get('percolate-code')[0]
+  const text = `gRPC ${error.code} ${code ?? error.message}`
+  return code !== undefined || isLostCall(error) ? text : undocumented(text)
+}
 
 /** Calls of the gRPC API over one channel, as a client of the router. */
 export class GrpcAsker {
@@ -73,9 +86,7 @@ export class GrpcAsker {
         { deadline: Date.now() + timeoutMs },
         (error, body) => {
           if (error?.metadata) keep(error.metadata)
-          const failure = error
-            ? `gRPC ${error.code} ${error.metadata?.get('percolate-code')[0] ?? error.message}`
-            : undefined
+          const failure = error ? failureOf(error) : undefined
           // The status, and with it what comes behind the answer, follows the answer at once.
           const done = () => resolve({ failure, entryNode: got['x-percolate-entry-node'] ?? '', metadata: got, body })
           if (error) done()

@@ -17,6 +17,7 @@ import {
 } from './faults/recovery.ts'
 import { FaultWorld } from './faults/world.ts'
 import { checkHistory } from './history.ts'
+import { isDefect } from './lost-answers.ts'
 
 export interface FaultRunOptions {
   readonly dataDir: string
@@ -150,6 +151,9 @@ class FaultRun {
           ...conditional.problems,
           ...lost,
           ...silent,
+          ...[...recorder.refused].flatMap(([what, times]) =>
+            isDefect(what) ? [`clients got what no document has, or a defect, ${times} times: ${what}`] : [],
+          ),
           ...(busy === undefined ? [] : [busy]),
           ...(world.ended.length > ENDS_PER_DAMAGE * this.#damaged
             ? world.ended.map(text => `a process ended by itself: ${text}`)

@@ -1,6 +1,7 @@
 import { type ErrorCode, errorTable } from '../../src/base/errors.ts'
 import { ask } from '../ask.ts'
 import { GrpcAsker } from '../ask-grpc.ts'
+import { isRoutersStatus, undocumented } from '../lost-answers.ts'
 
 /** What a write came to, whatever the protocol. */
 export type Outcome =
@@ -50,6 +51,12 @@ const failed = (status: number, code: string): Outcome => ({
   code,
 })
 
+/** Of an HTTP answer that is none that was hoped for. */
+function codeOf(status: number, body: { readonly code?: unknown } | undefined): string {
+  if (body?.code !== undefined) return String(body.code)
+  return isRoutersStatus(status) ? `status ${status}` : undocumented(`status ${status}`)
+}
+
 export class HttpDoor implements Door {
   readonly name: string
   readonly #url: string
@@ -81,7 +88,7 @@ export class HttpDoor implements Door {
           etag: String(headers.etag ?? ''),
           node: String(headers['x-percolate-node']),
         }
-      return status === 404 ? { kind: 'missing' } : { kind: 'failed', code: String(body?.code ?? `status ${status}`) }
+      return status === 404 ? { kind: 'missing' } : { kind: 'failed', code: codeOf(status, body) }
     } catch (error) {
       return { kind: 'failed', code: (error as Error).message }
     }
@@ -100,7 +107,7 @@ export class HttpDoor implements Door {
       const answer = await ask(this.#url + path, method, headers, input)
       const clock = String(answer.headers['x-percolate-clock'] ?? '')
       if (answer.status < 200 || answer.status >= 300 || clock === '')
-        return failed(answer.status, String(answer.body?.code ?? `status ${answer.status}`))
+        return failed(answer.status, codeOf(answer.status, answer.body))
       return {
         kind: 'done',
         clock,

@@ -56,6 +56,8 @@ export function createHttpServer(options: HttpServerOptions): FastifyInstance {
       connectionsCheckingInterval: Math.ceil(Math.min(CONNECTIONS_CHECK_MS, options.requestReadMs / 8)),
     },
     forceCloseConnections: 'idle',
+    // Its own answer has no code.
+    return503OnClosing: false,
     keepAliveTimeout: 65_000,
     genReqId: request => {
       const given = request.headers['x-request-id']
@@ -128,8 +130,14 @@ export function createHttpServer(options: HttpServerOptions): FastifyInstance {
     )
   })
 
+  let isClosing = false
+  app.addHook('preClose', async () => {
+    isClosing = true
+  })
   app.addHook('onRequest', async (request, reply) => {
     void reply.header('x-request-id', request.id)
+    // Came on a connection that was in use when the server began to close; Fastify closes it behind the answer.
+    if (isClosing) throw new PercolateError('SHUTTING_DOWN', 'This process is draining; retry on another.')
     // Who forwarded the request puts its own name over the second.
     if (options.node !== undefined)
       void reply.header('x-percolate-node', options.node).header('x-percolate-entry-node', options.node)
@@ -230,7 +238,6 @@ function fromFastify(raw: unknown): PercolateError {
   }
   if (raw instanceof SyntaxError && error.statusCode === 400)
     return new PercolateError('INVALID_JSON', `The body is not valid JSON: ${error.message}.`)
-  if (error.statusCode === 503) return new PercolateError('SHUTTING_DOWN', 'The process is draining; retry on another.')
   if (error.statusCode !== undefined && error.statusCode >= 400 && error.statusCode < 500)
     return new PercolateError('INVALID_ARGUMENT', error.message)
   return toPercolateError(raw)
