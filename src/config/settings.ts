@@ -897,7 +897,7 @@ export const settings = {
     max: 600_000,
     unit: 'ms',
     roles: ALL,
-    doc: 'How long a stopping process waits for running requests and jobs.',
+    doc: 'How long a stopping process waits for running requests (gRPC calls: 3 s at most) and jobs; requests that take longer get `SHUTTING_DOWN`.',
   },
   uploadBytesMax: {
     env: 'PERCOLATE_UPLOAD_BYTES_MAX',

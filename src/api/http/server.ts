@@ -14,9 +14,11 @@ import { listenError } from '../../base/listen-error.ts'
 import type { Logger } from '../../base/logger.ts'
 import type { Metrics } from '../../base/metrics.ts'
 import type { Probes } from '../../base/probes.ts'
+import { PEER_HEADER } from '../../replication/auth.ts'
 import { bodyAjv, queryAjv, validationError } from '../validate.ts'
 import { answerClientErrors } from './client-error.ts'
 import { refuseConditions } from './conditions.ts'
+import { LastWord } from './last-word.ts'
 
 export interface HttpServerOptions {
   readonly logger: Logger
@@ -41,6 +43,7 @@ declare module 'fastify' {
 }
 
 const CONNECTIONS_CHECK_MS = 5000
+const lastWords = new WeakMap<FastifyInstance, LastWord>()
 const REQUEST_ID = /^[A-Za-z0-9._-]{1,64}$/
 
 /** A Fastify server with what every role's server has: request ids, errors as problem details, metrics, probes. */
@@ -67,6 +70,7 @@ export function createHttpServer(options: HttpServerOptions): FastifyInstance {
     clientErrorHandler: answerClientErrors(metrics),
     frameworkErrors: (error, request, reply) => sendError(error, request, reply, metrics),
   })
+  lastWords.set(app, new LastWord(app.server))
   app.setValidatorCompiler(({ schema, httpPart }) => {
     if ((schema as { 'x-checked-by-handler'?: boolean })['x-checked-by-handler'] || httpPart === 'headers')
       return value => ({ value })
@@ -137,7 +141,10 @@ export function createHttpServer(options: HttpServerOptions): FastifyInstance {
   app.addHook('onRequest', async (request, reply) => {
     void reply.header('x-request-id', request.id)
     // Came on a connection that was in use when the server began to close; Fastify closes it behind the answer.
-    if (isClosing) throw new PercolateError('SHUTTING_DOWN', 'This process is draining; retry on another.')
+    if (isClosing)
+      throw request.headers[PEER_HEADER] === undefined
+        ? new PercolateError('SHUTTING_DOWN', 'This process is draining; retry on another.')
+        : new PercolateError('MISDIRECTED', 'This node is draining, and has done nothing; ask another.')
     // Who forwarded the request puts its own name over the second.
     if (options.node !== undefined)
       void reply.header('x-percolate-node', options.node).header('x-percolate-entry-node', options.node)
@@ -259,9 +266,9 @@ export async function listen(app: FastifyInstance, host: string, port: number, v
   return typeof address === 'object' && address !== null ? address.port : port
 }
 
-/** Closes a server: no new connections, running requests may finish for `drainMs`, then their connections are cut. */
+/** Closes a server: no new connections, running requests may finish for `drainMs`, then they are told so, and their connections are cut. */
 export async function closeServer(app: FastifyInstance, drainMs: number): Promise<void> {
-  const timer = setTimeout(() => app.server.closeAllConnections(), drainMs).unref()
+  const timer = setTimeout(() => lastWords.get(app)?.say(), drainMs).unref()
   await app.close()
   clearTimeout(timer)
 }
