@@ -13,7 +13,7 @@ import { loadRemProto } from '../../../src/api/grpc/protos.ts'
 
 /**
  * What we use of grpc-js that it does not promise: a handler's call has a `call`, interceptors lie around each other as `nextCall`, the innermost has the HTTP/2 `stream`; and what grpc-js refuses by
- * itself goes through `sendStatus` of the call that an interceptor is given. A version of grpc-js that changes this fails here: see `cutOff` and `contractInterceptor` before you change a line of this.
+ * itself goes through `sendStatus` of the call that an interceptor is given. A version of grpc-js that changes this fails here: see `cutOff`, `OpenCalls` and `contractInterceptor` before you change a line of this.
  */
 
 let server: Server
