@@ -247,13 +247,19 @@ if (process.argv[1]?.endsWith('fault-run.js')) {
     allowPositionals: true,
     options: { 'nats-server': { type: 'string' }, kinds: { type: 'string' } },
   })
+  const kinds = values.kinds?.split(',')
+  const unknown = kinds?.filter(kind => !(faultKinds as readonly string[]).includes(kind)) ?? []
+  if (unknown.length > 0) {
+    console.error(`--kinds: there is no ${unknown.join(', ')}; there are: ${faultKinds.join(', ')}`)
+    process.exit(2)
+  }
   const [dataDir = './data/fault-run', faults = String(faultKinds.length), seed = '1'] = positionals
   const report = await runFaults({
     dataDir,
     faults: Number(faults),
     seed: Number(seed),
     natsServer: values['nats-server'],
-    ...(values.kinds === undefined ? {} : { kinds: values.kinds.split(',') as FaultKind[] }),
+    ...(kinds === undefined ? {} : { kinds: kinds as FaultKind[] }),
     onProgress: text => console.error(text),
   })
   console.log(JSON.stringify(report, undefined, 2))
