@@ -177,6 +177,46 @@ describe('a home that is gone', () => {
   })
 })
 
+describe('a home that was cut off while another one took its place', () => {
+  it('claims nothing when the directory is put back to before that, where its own record is as it left it', async () => {
+    const deciders = new Deciders()
+    await deciders.begin()
+    const { cluster, world } = deciders
+    const { log } = cluster
+    const records = () => log.bucket(subjects.clusterBucket).records
+    const holders = () =>
+      cluster.nodes.filter(({ process }) => process!.replica.homes.holdsLease(acme)).map(({ id }) => id)
+    const first = deciders.homeNode
+    first.natsCut = true
+    const before = [...records().values()]
+    while (holders().every(node => node === first.id) && world.nowMs < 60_000) await deciders.contend(200)
+    const [second] = holders()
+    expect(second).toBe(deciders.homeNode.id)
+    const renewals = () => records().get(subjects.memberKey(second!))!.revision
+    const { membership, homes } = first.process!.replica
+    const { term } = membership
+    // Just renewed: the second one finds nothing out for a heartbeat.
+    const renewed = renewals()
+    expect(await world.runUntil(() => renewals() !== renewed, TIMES.leaseMs)).toBe(true)
+    await world.run(20)
+    log.restoreBucket(subjects.clusterBucket, before)
+    first.natsCut = false
+    await world.settle(membership.beat(), 10_000)
+    await world.settle(homes.find(acme), 10_000)
+    // Each has a lease by what it can know; the first one's renewal was a compare-and-set that succeeded.
+    expect([membership.term, membership.hasLease]).toEqual([term + 1, true])
+    expect(holders()).toEqual([second])
+    const decided = deciders.decided.size
+    await deciders.contend(100)
+    expect(deciders.decided.size).toBeGreaterThan(decided)
+    await world.run(2 * TIMES.leaseMs)
+    await deciders.readHome()
+    await deciders.contend(2000)
+    expect(deciders.twice).toEqual([])
+    expect(holders()).toHaveLength(1)
+  })
+})
+
 describe('a directory that was lost while nodes run, its revisions begun anew', () => {
   /** How long the home answered nobody, nor decided, from now on. */
   const pauseMs = async (deciders: Deciders, msMax = 60_000): Promise<number> => {
