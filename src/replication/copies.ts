@@ -52,6 +52,8 @@ interface Copy {
   state: CopyState
   /** What is being done about it now. */
   task: Promise<void> | undefined
+  /** That of its tenant, since it was current first. */
+  incarnation: string | undefined
   /** Why it is not current, for who asks. */
   reason: string
   /** It is known to have been made whole once, and not to be wiped since. */
@@ -210,10 +212,10 @@ export class Copies {
   }
 
   /** A tenant that this node has just entered into the directory: its copy is new, empty and complete. Not when there is one already, which has to be looked at first. */
-  created(tenant: TenantId): void {
+  created({ tenant, incarnation }: Placement): void {
     if (this.state(tenant) !== 'absent') return
     this.#set(tenant, 'current', '')
-    this.#copies.get(tenant)!.isComplete = true
+    Object.assign(this.#copies.get(tenant)!, { isComplete: true, incarnation })
     this.#options.onCurrent(tenant)
   }
 
@@ -299,6 +301,7 @@ export class Copies {
       this.#copies.set(tenant, {
         state,
         task: undefined,
+        incarnation: undefined,
         reason,
         isComplete: false,
         isDamaged: false,
@@ -321,6 +324,10 @@ export class Copies {
     const state = this.state(tenant)
     if (mine && mine.state !== 'dropping' && state === 'absent') {
       this.#set(tenant, 'joining', 'the copy is being made')
+      this.#work(tenant)
+    } else if (state === 'current' && copy!.incarnation !== placement.incarnation) {
+      // The directory was lost or put back, and the tenant made a second time: this is a copy of something else.
+      this.#set(tenant, 'verifying', 'the directory tells of another incarnation of the tenant')
       this.#work(tenant)
     } else if (mine?.state === 'dropping' && state === 'current') {
       this.#set(tenant, 'dropping', 'the copy was ordered to go')
@@ -551,16 +558,15 @@ export class Copies {
       if (status) await this.#reconciler.takeParked(tenant, status)
     }
     await store.made(tenant)
-    const standing = await directory.update(tenant, current =>
-      holderOf(current, node)?.state === 'joining' ? withHolder(current, node, 'active') : undefined,
-    )
+    const { incarnation } = placement
+    const standing = await directory.update(tenant, current => listedAsWhole(current, node, incarnation, 'joining'))
     if (!standing || !holderOf(standing, node)) return false
     if (holderOf(standing, node)!.state === 'dropping') {
       this.#set(tenant, 'dropping', 'the copy was ordered to go')
       return false
     }
+    if (!this.#becomeCurrent(tenant, copy, incarnation)) return false
     this.counts.joined++
-    this.#becomeCurrent(tenant, copy)
     // What came in while it was being made passed it by.
     this.onHole(tenant)
     return true
@@ -671,21 +677,18 @@ export class Copies {
       )
     if (!holderOf(placement, node)) {
       const listed = await directory.update(tenant, current =>
-        holderOf(current, node) ? undefined : withHolder(current, node, 'active'),
+        listedAsWhole(current, node, local.incarnation, undefined),
       )
       if (!listed) return false
     }
     if (holderOf(directory.placement(tenant), node)?.state === 'joining')
-      await directory.update(tenant, current =>
-        holderOf(current, node)?.state === 'joining' ? withHolder(current, node, 'active') : undefined,
-      )
+      await directory.update(tenant, current => listedAsWhole(current, node, local.incarnation, 'joining'))
     if (holderOf(directory.placement(tenant), node)?.state === 'dropping') {
       this.#set(tenant, 'dropping', 'the copy was ordered to go')
       this.#options.onCurrent(tenant)
       return false
     }
-    this.#becomeCurrent(tenant, copy)
-    return true
+    return this.#becomeCurrent(tenant, copy, local.incarnation)
   }
 
   /** Whether the stream may have had entries that are gone from it, and that this copy never got. Written down, since its position in the stream moves on. */
@@ -740,8 +743,11 @@ export class Copies {
     return (await follower.isUncut(tenant)) && directory.hasKnownFromTheStart(tenant)
   }
 
-  #becomeCurrent(tenant: TenantId, copy: Copy): void {
-    if (this.#copies.get(tenant) !== copy || copy.state === 'corrupt') return
+  /** False: it is not of the incarnation that the directory tells of by now. */
+  #becomeCurrent(tenant: TenantId, copy: Copy, incarnation: string): boolean {
+    if (this.#copies.get(tenant) !== copy || copy.state === 'corrupt') return true
+    if (this.#options.directory.placement(tenant)?.incarnation !== incarnation) return false
+    copy.incarnation = incarnation
     this.#set(tenant, 'current', '')
     copy.unheardSinceMs = undefined
     this.#options.follower.hadMissed(tenant)
@@ -751,6 +757,7 @@ export class Copies {
     if (this.#options.applier.hasHole(tenant)) this.#holes.note(tenant)
     const placement = this.#options.directory.placement(tenant)
     if (placement) queueMicrotask(() => this.#onPlacement(placement))
+    return true
   }
 
   /** A copy that is not complete has nothing of its own but what was set aside in it or waits there for its clock, which goes to a copy that is. */
@@ -835,6 +842,17 @@ export class Copies {
     return true
   }
 }
+
+/** The placement with this node's copy, which is whole, as active, when it stands there as `before`; undefined when not, or when the placement is of another incarnation than the copy. */
+const listedAsWhole = (
+  placement: Placement,
+  node: string,
+  incarnation: string,
+  before: 'joining' | undefined,
+): Placement | undefined =>
+  placement.incarnation === incarnation && holderOf(placement, node)?.state === before
+    ? withHolder(placement, node, 'active')
+    : undefined
 
 /** The placement with this node in that state. */
 export const withHolder = (

@@ -580,7 +580,9 @@ export class Directory {
     const standing = await bucket.get(key)
     const now = standing ? decodePlacement(standing.value) : older
     if (standing && isSuccessor(now, known)) return this.#take(now)
-    const holders = new Map([...now.holders, ...known.holders].map(holder => [holder.node, holder]))
+    // Who has a copy of another incarnation holds nothing of this one.
+    const before = now.incarnation === known.incarnation ? now.holders : []
+    const holders = new Map([...before, ...known.holders].map(holder => [holder.node, holder]))
     const merged: Placement = {
       ...known,
       holders: [...holders.values()],

@@ -214,7 +214,7 @@ export class Router {
       const standing = await directory.create(wanted)
       if (standing.incarnation === wanted.incarnation && copies.state(tenant) === 'absent') {
         homes.created(tenant, standing.epoch, term)
-        copies.created(tenant)
+        copies.created(standing)
       }
       return standing
     })

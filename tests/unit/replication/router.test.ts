@@ -32,7 +32,7 @@ function lonelyNode(delayMs: number) {
     reason: () => 'this node has no copy',
     whenCurrent: async (id: TenantId) => current.has(id),
     creating: <T>(_: TenantId, work: () => Promise<T>) => work(),
-    created: (id: TenantId) => void current.add(id),
+    created: ({ tenant: id }: Placement) => void current.add(id),
   }
   const router = new Router({
     node: 'n1',
