@@ -363,9 +363,10 @@ export const errorTable = {
 
 export type ErrorCode = keyof typeof errorTable
 
-/** Members of an answer that a client also looks for where a success has them: the header or metadata of the same meaning. */
+/** Members of an answer that a client also looks for where a success has them, and what nodes tell one another: the header or metadata of the same meaning. */
 export const headerOfExtra: Readonly<Record<string, string>> = {
   bookmark: 'x-percolate-bookmark',
+  lacks: 'x-percolate-lacks',
   durability: 'x-percolate-durability',
 }
 

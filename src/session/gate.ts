@@ -3,7 +3,7 @@ import type { PeerAuth } from '../replication/auth.ts'
 import { activeHolders, type Member, protocolOf } from '../replication/placement.ts'
 import type { Replica } from '../replication/replica.ts'
 import type { Route } from '../replication/router.ts'
-import { NotTaken } from './forward.ts'
+import { bookmarkNotReached, LACKS_BOOKMARK, NotTaken } from './forward.ts'
 import type { SessionRequest } from './request.ts'
 import { Session } from './session.ts'
 
@@ -105,10 +105,12 @@ export class Gate {
     const targets = others.flatMap(node => replica.directory.member(node) ?? []).sort(byBookmark)
     // The others are not the home.
     if (forwardedBy === undefined && !needsHome && targets.length > 0) return { kind: 'forward', targets }
-    throw new PercolateError(
-      'BOOKMARK_NOT_REACHED',
-      'No holder that could be asked has applied the bookmark yet; retry in a moment.',
-    )
+    // Who sent it here asks the next one.
+    if (forwardedBy !== undefined && !needsHome)
+      throw new PercolateError('MISDIRECTED', "This node's copy has not applied the bookmark yet.", {
+        extra: { lacks: LACKS_BOOKMARK },
+      })
+    throw bookmarkNotReached()
   }
 }
 

@@ -465,7 +465,9 @@ export class SimProcess implements SimClient {
         return await cluster.call(this, cluster.node(node)!, process => process.handle(request, id))
       } catch (error) {
         if (error instanceof Unreachable) throw lost(node, error, error.wasSent && request.write !== undefined)
-        throw error instanceof PercolateError && error.code === 'MISDIRECTED' ? misdirected(node) : error
+        throw error instanceof PercolateError && error.code === 'MISDIRECTED'
+          ? misdirected(node, error.extra?.lacks)
+          : error
       }
     })
   }

@@ -219,7 +219,7 @@ function callError(node: string, error: Error, isDone: boolean, signal: AbortSig
   const code = metadata?.get('percolate-code')[0]
   const field = metadata?.get('percolate-field')[0]
   const retryAfterS = Number(metadata?.get('retry-after')[0])
-  if (code === 'MISDIRECTED') return misdirected(node)
+  if (code === 'MISDIRECTED') return misdirected(node, metadata!.get('percolate-lacks')[0]?.toString())
   if (isErrorCode(code))
     return new PercolateError(code, details ?? error.message, {
       ...(field === undefined ? {} : { field: String(field) }),

@@ -115,7 +115,7 @@ export class HttpForwarder {
           reply.raw.off('close', gone)
           const isSpent = hasBody && isSent && !body && !this.keptBody(request.raw)
           if (!hasBody || !isSent) outgoing.destroy()
-          return reject(misdirected(target.node, isSpent))
+          return reject(misdirected(target.node, answer.headers['x-percolate-lacks']?.toString(), isSpent))
         }
         // An answer before the body was asked for: the rest of it is not wanted.
         if (!isSent) request.raw.resume()

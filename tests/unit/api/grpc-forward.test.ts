@@ -15,12 +15,14 @@ import { PercolateError } from '../../../src/base/errors.ts'
 import type { TenantId } from '../../../src/base/ids.ts'
 import { PeerAuth } from '../../../src/replication/auth.ts'
 import type { Member } from '../../../src/replication/placement.ts'
+import { LACKS_BOOKMARK } from '../../../src/session/forward.ts'
 
 /** Nodes as a forwarding node sees them: real gRPC servers, each with one way to take or refuse a call. */
 const servers: Server[] = []
 const forwarder = new GrpcForwarder(new PeerAuth('secret', 'n1'))
 const call = { metadata: new Metadata(), getDeadline: () => Number.POSITIVE_INFINITY }
 let refusing: Member
+let behind: Member
 let serving: Member
 let dropping: Member
 let silent: Member
@@ -35,6 +37,11 @@ beforeAll(async () => {
     PutResources: (_call: unknown, done: (error: unknown) => void) => done(misdirected),
     WriteResources: (_call: unknown, done: (error: unknown) => void) => done(misdirected),
     ListResources: (stream: EventEmitter) => stream.emit('error', misdirected),
+  })
+  const lacking = failure(new PercolateError('MISDIRECTED', 'Not yet.', { extra: { lacks: LACKS_BOOKMARK } }))
+  behind = await start('behind', {
+    PutResources: (_call: unknown, done: (error: unknown) => void) => done(lacking),
+    ListResources: (stream: EventEmitter) => stream.emit('error', lacking),
   })
   serving = await start('serving', {
     PutResources: (_call: unknown, done: (error: null, answer: object) => void) => done(null, { ids: ['a'] }),
@@ -141,6 +148,19 @@ describe('a forwarded gRPC call', () => {
     await expect(forward.unary('PutResources', call, {})).rejects.toMatchObject({ code: 'TENANT_UNAVAILABLE' })
     expect(read).toBe(0)
   })
+
+  it('that reads goes to the next node when one lacks what its bookmark names, and is refused for that when no other takes it', async () => {
+    const first = async (...targets: Member[]) => {
+      for await (const { id } of begin(targets, false).serverStream('ListResources', call, {})) return id
+      return undefined
+    }
+    const unary = (...targets: Member[]) => begin(targets, false).unary('PutResources', call, {})
+    expect(await first(behind, serving)).toBe('x')
+    expect((await unary(behind, serving)).answer).toEqual({ ids: ['a'] })
+    const refused = { code: 'BOOKMARK_NOT_REACHED' }
+    await expect(first(behind, refusing)).rejects.toMatchObject(refused)
+    await expect(unary(behind, refusing)).rejects.toMatchObject(refused)
+  }, 30_000)
 
   it('is not done twice when what became of a write is not known; a read is asked of the next', async () => {
     await expect(begin([dropping, serving], true).unary('PutResources', call, {})).rejects.toMatchObject({

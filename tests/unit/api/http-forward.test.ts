@@ -1,4 +1,4 @@
-import { createServer, type IncomingMessage, type Server } from 'node:http'
+import { createServer, type IncomingMessage, type OutgoingHttpHeaders, type Server } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import fastify, { type FastifyInstance } from 'fastify'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
@@ -20,6 +20,7 @@ const bodies: { readonly node: string; readonly text: string }[] = []
 const routes: Route[] = []
 let late: Member
 let serving: Member
+let behind: Member
 let entry: FastifyInstance
 let url: string
 
@@ -27,6 +28,8 @@ beforeAll(async () => {
   // It stopped being the home when it had the body.
   late = await peer('late', 421)
   serving = await peer('serving', 200)
+  // Its copy has not applied what the read's bookmark names.
+  behind = await peer('behind', 421, { 'x-percolate-lacks': 'bookmark' })
   const auth = new PeerAuth('secret', 'n1')
   const replica = {
     service: { node: 'n1' },
@@ -39,6 +42,7 @@ beforeAll(async () => {
   entry.setErrorHandler((error, request, reply) => sendError(error, request, reply, metrics))
   addTenantHook(entry, { time: systemTime, asOfAheadMsMax: 0, onTenant: () => {}, gate, forwarder })
   entry.put('/e', async request => ({ node: 'n1', got: request.body }))
+  entry.get('/e', async () => ({ node: 'n1' }))
   url = await entry.listen({ host: '127.0.0.1', port: 0 })
   closing.push(forwarder, entry)
 })
@@ -46,12 +50,12 @@ afterAll(async () => {
   for (const server of closing) await server.close()
 })
 
-async function peer(node: string, status: number): Promise<Member> {
+async function peer(node: string, status: number, headers: OutgoingHttpHeaders = {}): Promise<Member> {
   const server: Server = createServer(async (request: IncomingMessage, response) => {
     let text = ''
     for await (const chunk of request) text += chunk
     bodies.push({ node, text })
-    response.writeHead(status, { 'content-type': 'application/json' }).end(JSON.stringify({ node }))
+    response.writeHead(status, { 'content-type': 'application/json', ...headers }).end(JSON.stringify({ node }))
   })
   await new Promise<void>(resolve => server.listen(0, '127.0.0.1', resolve))
   closing.push({ close: () => server.closeAllConnections() ?? server.close() })
@@ -59,14 +63,18 @@ async function peer(node: string, status: number): Promise<Member> {
   return { node, http: `127.0.0.1:${port}` } as Member
 }
 
-async function put(body: object, ...to: Route[]) {
-  routes.splice(0, routes.length, ...to)
-  bodies.length = 0
-  const answer = await fetch(`${url}/e`, {
+const put = (body: object, ...to: Route[]) =>
+  send(to, {
     method: 'PUT',
     headers: { 'x-tenant-id': 'acme', 'content-type': 'application/json' },
     body: JSON.stringify(body),
   })
+const get = (...to: Route[]) => send(to, { headers: { 'x-tenant-id': 'acme' } })
+
+async function send(to: readonly Route[], init: RequestInit) {
+  routes.splice(0, routes.length, ...to)
+  bodies.length = 0
+  const answer = await fetch(`${url}/e`, init)
   const text = await answer.text()
   return { status: answer.status, body: JSON.parse(text) }
 }
@@ -97,5 +105,19 @@ describe('a request that a node took and then did nothing of', () => {
     expect([answer.status, answer.body.code]).toEqual([503, 'TENANT_UNAVAILABLE'])
     expect(answer.body.detail).toContain('did nothing; send it again')
     expect(bodies.map(({ node }) => node)).toEqual(['late'])
+  })
+})
+
+describe('a read that a node does not answer, since its copy lacks what the bookmark names', () => {
+  it('goes to the next', async () => {
+    const answer = await get(forward(behind, serving))
+    expect(answer).toEqual({ status: 200, body: { node: 'serving' } })
+    expect(bodies.map(({ node }) => node)).toEqual(['behind', 'serving'])
+  })
+
+  it('is refused for that when no other takes it, and not sent there again', async () => {
+    const answer = await get(forward(behind, late), forward(serving))
+    expect([answer.status, answer.body.code]).toEqual([503, 'BOOKMARK_NOT_REACHED'])
+    expect(bodies.map(({ node }) => node)).toEqual(['behind', 'late'])
   })
 })

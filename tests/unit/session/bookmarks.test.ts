@@ -1,0 +1,49 @@
+import { describe, expect, it } from 'vitest'
+import type { Bookmark } from '../../../src/session/bookmark.ts'
+import { SmallCluster } from '../../support/small-cluster.ts'
+
+const ref = { kind: 'entity', key: ['marked'] } as const
+
+/**
+ * The holders are n1, the home, which is cut off from the servers of NATS and is not known to be, n2, and n3, which has written what the bookmark names and is gone. n4 holds nothing.
+ */
+async function marked(): Promise<{ small: SmallCluster; bookmark: Bookmark }> {
+  const small = await SmallCluster.start({ nodes: 4, settings: { antiEntropyMs: 1e9 } })
+  await small.hold('n3', 'joining')
+  await small.until('n3 is current', () => small.isCurrent('n3'))
+  const told = () => small.placement('n4').holders.filter(({ state }) => state === 'active').length === 3
+  await small.until('n4 knows', () => told() && small.placement('n4').home === 'n1')
+  small.cluster.node('n1')!.natsCut = true
+  await small.write('n3', 'marked')
+  const bookmark = await small.open('n3', async open => ({
+    incarnation: open.identity.incarnation,
+    vector: new Map([[open.origin, open.vector.get(open.origin)!]]),
+  }))
+  await small.settle(
+    small.process('n2').pool.waitFor(small.tenant, open => open.covers(bookmark!.vector), { timeoutMs: 1000 }),
+  )
+  small.process('n3').kill()
+  return { small, bookmark: bookmark! }
+}
+
+const ask = ({ cluster, tenant }: SmallCluster, entry: string, bookmark: Bookmark) =>
+  cluster.node(entry)!.process!.handle({ tenant, ref, bookmark }, undefined)
+
+describe('a read with a bookmark that a node sends on', () => {
+  it('goes to the next holder when the first one lacks what the bookmark names', async () => {
+    const { small, bookmark } = await marked()
+    const answer = await small.settle(ask(small, 'n4', bookmark))
+    expect([answer.node, answer.exists]).toEqual(['n2', true])
+  })
+
+  it('is refused when none of them has it: each is asked once, and waits once', async () => {
+    const { small, bookmark } = await marked()
+    const [origin, sequence] = [...bookmark.vector][0]!
+    const future = { ...bookmark, vector: new Map([[origin, sequence + 1]]) }
+    const forwarded = () => small.cluster.counts.get('forwarded') ?? 0
+    const before = forwarded()
+    await expect(small.settle(ask(small, 'n4', future))).rejects.toMatchObject({ code: 'BOOKMARK_NOT_REACHED' })
+    // Nobody knows yet that n3 is gone.
+    expect(forwarded() - before).toBe(3)
+  })
+})
