@@ -114,7 +114,7 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
       remove: id => dataDir.removeTenant(id),
       setAside: id => dataDir.setTenantAside(id, config.damagedCopiesMax, time.now()),
       making: (id, incarnation) => dataDir.makingTenant(id, incarnation),
-      isMaking: (id, incarnation) => dataDir.isMakingTenant(id, incarnation),
+      makingOf: id => dataDir.makingOf(id),
       made: id => dataDir.madeTenant(id),
     }
     const room = new StagingRoom(config.stagedTextBytesMax)

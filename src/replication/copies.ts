@@ -320,6 +320,7 @@ export class Copies {
       copy.wake?.()
     }
     if (this.#creating.has(tenant)) return
+    this.#sweepNote(placement)
     const mine = holderOf(placement, this.#options.node)
     const state = this.state(tenant)
     if (mine && mine.state !== 'dropping' && state === 'absent') {
@@ -349,6 +350,17 @@ export class Copies {
       // The record is older than the drop (a restored directory): it is done.
       void this.#unlist(tenant)
     }
+  }
+
+  /** The note of an attempt to make the tenant whose outcome did not become known is of no use once another incarnation stands, or somebody else has a whole copy. */
+  #sweepNote(placement: Placement): void {
+    const { node, store, logger } = this.#options
+    const { tenant, incarnation } = placement
+    const noted = store.makingOf(tenant)
+    if (noted === undefined || (noted === incarnation && isNobodyElses(placement, node))) return
+    store
+      .made(tenant)
+      .catch(error => logger.debug({ tenant, reason: String(error) }, 'the note of its making is still on disk'))
   }
 
   async #unlist(tenant: TenantId): Promise<void> {
@@ -489,7 +501,7 @@ export class Copies {
     const source = await this.#reconciler.firstCurrent(tenant, placement, sources)
     const outside = source ? undefined : await this.#options.snapshot(tenant, placement.incarnation)
     // Asked once: the note goes when the copy is whole.
-    const isUnwritten = store.isMaking(tenant, placement.incarnation)
+    const isUnwritten = store.makingOf(tenant) === placement.incarnation
     const isAllThere = async () => isUnwritten || this.#isAllInStream(tenant)
     if (!source && !outside && !(isNobodyElses(placement, node) && (await isAllThere())))
       throw new PercolateError('TENANT_UNAVAILABLE', 'No other copy can be reached to make this one from.')

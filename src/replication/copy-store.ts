@@ -4,7 +4,7 @@ import { salvageTenant, type TenantStore, wipeTenant } from '../tenant/open-pool
 import type { Salvage } from '../tenant/scan.ts'
 
 /** The tenants' databases on this node's disk. */
-export interface CopyStore extends Pick<TenantStore, 'making' | 'isMaking' | 'made'> {
+export interface CopyStore extends Pick<TenantStore, 'making' | 'makingOf' | 'made'> {
   tenants(): Promise<TenantId[]>
   has(tenant: TenantId): Promise<boolean>
   /** Empties the closed database of a tenant for a copy that is made anew. */
@@ -24,6 +24,6 @@ export const copyStore = (store: TenantStore, time: Time): CopyStore => ({
   salvage: tenant => salvageTenant(store, tenant),
   setAside: tenant => store.setAside(tenant),
   making: (tenant, incarnation) => store.making(tenant, incarnation),
-  isMaking: (tenant, incarnation) => store.isMaking(tenant, incarnation),
+  makingOf: tenant => store.makingOf(tenant),
   made: tenant => store.made(tenant),
 })

@@ -145,8 +145,9 @@ export class DataDir {
     this.#making.set(id, incarnation)
   }
 
-  isMakingTenant(id: TenantId, incarnation: string): boolean {
-    return this.#making.get(id) === incarnation
+  /** The incarnation that the note of {@link makingTenant} names. */
+  makingOf(id: TenantId): string | undefined {
+    return this.#making.get(id)
   }
 
   /** Takes the note of {@link makingTenant} back, on disk, before anything is written. */

@@ -22,7 +22,8 @@ export interface TenantStore {
   setAside(id: TenantId): Promise<string>
   /** Notes durably that this node is about to enter the tenant as a new one: until {@link made} nothing of this incarnation was ever written on this disk. */
   making(id: TenantId, incarnation: string): Promise<void>
-  isMaking(id: TenantId, incarnation: string): boolean
+  /** The incarnation that the note of {@link making} names. */
+  makingOf(id: TenantId): string | undefined
   /** Takes the note back durably, if there is one. */
   made(id: TenantId): Promise<void>
 }

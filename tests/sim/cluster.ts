@@ -342,7 +342,7 @@ export class SimProcess implements SimClient {
         return id
       },
       making: async (id, incarnation) => void disk.making.set(id, incarnation),
-      isMaking: (id, incarnation) => disk.making.get(id) === incarnation,
+      makingOf: id => disk.making.get(id),
       made: async id => void disk.making.delete(id),
     }
     const copies = copyStore(store, time)

@@ -228,3 +228,38 @@ describe('a tenant whose maker died at its making, while the servers lost their 
     expect(small.process('n1').replica.copies.state(later)).toBe('joining')
   })
 })
+
+describe('the note of a making whose outcome never became known', () => {
+  const later = parseTenantId('later')
+
+  /** n1 was about to enter the tenant when it was cut off; then n2 makes it. */
+  async function madeByAnother({ isKilled = false } = {}) {
+    const small = await SmallCluster.start({ settings: { replicas: 1 } })
+    const n1 = small.cluster.node('n1')!
+    n1.natsCut = true
+    await expect(small.settle(small.process('n1').replica.router.enter(later))).rejects.toMatchObject({
+      code: 'STREAM_UNAVAILABLE',
+    })
+    expect(n1.disk.making.has(later)).toBe(true)
+    if (isKilled) n1.process!.kill()
+    await small.settle(small.process('n2').replica.router.enter(later))
+    await small.world.run(3000)
+    expect(n1.disk.making.has(later)).toBe(true)
+    n1.natsCut = false
+    if (isKilled) n1.start()
+    await small.until('n1 knows', () => small.process('n1').replica.directory.placement(later) !== undefined)
+    await small.world.run(100)
+    return small
+  }
+
+  it('goes when the tenant is seen to be of another making', async () => {
+    const small = await madeByAnother()
+    expect(small.cluster.node('n1')!.disk.making.has(later)).toBe(false)
+    expect(small.process('n1').replica.copies.state(later)).toBe('absent')
+  })
+
+  it('also when the node died meanwhile', async () => {
+    const small = await madeByAnother({ isKilled: true })
+    expect(small.cluster.node('n1')!.disk.making.has(later)).toBe(false)
+  })
+})
