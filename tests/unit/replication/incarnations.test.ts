@@ -67,3 +67,24 @@ describe('a copy that is current when the directory comes to tell of another inc
     for (const node of ['n1', 'n2']) expect(small.placement(node).holders).toEqual([{ node: 'n2', state: 'active' }])
   })
 })
+
+it('a copy that is being checked when the directory comes to tell of another incarnation is not listed as one of it', async () => {
+  const small = await SmallCluster.start()
+  const { directory, follower } = small.process('n2').replica
+  const readToEnd = follower.readToEnd.bind(follower)
+  let later = ''
+  follower.readToEnd = async (...args) => {
+    if (later === '')
+      await directory.update(small.tenant, current => {
+        later = `${current.incarnation}0`
+        return { ...current, incarnation: later }
+      })
+    return readToEnd(...args)
+  }
+  // It then checks its copy, to list it.
+  await small.hold('n2', undefined)
+  await small.until('n2 knows', () => later !== '' && small.placement('n2').incarnation === later)
+  await small.world.run(5000)
+  expect([small.state('n2'), reasonOf(small, 'n2')]).toEqual(['verifying', expect.stringMatching(KEPT)])
+  expect(small.placement('n2').holders.map(({ node }) => node)).not.toContain('n2')
+})
