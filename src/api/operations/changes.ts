@@ -122,7 +122,7 @@ export class ChangeOperations {
     let incarnation = typeof start === 'string' ? '' : start.incarnation
     const at = (position: FeedPosition) => encodeFeedCursor({ incarnation, ...position })
     while (!signal.aborted) {
-      this.#assertAnswers(call.tenant, reader && at(reader.position))
+      this.#assertAnswers(call.tenant, incarnation, reader && at(reader.position))
       const following = reader
       const watch = pool.watch(call.tenant, tenant => following?.isBehind(tenant) ?? true)
       try {
@@ -160,7 +160,7 @@ export class ChangeOperations {
         // A heartbeat opens nothing: nothing has changed.
         while (!(await watch.wait(heartbeatMs, signal)) && !signal.aborted) {
           const cursorNow = reader ? at(reader.position) : encodeFeedCursor(start as FeedCursor)
-          if (reader) this.#assertAnswers(call.tenant, cursorNow)
+          if (reader) this.#assertAnswers(call.tenant, incarnation, cursorNow)
           else if (!this.#isNowhere(call)) throw gone(cursorNow)
           yield { cursor: cursorNow }
         }
@@ -176,10 +176,13 @@ export class ChangeOperations {
     return replica === undefined || replica.router.isNew(call.tenant)
   }
 
-  /** A copy that goes, or is made anew, says nothing any more; other holders do. */
-  #assertAnswers(tenant: TenantId, cursor: string | undefined): void {
-    const state = this.#context.replica?.copies.state(tenant)
-    if (cursor !== undefined && (state === 'absent' || state === 'joining')) throw gone(cursor)
+  /** A copy that goes, or is made anew, says nothing any more; other holders do. Nor does one of another incarnation than the directory tells of: who follows on elsewhere begins anew. */
+  #assertAnswers(tenant: TenantId, incarnation: string, cursor: string | undefined): void {
+    const { replica } = this.#context
+    if (!replica || cursor === undefined) return
+    const state = replica.copies.state(tenant)
+    const standing = replica.directory.placement(tenant)?.incarnation ?? incarnation
+    if (state === 'absent' || state === 'joining' || standing !== incarnation) throw gone(cursor)
   }
 }
 

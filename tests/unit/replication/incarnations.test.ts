@@ -1,4 +1,7 @@
 import { describe, expect, it } from 'vitest'
+import type { PercolateError } from '../../../src/base/errors.ts'
+import { ANY, type SessionRequest } from '../../../src/session/request.ts'
+import { Session } from '../../../src/session/session.ts'
 import { subjects } from '../../../src/stream/subjects.ts'
 import { SmallCluster } from '../../support/small-cluster.ts'
 
@@ -34,6 +37,23 @@ async function madeTwice(others: 'down' | 'cut off') {
 
 const incarnationOf = (small: SmallCluster, node: string) => small.open(node, async open => open.identity.incarnation)
 const reasonOf = (small: SmallCluster, node: string) => small.process(node).replica.copies.reason(small.tenant)
+/** A feed of the tenant as one node serves it. */
+function follow(small: SmallCluster, node: string, cursor?: string) {
+  const request = { tenant: small.tenant, access: 'read', consistency: ANY, asOf: undefined, forwardedBy: undefined }
+  const session = new Session(request as SessionRequest, { signal: new AbortController().signal, hasEnded: false })
+  return small.process(node).changes.follow(session, { cursor, field: 'cursor' }, 500)
+}
+
+/** What a feed ends with. */
+async function endOf(feed: AsyncGenerator<unknown>): Promise<PercolateError> {
+  try {
+    for await (const _ of feed);
+  } catch (error) {
+    return error as PercolateError
+  }
+  throw new Error('it ended without an error')
+}
+
 const KEPT = /it is kept, and not used/
 
 describe('a copy that is current when the directory comes to tell of another incarnation of its tenant', () => {
@@ -49,6 +69,20 @@ describe('a copy that is current when the directory comes to tell of another inc
     expect(await small.read('n1', 'first')).toBeDefined()
     expect([small.state('n2'), reasonOf(small, 'n2')]).toEqual(['verifying', expect.stringMatching(KEPT)])
     expect(await small.read('n2', 'second')).toBeDefined()
+  })
+
+  it('ends the feeds that are read from it, which begin anew at a copy of the other one', async () => {
+    const { small, returns } = await madeTwice('down')
+    const feed = follow(small, 'n2')
+    const began = await small.settle(feed.next())
+    expect(began.value!.cursor).toMatch(/./)
+    const ended = small.settle(endOf(feed))
+    returns()
+    const { code, extra } = await ended
+    expect(code).toBe('TENANT_UNAVAILABLE')
+    await small.until('n1 answers', () => small.isCurrent('n1'))
+    const resumed = await small.settle(endOf(follow(small, 'n1', extra!.cursor)))
+    expect(resumed.code).toBe('CHANGES_EXPIRED')
   })
 
   it('is no holder of the later one, which is rolled forward over its record', async () => {
