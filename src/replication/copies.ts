@@ -62,6 +62,8 @@ interface Copy {
   isDamaged: boolean
   /** What does not decode is not taken for damage of the database before then, by our monotonic clock: it was read through. */
   trustedUntilMs: number
+  /** Nobody could be asked what it missed, for as long as that is waited for: it answers with what it has. */
+  isUnvouched: boolean
   /** Since when it waits for holders that could tell what it missed, by our monotonic clock. */
   unheardSinceMs: number | undefined
   /** Changes of its placement that were seen. */
@@ -306,6 +308,7 @@ export class Copies {
         isComplete: false,
         isDamaged: false,
         trustedUntilMs: Number.NEGATIVE_INFINITY,
+        isUnvouched: false,
         unheardSinceMs: undefined,
         changes: 0,
         wake: undefined,
@@ -622,6 +625,7 @@ export class Copies {
       return false
     }
     copy.isComplete = true
+    copy.isUnvouched = false
     const peers = this.#reconciler.sources(placement)
     const before = await this.#reconciler.statuses(tenant, peers, placement)
     if (await this.#reconciler.isBelowFloor(tenant, before)) {
@@ -703,15 +707,39 @@ export class Copies {
     return this.#becomeCurrent(tenant, copy, local.incarnation)
   }
 
+  /**
+   * Whether the copy, which has read its stream to its end, has all that the home before could decide on. When that stream may have lost something (all servers lost their stores), its end is no evidence: then all active holders but one have to
+   * be heard, this one among them, since a *replicated* write is on two of them; what they have is taken over. False: not now. Throws when the servers or a holder fail.
+   */
+  async isVouchedFor(tenant: TenantId, placement: Placement): Promise<boolean> {
+    const { node, follower, pool } = this.#options
+    if (this.#copies.get(tenant)?.isUnvouched) return true
+    if (!(await follower.mayBeCut(tenant, await this.#hasReaped(tenant, placement)))) return true
+    const others = activeHolders(placement).flatMap(holder => (holder.node === node ? [] : [holder.node]))
+    const statuses = await this.#reconciler.statuses(tenant, others, placement)
+    if (others.length - statuses.length > UNHEARD_MAX) return false
+    for (const status of statuses) await this.#takeFrom(tenant, status)
+    for (const { vector } of statuses) if (!(await this.#reconciler.covers(tenant, vector))) return false
+    if (statuses.length === others.length && this.isCurrent(tenant)) {
+      follower.hadMissed(tenant)
+      await pool.use(tenant, open => open.change(async staging => staging.del(keys.meta('missed'))))
+    }
+    return true
+  }
+
   /** Whether the stream may have had entries that are gone from it, and that this copy never got. Written down, since its position in the stream moves on. */
-  async #mayHaveMissed(tenant: TenantId, { covered }: Placement): Promise<boolean> {
+  async #mayHaveMissed(tenant: TenantId, placement: Placement): Promise<boolean> {
     const { pool, follower } = this.#options
     const isNoted = await pool.use(tenant, async open => (await open.get(keys.meta('missed'))) !== undefined)
     if (isNoted) return true
-    const hasReaped = covered && (await this.#reconciler.covers(tenant, new Map(Object.entries(covered))))
-    if (!(await follower.mayHaveMissed(tenant, hasReaped ?? false))) return false
+    if (!(await follower.mayHaveMissed(tenant, await this.#hasReaped(tenant, placement)))) return false
     await pool.use(tenant, open => open.change(async staging => staging.put(keys.meta('missed'), Buffer.alloc(0))))
     return true
+  }
+
+  /** Whether the copy has what was noted of a stream that was deleted since all holders had read it. */
+  async #hasReaped(tenant: TenantId, { covered }: Placement): Promise<boolean> {
+    return covered !== undefined && (await this.#reconciler.covers(tenant, new Map(Object.entries(covered))))
   }
 
   /**
@@ -739,6 +767,7 @@ export class Copies {
         `This copy was away for longer than its stream keeps what others wrote, there is no snapshot, and ${unheard.join(' and ')} can't be asked.`,
       )
     this.counts.unvouched++
+    copy.isUnvouched = true
     logger.error(
       { tenant, holders: unheard },
       'this copy may lack writes that others acknowledged: it was away for longer than its stream keeps them, and nobody could be asked; it answers with what it has until one of these holders comes back',

@@ -2,6 +2,7 @@ import { setMaxListeners } from 'node:events'
 import type { TenantId } from '../base/ids.ts'
 import type { Logger } from '../base/logger.ts'
 import type { Time } from '../base/time.ts'
+import { keys } from '../storage/keys.ts'
 import type { StoredMessage, StreamInfo, StreamPort } from '../stream/port.ts'
 import { subjects } from '../stream/subjects.ts'
 import type { TenantPool } from '../tenant/pool.ts'
@@ -48,6 +49,7 @@ export const WATCHED_MAX = 10_000
 const CATCH_UP_MS_MAX = 30_000
 
 const DONE = Promise.resolve(true)
+const NOTED = Buffer.alloc(0)
 
 type StreamRange = Pick<StreamInfo, 'incarnation' | 'firstSequence' | 'lastSequence'>
 const EMPTY_STREAM: StreamRange = { incarnation: '', firstSequence: 1, lastSequence: 0 }
@@ -78,7 +80,7 @@ export class Follower {
   readonly #unsettled = new Map<TenantId, StreamCursor>()
   /** Passes over what was passed over, under way now; one for each copy, at most. */
   readonly #passes = new Map<TenantId, Promise<boolean>>()
-  /** Streams whose reader began behind entries that it had never read, and that are gone from there. As many as are read, at most. */
+  /** Streams whose reader began behind entries that it had never read, and that are gone from there, or found another stream than it had read. As many as are read, at most. */
   readonly #jumped = new Set<string>()
   readonly #stop = new AbortController()
   #endListening = () => {}
@@ -199,7 +201,20 @@ export class Follower {
     if (this.#jumped.has(name)) return true
     const info = await this.#options.stream.streamInfo(name)
     if (!info) return !hasReaped
-    return isBehind(await this.#loadCursor(name, streams.pools === undefined ? tenant : undefined), info)
+    const kept = await this.#loadCursor(name, streams.pools === undefined ? tenant : undefined)
+    return isBehind(kept, info) || (kept !== undefined && kept.stream !== info.incarnation && !hasReaped)
+  }
+
+  /**
+   * Whether the tenant's stream may be less than what was published of it, so that a copy that has read it to its end may lack something: this reader found another one than it had read, or entries gone that it
+   * had not, or the servers say that there is none. Throws STREAM_UNAVAILABLE when they can't be asked.
+   */
+  async mayBeCut(tenant: TenantId, hasReaped: boolean): Promise<boolean> {
+    const streams = this.#options.streams()
+    if (!streams) return true
+    const name = streams.streamOf(tenant)
+    if (this.#jumped.has(name)) return true
+    return !hasReaped && (await this.#options.stream.streamInfo(name)) === undefined
   }
 
   /** What the copy may have missed of its stream was had from elsewhere. What a pool stream has nothing left of may be missing from other copies still. */
@@ -252,7 +267,8 @@ export class Follower {
         const isSame = kept?.stream === info.incarnation && kept.sequence <= info.lastSequence
         // What it has no more is not waited for: a stream that has nothing left has no message to wake this reader with either.
         const after = Math.max(isSame ? kept.sequence : 0, info.firstSequence - 1)
-        if (isBehind(kept, info)) this.#jump(name, tenant)
+        // Of the one that it had read nobody can say any more how it went on.
+        if (isBehind(kept, info) || (kept !== undefined && kept.stream !== info.incarnation)) this.#jump(name, tenant)
         reading.position = { stream: info.incarnation, sequence: after }
         this.#note(name, reading)
         await this.#consume(streams, name, tenant, reading, info.incarnation)
@@ -475,7 +491,10 @@ export class Follower {
     if (!this.#isKept(name, reading) || applier.hasHole(tenant)) return
     // Looked at under the lease: another copy may be there by now. What waits in memory for an earlier one would be lost behind the cursor.
     await pool.use(tenant, async open => {
-      if (this.#isKept(name, reading) && !applier.hasHole(tenant)) await open.setCursor(position)
+      if (!this.#isKept(name, reading) || applier.hasHole(tenant)) return
+      // The position goes on, and the question that it raised stays open.
+      if (this.#jumped.has(name)) await open.change(async staging => staging.put(keys.meta('missed'), NOTED))
+      await open.setCursor(position)
     })
   }
 

@@ -48,7 +48,7 @@ const ARRIVALS_MAX = 10_000
 /**
  * Which tenants this node is the home of. A home decides on conditional writes, alone, while its node's lease lives. It is *held*, *handing over* (conditional writes
  * wait for the outcome as 503) or somebody else's. A home whose node's lease is proven to be over ({@link LeaseProof}) is taken by a holder, with a higher epoch, after it has
- * read the stream to its end.
+ * read the stream to its end, or heard the other holders when that may have lost something.
  */
 export class Homes {
   readonly #options: HomesOptions
@@ -161,6 +161,7 @@ export class Homes {
       if (!over || life === undefined) return false
       // Asked for after the lease was over: whatever was decided under it and published is in the stream by now.
       if (!(await follower.catchUp(tenant))) return false
+      if (!(await copies.isVouchedFor(tenant, standing.placement))) return false
       // The revision that was read means nothing in a directory that was made anew meanwhile.
       if ((await directory.settledLife()) !== life) return false
       if (!copies.isCurrent(tenant) || !membership.mayClaim || membership.term !== term) return false
