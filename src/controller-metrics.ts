@@ -1,5 +1,6 @@
 import type { Activator } from './activator/activator.ts'
 import type { Metrics } from './base/metrics.ts'
+import type { JobStreamsKeeper } from './jobs/keep-streams.ts'
 import type { Controller } from './replication/controller.ts'
 import type { Directory } from './replication/directory.ts'
 import type { Placement } from './replication/placement.ts'
@@ -87,14 +88,14 @@ export function addControllerMetrics(metrics: Metrics, tiers: readonly string[],
   )
 }
 
-/** The activator's metrics; `activator` is undefined where only their names are wanted. */
+/** Of the activator, and of what else must be there before a tier is awake; `parts` is undefined where only the names are wanted. */
 export function addActivatorMetrics(
   metrics: Metrics,
   tiers: readonly string[],
-  activator: Activator | undefined,
+  parts: { readonly activator: Activator; readonly jobStreams: JobStreamsKeeper } | undefined,
 ): void {
   const gauge = (name: string, help: string, read: (tier: string, activator: Activator) => number) =>
-    metrics.labelledGauge(`percolate_${name}`, help, 'tier', tiers, tier => (activator ? read(tier, activator) : 0))
+    metrics.labelledGauge(`percolate_${name}`, help, 'tier', tiers, tier => (parts ? read(tier, parts.activator) : 0))
   gauge('held_requests', 'Requests that wait for a node of their tier', (tier, held) => held.room(tier).held)
   gauge('held_bytes', 'Memory that held requests may take', (tier, held) => held.room(tier).heldBytes)
   gauge(
@@ -121,9 +122,14 @@ export function addActivatorMetrics(
   )
   gauge('held_expired_total', 'Requests that no node got ready for', (tier, held) => held.room(tier).counts.expired)
   metrics.gauge('percolate_router_writes_total', "Times that the router's list was written", () =>
-    activator ? activator.routerCounts.writes : 0,
+    parts ? parts.activator.routerCounts.writes : 0,
   )
   metrics.gauge('percolate_router_failures_total', "Times that the router's list could not be written", () =>
-    activator ? activator.routerCounts.failures : 0,
+    parts ? parts.activator.routerCounts.failures : 0,
+  )
+  metrics.gauge(
+    'percolate_job_streams_there',
+    "1 when this controller's last look found, or made, the job streams and consumers of the tiers that it wakes; 0: their scalers see no queue",
+    () => (parts?.jobStreams.areThere ? 1 : 0),
   )
 }

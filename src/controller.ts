@@ -6,7 +6,7 @@ import { HaproxyRouter } from './activator/haproxy.ts'
 import { KubernetesRouter } from './activator/kubernetes.ts'
 import { GrpcPeers } from './api/grpc/peer-client.ts'
 import { closeServer, createHttpServer, listen } from './api/http/server.ts'
-import { errorMessage, PercolateError } from './base/errors.ts'
+import { PercolateError } from './base/errors.ts'
 import { Lifecycle } from './base/lifecycle.ts'
 import type { Logger } from './base/logger.ts'
 import { Metrics } from './base/metrics.ts'
@@ -17,6 +17,7 @@ import { kubernetesServiceUrl } from './config/load.ts'
 import type { Config } from './config/settings.ts'
 import { addActivatorMetrics, addControllerMetrics } from './controller-metrics.ts'
 import { Jobs } from './jobs/jobs.ts'
+import { JobStreamsKeeper } from './jobs/keep-streams.ts'
 import type { ObjectStore } from './objects/port.ts'
 import { PeerAuth } from './replication/auth.ts'
 import type { Controller } from './replication/controller.ts'
@@ -47,7 +48,6 @@ export interface RunningController {
 const PROBE_TIMEOUT_MS = 2000
 const PEER_TIMEOUT_MS = 3000
 const BODY_BYTES_MAX = 64 * 1024
-const JOB_STREAMS_RETRY_MS = 1000
 /** Leases that a controller that goes waits for its successor's list. */
 const RELEASE_LEASES = 3
 
@@ -128,8 +128,10 @@ export async function startController(options: ControllerRoleOptions): Promise<R
     await activator.start()
     const held = activator
     lifecycle.add('activator', () => held.stop())
-    lifecycle.add('job streams', keepJobStreams(activator.tiers, options))
-    addActivatorMetrics(metrics, activator.tiers, activator)
+    const jobStreams = jobStreamsOf(activator.tiers, options)
+    jobStreams.start()
+    lifecycle.add('job streams', () => jobStreams.stop())
+    addActivatorMetrics(metrics, activator.tiers, { activator, jobStreams })
   }
   addControllerMetrics(metrics, activator?.tiers ?? [config.tier], { controller, directory, stream })
   controller.start()
@@ -139,42 +141,21 @@ export async function startController(options: ControllerRoleOptions): Promise<R
   return { port, controller, directory, activator, stop: () => lifecycle.stop() }
 }
 
-/**
- * The job stream and consumer of each tier are there before its first worker is: a scaler that looks at the consumer's lag takes one that is missing for an error,
- * or for as many workers as there may be.
- */
-function keepJobStreams(tiers: readonly string[], options: ControllerRoleOptions): () => Promise<void> {
+function jobStreamsOf(tiers: readonly string[], options: ControllerRoleOptions): JobStreamsKeeper {
   const { config, logger, time, stream } = options
-  const stop = new AbortController()
-  const keep = async () => {
-    const all = tiers.map(
-      tier =>
-        new Jobs({
-          stream,
-          time,
-          tier,
-          replicas: config.jobReplicas,
-          ackWaitMs: config.jobAckWaitMs,
-          recordMaxAgeMs: config.jobRecordMaxAgeMs,
-          bytesMax: config.jobBytesMax,
-        }),
-    )
-    for (let failures = 0; !stop.signal.aborted; ) {
-      try {
-        for (const jobs of all) await jobs.prepare()
-        return
-      } catch (error) {
-        if (failures++ % 20 === 0)
-          logger.warn({ reason: errorMessage(error) }, 'job streams are not there yet; trying on')
-        await time.sleep(JOB_STREAMS_RETRY_MS, { signal: stop.signal, ref: false }).catch(() => {})
-      }
-    }
-  }
-  const running = keep()
-  return async () => {
-    stop.abort()
-    await running
-  }
+  const jobs = tiers.map(
+    tier =>
+      new Jobs({
+        stream,
+        time,
+        tier,
+        replicas: config.jobReplicas,
+        ackWaitMs: config.jobAckWaitMs,
+        recordMaxAgeMs: config.jobRecordMaxAgeMs,
+        bytesMax: config.jobBytesMax,
+      }),
+  )
+  return new JobStreamsKeeper({ jobs, time, logger, checkMs: config.jobStreamsCheckMs })
 }
 
 async function routerOf(config: Config): Promise<RouterPort | undefined> {

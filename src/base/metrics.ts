@@ -66,12 +66,16 @@ export class Metrics {
       labelNames: [label],
       registers: [this.registry],
       async collect() {
-        for (const value of values)
-          try {
-            this.set({ [label]: value }, await read(value))
-          } catch {
-            this.remove({ [label]: value })
-          }
+        // Together: a page that waits for one answer after the other while nobody answers comes too late for who scrapes it.
+        await Promise.all(
+          values.map(async value => {
+            try {
+              this.set({ [label]: value }, await read(value))
+            } catch {
+              this.remove({ [label]: value })
+            }
+          }),
+        )
       },
     })
   }

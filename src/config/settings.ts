@@ -1013,6 +1013,16 @@ export const settings = {
     roles: [...WORKER, 'gateway', 'controller'],
     doc: 'A job whose worker is silent for this long is given to another. Must be the same everywhere.',
   },
+  jobStreamsCheckMs: {
+    env: 'PERCOLATE_JOB_STREAMS_CHECK_MS',
+    type: 'integer',
+    default: 5000,
+    min: 100,
+    max: 3_600_000,
+    unit: 'ms',
+    roles: ['controller'],
+    doc: 'How often a controller looks whether the job streams and consumers of the tiers that it wakes are there, and makes what is missing: also after the NATS servers lost their stores with no worker running.',
+  },
   jobRecordMaxAgeMs: {
     env: 'PERCOLATE_JOB_RECORD_MAX_AGE_MS',
     type: 'integer',

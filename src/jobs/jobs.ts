@@ -42,6 +42,13 @@ export class Jobs {
     return this.#prepared
   }
 
+  /** As {@link prepare}, but looks also for what was there before: it may have gone with the stores of the servers. */
+  ensure(): Promise<void> {
+    this.#prepared = undefined
+    this.#bucket = undefined
+    return this.prepare()
+  }
+
   /** Record first, then message; when the message can't be stored the record goes again, and the caller learns that there is no job. */
   async enqueue(job: JobRecord, messageId: string = job.job_id): Promise<void> {
     const prepared = this.#prepared
