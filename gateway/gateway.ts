@@ -85,6 +85,7 @@ export async function startGateway(options: GatewayOptions): Promise<RunningGate
     probes,
     bodyBytesMax: BODY_BYTES_MAX,
     requestReadMs: config.requestReadMs,
+    readerStallMs: config.readerStallMs,
     elsewhere: { '/api': NODE_ELSEWHERE, '/v1': NODE_ELSEWHERE },
   })
   // An upload is timed by its pace, whatever its size; every other request by this.

@@ -96,6 +96,7 @@ export async function startController(options: ControllerRoleOptions): Promise<R
       probes,
       bodyBytesMax: BODY_BYTES_MAX,
       requestReadMs: config.requestReadMs,
+      readerStallMs: config.readerStallMs,
     })
     port = await listen(app, config.host, options.port, 'PERCOLATE_CONTROLLER_PORT')
     lifecycle.add('http', () => closeServer(app, config.drainMs))

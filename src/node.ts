@@ -245,6 +245,7 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
       probes,
       bodyBytesMax: config.bodyBytesMax,
       requestReadMs: config.requestReadMs,
+      readerStallMs: config.readerStallMs,
       time,
       operations,
       node,

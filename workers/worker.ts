@@ -83,7 +83,14 @@ export async function startWorker(options: WorkerOptions): Promise<RunningWorker
   const probes = new Probes(PROBE_TIMEOUT_MS)
   probes.add('stream', () => stream.ping())
   probes.add('objects', () => objects.ping())
-  const app = createHttpServer({ logger, metrics, probes, bodyBytesMax: 1024, requestReadMs: config.requestReadMs })
+  const app = createHttpServer({
+    logger,
+    metrics,
+    probes,
+    bodyBytesMax: 1024,
+    requestReadMs: config.requestReadMs,
+    readerStallMs: config.readerStallMs,
+  })
   const port = await listen(app, config.host, options.port, 'PERCOLATE_WORKER_PORT')
   lifecycle.add('probes', () => closeServer(app, config.drainMs))
   return { port, stop: () => lifecycle.stop() }

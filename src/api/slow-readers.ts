@@ -3,7 +3,7 @@ import { drained } from '../base/drained.ts'
 import { PercolateError } from '../base/errors.ts'
 import type { Metrics } from '../base/metrics.ts'
 
-/** Those who are sent an answer in pieces (server-sent events, gRPC streams) and do not take it: what waits for them is memory of this node, which they may keep only so long. */
+/** Those who are sent an answer and do not take it: what waits for them is memory of this process, which they may keep only so long. Plain answers by HTTP see `cutOffStalled`. */
 export class SlowReaders {
   readonly #stallMsMax: number
   readonly #metrics: Metrics
@@ -21,7 +21,14 @@ export class SlowReaders {
     return how === 'drained'
   }
 
-  /** The same for one whose end is told by a signal. READER_STALLED: cut it off. */
+  /** Whether the rest of an answer, which nothing will follow, is not taken: its stream neither drains nor closes. Cut it off; it is counted. */
+  async leavesRest(stream: EventEmitter): Promise<boolean> {
+    const isStalled = (await drained(stream, this.#stallMsMax)) === 'stalled'
+    if (isStalled) this.#metrics.countError('READER_STALLED')
+    return isStalled
+  }
+
+  /** As {@link keepsUp}, for one whose end is told by a signal. READER_STALLED: cut it off. */
   async wait(stream: EventEmitter, signal: AbortSignal): Promise<void> {
     if ((await drained(stream, this.#stallMsMax, signal)) === 'stalled')
       throw new PercolateError('READER_STALLED', `The client took nothing of the answer for ${this.#stallMsMax} ms.`)

@@ -254,8 +254,8 @@ export const settings = {
     min: 100,
     max: 3600000,
     unit: 'ms',
-    roles: DATABASE,
-    doc: 'A client that takes nothing for this long of an answer in pieces (server-sent events, gRPC streams) is cut off.',
+    roles: ALL,
+    doc: 'A client that takes nothing of an answer for this long is cut off. Of an answer by gRPC, and of one in pieces, it has to take a whole message, or piece, in this time.',
   },
   tenantFeedsMax: {
     env: 'PERCOLATE_TENANT_FEEDS_MAX',

@@ -71,6 +71,7 @@ export function unary(
       ({ answer, trailer }) => {
         observe('OK')
         done(null, answer, trailer)
+        void cutOffUntaken(context, call)
       },
       error => done(fail(context, observe, error)),
     )
@@ -101,6 +102,7 @@ export function serverStream(context: CallContext, name: string, handler: Stream
       () => {
         observe('OK')
         call.end()
+        void cutOffUntaken(context, call)
       },
       error => {
         call.emit('error', fail(context, observe, error))
@@ -117,6 +119,12 @@ export function cutOff(call: object): boolean {
   const stream = streamOf((call as { call?: object }).call)
   stream?.close(constants.NGHTTP2_ENHANCE_YOUR_CALM)
   return stream !== undefined
+}
+
+/** An answer that was handed over as a whole stays in memory until the client takes it, which it has to do in the time that a reader may take nothing. */
+async function cutOffUntaken({ readers }: CallContext, call: object): Promise<void> {
+  const stream = streamOf((call as { call?: object }).call)
+  if (stream && !stream.closed && (await readers.leavesRest(stream))) cutOff(call)
 }
 
 export function clientStream(context: CallContext, name: string, handler: ClientStreamHandler) {
@@ -136,6 +144,7 @@ export function clientStream(context: CallContext, name: string, handler: Client
       ({ answer, trailer }) => {
         observe('OK')
         done(null, answer, trailer)
+        void cutOffUntaken(context, call)
       },
       error => done(fail(context, observe, error)),
     )

@@ -19,6 +19,7 @@ import { bodyAjv, queryAjv, validationError } from '../validate.ts'
 import { answerClientErrors } from './client-error.ts'
 import { refuseConditions } from './conditions.ts'
 import { LastWord } from './last-word.ts'
+import { cutOffStalled } from './stalled.ts'
 
 export interface HttpServerOptions {
   readonly logger: Logger
@@ -27,6 +28,8 @@ export interface HttpServerOptions {
   readonly bodyBytesMax: number
   /** How long a client may take to send a request, ms; a quarter of it for the headers. */
   readonly requestReadMs: number
+  /** How long a client may take nothing of an answer, ms. */
+  readonly readerStallMs: number
   /** Paths (and what is below them) that are served by another part, and where that is. */
   readonly elsewhere?: Readonly<Record<string, string>>
   /** A database node, which every answer names. */
@@ -71,6 +74,7 @@ export function createHttpServer(options: HttpServerOptions): FastifyInstance {
     frameworkErrors: (error, request, reply) => sendError(error, request, reply, metrics),
   })
   lastWords.set(app, new LastWord(app.server))
+  cutOffStalled(app.server, options.readerStallMs, () => metrics.countError('READER_STALLED'))
   app.setValidatorCompiler(({ schema, httpPart }) => {
     if ((schema as { 'x-checked-by-handler'?: boolean })['x-checked-by-handler'] || httpPart === 'headers')
       return value => ({ value })
