@@ -50,9 +50,9 @@ export interface OpenPoolOptions {
     TenantOptions,
     'origin' | 'outboxEnabled' | 'outboxBytesMax' | 'recordCacheBytes' | 'changesMax' | 'stagedBytesMax'
   >
-  /** Throws while there is no room. */
   /** Where large batches take turns; without one they don't. */
   readonly room?: StagingRoom
+  /** Each throws while the disk has no room: for writes, and for copies of other holders. */
   readonly disk?: { admit(): void; admitCopy(): void }
 }
 

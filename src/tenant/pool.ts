@@ -3,6 +3,7 @@ import type { TenantId } from '../base/ids.ts'
 import type { Logger } from '../base/logger.ts'
 import { Semaphore } from '../base/semaphore.ts'
 import type { Time } from '../base/time.ts'
+import { Places, type Wanted } from './places.ts'
 import type { Tenant } from './tenant.ts'
 
 export interface PoolOptions {
@@ -27,8 +28,6 @@ export interface PoolOptions {
 
 /** How long the uses of a tenant may take to end for one that wants it alone. */
 const EXCLUSIVE_MS_MAX = 30_000
-/** An end of a use wakes who waits for it; this is for an opening that ends without one. */
-const HELD_LOOK_MS = 20
 /** Databases that open at the same moment. */
 const OPENING_MAX = 4
 /** Who waits for a turn to open one, and for room or a tenant's last use, at once. */
@@ -80,8 +79,9 @@ export class TenantPool {
   /** Tenants that {@link exclusive} keeps closed. */
   readonly #held = new Map<TenantId, Promise<void>>()
   readonly #watchers = new Map<TenantId, Set<Watcher>>()
-  #freed = new Set<() => void>()
-  #exhaustedAtMs: number | undefined
+  readonly #places: Places
+  /** Who holds a tenant, and waits for its last use to end. */
+  readonly #unused = new Map<TenantId, () => void>()
   #stopped = false
   #opened = 0
   #evicted = 0
@@ -89,6 +89,20 @@ export class TenantPool {
 
   constructor(options: PoolOptions) {
     this.#options = options
+    this.#places = new Places({
+      time: options.time,
+      waitersMax: WAITERS_MAX,
+      placesMax: options.openMax,
+      taken: () => this.#slots.size + this.#closing.size,
+      closing: () => this.#closing.size,
+      evict: () => {
+        const victim = this.#idleSlot()
+        if (!victim) return false
+        this.#evicted++
+        void this.#close(victim)
+        return true
+      },
+    })
   }
 
   /** Runs `work` with the tenant open. Without `create`, an unknown tenant gives undefined and nothing is made on disk. */
@@ -174,10 +188,10 @@ export class TenantPool {
   ): Promise<boolean> {
     return this.#whileHeld(id, async untilMs => {
       if (may && !((await this.#lookAlone(id, untilMs, may)) ?? true)) return false
-      for (;;) {
-        const slot = await this.#unusedSlot(id, untilMs)
-        if (!slot) break
-        await this.#close(slot)
+      while (this.#slots.has(id)) {
+        await this.#whenUnused(id, untilMs)
+        const slot = this.#unusedSlot(id)
+        if (slot) await this.#close(slot)
       }
       await this.#closing.get(id)
       await work()
@@ -214,32 +228,42 @@ export class TenantPool {
   }
 
   async #lookAlone<T>(id: TenantId, untilMs: number, look: (tenant: Tenant) => Promise<T>): Promise<T | undefined> {
-    let slot = await this.#unusedSlot(id, untilMs)
-    while (!slot) {
+    for (;;) {
+      await this.#whenUnused(id, untilMs)
+      const slot = this.#unusedSlot(id)
+      if (slot) {
+        slot.leases++
+        try {
+          return await look(slot.tenant!)
+        } finally {
+          this.#release(slot)
+        }
+      }
+      if (this.#slots.has(id)) continue
       await this.#closing.get(id)
       if (!(await this.#options.exists(id))) return undefined
-      if (this.#isFull) await this.#makeRoom(untilMs)
+      if (this.#places.isFull && !(await this.#places.wait(id, untilMs))) continue
       // Nobody else opens it while it is held.
-      else await this.#open(id).opening
-      slot = await this.#unusedSlot(id, untilMs)
-    }
-    slot.leases++
-    try {
-      return await look(slot.tenant!)
-    } finally {
-      this.#release(slot)
+      await this.#open(id).opening
     }
   }
 
-  /** The open slot of a held tenant once its last use has ended; undefined when it has none. */
-  async #unusedSlot(id: TenantId, untilMs: number): Promise<Slot | undefined> {
-    for (let slot = this.#slots.get(id); slot; slot = this.#slots.get(id)) {
-      if (slot.leases === 0 && slot.tenant) return slot
+  /** The open slot of a tenant that nobody uses: to be taken in one go with asking, or somebody else closes it. */
+  #unusedSlot(id: TenantId): Slot | undefined {
+    const slot = this.#slots.get(id)
+    return slot?.tenant && slot.leases === 0 ? slot : undefined
+  }
+
+  /** Waits until nobody uses a tenant that the caller holds, or it is not open. TOO_BUSY: not until then. */
+  async #whenUnused(id: TenantId, untilMs: number): Promise<void> {
+    while (this.#slots.has(id) && !this.#unusedSlot(id)) {
       const leftMs = untilMs - this.#options.time.monotonic()
       if (leftMs <= 0) throw inUse(id)
-      await this.#nextFreed(Math.min(leftMs, HELD_LOOK_MS))
+      const unused = new AbortController()
+      this.#unused.set(id, () => unused.abort())
+      await this.#options.time.sleep(leftMs, { signal: unused.signal, ref: false }).catch(() => {})
+      this.#unused.delete(id)
     }
-    return undefined
   }
 
   /** Waits until a tenant is not held any more, at most until then. */
@@ -274,13 +298,13 @@ export class TenantPool {
       opened: this.#opened,
       evicted: this.#evicted,
       idleClosed: this.#idleClosed,
-      waiting: this.#opens.waiting + this.#freed.size,
+      waiting: this.#opens.waiting + this.#places.waiting + this.#unused.size,
     }
   }
 
   /** How long all places have been in use with somebody waiting for one, milliseconds; 0: they are not. */
   get exhaustedMs(): number {
-    return this.#exhaustedAtMs === undefined ? 0 : this.#options.time.monotonic() - this.#exhaustedAtMs
+    return this.#places.exhaustedMs
   }
 
   /** Closes what has been idle for longer than the setting; called from time to time. */
@@ -299,6 +323,7 @@ export class TenantPool {
   async stop(): Promise<void> {
     this.#stopped = true
     for (const id of [...this.#watchers.keys()]) this.#wakeAll(id)
+    this.#places.wakeAll()
     while ([...this.#slots.values()].some(slot => slot.leases > 0 || !slot.tenant)) {
       await this.#options.time.sleep(5)
     }
@@ -306,45 +331,52 @@ export class TenantPool {
     await Promise.all(this.#closing.values())
   }
 
-  get #isFull(): boolean {
-    return this.#slots.size + this.#closing.size >= this.#options.openMax
-  }
-
   async #lease(id: TenantId, create: boolean): Promise<Slot | undefined> {
     const giveUpAt = this.#options.time.monotonic() + this.#options.waitMsMax
-    for (;;) {
-      if (this.#stopped) throw new PercolateError('SHUTTING_DOWN', 'This node is draining; retry on another.')
-      if (this.#held.has(id)) {
-        await this.#whenReleased(id, giveUpAt)
-        if (this.#held.has(id) && this.#options.time.monotonic() >= giveUpAt) throw inUse(id)
-        continue
-      }
-      const slot = this.#slots.get(id)
-      if (slot) {
-        slot.leases++
-        try {
-          await slot.opening
-        } catch (error) {
-          slot.leases--
-          throw error
+    let place: Wanted | undefined
+    try {
+      for (;;) {
+        if (this.#stopped) throw new PercolateError('SHUTTING_DOWN', 'This node is draining; retry on another.')
+        if (place && (this.#held.has(id) || this.#slots.has(id))) {
+          this.#places.giveBack(place)
+          place = undefined
         }
-        slot.usedAtMs = this.#options.time.monotonic()
-        // Map order is the LRU order.
-        this.#slots.delete(id)
-        this.#slots.set(id, slot)
-        return slot
+        if (this.#held.has(id)) {
+          await this.#whenReleased(id, giveUpAt)
+          if (this.#held.has(id) && this.#options.time.monotonic() >= giveUpAt) throw inUse(id)
+          continue
+        }
+        const slot = this.#slots.get(id)
+        if (slot) return await this.#use(slot)
+        const closing = this.#closing.get(id)
+        if (closing) {
+          await closing
+          continue
+        }
+        if (!create && !(await this.#options.exists(id))) return undefined
+        // Checked and opened in one go: what was waited for above may have changed.
+        if (this.#stopped || this.#slots.has(id) || this.#closing.has(id) || this.#held.has(id)) continue
+        if (place?.isServed || !this.#places.isFull) this.#open(id)
+        else place = await this.#places.wait(id, giveUpAt)
       }
-      const closing = this.#closing.get(id)
-      if (closing) {
-        await closing
-        continue
-      }
-      if (!create && !(await this.#options.exists(id))) return undefined
-      // Checked and opened in one go: what was waited for above may have changed.
-      if (this.#slots.has(id) || this.#closing.has(id) || this.#held.has(id)) continue
-      if (this.#isFull) await this.#makeRoom(giveUpAt)
-      else this.#open(id)
+    } finally {
+      if (place) this.#places.giveBack(place)
     }
+  }
+
+  async #use(slot: Slot): Promise<Slot> {
+    slot.leases++
+    try {
+      await slot.opening
+    } catch (error) {
+      slot.leases--
+      throw error
+    }
+    slot.usedAtMs = this.#options.time.monotonic()
+    // Map order is the LRU order.
+    this.#slots.delete(slot.id)
+    this.#slots.set(slot.id, slot)
+    return slot
   }
 
   #open(id: TenantId): Slot {
@@ -356,6 +388,7 @@ export class TenantPool {
       usedAtMs: this.#options.time.monotonic(),
     }
     this.#slots.set(id, slot)
+    this.#places.opened(id)
     slot.opening.then(
       tenant => {
         slot.tenant = tenant
@@ -364,10 +397,12 @@ export class TenantPool {
           () => this.#shrink(),
         )
         this.#opened++
+        this.#unused.get(id)?.()
       },
       () => {
         this.#slots.delete(id)
-        this.#notifyFreed()
+        this.#unused.get(id)?.()
+        this.#places.assign()
       },
     )
     return slot
@@ -401,28 +436,10 @@ export class TenantPool {
     slot.leases--
     slot.usedAtMs = this.#options.time.monotonic()
     if (slot.leases > 0) return
-    this.#exhaustedAtMs = undefined
     if (slot.tenant?.broken) void this.#close(slot)
     else this.#shrink()
-    this.#notifyFreed()
-  }
-
-  /** Waits, for a bounded time, until another tenant may be opened. */
-  async #makeRoom(giveUpAt: number): Promise<void> {
-    while (this.#isFull) {
-      const victim = this.#idleSlot()
-      if (victim) {
-        this.#evicted++
-        await this.#close(victim)
-        continue
-      }
-      this.#exhaustedAtMs ??= this.#options.time.monotonic()
-      const leftMs = giveUpAt - this.#options.time.monotonic()
-      if (leftMs <= 0) {
-        throw new PercolateError('TOO_BUSY', `All ${this.#options.openMax} open tenants are in use; retry in a moment.`)
-      }
-      await this.#nextFreed(leftMs)
-    }
+    this.#unused.get(slot.id)?.()
+    this.#places.freed()
   }
 
   #shrink(): void {
@@ -447,7 +464,7 @@ export class TenantPool {
       .catch(error => this.#options.logger.error({ tenant: slot.id, err: String(error) }, 'tenant failed to close'))
       .finally(() => {
         this.#closing.delete(slot.id)
-        this.#notifyFreed()
+        this.#places.assign()
       })
     this.#closing.set(slot.id, closing)
     return closing
@@ -457,28 +474,6 @@ export class TenantPool {
     let bytes = 0
     for (const slot of this.#slots.values()) bytes += this.#options.tenantBytes + (slot.tenant?.heldBytes ?? 0)
     return bytes
-  }
-
-  async #nextFreed(msMax: number): Promise<void> {
-    if (this.#freed.size >= WAITERS_MAX)
-      throw new PercolateError('TOO_BUSY', `${WAITERS_MAX} requests wait for a tenant to be closed; retry in a moment.`)
-    let wake = () => {}
-    const freed = new Promise<void>(resolve => {
-      wake = resolve
-      this.#freed.add(resolve)
-    })
-    const done = new AbortController()
-    const { signal } = done
-    await Promise.race([freed, this.#options.time.sleep(msMax, { signal, ref: false }).catch(() => {})])
-    this.#freed.delete(wake)
-    // Whoever is woken often would leave a timer each time.
-    done.abort()
-  }
-
-  #notifyFreed(): void {
-    const waiting = this.#freed
-    this.#freed = new Set()
-    for (const wake of waiting) wake()
   }
 }
 
