@@ -603,8 +603,13 @@ describe('operations', () => {
           expect(parameters, path).toContainEqual(expect.objectContaining({ name: 'X-Tenant-ID', required: true }))
       }
     expect(Object.keys(openapi.paths)).toEqual(expect.arrayContaining(['/upload', '/jobs', '/jobs/{id}']))
+    // Between nodes only.
     expect(JSON.stringify(openapi.paths)).not.toMatch(/api\/v1\/sync/)
     const { paths } = openapi
+    const asOf = paths['/api/v1/retractions'].post.parameters.filter(
+      ({ name }: { name: string }) => name === 'X-Percolate-As-Of',
+    )
+    expect(asOf).toEqual([expect.objectContaining({ required: true })])
     const named = (path: string, method: string) =>
       paths[`/api/v1${path}`][method].parameters.map(({ name }: { name: string }) => name)
     expect(named('/entities/{id}', 'get')).toEqual(

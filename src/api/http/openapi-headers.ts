@@ -4,7 +4,7 @@ import { durabilities } from '../../replication/replica.ts'
 /** What the routes' schemas do not say themselves: the headers that every read or write takes and gives, and the codes of its errors. Conditions are in the schemas. */
 
 interface Operation {
-  parameters?: object[]
+  parameters?: { readonly name?: string }[]
   responses?: Record<string, { description?: string; headers?: object }>
 }
 type Paths = Record<string, Record<string, Operation>>
@@ -64,7 +64,10 @@ export function describeHeaders(paths: Paths): void {
           : isRead
             ? [BOOKMARK, CONSISTENCY, ...(path.endsWith('/changes') ? [LAST_EVENT] : [])]
             : [DURABILITY, WRITE_BOOKMARK, AS_OF]
-      operation.parameters = [...(operation.parameters ?? []), ...parameters]
+      const own = operation.parameters ?? []
+      // What a route says of a header itself is more to the point.
+      const names = new Set(own.map(({ name }) => name))
+      operation.parameters = [...own, ...parameters.filter(({ name }) => !names.has(name))]
       for (const [status, response] of Object.entries(operation.responses ?? {})) {
         const isDone = status.startsWith('2')
         response.headers = {

@@ -3,7 +3,9 @@ import type { Operations } from '../operations/operations.ts'
 import type * as schemas from '../schemas.ts'
 import { tenantHeader } from './tenant-header.ts'
 
-/** The route by which workers take back what a job wrote. */
+const AS_OF = { type: 'string', description: 'The clock of the writes to take back.' }
+
+/** The route by which workers take back what a job wrote, and others what they wrote with a clock of their own. */
 export function addRetractionRoute(app: FastifyInstance, { retractions }: Operations): void {
   const ref = (name: string) => ({ $ref: `${name}#` })
   app.post(
@@ -12,10 +14,17 @@ export function addRetractionRoute(app: FastifyInstance, { retractions }: Operat
       schema: {
         tags: ['resources'],
         summary: 'Take back what was written with the clock in `X-Percolate-As-Of`; later writes stay',
-        headers: tenantHeader,
+        headers: {
+          ...tenantHeader,
+          required: [...tenantHeader.required, 'X-Percolate-As-Of'],
+          properties: { ...tenantHeader.properties, 'X-Percolate-As-Of': AS_OF },
+        },
         body: ref('RetractionInput'),
-        response: { 200: { type: 'object', additionalProperties: true }, '4XX': ref('Problem'), '5XX': ref('Problem') },
-        hide: true,
+        response: {
+          200: { type: 'object', required: ['retracted'], properties: { retracted: { type: 'integer' } } },
+          '4XX': ref('Problem'),
+          '5XX': ref('Problem'),
+        },
       },
     },
     async request => retractions.retract(request.call, request.body as schemas.RetractionInput),
