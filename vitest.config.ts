@@ -21,6 +21,7 @@ export default defineConfig({
     testTimeout: 60_000,
     hookTimeout: 60_000,
     reporters: ['default'],
+    setupFiles: ['tests/support/own-temp.ts'],
     pool: 'forks',
     maxWorkers: availableParallelism() + 1,
     sequence: { sequencer: LongFirst },
