@@ -2,7 +2,7 @@ import { Readable } from 'node:stream'
 import { describe, expect, it } from 'vitest'
 import { TcpProxy } from '../../test-topology/tcp-proxy.ts'
 import { TestCluster } from '../support/cluster.ts'
-import { connectS3, eventually, listed, startTestS3, tempFolder } from '../support/running.ts'
+import { eventually, listed, startTestObjects, tempFolder } from '../support/running.ts'
 
 const replicated = { 'x-percolate-durability': 'replicated' }
 
@@ -197,9 +197,7 @@ describe('a disk that was away for longer than deletes are remembered', () => {
 
 describe('a snapshot in the object store', () => {
   it('that is altered or cut short is refused; an older one with the stream behind it serves', async () => {
-    const s3 = await startTestS3(await tempFolder())
-    const objects = connectS3(s3.endpoint)
-    await objects.prepare()
+    const { objects, stop: stopObjects } = await startTestObjects(await tempFolder())
     const snapshots = (suffix: RegExp) => async () =>
       (await listed(objects, 'snapshots/acme/')).filter(key => suffix.test(key))
     await withCluster(
@@ -228,8 +226,7 @@ describe('a snapshot in the object store', () => {
         expect((await get(cluster, 'a', 'first')).body.properties).toEqual({ n: 1 })
       },
     )
-    objects.close()
-    await s3.stop()
+    await stopObjects()
   })
 })
 

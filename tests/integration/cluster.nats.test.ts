@@ -5,7 +5,7 @@ import { encodeEntry } from '../../src/storage/codec.ts'
 import { subjects } from '../../src/stream/subjects.ts'
 import { FAST, TestCluster } from '../support/cluster.ts'
 import { grpcClient, writeStream } from '../support/grpc.ts'
-import { connectNats, connectS3, eventually, listed, request, startTestS3, tempFolder } from '../support/running.ts'
+import { connectNats, eventually, listed, request, startTestObjects, tempFolder } from '../support/running.ts'
 
 let cluster: TestCluster
 beforeAll(async () => {
@@ -507,9 +507,7 @@ describe('when nodes come and go', () => {
 
 describe('snapshots in the object store', () => {
   it('bring everything back when every disk is gone', async () => {
-    const s3 = await startTestS3(await tempFolder())
-    const objects = connectS3(s3.endpoint)
-    await objects.prepare()
+    const { objects, stop: stopObjects } = await startTestObjects(await tempFolder())
     const small = await TestCluster.start({ nodes: ['a', 'b'], objects })
     try {
       const node = small.node('a')
@@ -534,8 +532,7 @@ describe('snapshots in the object store', () => {
       expect((await small.node('a').request('GET', '/api/v1/entities/gone', { tenant: 'deep' })).status).toBe(404)
     } finally {
       await small.stop()
-      objects.close()
-      await s3.stop()
+      await stopObjects()
     }
   })
 })

@@ -1,24 +1,7 @@
 import { createServer, type Server } from 'node:http'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import { systemTime } from '../../src/base/time.ts'
-import type { EmbeddedS3 } from '../../src/objects/embedded/server.ts'
-import type { S3ObjectStore } from '../../src/objects/s3.ts'
-import type { NatsStream } from '../../src/stream/nats/adapter.ts'
-import type { EmbeddedNats } from '../../src/stream/nats/server.ts'
-import { type RunningWorker, startWorker } from '../../workers/worker.ts'
-import {
-  connectNats,
-  connectS3,
-  eventually,
-  logger,
-  remove,
-  startTestNats,
-  startTestNode,
-  startTestS3,
-  type TestNode,
-  tempFolder,
-  testConfig,
-} from '../support/running.ts'
+import { Ingestion } from '../support/ingestion.ts'
+import { eventually } from '../support/running.ts'
 
 /** An OpenAI-compatible endpoint that can be taken down. */
 let provider: Server
@@ -31,13 +14,8 @@ const meaning = (text: string): number[] => [
   0.1,
 ]
 
-let folder: string
-let nats: EmbeddedNats
-let stream: NatsStream
-let s3: EmbeddedS3
-let objects: S3ObjectStore
-let node: TestNode
-let worker: RunningWorker
+let parts: Ingestion
+let node: Ingestion['node']
 
 beforeAll(async () => {
   provider = createServer((request, response) => {
@@ -78,33 +56,12 @@ beforeAll(async () => {
     PERCOLATE_CHAT_MODEL: 'talker',
     PERCOLATE_CHAT_API_KEY: 'key-that-stays-secret',
   }
-  folder = await tempFolder()
-  nats = await startTestNats(folder)
-  stream = connectNats(nats.url)
-  s3 = await startTestS3(folder)
-  objects = connectS3(s3.endpoint)
-  node = await startTestNode({ stream, env })
-  worker = await startWorker({
-    config: testConfig(folder, env),
-    logger,
-    time: systemTime,
-    stream,
-    objects,
-    nodeUrl: node.url,
-    port: undefined,
-  })
+  parts = await Ingestion.start({ env })
+  ;({ node } = parts)
+  parts.also(() => provider.close())
+  await parts.startWorker()
 })
-afterAll(async () => {
-  await worker.stop()
-  await node.stop()
-  objects.close()
-  await s3.stop()
-  await stream.close()
-  await nats.stop()
-  provider.close()
-  await remove(folder)
-  await remove(node.folder)
-})
+afterAll(() => parts.stop())
 const post = (content: string) => node.request('POST', '/api/v1/resources', { body: { content } })
 const search = async (query: string) => (await node.request('GET', `/api/v1/resources?${query}`)).body
 

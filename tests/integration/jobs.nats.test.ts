@@ -4,30 +4,11 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { type RunningGateway, startGateway } from '../../gateway/gateway.ts'
 import { parseTenantId } from '../../src/base/ids.ts'
 import { systemTime } from '../../src/base/time.ts'
-import { Jobs } from '../../src/jobs/jobs.ts'
 import { encodeJobMessage } from '../../src/jobs/model.ts'
-import type { EmbeddedS3 } from '../../src/objects/embedded/server.ts'
-import type { S3ObjectStore } from '../../src/objects/s3.ts'
-import type { NatsStream } from '../../src/stream/nats/adapter.ts'
-import type { EmbeddedNats } from '../../src/stream/nats/server.ts'
 import { subjects } from '../../src/stream/subjects.ts'
-import { type RunningWorker, startWorker } from '../../workers/worker.ts'
 import { makeDocx, makePdf, makeSpinningPdf, makeXlsx } from '../support/documents.ts'
-import {
-  connectNats,
-  connectS3,
-  eventually,
-  listed,
-  logger,
-  remove,
-  request,
-  startTestNats,
-  startTestNode,
-  startTestS3,
-  type TestNode,
-  tempFolder,
-  testConfig,
-} from '../support/running.ts'
+import { Ingestion } from '../support/ingestion.ts'
+import { eventually, listed, logger, request, testConfig } from '../support/running.ts'
 
 const env = {
   PERCOLATE_JOB_ACK_WAIT_MS: '1500',
@@ -38,57 +19,22 @@ const env = {
   PERCOLATE_PARSE_TIMEOUT_MS: '20000',
 }
 const acme = parseTenantId('acme')
-let folder: string
-let nats: EmbeddedNats
-let stream: NatsStream
-let s3: EmbeddedS3
-let objects: S3ObjectStore
-let node: TestNode
-let gateway: RunningGateway
-let worker: RunningWorker
-let jobs: Jobs
+let parts: Ingestion
+let stream: Ingestion['stream']
+let objects: Ingestion['objects']
+let node: Ingestion['node']
+let jobs: Ingestion['jobs']
 let url: string
 
 beforeAll(async () => {
-  folder = await tempFolder()
-  nats = await startTestNats(folder)
-  stream = connectNats(nats.url)
-  s3 = await startTestS3(folder)
-  objects = connectS3(s3.endpoint)
-  await objects.prepare()
-  node = await startTestNode({ stream, env })
-  const config = testConfig(folder, env)
-  gateway = await startGateway({ config, logger, time: systemTime, stream, objects })
-  url = `http://127.0.0.1:${gateway.port}`
-  jobs = new Jobs({
-    stream,
-    time: systemTime,
-    tier: 'small',
-    replicas: 1,
-    ackWaitMs: 1500,
-    recordMaxAgeMs: 3_600_000,
-    bytesMax: 64 * 1024 * 1024,
-  })
-  worker = await startWorker({ config, logger, time: systemTime, stream, objects, nodeUrl: node.url, port: 0 })
+  parts = await Ingestion.start({ env })
+  ;({ stream, objects, node, jobs } = parts)
+  url = await parts.startGateway()
+  await parts.startWorker()
 })
-afterAll(async () => {
-  await worker.stop()
-  await gateway.stop()
-  await node.stop()
-  objects.close()
-  await s3.stop()
-  await stream.close()
-  await nats.stop()
-  await remove(folder)
-  await remove(node.folder)
-})
+afterAll(() => parts.stop())
 
-function upload(name: string, content: Buffer | string, fields: Record<string, string> = {}, tenant = 'acme') {
-  const form = new FormData()
-  for (const [field, value] of Object.entries(fields)) form.set(field, value)
-  form.set('file', new Blob([content as never]), name)
-  return request(`${url}/upload`, 'POST', { tenant, body: form })
-}
+const upload = (...file: Parameters<Ingestion['upload']>) => parts.upload(...file)
 const finished = (id: string, tenant = 'acme') =>
   eventually(`job ${id} finishes`, async () => {
     const { body } = await request(`${url}/jobs/${id}`, 'GET', { tenant })
@@ -419,7 +365,7 @@ describe('clients that hold on to what they took', () => {
   const IDLE_MS = 1500
   let guarded: RunningGateway
   beforeAll(async () => {
-    const config = testConfig(folder, {
+    const config = testConfig(parts.folder, {
       ...env,
       PERCOLATE_UPLOAD_IDLE_MS: String(IDLE_MS),
       PERCOLATE_UPLOADS_MAX: '2',
@@ -527,7 +473,11 @@ describe('clients that hold on to what they took', () => {
   })
 
   it('that never ends: is cut off when its time is over', async () => {
-    const config = testConfig(folder, { ...env, PERCOLATE_UPLOAD_IDLE_MS: '10000', PERCOLATE_UPLOAD_MS_MAX: '1000' })
+    const config = testConfig(parts.folder, {
+      ...env,
+      PERCOLATE_UPLOAD_IDLE_MS: '10000',
+      PERCOLATE_UPLOAD_MS_MAX: '1000',
+    })
     const bounded = await startGateway({ config, logger, time: systemTime, stream, objects })
     const held = hold(`${HEADERS('acme', 'Content-Length: 100000000')}${FILE}`, {
       drip: 'z'.repeat(5000),

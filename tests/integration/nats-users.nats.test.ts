@@ -11,7 +11,6 @@ import { PACKAGE_FOLDER } from '../../src/base/version.ts'
 import { freePorts } from '../../src/cluster/processes.ts'
 import { loadConfig } from '../../src/config/load.ts'
 import { type RunningController, startController } from '../../src/controller.ts'
-import type { EmbeddedS3 } from '../../src/objects/embedded/server.ts'
 import type { S3ObjectStore } from '../../src/objects/s3.ts'
 import type { NatsStream } from '../../src/stream/nats/adapter.ts'
 import { findNatsServer } from '../../src/stream/nats/server.ts'
@@ -20,13 +19,12 @@ import { type RunningWorker, startWorker } from '../../workers/worker.ts'
 import { FAST } from '../support/cluster.ts'
 import {
   connectNats,
-  connectS3,
   eventually,
   logger,
   remove,
   request,
   startTestNode,
-  startTestS3,
+  startTestObjects,
   type TestNode,
   tempFolder,
   testConfig,
@@ -41,7 +39,7 @@ let folder: string
 let server: ChildProcess
 let port: number
 const streams = {} as Record<(typeof ROLES)[number], NatsStream>
-let s3: EmbeddedS3
+let stopObjects: (() => Promise<void>) | undefined
 let objects: S3ObjectStore
 const nodes: TestNode[] = []
 let controller: RunningController
@@ -73,9 +71,7 @@ beforeAll(async () => {
       }),
   )
   for (const role of ROLES) streams[role] = connectNats(`nats://${role}:${PASSWORDS[role]}@127.0.0.1:${port}`)
-  s3 = await startTestS3(folder)
-  objects = connectS3(s3.endpoint)
-  await objects.prepare()
+  ;({ objects, stop: stopObjects } = await startTestObjects(folder))
   for (const name of ['n1', 'n2'])
     nodes.push(
       await startTestNode({
@@ -119,8 +115,7 @@ afterAll(async () => {
   await gateway?.stop()
   await controller?.stop()
   for (const node of nodes) await node.stop()
-  objects?.close()
-  await s3?.stop()
+  await stopObjects?.()
   for (const stream of Object.values(streams)) await stream.close()
   if (server) {
     const ended = once(server, 'exit')

@@ -2,7 +2,6 @@ import { createParser } from 'eventsource-parser'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { type RunningGateway, startGateway } from '../../gateway/gateway.ts'
 import { systemTime } from '../../src/base/time.ts'
-import type { EmbeddedS3 } from '../../src/objects/embedded/server.ts'
 import type { S3ObjectStore } from '../../src/objects/s3.ts'
 import type { NatsStream } from '../../src/stream/nats/adapter.ts'
 import { type RunningWorker, startWorker } from '../../workers/worker.ts'
@@ -11,12 +10,11 @@ import { type LosableNats, startLosableNats } from '../support/losable-nats.ts'
 import {
   type Answer,
   connectNats,
-  connectS3,
   eventually,
   logger,
   remove,
   request,
-  startTestS3,
+  startTestObjects,
   tempFolder,
   testConfig,
 } from '../support/running.ts'
@@ -27,7 +25,7 @@ const NODES = ['n1', 'n2', 'n3'] as const
 const replicated = { 'x-percolate-durability': 'replicated' }
 let folder: string
 let nats: LosableNats
-let s3: EmbeddedS3
+let stopObjects: (() => Promise<void>) | undefined
 let objects: S3ObjectStore
 let cluster: TestCluster
 let stream: NatsStream
@@ -92,9 +90,7 @@ async function upload(content: string): Promise<Answer> {
 beforeAll(async () => {
   folder = await tempFolder()
   nats = await startLosableNats(folder)
-  s3 = await startTestS3(folder)
-  objects = connectS3(s3.endpoint)
-  await objects.prepare()
+  ;({ objects, stop: stopObjects } = await startTestObjects(folder))
   cluster = await TestCluster.start({ nats })
   stream = connectNats(nats.url)
   const config = testConfig(folder, {})
@@ -108,8 +104,7 @@ afterAll(async () => {
   await gateway?.stop()
   await stream?.close()
   await cluster?.stop()
-  objects?.close()
-  await s3?.stop()
+  await stopObjects?.()
   await remove(folder)
 })
 

@@ -1,49 +1,27 @@
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest'
 import { PercolateClient } from '../../client/client.ts'
-import { type RunningGateway, startGateway } from '../../gateway/gateway.ts'
 import { parseTenantId, type TenantId } from '../../src/base/ids.ts'
 import { systemTime } from '../../src/base/time.ts'
 import { HashingEmbedder } from '../../src/embedding/hashing.ts'
 import type { Embedder } from '../../src/embedding/port.ts'
-import { Jobs } from '../../src/jobs/jobs.ts'
 import { encodeJobMessage } from '../../src/jobs/model.ts'
-import type { EmbeddedS3 } from '../../src/objects/embedded/server.ts'
-import type { S3ObjectStore } from '../../src/objects/s3.ts'
 import { planFloor } from '../../src/rem/floor.ts'
 import { openRocksKv } from '../../src/storage/rocksdb.ts'
-import type { NatsStream } from '../../src/stream/nats/adapter.ts'
-import type { EmbeddedNats } from '../../src/stream/nats/server.ts'
 import { subjects } from '../../src/stream/subjects.ts'
 import { DataDir } from '../../src/tenant/data-dir.ts'
 import { Tenant } from '../../src/tenant/tenant.ts'
 import { ParserPool } from '../../workers/parse/pool.ts'
 import { JobRunner } from '../../workers/runner.ts'
-import {
-  connectNats,
-  connectS3,
-  eventually,
-  logger,
-  remove,
-  request,
-  startTestNats,
-  startTestNode,
-  startTestS3,
-  type TestNode,
-  tempFolder,
-  testConfig,
-} from '../support/running.ts'
+import { Ingestion } from '../support/ingestion.ts'
+import { eventually, logger, remove, request, startTestNode } from '../support/running.ts'
 
 /** What a job that is cancelled, or cannot be done, had written goes; what others wrote meanwhile stays. */
 
 const ACK_WAIT_MS = 3000
-let folder: string
-let nats: EmbeddedNats
-let stream: NatsStream
-let s3: EmbeddedS3
-let objects: S3ObjectStore
-let node: TestNode
-let gateway: RunningGateway
-let jobs: Jobs
+let parts: Ingestion
+let stream: Ingestion['stream']
+let node: Ingestion['node']
+let jobs: Ingestion['jobs']
 let parsers: ParserPool
 let url: string
 const runners: JobRunner[] = []
@@ -80,25 +58,10 @@ class HeldEmbedder implements Embedder {
 }
 
 beforeAll(async () => {
-  folder = await tempFolder()
-  nats = await startTestNats(folder)
-  s3 = await startTestS3(folder)
-  objects = connectS3(s3.endpoint)
-  await objects.prepare()
-  stream = connectNats(nats.url)
-  node = await startTestNode()
-  const config = testConfig(folder, { PERCOLATE_JOB_ACK_WAIT_MS: String(ACK_WAIT_MS) })
-  gateway = await startGateway({ config, logger, time: systemTime, stream, objects })
-  url = `http://127.0.0.1:${gateway.port}`
-  jobs = new Jobs({
-    stream,
-    time: systemTime,
-    tier: config.tier,
-    replicas: config.jobReplicas,
-    ackWaitMs: config.jobAckWaitMs,
-    recordMaxAgeMs: config.jobRecordMaxAgeMs,
-    bytesMax: config.jobBytesMax,
-  })
+  parts = await Ingestion.start({ env: { PERCOLATE_JOB_ACK_WAIT_MS: String(ACK_WAIT_MS) }, isNodeAlone: true })
+  ;({ stream, node, jobs } = parts)
+  url = await parts.startGateway()
+  const { config } = parts
   parsers = new ParserPool({
     time: systemTime,
     warm: 0,
@@ -106,24 +69,15 @@ beforeAll(async () => {
     parseBytesMax: config.parseBytesMax,
     chunkChars: config.chunkChars,
   })
+  parts.also(() => parsers.stop())
 })
 afterEach(async () => {
   await Promise.all(runners.splice(0).map(runner => runner.stop()))
 })
-afterAll(async () => {
-  await parsers.stop()
-  await gateway.stop()
-  await node.stop()
-  objects.close()
-  await s3.stop()
-  await stream.close()
-  await nats.stop()
-  await remove(folder)
-  await remove(node.folder)
-})
+afterAll(() => parts.stop())
 
 function startRunner(embedder: Embedder, nodeUrl = node.url): JobRunner {
-  const config = testConfig(folder)
+  const { config, objects } = parts
   const runner = new JobRunner({
     jobs,
     objects,
@@ -157,10 +111,7 @@ const LINES = Array.from(
 const DOCUMENT = LINES.join('\n\n')
 
 async function upload(tenant: TenantId, uri: string, content = DOCUMENT): Promise<string> {
-  const form = new FormData()
-  form.set('uri', uri)
-  form.set('file', new Blob([content]), 'long.md')
-  return (await request(`${url}/upload`, 'POST', { tenant, body: form })).body.job_id
+  return (await parts.upload('long.md', content, { uri }, tenant)).body.job_id
 }
 const job = async (tenant: TenantId, id: string) => (await request(`${url}/jobs/${id}`, 'GET', { tenant })).body
 const chunks = async (tenant: TenantId, uri: string) =>

@@ -110,6 +110,20 @@ export const connectS3 = (endpoint: string): S3ObjectStore =>
     secretKey: secrets.secretKey,
   })
 
+/** An S3 endpoint and a client of it whose bucket is there. */
+export async function startTestObjects(
+  folder: string,
+): Promise<{ readonly objects: S3ObjectStore; readonly stop: () => Promise<void> }> {
+  const s3 = await startTestS3(folder)
+  const objects = connectS3(s3.endpoint)
+  await objects.prepare()
+  const stop = async () => {
+    objects.close()
+    await s3.stop()
+  }
+  return { objects, stop }
+}
+
 /** Keys of the objects that begin with `prefix`. */
 export async function listed(objects: S3ObjectStore, prefix: string): Promise<string[]> {
   const found: string[] = []
