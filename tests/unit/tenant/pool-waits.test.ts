@@ -2,9 +2,8 @@ import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import { parseTenantId } from '../../../src/base/ids.ts'
 import { systemTime, type Time } from '../../../src/base/time.ts'
-import { MemoryKv } from '../../../src/storage/memory.ts'
 import { TenantPool } from '../../../src/tenant/pool.ts'
-import { Tenant } from '../../../src/tenant/tenant.ts'
+import { openMemoryTenant } from '../../support/memory-tenant.ts'
 import { eventually, logger, within } from '../../support/running.ts'
 
 /** Waits of the pool: each is one sleep, so those that are counted are wakeups, too. */
@@ -28,20 +27,7 @@ function makePool(openMax: number, options: { waitMsMax?: number; exists?: (name
     exists: async name => options.exists?.(name) ?? true,
     open: async name => {
       counts.openAtOnce = Math.max(counts.openAtOnce, ++counts.open)
-      const kv = new MemoryKv()
-      const close = kv.close.bind(kv)
-      kv.close = async () => {
-        await close()
-        counts.open--
-      }
-      return Tenant.open(name, kv, {
-        time: systemTime,
-        origin: 'n.d',
-        outboxEnabled: false,
-        outboxBytesMax: 1e9,
-        recordCacheBytes: 1e6,
-        onCommit: () => {},
-      })
+      return openMemoryTenant(name, { end: () => counts.open-- })
     },
   })
   return { pool, counts }

@@ -2,9 +2,8 @@ import { describe, expect, it } from 'vitest'
 import { parseTenantId } from '../../../src/base/ids.ts'
 import { createLogger } from '../../../src/base/logger.ts'
 import { systemTime } from '../../../src/base/time.ts'
-import { MemoryKv } from '../../../src/storage/memory.ts'
 import { TenantPool, WAITERS_MAX } from '../../../src/tenant/pool.ts'
-import { Tenant } from '../../../src/tenant/tenant.ts'
+import { openMemoryTenant } from '../../support/memory-tenant.ts'
 import { eventually } from '../../support/running.ts'
 
 const logger = createLogger({ level: 'silent', role: 'test' })
@@ -25,20 +24,7 @@ function makePool(options: { openMax?: number; idleMs?: number; waitMsMax?: numb
     exists: async name => name !== 'unknown',
     open: async name => {
       opens.set(name, (opens.get(name) ?? 0) + 1)
-      const kv = new MemoryKv()
-      const close = kv.close.bind(kv)
-      kv.close = async () => {
-        closed.push(name)
-        await close()
-      }
-      return Tenant.open(name, kv, {
-        time: systemTime,
-        origin: 'n.d',
-        outboxEnabled: false,
-        outboxBytesMax: 1e9,
-        recordCacheBytes: 1e6,
-        onCommit: () => {},
-      })
+      return openMemoryTenant(name, { begin: () => closed.push(name) })
     },
   })
   return { pool, closed, opens }
