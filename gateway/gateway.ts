@@ -46,15 +46,7 @@ export async function startGateway(options: GatewayOptions): Promise<RunningGate
   const lifecycle = new Lifecycle(logger)
   const metrics = new Metrics()
   const probes = new Probes(PROBE_TIMEOUT_MS)
-  const jobs = new Jobs({
-    stream,
-    time,
-    tier: config.tier,
-    replicas: config.jobReplicas,
-    ackWaitMs: config.jobAckWaitMs,
-    recordMaxAgeMs: config.jobRecordMaxAgeMs,
-    bytesMax: config.jobBytesMax,
-  })
+  const jobs = Jobs.of(config, { stream, time, tier: config.tier })
   const { uploadsMax, uploadsWaitingMax } = config
   const uploadsPerTenantMax = config.uploadsPerTenantMax || Math.ceil(uploadsMax / 2)
   const open = uploadsMax + uploadsWaitingMax

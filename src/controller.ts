@@ -144,18 +144,7 @@ export async function startController(options: ControllerRoleOptions): Promise<R
 
 function jobStreamsOf(tiers: readonly string[], options: ControllerRoleOptions): JobStreamsKeeper {
   const { config, logger, time, stream } = options
-  const jobs = tiers.map(
-    tier =>
-      new Jobs({
-        stream,
-        time,
-        tier,
-        replicas: config.jobReplicas,
-        ackWaitMs: config.jobAckWaitMs,
-        recordMaxAgeMs: config.jobRecordMaxAgeMs,
-        bytesMax: config.jobBytesMax,
-      }),
-  )
+  const jobs = tiers.map(tier => Jobs.of(config, { stream, time, tier }))
   return new JobStreamsKeeper({ jobs, time, logger, checkMs: config.jobStreamsCheckMs })
 }
 

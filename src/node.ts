@@ -176,15 +176,7 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
     let scheduler: EmbedScheduler | undefined
     if (stream && replica) {
       parts.add('peers', () => replica.peers.close?.())
-      const jobs = new Jobs({
-        stream,
-        time,
-        tier: config.tier,
-        replicas: config.jobReplicas,
-        ackWaitMs: config.jobAckWaitMs,
-        recordMaxAgeMs: config.jobRecordMaxAgeMs,
-        bytesMax: config.jobBytesMax,
-      })
+      const jobs = Jobs.of(config, { stream, time, tier: config.tier })
       const embeds = new EmbedScheduler({ jobs, time, logger, hasPending, checkMs: EMBED_CHECK_MS })
       scheduler = embeds
       parts.add('embed scheduler', () => embeds.stop())

@@ -68,15 +68,7 @@ async function assemble(options: UpOptions, lifecycle: Lifecycle): Promise<Runni
   const { store, described } = await objectsOf(config, logger, lifecycle)
   const again = { time, attemptsMax: START_ATTEMPTS_MAX, delayMs: 100, delayMsMax: 1000 }
   await retry(again, () => store.prepare())
-  const jobs = new Jobs({
-    stream,
-    time,
-    tier: config.tier,
-    replicas: config.jobReplicas,
-    ackWaitMs: config.jobAckWaitMs,
-    recordMaxAgeMs: config.jobRecordMaxAgeMs,
-    bytesMax: config.jobBytesMax,
-  })
+  const jobs = Jobs.of(config, { stream, time, tier: config.tier })
   await retry(again, () => jobs.prepare())
 
   // One node has no use for a second copy, and nobody to share its secret with.

@@ -38,15 +38,7 @@ export async function startWorker(options: WorkerOptions): Promise<RunningWorker
   const { config, logger, time, stream, objects } = options
   const lifecycle = new Lifecycle(logger)
   const metrics = options.metrics ?? new Metrics()
-  const jobs = new Jobs({
-    stream,
-    time,
-    tier: config.tier,
-    replicas: config.jobReplicas,
-    ackWaitMs: config.jobAckWaitMs,
-    recordMaxAgeMs: config.jobRecordMaxAgeMs,
-    bytesMax: config.jobBytesMax,
-  })
+  const jobs = Jobs.of(config, { stream, time, tier: config.tier })
   const parsers = new ParserPool({
     time,
     warm: config.parsersWarm,

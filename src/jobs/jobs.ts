@@ -17,6 +17,14 @@ export interface JobsOptions {
   readonly bytesMax: number
 }
 
+/** The settings that all who share the jobs of a tier must have alike. */
+export interface JobSettings {
+  readonly jobReplicas: number
+  readonly jobAckWaitMs: number
+  readonly jobRecordMaxAgeMs: number
+  readonly jobBytesMax: number
+}
+
 /** Jobs of a tenant that one listing reads at most. */
 const LISTED_MAX = 5000
 const DEAD_MESSAGES_MAX = 100_000
@@ -31,6 +39,16 @@ export class Jobs {
 
   constructor(options: JobsOptions) {
     this.#options = options
+  }
+
+  static of(settings: JobSettings, parts: Pick<JobsOptions, 'stream' | 'time' | 'tier'>): Jobs {
+    return new Jobs({
+      ...parts,
+      replicas: settings.jobReplicas,
+      ackWaitMs: settings.jobAckWaitMs,
+      recordMaxAgeMs: settings.jobRecordMaxAgeMs,
+      bytesMax: settings.jobBytesMax,
+    })
   }
 
   /** Makes streams, consumer and bucket where they are missing. Called by everyone: who comes first makes them, so that KEDA finds the consumer. */

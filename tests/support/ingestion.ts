@@ -40,15 +40,7 @@ export class Ingestion {
     this.node = parts.node
     this.#stops = stops
     const { config, stream } = parts
-    this.jobs = new Jobs({
-      stream,
-      time: systemTime,
-      tier: config.tier,
-      replicas: config.jobReplicas,
-      ackWaitMs: config.jobAckWaitMs,
-      recordMaxAgeMs: config.jobRecordMaxAgeMs,
-      bytesMax: config.jobBytesMax,
-    })
+    this.jobs = Jobs.of(config, { stream, time: systemTime, tier: config.tier })
   }
 
   /** `env`: settings of the node and of all that is started later. `isNodeAlone`: the node has no stream of its own. */
