@@ -229,8 +229,8 @@ export const mutations: readonly Mutation[] = [
     edits: [
       edit(
         'replication/homes',
-        'if (!(await follower.catchUp(tenant)))\n                return false;\n            // The revision',
-        'await follower.catchUp(tenant, 1);\n            // The revision',
+        'if (!(await follower.catchUp(tenant)))\n                return false;\n            if (!(await copies',
+        'await follower.catchUp(tenant, 1);\n            if (!(await copies',
       ),
     ],
   },
