@@ -28,6 +28,8 @@ export const SEARCH_LIMIT_DEFAULT = 10
 /** How deep a search can be paged. */
 export const SEARCH_DEPTH_MAX = 1000
 export const QUERY_CHARS_MAX = 4096
+/** Different words of a query that are looked up, the first ones; each is a range of the index. In scripts without spaces each pair of characters is a word. */
+export const QUERY_TERMS_MAX = 256
 export const FILTER_CLAUSES_MAX = 64
 /** Values in the lists of one filter, all together. */
 export const FILTER_VALUES_MAX = 1000

@@ -1,5 +1,7 @@
+import type { Slicer } from '../base/slice.ts'
 import type { Moment, Resource } from '../rem/views.ts'
 import { analyze } from '../text/analyze.ts'
+import { piecesOf } from '../text/pieces.ts'
 import type { ChatContext, EntityFact } from './context.ts'
 import { isTemporal } from './context.ts'
 
@@ -29,9 +31,11 @@ const SENTENCE_CHARS_MAX = 600
 const segmenter = new Intl.Segmenter('en', { granularity: 'sentence' })
 
 /** An answer without a model: the sentences that cover most of the question, quoted, each with its source. */
-export function extractiveAnswer(context: ChatContext): Answer {
+export async function extractiveAnswer(context: ChatContext, slicer: Slicer): Promise<Answer> {
   const citations = new Citations()
-  const lines = pickSentences(context).map(({ text, resource }) => `“${text}” [${citations.resource(resource, text)}]`)
+  const lines = (await pickSentences(context, slicer)).map(
+    ({ text, resource }) => `“${text}” [${citations.resource(resource, text)}]`,
+  )
   for (const fact of context.entities.slice(0, 3)) {
     const text = describeEntity(fact)
     if (text !== undefined) lines.push(`${text} [${citations.entity(fact, text)}]`)
@@ -76,16 +80,23 @@ interface Sentence {
 }
 
 /** Greedy: the sentence that adds most to what is covered so far, until nothing is added. */
-function pickSentences({ passages, weights }: ChatContext): Sentence[] {
-  const sentences = passages.flatMap(({ resource, coverage }) =>
-    splitSentences(resource.content).map(text => scoreSentence(text, resource, coverage, weights)),
-  )
+async function pickSentences({ passages, weights }: ChatContext, slicer: Slicer): Promise<Sentence[]> {
+  const sentences: Sentence[] = []
+  for (const { resource, coverage } of passages) {
+    for (const text of splitSentences(resource.content)) {
+      if (slicer.due) await slicer.pause()
+      const sentence = scoreSentence(text, resource, coverage, weights)
+      // What has no word of the question adds nothing.
+      if (sentence.terms.size > 0) sentences.push(sentence)
+    }
+  }
   const picked: Sentence[] = []
   const covered = new Map<string, number>()
   while (picked.length < SENTENCES_MAX) {
     let bestGain = 0
     let best: Sentence | undefined
     for (const sentence of sentences) {
+      if (slicer.due) await slicer.pause()
       if (picked.some(other => other.text === sentence.text)) continue
       const fresh = [...sentence.terms].reduce(
         (sum, term) => sum + (weights.get(term) ?? 0) / (1 + 2 * (covered.get(term) ?? 0)),
@@ -121,12 +132,25 @@ function scoreSentence(
   return { text, resource, terms, score: shape * (0.5 + coverage / 2) }
 }
 
-function splitSentences(text: string): string[] {
-  return text
-    .split(/\n+/)
-    .flatMap(line => [...segmenter.segment(line)].map(({ segment }) => segment.replace(/\s+/g, ' ').trim()))
-    .filter(sentence => sentence.length > 0)
-    .map(sentence => (sentence.length > SENTENCE_CHARS_MAX ? `${sentence.slice(0, SENTENCE_CHARS_MAX)}…` : sentence))
+/** The sentences of a text, found as they are asked for. A line that is longer than a piece is cut into such. */
+function* splitSentences(text: string): Generator<string> {
+  for (const line of linesOf(text)) {
+    for (const { start, end } of piecesOf(line)) {
+      for (const { segment } of segmenter.segment(line.slice(start, end))) {
+        const sentence = segment.replace(/\s+/g, ' ').trim()
+        if (sentence.length > 0)
+          yield sentence.length > SENTENCE_CHARS_MAX ? `${sentence.slice(0, SENTENCE_CHARS_MAX)}…` : sentence
+      }
+    }
+  }
+}
+
+function* linesOf(text: string): Generator<string> {
+  for (let at = 0; at < text.length; ) {
+    const end = text.indexOf('\n', at)
+    yield text.slice(at, end < 0 ? text.length : end)
+    at = end < 0 ? text.length : end + 1
+  }
 }
 
 function describeEntity({ entity, edges, neighbours }: EntityFact): string | undefined {

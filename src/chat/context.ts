@@ -1,3 +1,4 @@
+import { Slicer } from '../base/slice.ts'
 import type { Embedder } from '../embedding/port.ts'
 import type { Edge, Entity, Moment, Resource } from '../rem/views.ts'
 import { entitiesMentioned, readEntities } from '../search/entities.ts'
@@ -5,7 +6,7 @@ import { search } from '../search/search.ts'
 import { traverse } from '../search/traverse.ts'
 import { inverseDocumentFrequency } from '../search/words.ts'
 import type { Tenant } from '../tenant/tenant.ts'
-import { analyze } from '../text/analyze.ts'
+import { termsOf } from '../text/analyze.ts'
 
 /** What a tenant knows that bears on a question. */
 export interface ChatContext {
@@ -61,25 +62,34 @@ export async function gatherContext(
     answer.terms.map(({ term, documents }) => [term, inverseDocumentFrequency(Math.min(documents, total), total)]),
   )
   const sum = [...weights.values()].reduce((all, weight) => all + weight, 0)
-  const passages = answer.hits
-    .map(({ resource }) => {
-      const { frequencies } = analyze(`${resource.name ?? ''}\n${resource.content}`)
-      const matched = [...weights].reduce((all, [term, weight]) => all + (frequencies.has(term) ? weight : 0), 0)
-      return { resource, coverage: sum === 0 ? 0 : matched / sum }
-    })
+  const throwIfEnded = () => options.signal.throwIfAborted()
+  const slicer = new Slicer(throwIfEnded)
+  const found: Passage[] = []
+  for (const { resource } of answer.hits) {
+    const terms = await termsOf(`${resource.name ?? ''}\n${resource.content}`, slicer)
+    const matched = [...weights].reduce((all, [term, weight]) => all + (terms.has(term) ? weight : 0), 0)
+    found.push({ resource, coverage: sum === 0 ? 0 : matched / sum })
+  }
+  const passages = found
     .filter(({ coverage }) => coverage >= options.coverageMin)
     .sort((a, b) => b.coverage - a.coverage)
     .slice(0, PASSAGES_MAX)
-  const entities = await gatherEntities(tenant, question)
+  const entities = await gatherEntities(tenant, question, throwIfEnded)
   const moments =
     passages.length > 0 || entities.length > 0 || TEMPORAL.test(question) ? await recentMoments(MOMENTS_MAX) : []
   return { question, passages, entities, moments, weights }
 }
 
-async function gatherEntities(tenant: Tenant, question: string): Promise<EntityFact[]> {
+async function gatherEntities(tenant: Tenant, question: string, throwIfEnded: () => void): Promise<EntityFact[]> {
   const facts: EntityFact[] = []
-  for (const entity of await entitiesMentioned(tenant, question, ENTITIES_MAX)) {
-    const walk = await traverse(tenant, { start: entity.id, depth: 1, direction: 'both', limit: NEIGHBOURS_MAX })
+  for (const entity of await entitiesMentioned(tenant, question, ENTITIES_MAX, throwIfEnded)) {
+    const walk = await traverse(tenant, {
+      start: entity.id,
+      depth: 1,
+      direction: 'both',
+      limit: NEIGHBOURS_MAX,
+      throwIfEnded,
+    })
     const neighbours = await readEntities(
       tenant,
       (walk?.reached ?? []).map(({ entity: { id } }) => id),

@@ -15,6 +15,12 @@ export interface EntityMatch {
 /** Names read for one lookup, at most; a shorter prefix of a bigger tenant is answered from the first of them. */
 const NAMES_READ_MAX = 5000
 const TRIGRAM_NAMES_MAX = 20_000
+/** Trigrams of a name that are looked up, the first ones: names that are near share nearly all of them, however many there are. */
+const TRIGRAMS_READ_MAX = 64
+/** Entries of the trigram index that one lookup reads, about. */
+const TRIGRAM_ENTRIES_MAX = 100_000
+/** Entities that are read at once. */
+const ENTITIES_AT_ONCE = 32
 
 export async function readEntities(tenant: Tenant, ids: readonly string[]): Promise<Map<string, Entity>> {
   const records = await tenant.records(ids.map(id => ({ kind: 'entity', key: [id] })))
@@ -30,28 +36,28 @@ export async function readEntities(tenant: Tenant, ids: readonly string[]): Prom
 export async function findEntities(
   tenant: Tenant,
   name: string,
-  options: { type?: string | undefined; limit: number; fuzzy?: boolean },
+  options: { type?: string | undefined; limit: number; fuzzy?: boolean; throwIfEnded?: () => void },
 ): Promise<EntityMatch[]> {
   const wanted = normalizeName(name)
   if (wanted === '') return []
+  const slicer = new Slicer(options.throwIfEnded)
   const scores = new Map<string, { score: number; match: EntityMatch['match'] }>()
   const note = (id: string, score: number, match: EntityMatch['match']) => {
     if ((scores.get(id)?.score ?? 0) < score) scores.set(id, { score, match })
   }
-  for (const [found, id] of await namesIn(tenant, {
-    ...prefixRange(prefixes.entityNames(wanted)),
-    limit: NAMES_READ_MAX,
-  })) {
+  const names = await namesIn(tenant, { ...prefixRange(prefixes.entityNames(wanted)), limit: NAMES_READ_MAX }, slicer)
+  for (const [found, id] of names) {
     if (found === wanted) note(id, 1, 'exact')
     else note(id, 0.9 * (wanted.length / found.length) ** 0.25, 'prefix')
   }
   if (options.fuzzy !== false && scores.size < options.limit) {
-    for (const { id, similarity } of await fuzzyNames(tenant, wanted)) note(id, 0.8 * similarity, 'fuzzy')
+    for (const { id, similarity } of await fuzzyNames(tenant, wanted, slicer)) note(id, 0.8 * similarity, 'fuzzy')
   }
   const ordered = [...scores].sort(([idA, a], [idB, b]) => b.score - a.score || (idA < idB ? -1 : 1))
   const matches: EntityMatch[] = []
-  for (let at = 0; at < ordered.length && matches.length < options.limit; at += 100) {
-    const part = ordered.slice(at, at + 100)
+  for (let at = 0; at < ordered.length && matches.length < options.limit; at += ENTITIES_AT_ONCE) {
+    slicer.throwIfEnded()
+    const part = ordered.slice(at, at + ENTITIES_AT_ONCE)
     const entities = await readEntities(
       tenant,
       part.map(([id]) => id),
@@ -66,32 +72,42 @@ export async function findEntities(
 
 /** Entities that have exactly this normalized name. */
 export async function entitiesNamed(tenant: Tenant, normalized: string): Promise<string[]> {
-  return (await namesIn(tenant, { ...prefixRange(prefixes.entityName(normalized)), limit: 100 })).map(([, id]) => id)
+  const range = { ...prefixRange(prefixes.entityName(normalized)), limit: 100 }
+  return (await namesIn(tenant, range, new Slicer())).map(([, id]) => id)
 }
 
-async function namesIn(tenant: Tenant, range: KvRange): Promise<[name: string, id: string][]> {
+async function namesIn(tenant: Tenant, range: KvRange, slicer: Slicer): Promise<[name: string, id: string][]> {
   const names: [string, string][] = []
   for await (const chunk of tenant.chunks({ ...range, values: false })) {
     for (const [key] of chunk) {
       const reader = new KeyReader(key)
       names.push([reader.text(), reader.text()])
+      if (slicer.due) await slicer.pause()
     }
   }
   return names
 }
 
 /** Names that share trigrams, kept when few enough edits away: one edit for each 4 characters, at least 1, at most 3. */
-async function fuzzyNames(tenant: Tenant, wanted: string): Promise<{ id: string; similarity: number }[]> {
-  const slicer = new Slicer()
+async function fuzzyNames(
+  tenant: Tenant,
+  wanted: string,
+  slicer: Slicer,
+): Promise<{ id: string; similarity: number }[]> {
   const shared = new Map<string, { name: string; id: string; count: number }>()
-  const grams = trigrams(wanted)
-  for (const gram of grams) {
+  let gramsRead = 0
+  let entriesRead = 0
+  for (const gram of trigrams(wanted).slice(0, TRIGRAMS_READ_MAX)) {
+    if (entriesRead >= TRIGRAM_ENTRIES_MAX) break
+    gramsRead++
     for await (const chunk of tenant.chunks({
       ...prefixRange(prefixes.trigram(gram)),
       limit: TRIGRAM_NAMES_MAX,
       values: false,
     })) {
+      entriesRead += chunk.length
       for (const [key] of chunk) {
+        if (slicer.due) await slicer.pause()
         const reader = new KeyReader(key)
         reader.text()
         const name = reader.text()
@@ -106,7 +122,7 @@ async function fuzzyNames(tenant: Tenant, wanted: string): Promise<{ id: string;
   const found: { id: string; similarity: number }[] = []
   for (const { name, id, count } of shared.values()) {
     // An edit destroys at most three trigrams (four when it swaps two characters).
-    if (count < grams.length - edits * 4) continue
+    if (count < gramsRead - edits * 4) continue
     const whole = editDistance(wanted, name, edits)
     const word = wordDistance(wanted, name, edits)
     // A single word of a longer name counts as one edit dearer than the whole name.
@@ -126,32 +142,46 @@ function wordDistance(wanted: string, name: string, edits: number): number {
   return Math.min(...name.split(' ').map(word => editDistance(wanted, word, edits)))
 }
 
-/** Optimal string alignment distance (insert, delete, replace, swap of neighbours); gives up above `max`. */
+/** Optimal string alignment distance (insert, delete, replace, swap of neighbours); gives up above `max`. Takes (2 · max + 1) steps a character: farther from the diagonal every alignment has more edits. */
 export function editDistance(a: string, b: string, max: number): number {
-  if (Math.abs(a.length - b.length) > max) return max + 1
+  const past = max + 1
+  if (Math.abs(a.length - b.length) > max) return past
+  // Row i holds the distances of a's first i characters from b's first j, for j from i - max to i + max, at j - i + max; one place more on either side is past.
+  const width = 2 * max + 3
   let twoBack: number[] = []
-  let previous = Array.from({ length: b.length + 1 }, (_, n) => n)
+  let previous = Array.from({ length: width }, (_, n) => (n - 1 < max ? past : Math.min(past, n - 1 - max)))
   for (let i = 1; i <= a.length; i++) {
-    const row = [i]
-    let least = i
-    for (let j = 1; j <= b.length; j++) {
-      const cost = a[i - 1] === b[j - 1] ? 0 : 1
-      let value = Math.min(previous[j]! + 1, row[j - 1]! + 1, previous[j - 1]! + cost)
-      if (i > 1 && j > 1 && a[i - 1] === b[j - 2] && a[i - 2] === b[j - 1]) value = Math.min(value, twoBack[j - 2]! + 1)
-      row.push(value)
+    const row = new Array<number>(width).fill(past)
+    let least = past
+    for (let n = 1; n <= 2 * max + 1; n++) {
+      const j = i + n - 1 - max
+      if (j < 0 || j > b.length) continue
+      let value = i
+      if (j > 0) {
+        const cost = a[i - 1] === b[j - 1] ? 0 : 1
+        value = Math.min(previous[n + 1]! + 1, row[n - 1]! + 1, previous[n]! + cost)
+        // Two rows back the same column less two stands at the same place.
+        if (i > 1 && j > 1 && a[i - 1] === b[j - 2] && a[i - 2] === b[j - 1]) value = Math.min(value, twoBack[n]! + 1)
+      }
+      row[n] = value
       least = Math.min(least, value)
     }
-    if (least > max) return max + 1
+    if (least > max) return past
     twoBack = previous
     previous = row
   }
-  return previous[b.length]!
+  return Math.min(past, previous[b.length - a.length + max + 1]!)
 }
 
 /** A page of all entities, or of those of one type, by id. */
 export async function listEntities(
   tenant: Tenant,
-  options: { type?: string | undefined; after?: string | undefined; limit: number },
+  options: {
+    type?: string | undefined
+    after?: string | undefined
+    limit: number
+    throwIfEnded?: () => void
+  },
 ): Promise<{ entities: Entity[]; more: boolean }> {
   const entities: Entity[] = []
   const prefix = options.type === undefined ? prefixes.kind('entity') : prefixes.entityType(options.type)
@@ -159,19 +189,28 @@ export async function listEntities(
   const gte = options.after === undefined ? range.gte : keyAfter(Buffer.concat([prefix, textPart(options.after)]))
   for await (const chunk of tenant.chunks({ gte, lt: range.lt, values: false })) {
     const ids = chunk.map(([key]) => new KeyReader(key, prefix.length).text())
-    const found = await readEntities(tenant, ids)
-    for (const id of ids) {
-      const entity = found.get(id)
-      if (!entity) continue
-      if (entities.length === options.limit) return { entities, more: true }
-      entities.push(entity)
+    for (let at = 0; at < ids.length; at += ENTITIES_AT_ONCE) {
+      options.throwIfEnded?.()
+      const part = ids.slice(at, at + ENTITIES_AT_ONCE)
+      const found = await readEntities(tenant, part)
+      for (const id of part) {
+        const entity = found.get(id)
+        if (!entity) continue
+        if (entities.length === options.limit) return { entities, more: true }
+        entities.push(entity)
+      }
     }
   }
   return { entities, more: false }
 }
 
 /** Names that a text may mention: every run of 1 to 5 words, longest first, that is an entity's exact name. */
-export async function entitiesMentioned(tenant: Tenant, text: string, max: number): Promise<Entity[]> {
+export async function entitiesMentioned(
+  tenant: Tenant,
+  text: string,
+  max: number,
+  throwIfEnded: () => void = () => {},
+): Promise<Entity[]> {
   const words = normalizeName(text).split(' ').slice(0, 200)
   const ids = new Set<string>()
   const taken = new Set<number>()
@@ -180,6 +219,7 @@ export async function entitiesMentioned(tenant: Tenant, text: string, max: numbe
       if (taken.has(at)) continue
       const name = words.slice(at, at + length).join(' ')
       if (name.length < 2) continue
+      throwIfEnded()
       const named = await entitiesNamed(tenant, name)
       if (named.length === 0) continue
       for (const id of named) ids.add(id)

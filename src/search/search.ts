@@ -1,11 +1,12 @@
 import { PercolateError } from '../base/errors.ts'
-import { PAGE_CHARS_MAX, SEARCH_DEPTH_MAX } from '../base/limits.ts'
+import { PAGE_CHARS_MAX, QUERY_TERMS_MAX, SEARCH_DEPTH_MAX } from '../base/limits.ts'
+import { Slicer } from '../base/slice.ts'
 import type { Embedder } from '../embedding/port.ts'
 import { type Resource, resourceView } from '../rem/views.ts'
 import { keys } from '../storage/keys.ts'
 import type { Tenant } from '../tenant/tenant.ts'
 import { analyze } from '../text/analyze.ts'
-import { snippet } from '../text/snippet.ts'
+import { Snippets } from '../text/snippet.ts'
 import { Best, type Ranked } from './best.ts'
 import { candidates } from './candidates.ts'
 import { type Filter, matches } from './filter.ts'
@@ -46,40 +47,53 @@ export interface SearchAnswer {
 const FUSED_DEPTH = 200
 /** Records that are read at a time while results are checked against a filter. */
 const CHECKED_AT_ONCE = 64
+/** Rows of a scan that are ranked between two looks at the time. */
+const ROWS_A_SLICE = 4096
 
 /** Plan: candidates by filter → words and vectors → fuse → records, checked and cut to the page. */
 export async function search(tenant: Tenant, embedder: Embedder, request: SearchRequest): Promise<SearchAnswer> {
-  const terms = analyze(request.query)
-  const allowed = request.filter
-    ? await candidates(tenant, request.filter, () => request.signal?.throwIfAborted())
-    : undefined
+  const slicer = new Slicer(() => request.signal?.throwIfAborted())
   const warnings: string[] = []
+  const frequencies = queryTerms(request, warnings)
+  const allowed = request.filter ? await candidates(tenant, request.filter, slicer) : undefined
   const depth = Math.max(FUSED_DEPTH, request.offset + request.limit + 1)
   const wanted = request.filter ? tenant.state.documents : depth
 
   let words: WordSearch = { scores: new WordScores(), terms: [] }
-  if (request.mode !== 'vector') words = await searchWords(tenant, terms.frequencies, allowed)
-  const near = request.mode === 'text' ? undefined : await searchVectors(tenant, embedder, request, allowed, warnings)
-  const ranked = rank(request.mode, words, near, wanted, embedder.fusionWeight)
+  if (request.mode !== 'vector') words = await searchWords(tenant, frequencies, allowed, slicer)
+  const near =
+    request.mode === 'text' ? undefined : await searchVectors(tenant, embedder, request, allowed, warnings, slicer)
+  const ranked = await rank(request.mode, words, near, wanted, embedder.fusionWeight, slicer)
 
-  const stems = new Set(terms.frequencies.keys())
-  const page = await readPage(tenant, ranked, request)
-  const hits = page.hits.map(({ resource, score }) => ({
-    resource,
-    score,
-    snippet: snippet(resource.content, stems).html,
-  }))
+  const page = await readPage(tenant, ranked, request, slicer)
+  const snippets = new Snippets(new Set(frequencies.keys()), slicer)
+  const hits: SearchHit[] = []
+  for (const { resource, score } of page.hits)
+    hits.push({ resource, score, snippet: (await snippets.of(resource.content)).html })
   return { hits, more: page.more, warnings, terms: words.terms }
 }
 
-function rank(
+/** The terms of the query that are looked up. */
+function queryTerms({ query, mode }: SearchRequest, warnings: string[]): ReadonlyMap<string, number> {
+  const { frequencies } = analyze(query)
+  if (frequencies.size <= QUERY_TERMS_MAX) return frequencies
+  if (mode !== 'vector')
+    warnings.push(
+      `Searched for the first ${QUERY_TERMS_MAX} different words of the query; it has ${frequencies.size} (in text without spaces each pair of characters is a word). Ask a shorter question for all of it to count.`,
+    )
+  return new Map([...frequencies].slice(0, QUERY_TERMS_MAX))
+}
+
+async function rank(
   mode: SearchMode,
   words: WordSearch,
   near: readonly Ranked[] | undefined,
   wanted: number,
   vectorWeight: number,
-): Ranked[] {
-  const byWords = words.scores.best(wanted)
+  slicer: Slicer,
+): Promise<Ranked[]> {
+  const byWords = await words.scores.best(wanted, slicer)
+  await slicer.pause()
   if (mode === 'text') return byWords
   if (mode === 'vector') return (near ?? []).slice(0, wanted)
   if (near === undefined) return byWords
@@ -99,6 +113,7 @@ async function searchVectors(
   request: SearchRequest,
   allowed: ReadonlySet<number> | undefined,
   warnings: string[],
+  slicer: Slicer,
 ): Promise<Ranked[] | undefined> {
   const spec = tenant.embedding
   if (spec === undefined) return []
@@ -138,19 +153,22 @@ async function searchVectors(
     Math.max(SEARCH_DEPTH_MAX, request.offset + request.limit + 1),
     request.filter !== undefined,
     floor,
+    slicer,
   )
 }
 
 /** The best rows of a scan, above the model's noise; all of them when a filter may drop many. */
-function nearest(
+async function nearest(
   scan: { rows: number; scores: Float32Array; docNos: Uint32Array },
   allowed: ReadonlySet<number> | undefined,
   depth: number,
   filtered: boolean,
   floor: number,
-): Ranked[] {
+  slicer: Slicer,
+): Promise<Ranked[]> {
   const best = new Best(filtered ? scan.rows : depth)
   for (let row = 0; row < scan.rows; row++) {
+    if (row % ROWS_A_SLICE === 0 && slicer.due) await slicer.pause()
     const score = scan.scores[row]!
     if (score <= floor) continue
     const docNo = scan.docNos[row]!
@@ -163,12 +181,13 @@ async function readPage(
   tenant: Tenant,
   ranked: readonly Ranked[],
   request: SearchRequest,
+  slicer: Slicer,
 ): Promise<{ hits: { resource: Resource; score: number }[]; more: boolean }> {
   const hits: { resource: Resource; score: number }[] = []
   let skipped = 0
   let characters = 0
   for (let at = 0; at < ranked.length; at += CHECKED_AT_ONCE) {
-    request.signal?.throwIfAborted()
+    slicer.throwIfEnded()
     const wantedHere = request.filter ? CHECKED_AT_ONCE : request.offset + request.limit + 1 - at
     if (wantedHere <= 0) break
     const part = ranked.slice(at, at + Math.min(CHECKED_AT_ONCE, wantedHere))
@@ -177,6 +196,7 @@ async function readPage(
       part.map(({ docNo }) => docNo),
     )
     for (const [n, { score }] of part.entries()) {
+      if (slicer.due) await slicer.pause()
       const resource = resources[n]
       if (!resource || (request.filter && !matches(request.filter, resource))) continue
       if (skipped < request.offset) skipped++

@@ -1,4 +1,5 @@
 import { TRAVERSE_VISITS_MAX } from '../base/limits.ts'
+import { Slicer } from '../base/slice.ts'
 import type { LwwRecord } from '../rem/record.ts'
 import { type Edge, type Entity, edgeSurvives, edgeView, entityView } from '../rem/views.ts'
 import { decodeRecord } from '../storage/codec.ts'
@@ -14,6 +15,8 @@ export interface TraverseRequest {
   /** Only edges of this type. */
   readonly type?: string | undefined
   readonly limit: number
+  /** Called now and then, to stop when nobody waits any more. */
+  readonly throwIfEnded?: () => void
 }
 
 export interface Reached {
@@ -33,6 +36,7 @@ export interface Traversal {
 
 /** Breadth-first walk; each entity once, so cycles end. Edges to what does not exist, or was deleted since, are not followed. */
 export async function traverse(tenant: Tenant, request: TraverseRequest): Promise<Traversal | undefined> {
+  const slicer = new Slicer(request.throwIfEnded)
   const cache = new Map<string, LwwRecord | undefined>()
   await loadEntities(tenant, [request.start], cache)
   if (!entityView(request.start, cache.get(request.start))) return undefined
@@ -45,6 +49,7 @@ export async function traverse(tenant: Tenant, request: TraverseRequest): Promis
   for (let depth = 1; depth <= request.depth && frontier.length > 0 && !truncated; depth++) {
     const next: string[] = []
     for (const id of frontier) {
+      slicer.throwIfEnded()
       const found = await edgesAt(tenant, id, request, TRAVERSE_VISITS_MAX - visits + 1)
       await loadEntities(
         tenant,
@@ -52,6 +57,7 @@ export async function traverse(tenant: Tenant, request: TraverseRequest): Promis
         cache,
       )
       for (const edge of found) {
+        if (slicer.due) await slicer.pause()
         if (++visits > TRAVERSE_VISITS_MAX) {
           truncated = true
           break

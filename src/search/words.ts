@@ -1,3 +1,4 @@
+import type { Slicer } from '../base/slice.ts'
 import { KeyReader, postingField, prefixes, prefixRange } from '../storage/keys.ts'
 import { BLOCK_DOCS, countPostings, PostingColumns } from '../storage/postings.ts'
 import type { Tenant } from '../tenant/tenant.ts'
@@ -38,9 +39,10 @@ export class WordScores {
   }
 
   /** The `count` best documents. */
-  best(count: number): Ranked[] {
+  async best(count: number, slicer: Slicer): Promise<Ranked[]> {
     const best = new Best(count)
     for (const [block, scores] of this.#blocks) {
+      if (slicer.due) await slicer.pause()
       const first = block * BLOCK_DOCS
       for (let n = 0; n < BLOCK_DOCS; n++) {
         const score = scores[n]!
@@ -56,6 +58,7 @@ export async function searchWords(
   tenant: Tenant,
   frequencies: ReadonlyMap<string, number>,
   allowed: ReadonlySet<number> | undefined,
+  slicer: Slicer,
 ): Promise<WordSearch> {
   const { documents: total, termTotal } = tenant.state
   const averageLength = total === 0 ? 1 : Math.max(1, termTotal / total)
@@ -63,6 +66,7 @@ export async function searchWords(
   const postings = new PostingColumns()
   const terms: TermMatch[] = []
   for (const [term, queryFrequency] of frequencies) {
+    slicer.throwIfEnded()
     const blocks = await readBlocks(tenant, term)
     let documents = 0
     for (const { bytes } of blocks) documents += countPostings(bytes)
@@ -70,6 +74,7 @@ export async function searchWords(
     terms.push({ term, documents, idf })
     const weight = idf * (K1 + 1) * Math.min(queryFrequency, 3)
     for (const { block, bytes } of blocks) {
+      if (slicer.due) await slicer.pause()
       postings.read(bytes)
       const { places, frequencies: counts, lengths } = postings
       const first = block * BLOCK_DOCS

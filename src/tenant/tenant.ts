@@ -1,6 +1,7 @@
 import { LRUCache } from 'lru-cache'
 import { PercolateError } from '../base/errors.ts'
 import type { TenantId } from '../base/ids.ts'
+import { Slicer } from '../base/slice.ts'
 import type { Time } from '../base/time.ts'
 import { type Clock, compareClocks, HybridLogicalClock, laterClock } from '../clock/hlc.ts'
 import { dominates, joinVectors, type VersionVector } from '../clock/vector.ts'
@@ -67,6 +68,9 @@ export interface TenantOptions {
   readonly room?: StagingRoom | undefined
   readonly onCommit: (tenant: Tenant, batch: StagedBatch) => void
 }
+
+/** Records that are fetched at once: a record may have hundreds of KiB, and those of one fetch come into memory in one go. */
+const RECORDS_AT_ONCE = 64
 
 /** A record of another copy, decoded. */
 export interface Transferred {
@@ -435,8 +439,16 @@ export class Tenant {
   }
 
   async records(refs: readonly RecordRef[]): Promise<(LwwRecord | undefined)[]> {
-    const all = await this.#kv.getMany(refs.map(ref => keys.record(ref)))
-    return all.map(bytes => (bytes === undefined ? undefined : decodeRecord(bytes)))
+    const slicer = new Slicer()
+    const records: (LwwRecord | undefined)[] = []
+    for (let at = 0; at < refs.length; at += RECORDS_AT_ONCE) {
+      const part = refs.slice(at, at + RECORDS_AT_ONCE)
+      for (const bytes of await this.#kv.getMany(part.map(ref => keys.record(ref)))) {
+        if (slicer.due) await slicer.pause()
+        records.push(bytes === undefined ? undefined : decodeRecord(bytes))
+      }
+    }
+    return records
   }
 
   get(key: Buffer): Promise<Buffer | undefined> {

@@ -1,5 +1,7 @@
 import { stemmer } from 'stemmer'
 import { eng } from 'stopword'
+import type { Slicer } from '../base/slice.ts'
+import { piecesOf } from './pieces.ts'
 
 /**
  * Text analysis for word search: Unicode words, folded (compatibility form, lower case, no diacritics), English stop words dropped, ASCII words
@@ -80,10 +82,12 @@ function visitPairs(run: string, start: number, visit: TokenVisitor): void {
   let previous: string | undefined
   let at = start
   let pairs = 0
+  // Most runs are of such characters throughout; asking once is half of the work.
+  const isFolded = UNIFIED_HAN.test(run)
   for (const character of run) {
     if (previous !== undefined) {
       const pair = previous + character
-      visit(fold(pair), at, at + pair.length)
+      visit(isFolded ? pair : fold(pair), at, at + pair.length)
       at += previous.length
       pairs++
     }
@@ -97,6 +101,25 @@ export interface Terms {
   readonly frequencies: ReadonlyMap<string, number>
   /** All occurrences, the document length of BM25. */
   readonly length: number
+}
+
+/** As {@link tokenize}, in pieces that the caller may pause between: the tokens of each, and where it ends in the text. A token at the edge of two pieces may be cut, or come twice. */
+export function* tokenizePieces(text: string): Generator<{ readonly tokens: Token[]; readonly end: number }> {
+  for (const { start: from, end: to } of piecesOf(text)) {
+    const tokens: Token[] = []
+    visitTokens(text.slice(from, to), (term, start, end) => tokens.push({ start: from + start, end: from + end, term }))
+    yield { tokens, end: to }
+  }
+}
+
+/** The different terms of a long text, about: the last of a piece may be cut. */
+export async function termsOf(text: string, slicer: Slicer): Promise<Set<string>> {
+  const terms = new Set<string>()
+  for (const { start, end } of piecesOf(text)) {
+    visitTokens(text.slice(start, end), term => terms.add(term))
+    await slicer.pause()
+  }
+  return terms
 }
 
 export function analyze(text: string): Terms {

@@ -1,4 +1,6 @@
-import { type Token, tokenize } from './analyze.ts'
+import type { Slicer } from '../base/slice.ts'
+import { type Token, tokenizePieces } from './analyze.ts'
+import { PIECE_CHARS, wholeCharacter } from './pieces.ts'
 
 export interface Snippet {
   /** An excerpt in which matched words stand between `<mark>` and `</mark>`; everything else is HTML-escaped. */
@@ -6,10 +8,47 @@ export interface Snippet {
 }
 
 const SNIPPET_CHARS = 240
+/** Characters that are looked through for the best stretch; beyond them the first stretch that has any of the words will do. */
+const BEST_WITHIN_CHARS = 16 * 1024
+/** Characters that are looked through for the snippets of one answer. When they are used up, only the first piece of each further text is. */
+const ANSWER_CHARS_MAX = 1024 * 1024
 
-/** The stretch of the text with the most different query terms, cut at word boundaries. */
-export function snippet(text: string, terms: ReadonlySet<string>): Snippet {
-  const hits = tokenize(text).filter(token => terms.has(token.term))
+/** Makes the snippets of one answer, best result first: a bounded piece of work, in slices. */
+export class Snippets {
+  readonly #terms: ReadonlySet<string>
+  readonly #slicer: Slicer
+  #charsLeft: number
+
+  /** `terms`: those of the query, analyzed. `charsMax`: characters to look through, about. */
+  constructor(terms: ReadonlySet<string>, slicer: Slicer, charsMax = ANSWER_CHARS_MAX) {
+    this.#terms = terms
+    this.#slicer = slicer
+    this.#charsLeft = charsMax
+  }
+
+  /** Characters that have been looked through, beyond which only the beginning of a text is. */
+  get charsLeft(): number {
+    return this.#charsLeft
+  }
+
+  async of(text: string): Promise<Snippet> {
+    const hits: Token[] = []
+    const charsMax = Math.max(PIECE_CHARS, this.#charsLeft)
+    let at = 0
+    for (const { tokens, end } of tokenizePieces(text)) {
+      for (const token of tokens) if (this.#terms.has(token.term)) hits.push(token)
+      at = end
+      await this.#slicer.pause()
+      // As long as there is room for another whole piece.
+      if (at > charsMax - PIECE_CHARS || (at > BEST_WITHIN_CHARS - PIECE_CHARS && hits.length > 0)) break
+    }
+    this.#charsLeft -= at
+    return excerpt(text, hits)
+  }
+}
+
+/** The stretch of the text with the most different query terms, cut at word boundaries. `hits`: where they stand, ascending. */
+function excerpt(text: string, hits: readonly Token[]): Snippet {
   const [start, end] = widen(text, bestWindow(hits))
   let html = start > 0 ? '…' : ''
   let at = start
@@ -25,13 +64,19 @@ export function snippet(text: string, terms: ReadonlySet<string>): Snippet {
 function bestWindow(hits: readonly Token[]): [number, number] {
   let bestStart = 0
   let bestCount = 0
+  /** Of the hits from the one at hand to the one before `next`: how often each term is there. */
+  const seen = new Map<string, number>()
+  let next = 0
   for (const [n, first] of hits.entries()) {
-    const seen = new Set<string>()
-    for (let k = n; k < hits.length && hits[k]!.end - first.start <= SNIPPET_CHARS; k++) seen.add(hits[k]!.term)
+    for (; next < hits.length && (next <= n || hits[next]!.end - first.start <= SNIPPET_CHARS); next++)
+      seen.set(hits[next]!.term, (seen.get(hits[next]!.term) ?? 0) + 1)
     if (seen.size > bestCount) {
       bestCount = seen.size
       bestStart = first.start
     }
+    const count = seen.get(first.term)!
+    if (count === 1) seen.delete(first.term)
+    else seen.set(first.term, count - 1)
   }
   return [bestStart, bestStart + SNIPPET_CHARS]
 }
@@ -49,12 +94,6 @@ function widen(text: string, [start, end]: [number, number]): [number, number] {
     to = space > from + SNIPPET_CHARS / 2 ? space : wholeCharacter(text, to)
   }
   return [from, to]
-}
-
-/** Moves off the second half of a surrogate pair. */
-const wholeCharacter = (text: string, at: number): number => {
-  const code = text.charCodeAt(at)
-  return code >= 0xdc00 && code <= 0xdfff ? at - 1 : at
 }
 
 const escapeHtml = (text: string): string =>

@@ -1,6 +1,7 @@
 import { randomUUID } from 'node:crypto'
 import { PercolateError } from '../../base/errors.ts'
 import { CHAT_CHARS_MAX, QUERY_CHARS_MAX } from '../../base/limits.ts'
+import { Slicer } from '../../base/slice.ts'
 import { type Citation, contextForModel, extractiveAnswer, NOTHING_RELEVANT } from '../../chat/answer.ts'
 import { type ChatContext, COVERAGE_MIN, gatherContext, isEmptyContext } from '../../chat/context.ts'
 import type { ChatModel } from '../../chat/model.ts'
@@ -64,7 +65,7 @@ export class ChatOperations {
     }
     if (!this.#model) {
       const { text, citations } = gathered
-        ? extractiveAnswer(gathered)
+        ? await extractiveAnswer(gathered, new Slicer(() => call.throwIfEnded()))
         : { text: `${NOTHING_RELEVANT} (No chat model is set.)`, citations: [] }
       return { ...reply, model: EXTRACTIVE_MODEL, pieces: inPieces(text, citations) }
     }

@@ -120,7 +120,11 @@ export class EntityOperations {
         this.#context,
         call,
         async tenant => {
-          const found = await findEntities(tenant, query.name!, { type, limit: offset + limit + 1 })
+          const found = await findEntities(tenant, query.name!, {
+            type,
+            limit: offset + limit + 1,
+            throwIfEnded: () => call.throwIfEnded(),
+          })
           const page = found.slice(offset, offset + limit)
           const results = cutPage(page.map(({ entity, score, match }) => ({ ...toOutput(entity), score, match })))
           const next = offset + results.length
@@ -138,7 +142,12 @@ export class EntityOperations {
       this.#context,
       call,
       async tenant => {
-        const { entities, more } = await listEntities(tenant, { type, after: position, limit })
+        const { entities, more } = await listEntities(tenant, {
+          type,
+          after: position,
+          limit,
+          throwIfEnded: () => call.throwIfEnded(),
+        })
         const results = cutPage(entities.map(toOutput))
         const isCut = more || results.length < entities.length
         return { results, ...(isCut ? { cursor: encodeCursor(scope, [results.at(-1)!.id]) } : {}) }
@@ -158,6 +167,7 @@ export class EntityOperations {
           direction: query.direction ?? 'out',
           type: query.type,
           limit: query.limit ?? LIST_LIMIT_DEFAULT,
+          throwIfEnded: () => call.throwIfEnded(),
         })
         if (!walk) throw notFound('entity', id)
         return {

@@ -8,6 +8,7 @@ import {
   SEARCH_LIMIT_DEFAULT,
   URI_BYTES_MAX,
 } from '../../base/limits.ts'
+import { Slicer } from '../../base/slice.ts'
 import { embedAhead } from '../../embedding/ahead.ts'
 import { planDelete, planEmbedding, planResource, type ResourceCommand, resourceId, vectorOf } from '../../rem/plan.ts'
 import { type Resource, resourceView } from '../../rem/views.ts'
@@ -28,6 +29,8 @@ import { isoTime, notFound, type OperationsContext } from './context.ts'
 
 /** After the provider failed, writes store without asking it again for this long; an `embed` job catches up. */
 const PROVIDER_PAUSE_MS = 10_000
+/** Resources of a listing that are read at once: a page with much text ends after some tens of them. */
+const READ_AT_ONCE = 32
 
 export interface ResourcePage {
   readonly results: ResourceOutput[]
@@ -228,7 +231,8 @@ export class ResourceOperations {
       this.#context,
       call,
       async tenant => {
-        const allowed = filter ? await allowedIds(tenant, filter, () => call.throwIfEnded()) : undefined
+        const slicer = new Slicer(() => call.throwIfEnded())
+        const allowed = filter ? await allowedIds(tenant, filter, slicer) : undefined
         const range = prefixRange(prefixes.space(space.resourceByTime))
         const gte = position ? keyAfter(keys.resourceByTime(position[0] as number, position[1] as string)) : range.gte
         const results: ResourceOutput[] = []
@@ -237,8 +241,11 @@ export class ResourceOperations {
         for await (const chunk of tenant.chunks({ gte, lt: range.lt, values: false })) {
           call.throwIfEnded()
           const ids = chunk.map(([key]) => new KeyReader(key, 7).text()).filter(id => !allowed || allowed.has(id))
-          for (let at = 0; at < ids.length; at += limit + 1) {
-            for (const resource of await readResources(tenant, ids.slice(at, at + limit + 1))) {
+          const step = Math.min(limit + 1, READ_AT_ONCE)
+          for (let at = 0; at < ids.length; at += step) {
+            call.throwIfEnded()
+            for (const resource of await readResources(tenant, ids.slice(at, at + step))) {
+              if (slicer.due) await slicer.pause()
               if (filter && !matches(filter, resource)) continue
               if (results.length === limit || (last && characters > PAGE_CHARS_MAX)) {
                 return { results, cursor: encodeCursor(scope, [last!.updatedAtMs, last!.id]) }
@@ -383,8 +390,8 @@ function toFilter(query: {
   return clauses.length > 1 ? { op: 'and', clauses } : clauses[0]
 }
 
-async function allowedIds(tenant: Tenant, filter: Filter, throwIfEnded: () => void): Promise<Set<string> | undefined> {
-  const docNos = await candidates(tenant, filter, throwIfEnded)
+async function allowedIds(tenant: Tenant, filter: Filter, slicer: Slicer): Promise<Set<string> | undefined> {
+  const docNos = await candidates(tenant, filter, slicer)
   if (!docNos) return undefined
   const ids = await tenant.getMany([...docNos].map(docNo => keys.idByDocNo(docNo)))
   return new Set(ids.flatMap(id => (id ? [id.toString()] : [])))

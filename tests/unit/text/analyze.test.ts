@@ -1,6 +1,5 @@
 import { describe, expect, it } from 'vitest'
 import { analyze, fold, normalizeName, tokenize, trigrams } from '../../../src/text/analyze.ts'
-import { snippet } from '../../../src/text/snippet.ts'
 
 const terms = (text: string) => tokenize(text).map(({ term }) => term)
 
@@ -32,21 +31,5 @@ describe('text analysis', () => {
     expect(normalizeName('  Ada   LOVELACE, Countess')).toBe('ada lovelace countess')
     expect(normalizeName('!!!')).toBe('!!!')
     expect(trigrams('ab')).toEqual([' ab', 'ab '])
-  })
-})
-
-describe('snippets', () => {
-  it('mark the words of the query and escape the rest', () => {
-    expect(snippet('<b>Dogs</b> & cats', new Set(['dog'])).html).toBe('&lt;b&gt;<mark>Dogs</mark>&lt;/b&gt; &amp; cats')
-  })
-
-  it('show the stretch with the most different words of a long text', () => {
-    const { html } = snippet(
-      `${'filler word here. '.repeat(60)}The warranty lasts two years. ${'more filler text. '.repeat(60)}`,
-      new Set(['warranti', 'last', 'year']),
-    )
-    expect(html).toContain('<mark>warranty</mark> <mark>lasts</mark> two <mark>years</mark>')
-    expect(html.length).toBeLessThan(600)
-    expect(html.startsWith('…') && html.endsWith('…')).toBe(true)
   })
 })
