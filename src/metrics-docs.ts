@@ -5,6 +5,7 @@ import { Metrics } from './base/metrics.ts'
 import { systemTime } from './base/time.ts'
 import { addActivatorMetrics, addControllerMetrics } from './controller-metrics.ts'
 import { addNodeMetrics } from './node-metrics.ts'
+import { HeavyReads } from './session/heavy-reads.ts'
 import { Activity } from './tenant/activity.ts'
 import { DiskGuard } from './tenant/disk-guard.ts'
 import { TenantPool } from './tenant/pool.ts'
@@ -37,6 +38,7 @@ export async function metricsMarkdown(): Promise<string> {
           tier: 'small',
           replica: undefined,
           changes: { feeds: 0, refused: { total: 0 } },
+          heavyReads: new HeavyReads({ heavyReadsMax: 1, heavyReadsWaitingMax: 0 }),
           disk: new DiskGuard('.', 0),
           room: new StagingRoom(0),
         }),

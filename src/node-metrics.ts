@@ -1,6 +1,7 @@
 import type { ChangeOperations } from './api/operations/changes.ts'
 import type { Metrics } from './base/metrics.ts'
 import type { Replica } from './replication/replica.ts'
+import type { HeavyReads } from './session/heavy-reads.ts'
 import type { Activity } from './tenant/activity.ts'
 import type { DiskGuard } from './tenant/disk-guard.ts'
 import type { TenantPool } from './tenant/pool.ts'
@@ -13,6 +14,7 @@ export interface NodeMetricsOptions {
   readonly tier: string
   readonly replica: Replica | undefined
   readonly changes: Pick<ChangeOperations, 'feeds' | 'refused'>
+  readonly heavyReads: HeavyReads
   readonly disk: DiskGuard
   readonly room: StagingRoom
 }
@@ -25,6 +27,7 @@ export function addNodeMetrics({
   tier,
   replica,
   changes,
+  heavyReads,
   disk,
   room,
 }: NodeMetricsOptions): void {
@@ -83,6 +86,21 @@ export function addNodeMetrics({
     () => replica?.publisher.full ?? 0,
   )
   metrics.gauge('percolate_disk_free_bytes', 'Free space of the data directory', () => disk.freeBytes)
+  metrics.gauge(
+    'percolate_heavy_reads',
+    'Searches, answers, large listings and walks that are being computed',
+    () => heavyReads.running,
+  )
+  metrics.gauge(
+    'percolate_heavy_reads_waiting',
+    'Such reads that wait: PERCOLATE_HEAVY_READS_MAX are being computed',
+    () => heavyReads.waiting,
+  )
+  metrics.gauge(
+    'percolate_heavy_reads_refused_total',
+    'Such reads refused because PERCOLATE_HEAVY_READS_WAITING_MAX waited',
+    () => heavyReads.refused,
+  )
   metrics.gauge('percolate_change_feeds', 'Change feeds that are being followed here', () => changes.feeds)
   metrics.gauge(
     'percolate_change_feeds_refused_total',

@@ -29,6 +29,7 @@ import type { Member, Placement } from './replication/placement.ts'
 import { Replica } from './replication/replica.ts'
 import { SnapshotStore } from './replication/snapshots.ts'
 import { Gate } from './session/gate.ts'
+import { HeavyReads } from './session/heavy-reads.ts'
 import { prefixes, prefixRange, space } from './storage/keys.ts'
 import { collect } from './storage/kv.ts'
 import { openRocksKv } from './storage/rocksdb.ts'
@@ -201,12 +202,14 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
       // A tenant that nobody has written is none.
       else void pool.has(id).then(has => has && activity.note(id))
     }
+    const heavyReads = new HeavyReads(config)
     const operations = new Operations(
       {
         time,
         logger,
         pool,
         embedder,
+        heavyReads,
         onPending: id => scheduler?.notify(id),
         replica,
         durability: config.durability,
@@ -271,7 +274,17 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
     })
     parts.add('grpc', () => grpcApi.stop())
 
-    addNodeMetrics({ metrics, pool, activity, tier: config.tier, replica, changes: operations.changes, disk, room })
+    addNodeMetrics({
+      metrics,
+      pool,
+      activity,
+      tier: config.tier,
+      replica,
+      changes: operations.changes,
+      heavyReads,
+      disk,
+      room,
+    })
     const ticker = setInterval(() => pool.closeIdle(), Math.min(IDLE_CHECK_MS_MAX, config.tenantIdleMs)).unref()
     parts.add('idle closing', () => clearInterval(ticker))
     let draining = false

@@ -2,7 +2,7 @@ import { randomUUID } from 'node:crypto'
 import { PercolateError } from '../../base/errors.ts'
 import { CHAT_CHARS_MAX, QUERY_CHARS_MAX } from '../../base/limits.ts'
 import { Slicer } from '../../base/slice.ts'
-import { type Citation, contextForModel, extractiveAnswer, NOTHING_RELEVANT } from '../../chat/answer.ts'
+import { type Answer, type Citation, contextForModel, extractiveAnswer, NOTHING_RELEVANT } from '../../chat/answer.ts'
 import { type ChatContext, COVERAGE_MIN, gatherContext, isEmptyContext } from '../../chat/context.ts'
 import type { ChatModel } from '../../chat/model.ts'
 import { embedAhead } from '../../embedding/ahead.ts'
@@ -57,16 +57,14 @@ export class ChatOperations {
       throw new PercolateError('INVALID_ARGUMENT', 'messages must contain a message of role "user" with text.', {
         field: 'messages',
       })
-    const gathered = await this.#gather(call, question.slice(0, QUERY_CHARS_MAX))
+    const { gathered, quoted } = await this.#gather(call, question.slice(0, QUERY_CHARS_MAX))
     const reply = {
       id: `chatcmpl-${randomUUID()}`,
       createdS: Math.floor(this.#context.time.now() / 1000),
       promptChars: characters,
     }
     if (!this.#model) {
-      const { text, citations } = gathered
-        ? await extractiveAnswer(gathered, new Slicer(() => call.throwIfEnded()))
-        : { text: `${NOTHING_RELEVANT} (No chat model is set.)`, citations: [] }
+      const { text, citations } = quoted ?? { text: `${NOTHING_RELEVANT} (No chat model is set.)`, citations: [] }
       return { ...reply, model: EXTRACTIVE_MODEL, pieces: inPieces(text, citations) }
     }
     if (!gathered || isEmptyContext(gathered))
@@ -74,7 +72,8 @@ export class ChatOperations {
     return { ...reply, model: this.#model.name, pieces: this.#ask(this.#model, gathered, messages, input, call.signal) }
   }
 
-  async #gather(call: Session, question: string): Promise<ChatContext | undefined> {
+  /** What the tenant knows, and the answer quoted from it when there is no model. */
+  async #gather(call: Session, question: string): Promise<{ gathered?: ChatContext; quoted?: Answer }> {
     const { embedder } = this.#context
     const spec = await read(
       this.#context,
@@ -86,16 +85,21 @@ export class ChatOperations {
       tenant: call.tenant,
       signal: call.signal,
     })
-    return read<ChatContext | undefined>(
-      this.#context,
-      call,
-      tenant =>
-        gatherContext(tenant, ahead, question, async max => (await readFeed(tenant, { limit: max })).results, {
-          coverageMin: this.#model ? 0 : COVERAGE_MIN,
-          signal: call.signal,
-        }),
-      () => undefined,
-    )
+    return this.#context.heavyReads.run(call, async () => {
+      const gathered = await read<ChatContext | undefined>(
+        this.#context,
+        call,
+        tenant =>
+          gatherContext(tenant, ahead, question, async max => (await readFeed(tenant, { limit: max })).results, {
+            coverageMin: this.#model ? 0 : COVERAGE_MIN,
+            signal: call.signal,
+          }),
+        () => undefined,
+      )
+      if (!gathered) return {}
+      if (this.#model) return { gathered }
+      return { gathered, quoted: await extractiveAnswer(gathered, new Slicer(() => call.throwIfEnded())) }
+    })
   }
 
   async *#ask(

@@ -18,6 +18,7 @@ import { EMPTY_RECORD, type LwwRecord, type Op, type RecordRef } from '../../rem
 import { type Edge, type Entity, edgeSurvives, entityView } from '../../rem/views.ts'
 import { findEntities, listEntities } from '../../search/entities.ts'
 import { edgesFrom, traverse } from '../../search/traverse.ts'
+import { readInTurn } from '../../session/heavy-reads.ts'
 import { read } from '../../session/read.ts'
 import type { Session } from '../../session/session.ts'
 import { write, writeExisting } from '../../session/write.ts'
@@ -116,7 +117,7 @@ export class EntityOperations {
       const offset = query.cursor === undefined ? 0 : (decodeCursor(scope, query.cursor, ['offset'])[0] as number)
       if (offset > FIND_DEPTH_MAX)
         throw new PercolateError('INVALID_CURSOR', 'cursor is not one that this API gave.', { field: 'cursor' })
-      return read(
+      return readInTurn(
         this.#context,
         call,
         async tenant => {
@@ -138,7 +139,8 @@ export class EntityOperations {
     }
     const position =
       query.cursor === undefined ? undefined : (decodeCursor(scope, query.cursor, ['string'])[0] as string)
-    return read(
+    const readPage = limit > LIST_LIMIT_DEFAULT ? readInTurn : read
+    return readPage<EntityPage>(
       this.#context,
       call,
       async tenant => {
@@ -157,7 +159,7 @@ export class EntityOperations {
   }
 
   async traverse(call: Session, id: string, query: TraverseQuery) {
-    return read(
+    return readInTurn(
       this.#context,
       call,
       async tenant => {
@@ -305,6 +307,11 @@ function toCommand(input: EntityInput, path: string): EntityCommand {
       remove: edge.remove,
     })),
   }
+}
+
+interface EntityPage {
+  readonly results: ReturnType<typeof toOutput>[]
+  readonly cursor?: string
 }
 
 const toOutput = (entity: Entity) => ({

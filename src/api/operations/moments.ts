@@ -4,6 +4,7 @@ import { checkId } from '../../base/ids.ts'
 import { CATEGORY_BYTES_MAX, LIST_LIMIT_DEFAULT, PAGE_CHARS_MAX } from '../../base/limits.ts'
 import { type MomentCommand, planDelete, planMoment } from '../../rem/plan.ts'
 import { type Moment, momentView } from '../../rem/views.ts'
+import { readInTurn } from '../../session/heavy-reads.ts'
 import { read } from '../../session/read.ts'
 import type { Session } from '../../session/session.ts'
 import { write, writeExisting } from '../../session/write.ts'
@@ -75,7 +76,8 @@ export class MomentOperations {
       parameters: [fromMs ?? null, toMs ?? null, type ?? null, parent ?? null, resource ?? null, entity ?? null],
     }
     const position = query.cursor === undefined ? undefined : decodeCursor(scope, query.cursor, ['time', 'string'])
-    return read(
+    const readPage = limit > LIST_LIMIT_DEFAULT ? readInTurn : read
+    return readPage<{ results: MomentOutput[]; cursor?: string }>(
       this.#context,
       call,
       async tenant => {

@@ -15,6 +15,7 @@ import { type Resource, resourceView } from '../../rem/views.ts'
 import { candidates } from '../../search/candidates.ts'
 import { type Filter, matches, parseFilter } from '../../search/filter.ts'
 import { type SearchMode, search } from '../../search/search.ts'
+import { readInTurn } from '../../session/heavy-reads.ts'
 import { read } from '../../session/read.ts'
 import type { Session } from '../../session/session.ts'
 import { write, writeExisting } from '../../session/write.ts'
@@ -194,7 +195,7 @@ export class ResourceOperations {
       tenant: call.tenant,
       signal: call.signal,
     })
-    return read(
+    return readInTurn(
       this.#context,
       call,
       async tenant => {
@@ -227,7 +228,8 @@ export class ResourceOperations {
     const filter = toFilter(query)
     const scope = { tenant: call.tenant, listing: 'resources', parameters: filter ?? null }
     const position = query.cursor === undefined ? undefined : decodeCursor(scope, query.cursor, ['time', 'string'])
-    return read(
+    const readPage = filter !== undefined || limit > LIST_LIMIT_DEFAULT ? readInTurn : read
+    return readPage<ResourcePage>(
       this.#context,
       call,
       async tenant => {

@@ -14,6 +14,7 @@ import { exportCopy } from '../../../src/replication/export.ts'
 import { importTransfer } from '../../../src/replication/transfer.ts'
 import { withCopy } from '../../../src/replication/with-copy.ts'
 import { parseBookmark, parseFeedCursor } from '../../../src/session/bookmark.ts'
+import { HeavyReads } from '../../../src/session/heavy-reads.ts'
 import { ANY } from '../../../src/session/request.ts'
 import { Session } from '../../../src/session/session.ts'
 import { MemoryKv } from '../../../src/storage/memory.ts'
@@ -249,7 +250,8 @@ describe('waiting for a tenant', () => {
       return answered
     }
     const embedder = { model: 'm', noiseFloor: 0, fusionWeight: 1, dimensions: 2, embed }
-    const resources = new ResourceOperations({ pool, time: systemTime, logger, embedder } as never)
+    const heavyReads = new HeavyReads({ heavyReadsMax: 2, heavyReadsWaitingMax: 8 })
+    const resources = new ResourceOperations({ pool, time: systemTime, logger, embedder, heavyReads } as never)
     const request = { tenant, access: 'read', consistency: ANY, asOf: undefined, forwardedBy: undefined } as const
     const searching = resources.search(
       new Session(request, { signal: new AbortController().signal, hasEnded: false }),
