@@ -7,6 +7,7 @@ import type { SlowReaders } from '../slow-readers.ts'
 import { check } from '../validate.ts'
 import { sendChat } from './chat.ts'
 import { type Condition, conditionsOf, sendTagged } from './conditions.ts'
+import { sendPage } from './pages.ts'
 import { conditionalHeaders, tenantHeader } from './tenant-header.ts'
 
 const ref = (name: string) => ({ $ref: `${name}#` })
@@ -54,7 +55,8 @@ export function addRoutes(app: FastifyInstance, operations: Operations, readers:
       querystring: ref('ResourcesQuery'),
       response: { 200: ref('Resources'), ...problems },
     }),
-    async request => resources.query(request.call, request.query as schemas.ResourcesQuery),
+    async (request, reply) =>
+      sendPage(reply, await resources.query(request.call, request.query as schemas.ResourcesQuery)),
   )
   app.post(
     '/resources/search',
@@ -65,7 +67,8 @@ export function addRoutes(app: FastifyInstance, operations: Operations, readers:
       }),
       config: { isRead: true },
     },
-    async request => resources.search(request.call, request.body as schemas.SearchInput),
+    async (request, reply) =>
+      sendPage(reply, await resources.search(request.call, request.body as schemas.SearchInput)),
   )
   app.post(
     '/resources/embeddings',
@@ -112,7 +115,8 @@ export function addRoutes(app: FastifyInstance, operations: Operations, readers:
       querystring: ref('EntitiesQuery'),
       response: { 200: ref('Entities'), ...problems },
     }),
-    async request => entities.query(request.call, request.query as schemas.EntitiesQuery),
+    async (request, reply) =>
+      sendPage(reply, await entities.query(request.call, request.query as schemas.EntitiesQuery)),
   )
   app.put(
     '/entities/:id',
@@ -161,7 +165,11 @@ export function addRoutes(app: FastifyInstance, operations: Operations, readers:
       querystring: ref('TraverseQuery'),
       response: { 200: ref('Traversal'), ...problems },
     }),
-    async request => entities.traverse(request.call, id(request.params), request.query as schemas.TraverseQuery),
+    async (request, reply) =>
+      sendPage(
+        reply,
+        await entities.traverse(request.call, id(request.params), request.query as schemas.TraverseQuery),
+      ),
   )
 
   app.post(
@@ -181,7 +189,7 @@ export function addRoutes(app: FastifyInstance, operations: Operations, readers:
       querystring: ref('MomentsQuery'),
       response: { 200: ref('Moments'), ...problems },
     }),
-    async request => moments.query(request.call, request.query as schemas.MomentsQuery),
+    async (request, reply) => sendPage(reply, await moments.query(request.call, request.query as schemas.MomentsQuery)),
   )
   app.get(
     '/moments/:id',
