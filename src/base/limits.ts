@@ -36,6 +36,8 @@ export const FILTER_VALUES_MAX = 1000
 /** Characters of the texts in one filter, all together. */
 export const FILTER_CHARS_MAX = 256 * 1024
 export const FILTER_DEPTH_MAX = 8
+/** JSON values in the body of a search, about: all that its filter and its embedding may have, twice. */
+export const SEARCH_VALUES_MAX = 2 * (FILTER_VALUES_MAX + DIMENSIONS_MAX)
 /** Bytes of one entity, about: names, aliases and properties, also those that were removed. Edges are records of their own. */
 export const ENTITY_BYTES_MAX = 256 * 1024
 /** Bytes of one edge, about: its properties, also those that were removed. Twice what one request may carry of them. */

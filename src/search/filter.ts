@@ -14,6 +14,7 @@ export type Comparison = (typeof comparisons)[number]
 const isComparison = (name: string): name is Comparison => (comparisons as readonly string[]).includes(name)
 
 const invalid = (message: string) => new PercolateError('INVALID_ARGUMENT', message, { field: 'filter' })
+const tooManyClauses = () => invalid(`filter has more than ${FILTER_CLAUSES_MAX} clauses.`)
 
 /**
  * Parses the `filter` parameter: a JSON object, as text or parsed, or the short form `field:value,field:value`. In the object, keys are fields (`category`, `uri`,
@@ -24,7 +25,7 @@ export function parseFilter(given: string | Record<string, unknown>): Filter {
   let values = 0
   let characters = 0
   const count = (filter: Filter): Filter => {
-    if (++clauses > FILTER_CLAUSES_MAX) throw invalid(`filter has more than ${FILTER_CLAUSES_MAX} clauses.`)
+    if (++clauses > FILTER_CLAUSES_MAX) throw tooManyClauses()
     if ('field' in filter) {
       const operands = Array.isArray(filter.value) ? filter.value : [filter.value]
       values += operands.length
@@ -75,14 +76,15 @@ function parseObject(json: unknown, count: Count, depth: number): Filter {
   if (json === null || typeof json !== 'object' || Array.isArray(json)) throw invalid('filter must be a JSON object.')
   if (depth > FILTER_DEPTH_MAX) throw invalid(`filter is nested deeper than ${FILTER_DEPTH_MAX} levels.`)
   const clauses: Filter[] = []
-  for (const [key, value] of Object.entries(json)) {
+  for (const [key, value] of entriesOf(json)) {
     if (key === 'and' || key === 'or') {
       if (!Array.isArray(value) || value.length === 0) throw invalid(`filter.${key} must be a list of filters.`)
+      if (value.length > FILTER_CLAUSES_MAX) throw tooManyClauses()
       clauses.push(count({ op: key, clauses: value.map(item => parseObject(item, count, depth + 1)) }))
     } else if (key === 'not') {
       clauses.push(count({ op: 'not', clause: parseObject(value, count, depth + 1) }))
     } else if (key === 'metadata' && value !== null && typeof value === 'object' && !Array.isArray(value)) {
-      for (const [name, inner] of Object.entries(value)) clauses.push(...parseField(`metadata.${name}`, inner, count))
+      for (const [name, inner] of entriesOf(value)) clauses.push(...parseField(`metadata.${name}`, inner, count))
     } else {
       clauses.push(...parseField(fieldName(key), value, count))
     }
@@ -94,7 +96,7 @@ function parseObject(json: unknown, count: Count, depth: number): Filter {
 function parseField(field: string, value: unknown, count: Count): Filter[] {
   if (Array.isArray(value)) return [count({ op: 'in', field, value: value as Value })]
   if (value === null || typeof value !== 'object') return [count({ op: 'eq', field, value: value as Value })]
-  return Object.entries(value).map(([op, operand]) => {
+  return Array.from(entriesOf(value), ([op, operand]) => {
     if (!isComparison(op))
       throw invalid(`filter: ${field} has no comparison "${op}"; use one of ${comparisons.join(', ')}.`)
     if (op === 'in' && !Array.isArray(operand)) throw invalid(`filter: ${field}.in must be a list.`)
@@ -104,6 +106,11 @@ function parseField(field: string, value: unknown, count: Count): Filter[] {
       throw invalid(`filter: ${field}.${op} must be text, a number, true, false or null.`)
     return count({ op, field, value: operand as Value })
   })
+}
+
+/** One after the other, so that who counts can stop: an object with tens of thousands of members takes long to list as pairs. */
+function* entriesOf(object: object): Generator<[string, unknown]> {
+  for (const key of Object.keys(object)) yield [key, (object as Record<string, unknown>)[key]]
 }
 
 const fieldName = (key: string): string =>
@@ -138,7 +145,7 @@ function compare(op: Exclude<Comparison, 'ne' | 'exists'>, value: Value, operand
     case 'eq':
       return same(value, operand)
     case 'in':
-      return (operand as Value[]).some(item => same(value, item))
+      return membersOf(operand as readonly Value[]).has(value)
     case 'prefix':
       return typeof value === 'string' && value.startsWith(operand as string)
     default: {
@@ -147,6 +154,17 @@ function compare(op: Exclude<Comparison, 'ne' | 'exists'>, value: Value, operand
       return op === 'gt' ? a > b : op === 'gte' ? a >= b : op === 'lt' ? a < b : a <= b
     }
   }
+}
+
+/** The lists of filters as sets, since they are looked up for every document and every element of its lists. */
+const members = new WeakMap<readonly Value[], ReadonlySet<Value>>()
+function membersOf(list: readonly Value[]): ReadonlySet<Value> {
+  let set = members.get(list)
+  if (set === undefined) {
+    set = new Set(list)
+    members.set(list, set)
+  }
+  return set
 }
 
 const same = (a: Value, b: Value): boolean => a === b

@@ -1,23 +1,46 @@
 const QUOTE = 0x22
 const BACKSLASH = 0x5c
 const COMMA = 0x2c
-const LIST = 0x5b
-const OBJECT = 0x7b
+const OPEN_LIST = 0x5b
+const CLOSE_LIST = 0x5d
+const OPEN_OBJECT = 0x7b
+const CLOSE_OBJECT = 0x7d
 
 /**
  * Whether a JSON text has more than about `max` values, looked at without making them: parsing takes tens of milliseconds for some hundred thousand of them, this a fraction of one until it has seen
- * too many. Each value but the first of a list or an object comes after a comma; a list and an object count for themselves as well.
+ * too many. Each value but the first of a list or an object comes after a comma; a list and an object count for themselves as well. If so, the member of the outermost object in which the bound
+ * is passed, `body` where it is in none; else undefined.
  */
-export function hasMoreValues(json: Uint8Array, max: number): boolean {
+export function memberWithTooMuch(json: Uint8Array, max: number): string | undefined {
   let values = 1
-  let isText = false
+  let depth = 0
+  let textFrom = -1
+  /** Where the last text stands that was directly in the outermost object: the name of the member that a list or an object follows. */
+  let name: readonly [from: number, to: number] | undefined
   for (let at = 0; at < json.length; at++) {
     const byte = json[at]
-    if (isText) {
+    if (textFrom >= 0) {
       if (byte === BACKSLASH) at++
-      else if (byte === QUOTE) isText = false
-    } else if (byte === QUOTE) isText = true
-    else if ((byte === COMMA || byte === LIST || byte === OBJECT) && ++values > max) return true
+      else if (byte === QUOTE) {
+        if (depth === 1) name = [textFrom, at + 1]
+        textFrom = -1
+      }
+      continue
+    }
+    if (byte === QUOTE) textFrom = at
+    else if (byte === CLOSE_LIST || byte === CLOSE_OBJECT) depth--
+    else if (byte === COMMA || byte === OPEN_LIST || byte === OPEN_OBJECT) {
+      if (byte !== COMMA) depth++
+      if (++values > max) return depth > 1 && name ? textOf(json.subarray(...name)) : 'body'
+    }
   }
-  return false
+  return undefined
+}
+
+function textOf(json: Uint8Array): string {
+  try {
+    return String(JSON.parse(Buffer.from(json).toString()))
+  } catch {
+    return 'body'
+  }
 }

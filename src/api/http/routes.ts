@@ -1,6 +1,7 @@
 import type { FastifyInstance } from 'fastify'
 import { PercolateError } from '../../base/errors.ts'
 import { checkId } from '../../base/ids.ts'
+import { DIMENSIONS_MAX, FILTER_CLAUSES_MAX, FILTER_VALUES_MAX, SEARCH_VALUES_MAX } from '../../base/limits.ts'
 import type { Operations } from '../operations/operations.ts'
 import * as schemas from '../schemas.ts'
 import type { SlowReaders } from '../slow-readers.ts'
@@ -65,7 +66,13 @@ export function addRoutes(app: FastifyInstance, operations: Operations, readers:
         body: ref('SearchInput'),
         response: { 200: ref('Resources'), ...problems },
       }),
-      config: { isRead: true },
+      config: {
+        isRead: true,
+        bodyValues: {
+          max: SEARCH_VALUES_MAX,
+          remedy: `a filter has no more than ${FILTER_VALUES_MAX} values and ${FILTER_CLAUSES_MAX} clauses, an embedding no more than ${DIMENSIONS_MAX} components; ask in several requests.`,
+        },
+      },
     },
     async (request, reply) =>
       sendPage(reply, await resources.search(request.call, request.body as schemas.SearchInput)),

@@ -18,6 +18,7 @@ import { PEER_HEADER } from '../../replication/auth.ts'
 import { bodyAjv, queryAjv, validationError } from '../validate.ts'
 import { answerClientErrors } from './client-error.ts'
 import { refuseConditions } from './conditions.ts'
+import { memberWithTooMuch } from './count-values.ts'
 import { LastWord } from './last-word.ts'
 import { cutOffStalled } from './stalled.ts'
 
@@ -42,10 +43,14 @@ export interface HttpServerOptions {
 declare module 'fastify' {
   interface FastifyContextConfig {
     operation?: string
+    /** Values that a JSON body may have, about, and what to say of one with more. */
+    bodyValues?: { readonly max: number; readonly remedy: string }
   }
 }
 
 const CONNECTIONS_CHECK_MS = 5000
+/** Characters of a member's name that an error shows. */
+const FIELD_CHARS_MAX = 80
 const lastWords = new WeakMap<FastifyInstance, LastWord>()
 const REQUEST_ID = /^[A-Za-z0-9._-]{1,64}$/
 
@@ -92,15 +97,20 @@ export function createHttpServer(options: HttpServerOptions): FastifyInstance {
   })
   const parseJson = app.getDefaultJsonParser('error', 'error')
   // Decoding is lenient: different bytes that are no UTF-8 would become the same text, and different ids one.
-  app.addContentTypeParser('application/json', { parseAs: 'buffer' }, (request, body: Buffer, done) =>
-    isUtf8(body)
-      ? parseJson(request, body.toString(), done)
-      : done(
-          new PercolateError('INVALID_JSON', 'The body is not valid UTF-8; encode its text as UTF-8.', {
-            field: 'body',
-          }),
-        ),
-  )
+  app.addContentTypeParser('application/json', { parseAs: 'buffer' }, (request, body: Buffer, done) => {
+    const invalid = (code: 'INVALID_JSON' | 'INVALID_ARGUMENT', message: string, field = 'body') =>
+      done(new PercolateError(code, message, { field }))
+    if (!isUtf8(body)) return invalid('INVALID_JSON', 'The body is not valid UTF-8; encode its text as UTF-8.')
+    const { bodyValues } = request.routeOptions.config
+    const field = bodyValues && memberWithTooMuch(body, bodyValues.max)?.slice(0, FIELD_CHARS_MAX)
+    if (field !== undefined)
+      return invalid(
+        'INVALID_ARGUMENT',
+        `${field} has more values than a body of ${bodyValues!.max} has room for; ${bodyValues!.remedy}`,
+        field,
+      )
+    return parseJson(request, body.toString(), done)
+  })
   app.setSerializerCompiler(() => value => JSON.stringify(value))
   app.setErrorHandler((error, request, reply) => sendError(error, request, reply, metrics))
 

@@ -1,0 +1,114 @@
+import fc from 'fast-check'
+import { describe, expect, it } from 'vitest'
+import { memberWithTooMuch } from '../../../src/api/http/count-values.ts'
+import * as schemas from '../../../src/api/schemas.ts'
+import { check } from '../../../src/api/validate.ts'
+import { parseFilter } from '../../../src/search/filter.ts'
+
+/** Values of a document as a whole, counted when it is parsed: each list and object, and each thing in one. */
+function valuesIn(value: unknown): number {
+  if (value === null || typeof value !== 'object') return 0
+  const items = Object.values(value)
+  return 1 + Math.max(0, items.length - 1) + items.reduce((sum: number, item) => sum + valuesIn(item), 0)
+}
+
+describe('values of a JSON text', () => {
+  it('are counted as it would be parsed, whatever its texts have in them', () => {
+    const text = fc.oneof(fc.string(), fc.constantFrom('a,b', '"', '\\', '\\",[', '{"x":[1,2]}'))
+    const { value } = fc.letrec(tie => ({
+      value: fc.oneof({ depthSize: 'small' }, text, fc.integer(), tie('list'), tie('object')),
+      list: fc.array(tie('value'), { maxLength: 5 }),
+      object: fc.dictionary(text, tie('value'), { maxKeys: 5 }),
+    }))
+    fc.assert(
+      fc.property(value, fc.boolean(), (given, isSpaced) => {
+        const json = Buffer.from(JSON.stringify(given, null, isSpaced ? 2 : 0))
+        const count = 1 + valuesIn(given)
+        expect(memberWithTooMuch(json, count)).toBe(undefined)
+        if (count > 1) expect(memberWithTooMuch(json, count - 1)).toEqual(expect.any(String))
+      }),
+      { numRuns: 300 },
+    )
+  })
+
+  it('are counted as far as the bound', () => {
+    let looks = 0
+    const json = new Proxy(Buffer.from(`[${'0,'.repeat(100_000)}0]`), {
+      get: (bytes, name) => {
+        looks++
+        return bytes[name as unknown as number]
+      },
+    })
+    expect(memberWithTooMuch(json, 1000)).toBe('body')
+    expect(looks).toBeLessThan(10_000)
+  })
+})
+
+describe('the member with too many values', () => {
+  it.each([
+    [{ query: 'a"b', filter: { a: { in: Array(100).fill(1) } } }, 'filter'],
+    [{ filter: 'x:1', embedding: Array(100).fill(1) }, 'embedding'],
+    [{ 'f"\n': { or: Array(100).fill({}) }, filter: 1 }, 'f"\n'],
+    [Object.fromEntries(Array.from({ length: 100 }, (_, n) => [`m${n}`, n])), 'body'],
+    [Array(100).fill(1), 'body'],
+    [{ filter: {}, query: Array(3).fill({}) }, undefined],
+  ])('%j: %s', (value, member) => {
+    expect(memberWithTooMuch(Buffer.from(JSON.stringify(value)), 50)).toBe(member)
+  })
+})
+
+describe('a filter with too much in it', () => {
+  const refused = (filter: Record<string, unknown>) => expect(() => parseFilter(filter)).toThrow(/more than 64 clauses/)
+  /** A clause that may not be looked at. */
+  const untouchable = () => ({
+    get category(): string {
+      throw new Error('looked at')
+    },
+  })
+
+  it('is refused before its clauses are looked at', () => {
+    refused({ or: Array.from({ length: 65 }, untouchable) })
+    refused({ not: { and: Array.from({ length: 60_000 }, untouchable) } })
+  })
+
+  it('is refused at the first member too many', () => {
+    const members = (count: number) =>
+      Object.fromEntries(Array.from({ length: count }, (_, n) => [`field${String(n).padStart(3, '0')}`, n]))
+    const wide: Record<string, unknown> = { ...members(64), last: 1 }
+    Object.defineProperty(wide, 'unseen', {
+      enumerable: true,
+      get: () => {
+        throw new Error('looked at')
+      },
+    })
+    refused(wide)
+    refused({ metadata: wide })
+  })
+})
+
+describe('a list with too many items', () => {
+  const untouchable = (count: number) =>
+    Array.from(
+      { length: count },
+      () =>
+        new Proxy(
+          {},
+          {
+            get: () => {
+              throw new Error('looked at')
+            },
+          },
+        ),
+    )
+  it.each([
+    [schemas.ResourcesInput, { resources: untouchable(1001) }, 'resources'],
+    [schemas.EntitiesInput, { entities: untouchable(1001) }, 'entities'],
+    [schemas.MomentsInput, { moments: untouchable(1001) }, 'moments'],
+    [schemas.EmbeddingsInput, { embeddings: untouchable(1001) }, 'embeddings'],
+    [schemas.EntityPatch, { edges: untouchable(1001) }, 'edges'],
+    [schemas.SearchInput, { query: 'x', embedding: untouchable(4097) }, 'embedding'],
+    [schemas.ChatInput, { messages: untouchable(101) }, 'messages'],
+  ])('is refused before they are looked at: %#', (schema, body, field) => {
+    expect(() => check(schema, body, 'body')).toThrow(new RegExp(`^${field} has more than \\d+ items`))
+  })
+})
