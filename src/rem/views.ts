@@ -124,7 +124,7 @@ export function momentView(id: string, record: LwwRecord | undefined): Moment | 
 }
 
 /** An edge outlives neither of its ends: what was linked before an end was deleted stays unlinked when the end comes back. */
-export const edgeSurvives = (edge: Edge, end: LwwRecord | undefined): boolean =>
+export const edgeSurvives = (edge: Edge, end: Pick<LwwRecord, 'del'> | undefined): boolean =>
   end?.del === undefined || compareClocks(edge.put, end.del) > 0
 
 /** The words of a resource that search indexes: its name and its content. */

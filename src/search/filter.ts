@@ -186,4 +186,14 @@ function valuesAt(resource: Resource, field: string): Value[] {
   return values.length > 0 ? values : [null]
 }
 
-const flatten = (value: Value): Value[] => (Array.isArray(value) ? value.flatMap(flatten) : [value])
+/** Lists in lists, flat: a filter may look at the same one for each of its clauses. */
+const flattened = new WeakMap<readonly Value[], Value[]>()
+
+function flatten(value: Value): Value[] {
+  if (!Array.isArray(value)) return [value]
+  const known = flattened.get(value)
+  if (known) return known
+  const flat = value.some(Array.isArray) ? value.flatMap(flatten) : value
+  flattened.set(value, flat)
+  return flat
+}

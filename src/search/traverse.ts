@@ -1,6 +1,7 @@
 import { TRAVERSE_VISITS_MAX } from '../base/limits.ts'
 import { Slicer } from '../base/slice.ts'
-import type { LwwRecord } from '../rem/record.ts'
+import { isVisible } from '../rem/merge.ts'
+import type { LwwRecord, RecordRef } from '../rem/record.ts'
 import { type Edge, type Entity, edgeSurvives, edgeView, entityView } from '../rem/views.ts'
 import { decodeRecord } from '../storage/codec.ts'
 import { KeyReader, parseRecordKey, prefixes, prefixRange } from '../storage/keys.ts'
@@ -34,12 +35,20 @@ export interface Traversal {
   readonly truncated: boolean
 }
 
+/** What an edge asks of its ends. The records themselves, which may have hundreds of KiB, are kept of those that are reached. */
+interface End extends Pick<LwwRecord, 'del'> {
+  readonly isVisible: boolean
+}
+
+/** Edges whose ends are read at once. */
+const EDGES_AT_ONCE = 32
+
 /** Breadth-first walk; each entity once, so cycles end. Edges to what does not exist, or was deleted since, are not followed. */
 export async function traverse(tenant: Tenant, request: TraverseRequest): Promise<Traversal | undefined> {
   const slicer = new Slicer(request.throwIfEnded)
-  const cache = new Map<string, LwwRecord | undefined>()
-  await loadEntities(tenant, [request.start], cache)
-  if (!entityView(request.start, cache.get(request.start))) return undefined
+  const ends = new Map<string, End>()
+  await loadEnds(tenant, [request.start], ends)
+  if (!ends.get(request.start)!.isVisible) return undefined
   const reached = new Map<string, Reached>()
   const edges = new Map<string, Edge>()
   const seen = new Map<string, readonly string[]>([[request.start, [request.start]]])
@@ -51,30 +60,36 @@ export async function traverse(tenant: Tenant, request: TraverseRequest): Promis
     for (const id of frontier) {
       slicer.throwIfEnded()
       const found = await edgesAt(tenant, id, request, TRAVERSE_VISITS_MAX - visits + 1)
-      await loadEntities(
-        tenant,
-        found.flatMap(edge => [edge.from, edge.to]),
-        cache,
-      )
-      for (const edge of found) {
-        if (slicer.due) await slicer.pause()
-        if (++visits > TRAVERSE_VISITS_MAX) {
-          truncated = true
-          break
-        }
-        if (!isLive(edge, cache)) continue
-        const other = edge.from === id ? edge.to : edge.from
-        if (!seen.has(other)) {
-          if (reached.size === request.limit) {
+      for (let at = 0; at < found.length && visits <= TRAVERSE_VISITS_MAX; at += EDGES_AT_ONCE) {
+        const part = found.slice(at, at + EDGES_AT_ONCE)
+        const loaded = await loadEnds(
+          tenant,
+          part.flatMap(edge => [edge.from, edge.to]),
+          ends,
+        )
+        for (const edge of part) {
+          if (slicer.due) await slicer.pause()
+          if (++visits > TRAVERSE_VISITS_MAX) {
             truncated = true
-            continue
+            break
           }
-          const path = [...seen.get(id)!, other]
-          seen.set(other, path)
-          reached.set(other, { entity: entityView(other, cache.get(other))!, depth, path })
-          next.push(other)
+          if (!isLive(edge, ends)) continue
+          const other = edge.from === id ? edge.to : edge.from
+          if (!seen.has(other)) {
+            if (reached.size === request.limit) {
+              truncated = true
+              continue
+            }
+            // Loaded before, and not reached then: by an edge that does not count.
+            const entity = entityView(other, loaded.get(other) ?? (await tenant.records([entityRef(other)]))[0])
+            if (!entity) continue
+            const path = [...seen.get(id)!, other]
+            seen.set(other, path)
+            reached.set(other, { entity, depth, path })
+            next.push(other)
+          }
+          edges.set(JSON.stringify([edge.from, edge.type, edge.to]), edge)
         }
-        edges.set(JSON.stringify([edge.from, edge.type, edge.to]), edge)
       }
     }
     frontier = next
@@ -82,20 +97,27 @@ export async function traverse(tenant: Tenant, request: TraverseRequest): Promis
   return { reached: [...reached.values()], edges: [...edges.values()], truncated }
 }
 
-const isLive = (edge: Edge, cache: ReadonlyMap<string, LwwRecord | undefined>): boolean =>
-  [edge.from, edge.to].every(end => {
-    const record = cache.get(end)
-    return entityView(end, record) !== undefined && edgeSurvives(edge, record)
+const isLive = (edge: Edge, ends: ReadonlyMap<string, End>): boolean =>
+  [edge.from, edge.to].every(id => {
+    const end = ends.get(id)
+    return end?.isVisible && edgeSurvives(edge, end)
   })
 
-async function loadEntities(
+const entityRef = (id: string): RecordRef => ({ kind: 'entity', key: [id] })
+
+/** Notes what edges ask of their ends; the records of those that were not known before. */
+async function loadEnds(
   tenant: Tenant,
   ids: readonly string[],
-  cache: Map<string, LwwRecord | undefined>,
-): Promise<void> {
-  const missing = [...new Set(ids)].filter(id => !cache.has(id))
-  const records = await tenant.records(missing.map(id => ({ kind: 'entity', key: [id] })))
-  for (const [n, id] of missing.entries()) cache.set(id, records[n])
+  ends: Map<string, End>,
+): Promise<Map<string, LwwRecord | undefined>> {
+  const missing = [...new Set(ids)].filter(id => !ends.has(id))
+  const records = await tenant.records(missing.map(entityRef))
+  for (const [n, id] of missing.entries()) {
+    const record = records[n]
+    ends.set(id, { isVisible: record !== undefined && isVisible(record), del: record?.del })
+  }
+  return new Map(missing.map((id, n) => [id, records[n]]))
 }
 
 async function edgesAt(tenant: Tenant, id: string, request: TraverseRequest, max: number): Promise<Edge[]> {

@@ -66,3 +66,24 @@ describe('filters', () => {
     expect(() => parseFilter(`${'{"not":'.repeat(20)}{}${'}'.repeat(20)}`)).toThrow(/deeper/)
   })
 })
+
+describe('a list of many values in metadata', () => {
+  it('is made flat once, however many clauses look at it', () => {
+    let looks = 0
+    const inner = () =>
+      new Proxy([1], {
+        get: (list, name) => {
+          looks++
+          return Reflect.get(list, name)
+        },
+      })
+    const tags = Array.from({ length: 100 }, inner)
+    const clauses = Array.from({ length: 60 }, (_, n) => ({ tags: { gt: n + 1 } }))
+    expect(matches(parseFilter({ or: clauses.slice(0, 1) }), { ...resource, metadata: { tags } })).toBe(false)
+    const once = looks
+    expect(
+      matches(parseFilter({ or: clauses }), { ...resource, metadata: { tags: Array.from({ length: 100 }, inner) } }),
+    ).toBe(false)
+    expect(looks).toBe(2 * once)
+  })
+})

@@ -6,7 +6,7 @@ import { systemTime } from '../../../src/base/time.ts'
 import { extractiveAnswer } from '../../../src/chat/answer.ts'
 import { gatherContext } from '../../../src/chat/context.ts'
 import { HashingEmbedder } from '../../../src/embedding/hashing.ts'
-import { planEntity, planResource } from '../../../src/rem/plan.ts'
+import { planDelete, planEntity, planResource } from '../../../src/rem/plan.ts'
 import type { Op } from '../../../src/rem/record.ts'
 import { candidates } from '../../../src/search/candidates.ts'
 import { findEntities } from '../../../src/search/entities.ts'
@@ -169,6 +169,35 @@ describe('long reads leave the event loop to others in between', () => {
     const [found] = await findEntities(tenant, misspelt, { limit: 3 })
     expect(found).toMatchObject({ entity: { id: 'lengthy' }, match: 'fuzzy' })
     expect(kv.ranges.get(space.entityByTrigram)).toBeLessThanOrEqual(64)
+  })
+
+  it('follows an edge that counts to what one that does not count led to before', async () => {
+    await write(tenant, clock => [
+      ...planEntity(
+        {
+          id: 'hub',
+          edges: [
+            { type: 'e', to: 'gone' },
+            { type: 'e', to: 'other' },
+          ],
+        },
+        clock,
+      ),
+      ...planEntity({ id: 'gone', name: 'gone' }, clock),
+      ...planEntity({ id: 'other', edges: [{ type: 'e', to: 'missing' }] }, clock),
+    ])
+    await write(tenant, clock => [planDelete('entity', 'gone', clock)])
+    await write(tenant, clock => [
+      ...planEntity({ id: 'gone', name: 'back' }, clock),
+      ...planEntity({ id: 'other', edges: [{ type: 'e', to: 'gone' }] }, clock),
+    ])
+    const walk = await traverse(tenant, { start: 'hub', depth: 3, direction: 'out', limit: 10 })
+    expect(walk!.reached.map(({ entity, path }) => [entity.name, path])).toEqual([
+      [null, ['hub', 'other']],
+      ['back', ['hub', 'other', 'gone']],
+    ])
+    expect(walk!.edges.map(({ from, to }) => `${from}>${to}`)).toEqual(['hub>other', 'other>gone'])
+    expect(await traverse(tenant, { start: 'missing', depth: 1, direction: 'out', limit: 10 })).toBe(undefined)
   })
 
   it('fetches a bounded number of records at once', async () => {
