@@ -1,5 +1,5 @@
 import { Slicer } from '../base/slice.ts'
-import { KeyReader, type PostingField, postingField, prefixes, prefixRange } from '../storage/keys.ts'
+import { KeyReader, keys, type PostingField, postingField, prefixes, prefixRange } from '../storage/keys.ts'
 import { BLOCK_DOCS, PostingColumns } from '../storage/postings.ts'
 import { METADATA_INCOMPLETE_TERM, metadataTerm } from '../tenant/indexes.ts'
 import type { Tenant } from '../tenant/tenant.ts'
@@ -7,6 +7,8 @@ import type { Filter } from './filter.ts'
 
 /** Documents that are put together between two looks at the time. */
 const DOCUMENTS_A_SLICE = 1024
+/** Ids that are fetched at once. */
+const IDS_AT_ONCE = 512
 
 /**
  * The documents that may meet a filter, from postings of exact values; undefined: any may. A superset of the answer: ranges and
@@ -48,6 +50,23 @@ export async function candidates(
     default:
       return undefined
   }
+}
+
+/** As {@link candidates}, by the ids of the resources. */
+export async function candidateIds(tenant: Tenant, filter: Filter, slicer: Slicer): Promise<Set<string> | undefined> {
+  const docNos = await candidates(tenant, filter, slicer)
+  if (!docNos) return undefined
+  const ids = new Set<string>()
+  let part: Buffer[] = []
+  const fetchPart = async () => {
+    slicer.throwIfEnded()
+    for (const id of await tenant.getMany(part)) if (id) ids.add(id.toString())
+    part = []
+    await slicer.pause()
+  }
+  for (const docNo of docNos) if (part.push(keys.idByDocNo(docNo)) === IDS_AT_ONCE) await fetchPart()
+  await fetchPart()
+  return ids
 }
 
 async function equal(

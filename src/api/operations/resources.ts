@@ -12,7 +12,7 @@ import { Slicer } from '../../base/slice.ts'
 import { embedAhead } from '../../embedding/ahead.ts'
 import { planDelete, planEmbedding, planResource, type ResourceCommand, resourceId, vectorOf } from '../../rem/plan.ts'
 import { type Resource, resourceView } from '../../rem/views.ts'
-import { candidates } from '../../search/candidates.ts'
+import { candidateIds } from '../../search/candidates.ts'
 import { type Filter, matches, parseFilter } from '../../search/filter.ts'
 import { type SearchMode, search } from '../../search/search.ts'
 import { readInTurn } from '../../session/heavy-reads.ts'
@@ -234,7 +234,7 @@ export class ResourceOperations {
       call,
       async tenant => {
         const slicer = new Slicer(() => call.throwIfEnded())
-        const allowed = filter ? await allowedIds(tenant, filter, slicer) : undefined
+        const allowed = filter ? await candidateIds(tenant, filter, slicer) : undefined
         const range = prefixRange(prefixes.space(space.resourceByTime))
         const gte = position ? keyAfter(keys.resourceByTime(position[0] as number, position[1] as string)) : range.gte
         const results: ResourceOutput[] = []
@@ -390,13 +390,6 @@ function toFilter(query: {
   if (query.uri !== undefined) clauses.push({ op: 'eq', field: 'uri', value: query.uri })
   if (query.filter !== undefined && query.filter !== '') clauses.push(parseFilter(query.filter))
   return clauses.length > 1 ? { op: 'and', clauses } : clauses[0]
-}
-
-async function allowedIds(tenant: Tenant, filter: Filter, slicer: Slicer): Promise<Set<string> | undefined> {
-  const docNos = await candidates(tenant, filter, slicer)
-  if (!docNos) return undefined
-  const ids = await tenant.getMany([...docNos].map(docNo => keys.idByDocNo(docNo)))
-  return new Set(ids.flatMap(id => (id ? [id.toString()] : [])))
 }
 
 async function readResources(tenant: Tenant, ids: readonly string[]): Promise<Resource[]> {

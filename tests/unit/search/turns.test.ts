@@ -8,7 +8,7 @@ import { gatherContext } from '../../../src/chat/context.ts'
 import { HashingEmbedder } from '../../../src/embedding/hashing.ts'
 import { planDelete, planEntity, planResource } from '../../../src/rem/plan.ts'
 import type { Op } from '../../../src/rem/record.ts'
-import { candidates } from '../../../src/search/candidates.ts'
+import { candidateIds, candidates } from '../../../src/search/candidates.ts'
 import { findEntities } from '../../../src/search/entities.ts'
 import { parseFilter } from '../../../src/search/filter.ts'
 import { type SearchRequest, search } from '../../../src/search/search.ts'
@@ -32,7 +32,8 @@ class CountedKv extends MemoryKv {
   }
 
   override getMany(keys: readonly Buffer[]) {
-    if (keys[0]?.[0] === space.record) this.mostAtOnce = Math.max(this.mostAtOnce, keys.length)
+    const first = keys[0]?.[0]
+    if (first === space.record || first === space.idByDocNo) this.mostAtOnce = Math.max(this.mostAtOnce, keys.length)
     return super.getMany(keys)
   }
 
@@ -112,6 +113,15 @@ describe('long reads leave the event loop to others in between', () => {
     const filter = parseFilter({ or: [{ category: 'small' }, { category: 'long' }], category: { in: ['small'] } })
     const turns = await turnsDuring(async () => expect((await candidates(tenant, filter))!.size).toBe(2000))
     expect(turns).toBeGreaterThan(2 * (2000 / 256))
+  })
+
+  it('when a filter of a listing has many ids', async () => {
+    kv.reset()
+    const turns = await turnsDuring(async () =>
+      expect((await candidateIds(tenant, parseFilter('category:small'), new Slicer()))!.size).toBe(2000),
+    )
+    expect(turns).toBeGreaterThan(2000 / 256 + 2000 / 512 - 2)
+    expect(kv.mostAtOnce).toBeLessThanOrEqual(512)
   })
 
   it('when a question is answered from long texts', async () => {
