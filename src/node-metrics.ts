@@ -53,6 +53,11 @@ export function addNodeMetrics({
     () => room.refused,
   )
   metrics.gauge(
+    'percolate_writes_too_late_total',
+    'Writes refused (503 TOO_BUSY) because they had waited for PERCOLATE_WRITE_WAIT_MS behind large batches',
+    () => room.tooLate,
+  )
+  metrics.gauge(
     'percolate_pool_waiting',
     'Requests that wait for the use of a tenant to end, or for one to be closed',
     () => pool.stats().waiting,

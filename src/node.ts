@@ -118,7 +118,7 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
       makingOf: id => dataDir.makingOf(id),
       made: id => dataDir.madeTenant(id),
     }
-    const room = new StagingRoom(config.stagedTextBytesMax)
+    const room = new StagingRoom(config.stagedTextBytesMax, time)
     const openTenants = (hooks?: TenantHooks) =>
       openPool(
         {
@@ -139,6 +139,7 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
             recordCacheBytes: RECORD_CACHE_BYTES,
             changesMax: config.changesMax,
             stagedBytesMax: STAGED_BYTES_PER_BODY_BYTE * Math.max(config.bodyBytesMax, STAGED_BODY_BYTES_MIN),
+            writeWaitMsMax: config.writeWaitMs,
           },
           room,
           disk,

@@ -327,7 +327,13 @@ export const errorTable = {
     'info',
     'The deadline passed before the answer was ready.',
   ),
-  CANCELLED: spec(499, 'CANCELLED', 'never', 'debug', 'The client went away.'),
+  CANCELLED: spec(
+    499,
+    'CANCELLED',
+    'never',
+    'debug',
+    'The client went away. A write that was under way is either not made at all or stands as a whole.',
+  ),
   CONFIG_INVALID: spec(
     500,
     'FAILED_PRECONDITION',

@@ -731,6 +731,16 @@ export const settings = {
     roles: DATABASE,
     doc: 'Text in large batches (more than 256 KiB each) that are made at the same time in a node; others wait. Making them takes up to some 80 times their text in memory. A batch that has more alone is made alone.',
   },
+  writeWaitMs: {
+    env: 'PERCOLATE_WRITE_WAIT_MS',
+    type: 'integer',
+    default: 30_000,
+    min: 100,
+    max: 3_600_000,
+    unit: 'ms',
+    roles: DATABASE,
+    doc: 'How long a write waits behind large batches, of its own tenant or of others, before it is begun; then it is refused with TOO_BUSY and nothing of it is made. A write whose client has gone is given up before.',
+  },
   bodyBytesMax: {
     env: 'PERCOLATE_BODY_BYTES_MAX',
     type: 'integer',

@@ -10,7 +10,7 @@ import { NotTaken } from './forward.ts'
 import type { Session } from './session.ts'
 
 /** What a session tells the writer beside its plan; `asOf` instead of its own. */
-export type Commit = Omit<WriteOptions, 'onCommitted' | 'guard'>
+export type Commit = Omit<WriteOptions, 'onCommitted' | 'guard' | 'ending'>
 
 /**
  * Plans and commits one command, and answers when the session's durability is reached. A tenant comes to be with its first write, when all that can be refused of it has been looked at: what is refused
@@ -109,7 +109,7 @@ class Writing {
       this.#clock = laterClock(this.#clock, clock)
       this.#position = this.#position ? joinVectors(this.#position, position) : position
     }
-    return { ...commit, guard, onCommitted }
+    return { ...commit, guard, ending: this.#session, onCommitted }
   }
 
   async finish<T>(result: T): Promise<T> {

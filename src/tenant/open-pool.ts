@@ -48,7 +48,13 @@ export interface OpenPoolOptions {
   readonly limits: Omit<PoolOptions, 'time' | 'logger' | 'exists' | 'open' | 'onCorrupt'>
   readonly tenant: Pick<
     TenantOptions,
-    'origin' | 'outboxEnabled' | 'outboxBytesMax' | 'recordCacheBytes' | 'changesMax' | 'stagedBytesMax'
+    | 'origin'
+    | 'outboxEnabled'
+    | 'outboxBytesMax'
+    | 'recordCacheBytes'
+    | 'changesMax'
+    | 'stagedBytesMax'
+    | 'writeWaitMsMax'
   >
   /** Where large batches take turns; without one they don't. */
   readonly room?: StagingRoom

@@ -22,6 +22,7 @@ const FIELDS = 8
  */
 export class StagedPostings {
   readonly #kv: Pick<KvReader, 'getMany'>
+  readonly #onSlice: (() => void) | undefined
   /** By block and field, then by term: the last change. */
   readonly #blocks = new Map<number, Map<string, number>>()
   readonly #flushed = new PackedOperations()
@@ -29,9 +30,10 @@ export class StagedPostings {
   #used = 1
   #terms = 0
 
-  /** Nobody else changes the postings of `kv` until what {@link flush} gives is written. */
-  constructor(kv: Pick<KvReader, 'getMany'>) {
+  /** Nobody else changes the postings of `kv` until what {@link flush} gives is written. `onSlice`: see {@link Slicer}. */
+  constructor(kv: Pick<KvReader, 'getMany'>, onSlice?: () => void) {
     this.#kv = kv
+    this.#onSlice = onSlice
   }
 
   /** Memory held, about; of what is flushed the database makes itself a copy as it takes it. */
@@ -46,7 +48,7 @@ export class StagedPostings {
 
   /** The changed blocks, as they are to be written. The changes are let go of. */
   async flush(): Promise<PackedOperations> {
-    const slicer = new Slicer()
+    const slicer = new Slicer(this.#onSlice)
     for (const [name, terms] of this.#blocks) {
       const field = (name % FIELDS) as PostingField
       const block = Math.floor(name / FIELDS)

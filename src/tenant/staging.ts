@@ -56,6 +56,8 @@ export interface StagingBase {
   readonly changesMax: number
   /** Whether ops are queued for the tenant's sync stream. */
   readonly outbox: boolean
+  /** Called whenever others had their turn while the batch is made; it gives the batch up by throwing. */
+  readonly onSlice?: (() => void) | undefined
 }
 
 export interface StagedBatch {
@@ -91,7 +93,7 @@ export class Staging {
   readonly #overlay: Overlay
   readonly #postings: StagedPostings
   readonly #vectors: VectorChange[] = []
-  readonly #slicer = new Slicer()
+  readonly #slicer: Slicer
   #state: TenantState
   #embedding: EmbeddingSpec | undefined
   #vector: VersionVector
@@ -107,7 +109,8 @@ export class Staging {
   constructor(base: StagingBase) {
     this.#base = base
     this.#overlay = new Overlay(base.kv)
-    this.#postings = new StagedPostings(base.kv)
+    this.#postings = new StagedPostings(base.kv, base.onSlice)
+    this.#slicer = new Slicer(base.onSlice)
     this.#state = base.state
     this.#embedding = base.embedding
     this.#vector = base.vector

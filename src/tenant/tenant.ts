@@ -53,6 +53,8 @@ export interface TenantOptions {
   readonly copy?: boolean | undefined
   /** Memory of a batch above which a client's command is refused; default: no bound. */
   readonly stagedBytesMax?: number | undefined
+  /** How long a client's command waits to be begun, milliseconds; default: no bound. */
+  readonly writeWaitMsMax?: number | undefined
   /** Entries that the change log keeps for feeds that resume; 0: none. */
   readonly changesMax?: number | undefined
   readonly outboxEnabled: boolean
@@ -162,6 +164,8 @@ export class Tenant {
       stagedBytesMax: options.stagedBytesMax ?? Number.POSITIVE_INFINITY,
       outboxEnabled: options.outboxEnabled,
       room: options.room,
+      time,
+      waitMsMax: options.writeWaitMsMax ?? Number.POSITIVE_INFINITY,
       state,
       embedding: await readEmbeddingSpec(kv),
     }

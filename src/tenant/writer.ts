@@ -1,5 +1,12 @@
 import { PercolateError, toPercolateError } from '../base/errors.ts'
-import { GROUP_COMMANDS_MAX, GROUP_OPS_MAX, GROUP_TEXT_BYTES_MAX, WRITER_QUEUE_MAX } from '../base/limits.ts'
+import {
+  GROUP_COMMANDS_MAX,
+  GROUP_OPS_MAX,
+  GROUP_TEXT_BYTES_MAX,
+  LARGE_BATCH_TEXT_BYTES,
+  WRITER_QUEUE_MAX,
+} from '../base/limits.ts'
+import type { Time } from '../base/time.ts'
 import { type Clock, compareClocks, type HybridLogicalClock, laterClock } from '../clock/hlc.ts'
 import type { VersionVector } from '../clock/vector.ts'
 import type { GcFloor } from '../rem/floor.ts'
@@ -8,6 +15,7 @@ import type { Kv } from '../storage/kv.ts'
 import { type StagedBatch, Staging } from './staging.ts'
 import type { StagingRoom } from './staging-room.ts'
 import type { EmbeddingSpec, TenantState } from './state.ts'
+import { refusalOf, type WriteEnding } from './write-ending.ts'
 
 /** What a command sees while it is planned: the tenant as the commands before it left it. */
 export interface PlanContext {
@@ -34,6 +42,9 @@ export interface WriterState {
   readonly outboxEnabled: boolean
   /** Where large batches of all tenants take turns; undefined: nobody else's are near. */
   readonly room: StagingRoom | undefined
+  readonly time: Time
+  /** How long a client's command waits to be begun, milliseconds. */
+  readonly waitMsMax: number
   origin: string
   clock: HybridLogicalClock
   vector: VersionVector
@@ -63,12 +74,18 @@ export interface WriteOptions {
   readonly touches?: readonly RecordRef[]
   /** Whose right to decide the command rests on; undefined: it needs none. */
   readonly guard?: WriteGuard | undefined
+  /** A client's command is given up, whole, before it is begun: when the client has gone, when it has waited too long (TOO_BUSY), when the node is stopping (SHUTTING_DOWN). A large one also while it is staged, but not for its wait. Undefined: a command of the node itself, which is made. */
+  readonly ending?: WriteEnding | undefined
   /** Called when the batch is fsynced, before the answer: the position of what this command wrote, or of what it found already there. */
   readonly onCommitted?: (position: VersionVector, clock: Clock, origin: string) => void
 }
 
 /** Thrown where nothing is written yet: a command lost its right to decide. */
 const REFUSED = Symbol('refused')
+/** Thrown while a batch is staged, of which nothing is written: most of it is wanted by nobody any more. */
+const GIVEN_UP = Symbol('given up')
+/** How often those are looked at that wait behind a large batch. */
+const LOOK_MS = 100
 
 /** What came from another copy, staged into a batch by itself or with others; it must leave the staging as it was when it throws. */
 export type Work<T> = (staging: Staging) => Promise<T>
@@ -81,6 +98,8 @@ interface Pending {
   /** Looks only: nothing is written. */
   readonly look?: () => Promise<unknown>
   readonly options: WriteOptions
+  /** Monotonic clock, milliseconds. */
+  readonly sinceMs: number
   readonly resolve: (result: unknown) => void
   readonly reject: (error: unknown) => void
 }
@@ -94,11 +113,12 @@ export class TenantWriter {
   readonly #onCommit: (batch: StagedBatch) => void
   readonly #onFailure: (error: PercolateError) => void
   readonly #queue: Pending[] = []
-  /** Commands that were refused while they were planned. */
+  /** Commands that were refused while they were planned, or given up. */
   readonly #settled = new WeakSet<Pending>()
   readonly #onStaged: () => void
   #draining: Promise<void> | undefined
   #staging: Staging | undefined
+  #lookedAtMs = 0
 
   constructor(
     tenant: WriterState,
@@ -145,8 +165,9 @@ export class TenantWriter {
         new PercolateError('TOO_BUSY', `${WRITER_QUEUE_MAX} writes of this tenant are waiting; retry in a moment.`),
       )
     }
+    const sinceMs = this.#tenant.time.monotonic()
     return new Promise<T>((resolve, reject) => {
-      this.#queue.push({ ...job, resolve: resolve as (result: unknown) => void, reject })
+      this.#queue.push({ ...job, sinceMs, resolve: resolve as (result: unknown) => void, reject })
       this.#draining ??= this.#drain()
     })
   }
@@ -165,9 +186,9 @@ export class TenantWriter {
         continue
       }
       const group = this.#takeGroup()
-      const leave = await this.#tenant.room?.enter(textBytesOf(group))
+      const leave = await this.#tenant.room?.enter(textBytesOf(group), () => this.#isAwaited(group))
       try {
-        await this.#commit(group)
+        await this.#commit(this.#unsettled(group))
       } finally {
         leave?.()
       }
@@ -175,28 +196,82 @@ export class TenantWriter {
     this.#draining = undefined
   }
 
+  /** The next commands, without those that are given up; they may be none. */
   #takeGroup(): Pending[] {
     let weight = 0
     let textBytes = 0
-    let count = 0
+    let taken = 0
+    const group: Pending[] = []
     for (const pending of this.#queue) {
       if (pending.look) break
-      weight += pending.options.weight ?? 1
-      textBytes += pending.options.textBytes ?? 0
-      const isFull = count >= GROUP_COMMANDS_MAX || weight > GROUP_OPS_MAX || textBytes > GROUP_TEXT_BYTES_MAX
-      if (count > 0 && isFull) break
-      count++
+      if (!this.#giveUp(pending)) {
+        weight += pending.options.weight ?? 1
+        textBytes += pending.options.textBytes ?? 0
+        const isFull = group.length >= GROUP_COMMANDS_MAX || weight > GROUP_OPS_MAX || textBytes > GROUP_TEXT_BYTES_MAX
+        if (group.length > 0 && isFull) break
+        group.push(pending)
+      }
+      taken++
     }
-    return this.#queue.splice(0, count)
+    this.#queue.splice(0, taken)
+    return group
+  }
+
+  /** Asked now and then while the group waits for its turn: whether anybody waits for it. Nothing of it is begun, nor of those behind it. */
+  #isAwaited(group: readonly Pending[]): boolean {
+    this.#lookAtQueue()
+    return this.#unsettled(group).filter(pending => !this.#giveUp(pending, true)).length > 0
+  }
+
+  #lookAtQueue(): void {
+    const kept = this.#queue.filter(pending => !this.#giveUp(pending, true))
+    if (kept.length < this.#queue.length) this.#queue.splice(0, this.#queue.length, ...kept)
+  }
+
+  #unsettled(group: readonly Pending[]): readonly Pending[] {
+    return group.filter(pending => !this.#settled.has(pending))
+  }
+
+  /**
+   * Asked between the slices of a large batch, of which nothing is written. What is staged of one command can't be taken out of it: the batch is given up when most of its text is of clients that
+   * have gone, and made anew of the rest, so that no command's text is worked through more than about twice.
+   */
+  #onSlice(group: readonly Pending[]): void {
+    const nowMs = this.#tenant.time.monotonic()
+    if (nowMs - this.#lookedAtMs >= LOOK_MS) {
+      this.#lookedAtMs = nowMs
+      this.#lookAtQueue()
+    }
+    const rest = this.#unsettled(group)
+    const gone = rest.filter(pending => this.#refusalOf(pending) !== undefined)
+    if (2 * textBytesOf(gone) <= textBytesOf(rest)) return
+    for (const pending of gone) this.#giveUp(pending)
+    throw GIVEN_UP
+  }
+
+  /** Answers a command that is not to be made any more; false: it is. */
+  #giveUp(pending: Pending, mustWait = false): boolean {
+    const refusal = this.#refusalOf(pending, mustWait)
+    if (refusal === undefined) return false
+    this.#settled.add(pending)
+    pending.reject(refusal)
+    return true
+  }
+
+  #refusalOf({ options, sinceMs }: Pending, mustWait = false): unknown {
+    return refusalOf(this.#tenant, options, mustWait ? sinceMs : undefined)
   }
 
   async #commit(group: readonly Pending[]): Promise<void> {
     const planned: { pending: Pending; result: unknown; position?: VersionVector; clock?: Clock }[] = []
     try {
-      const staging = new Staging({ ...this.#tenant, outbox: this.#tenant.outboxEnabled })
+      const isLarge = textBytesOf(group) > LARGE_BATCH_TEXT_BYTES
+      const onSlice = isLarge ? () => this.#onSlice(group) : undefined
+      const staging = new Staging({ ...this.#tenant, outbox: this.#tenant.outboxEnabled, onSlice })
       this.#staging = staging
       await staging.prefetch(group.flatMap(({ options }) => options.touches ?? []))
       for (const pending of group) {
+        if (this.#giveUp(pending)) continue
         if (pending.work) {
           planned.push({ pending, result: await pending.work(staging) })
           continue
@@ -230,8 +305,8 @@ export class TenantWriter {
         pending.resolve(result)
       }
     } catch (error) {
-      const rest = group.filter(pending => !this.#settled.has(pending))
-      if (error === REFUSED) await this.#commit(rest)
+      const rest = this.#unsettled(group)
+      if (error === REFUSED || error === GIVEN_UP) await this.#commit(rest)
       else await this.#failed(error, rest)
     } finally {
       this.#staging = undefined

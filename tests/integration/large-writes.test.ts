@@ -1,0 +1,65 @@
+import { describe, expect, it } from 'vitest'
+import { eventually, remove, startTestNode, type TestNode, within } from '../support/running.ts'
+
+/** Large batches of many tenants at a real node: what becomes of those that nobody waits for any more. */
+
+const TENANTS = ['a', 'b', 'c', 'd', 'e', 'f']
+
+/** Characters of a script without spaces: each makes a term of its own, so that making the batch takes long beside everything else here. */
+const unspaced = (characters: number): string =>
+  Array.from({ length: characters }, () => String.fromCharCode(0x4e00 + Math.floor(Math.random() * 20_000))).join('')
+const batch = () => ({ resources: Array.from({ length: 4 }, (_, n) => ({ uri: `u:${n}`, content: unspaced(30_000) })) })
+
+const gauge = async (node: TestNode, name: string): Promise<number> => {
+  const text = await (await fetch(`${node.url}/metrics`)).text()
+  return Number(new RegExp(`^${name}(?:{[^}]*})? (\\S+)$`, 'm').exec(text)?.[1])
+}
+const waiting = (node: TestNode) => gauge(node, 'percolate_staging_waiting')
+
+/** Sends a batch of each tenant, and comes back when one is being made and the others wait. */
+async function crowd(node: TestNode, signal?: AbortSignal) {
+  const answers = TENANTS.map(tenant =>
+    fetch(`${node.url}/api/v1/resources`, {
+      method: 'POST',
+      headers: { 'x-tenant-id': tenant, 'content-type': 'application/json' },
+      body: JSON.stringify(batch()),
+      ...(signal ? { signal } : {}),
+    }).then(
+      async response => ({ status: response.status, code: ((await response.json()) as { code?: string }).code }),
+      () => ({ status: 0, code: 'gone' }),
+    ),
+  )
+  await eventually('the batches wait', async () => (await waiting(node)) >= 3)
+  return answers
+}
+
+/** How many resources each tenant has. */
+const stored = (node: TestNode): Promise<number[]> =>
+  Promise.all(
+    TENANTS.map(async tenant => {
+      const { status, body } = await node.request('GET', '/api/v1/resources?limit=10', { tenant })
+      expect(status).toBe(200)
+      return body.results.length
+    }),
+  )
+
+const env = { PERCOLATE_STAGED_TEXT_BYTES_MAX: String(256 * 1024) }
+
+describe('large batches that wait for each other', () => {
+  it('are given up when their clients go', async () => {
+    const node = await startTestNode({ env })
+    try {
+      const gone = new AbortController()
+      const answers = await crowd(node, gone.signal)
+      gone.abort()
+      await within('the requests end', Promise.all(answers))
+      await eventually('nothing is under way', async () => (await gauge(node, 'percolate_pool_leases')) === 0)
+      const counts = await stored(node)
+      expect(counts.every(count => count === 0 || count === 4)).toBe(true)
+      expect(counts.filter(count => count > 0).length).toBeLessThanOrEqual(3)
+    } finally {
+      await node.stop()
+      await remove(node.folder)
+    }
+  })
+})
