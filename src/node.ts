@@ -72,6 +72,8 @@ const RECORD_CACHE_BYTES = 1024 * 1024
 const POOL_WAIT_MS_MAX = 5000
 const IDLE_CHECK_MS_MAX = 5000
 const EMBED_CHECK_MS = 5000
+/** What the last requests of a stopping node get to be answered in, when its time for requests is over. */
+const LAST_ANSWERS_MS_MAX = 3000
 const PROBE_TIMEOUT_MS = 2000
 const PEER_TIMEOUT_MS = 3000
 /** Copies of the cluster directory that production asks for. */
@@ -118,6 +120,7 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
       makingOf: id => dataDir.makingOf(id),
       made: id => dataDir.madeTenant(id),
     }
+    const stopping = new StopTimes(time, config.drainMs)
     const room = new StagingRoom(config.stagedTextBytesMax, time)
     const openTenants = (hooks?: TenantHooks) =>
       openPool(
@@ -228,7 +231,7 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
     if (replica) {
       const running = replica
       parts.add('cluster', async () => {
-        const left = await running.drain(config.drainMs)
+        const left = await running.drain(stopping.closingMs())
         if (left.unpublished > 0 || left.notSaved > 0) logger.warn(left, 'left the cluster with something undone')
       })
     }
@@ -252,7 +255,7 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
     })
     await replica?.load()
     const httpPort = await listen(httpApi, config.host, config.httpPort, 'PERCOLATE_HTTP_PORT')
-    parts.add('http', () => closeServer(httpApi, config.drainMs))
+    parts.add('http', () => closeServer(httpApi, stopping.requestsMs()))
     const forwarder = gate && new GrpcForwarder(auth)
     if (forwarder) parts.add('forwarder', () => forwarder.close())
     const grpcApi = await createGrpcApi({
@@ -265,7 +268,7 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
       bodyBytesMax: config.bodyBytesMax,
       host: config.host,
       port: config.grpcPort,
-      drainMs: config.drainMs,
+      drainMs: () => stopping.requestsMs(),
       asOfAheadMsMax,
       onTenant,
       readers,
@@ -317,10 +320,48 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
         operations.changes.close()
         // Routers look at /ready and turn away before the doors close.
         if (replica && config.drainNoticeMs > 0) await time.sleep(config.drainNoticeMs)
+        stopping.begin()
+        const done = new AbortController()
+        const { signal } = done
+        void time.sleep(config.drainMs, { signal, ref: false }).then(
+          () => room.close(),
+          () => {},
+        )
         await replica?.handOff(config.drainMs)
         await lifecycle.stop()
+        done.abort()
       },
     }
+  }
+}
+
+/** How a stop shares its time: once PERCOLATE_DRAIN_MS for handing off and for requests, once for closing. */
+class StopTimes {
+  readonly #time: Time
+  readonly #drainMs: number
+  #beganAtMs: number | undefined
+
+  constructor(time: Time, drainMs: number) {
+    this.#time = time
+    this.#drainMs = drainMs
+  }
+
+  begin(): void {
+    this.#beganAtMs = this.#time.monotonic()
+  }
+
+  /** Until the connections of requests are cut: those that are refused at the end are answered before. */
+  requestsMs(): number {
+    return this.#leftMs(this.#drainMs + Math.min(this.#drainMs, LAST_ANSWERS_MS_MAX))
+  }
+
+  closingMs(): number {
+    return this.#leftMs(2 * this.#drainMs)
+  }
+
+  /** A start that failed is not told to stop. */
+  #leftMs(ms: number): number {
+    return this.#beganAtMs === undefined ? ms : Math.max(0, this.#beganAtMs + ms - this.#time.monotonic())
   }
 }
 

@@ -187,9 +187,11 @@ async function up(flags: UpFlags): Promise<void> {
       await writeFile(path, renderReport([await readRecord(topology.options.dataDir)], new Date()))
       if (!flags.json) say(`The report is ${path}.`)
     },
-    () => {
-      table?.stop()
-      if (!flags.json) say('\nStopping …')
+    {
+      onStopping: () => {
+        table?.stop()
+        if (!flags.json) say('\nStopping …')
+      },
     },
   )
 }

@@ -111,13 +111,12 @@ Try:
   kill -9 ${processes.find(({ name }) => name === 'node-1')?.pid ?? 'PID'}   # then ask again: another answers, and it comes back after ${RESTART_MS / 1000} s
 
 Ctrl-C stops it.`)
-  await runUntilSignal(
-    () => running.stop(),
-    () => {
+  await runUntilSignal(() => running.stop(), {
+    onStopping: () => {
       isStopping = true
       if (!flags.json) say('\nStopping: outboxes are published, homes handed over …')
     },
-  )
+  })
 }
 
 async function s3(): Promise<void> {
@@ -150,5 +149,5 @@ async function s3(): Promise<void> {
     }
   }
   store.close()
-  await runUntilSignal(() => server.stop())
+  await runUntilSignal(() => server.stop(), { stopMsMax: config.stopMs })
 }

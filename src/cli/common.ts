@@ -61,11 +61,11 @@ export function loggerOf(config: Config, role: Role): Logger {
   return logger
 }
 
-/** A drain has bounds of its own; this is for what none of them foresaw. */
-const STOP_MS_MAX = 120_000
-
-/** Runs until SIGTERM or Ctrl-C, then stops; a second signal ends at once. */
-export async function runUntilSignal(stop: () => Promise<void>, onStopping: () => void = () => {}): Promise<never> {
+/** Runs until SIGTERM or Ctrl-C, then stops; a second signal ends at once, and so does a stop that takes `stopMsMax`: a drain has bounds of its own, this one is for what none of them foresaw. */
+export async function runUntilSignal(
+  stop: () => Promise<void>,
+  { stopMsMax = settings.stopMs.default, onStopping = () => {} }: { stopMsMax?: number; onStopping?: () => void } = {},
+): Promise<never> {
   await new Promise<void>(resolve => {
     let signals = 0
     for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
@@ -78,11 +78,11 @@ export async function runUntilSignal(stop: () => Promise<void>, onStopping: () =
   onStopping()
   setTimeout(() => {
     process.stderr.write(
-      `percolate: stopping took longer than ${STOP_MS_MAX / 1000} s and ends now; what was acknowledged is on disk.\n`,
+      `percolate: stopping took longer than ${stopMsMax / 1000} s (PERCOLATE_STOP_MS) and ends now; what was acknowledged is on disk.\n`,
     )
     // Not process.exit: that would wait for threads that are stuck in a system call.
     process.kill(process.pid, 'SIGKILL')
-  }, STOP_MS_MAX).unref()
+  }, stopMsMax).unref()
   await stop()
   process.exit(process.exitCode ?? 0)
 }

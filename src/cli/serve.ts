@@ -77,13 +77,13 @@ Try:
   curl -H 'X-Tenant-ID: demo' -H 'Content-Type: application/json' -d '{"messages":[{"role":"user","content":"How do I start Percolate?"}]}' ${running.httpUrl}/api/v1/chat
 
 Ctrl-C stops it.`)
-  await runUntilSignal(
-    () => running.stop(),
-    () => {
+  await runUntilSignal(() => running.stop(), {
+    stopMsMax: config.stopMs,
+    onStopping: () => {
       stopping = true
       say('\nStopping: finishing what is under way …')
     },
-  )
+  })
 }
 
 async function node(options: Record<string, unknown>): Promise<void> {
@@ -110,11 +110,14 @@ async function node(options: Record<string, unknown>): Promise<void> {
     { node: running.node, http: running.httpPort, grpc: running.grpcPort, dataDir: config.dataDir },
     'node is ready',
   )
-  await runUntilSignal(async () => {
-    await running.stop()
-    objects?.close()
-    await stream?.close()
-  })
+  await runUntilSignal(
+    async () => {
+      await running.stop()
+      objects?.close()
+      await stream?.close()
+    },
+    { stopMsMax: config.stopMs },
+  )
 }
 
 async function controller(options: Record<string, unknown>): Promise<void> {
@@ -134,11 +137,14 @@ async function controller(options: Record<string, unknown>): Promise<void> {
     port: config.controllerPort,
   })
   logger.info({ port: running.port }, 'controller is ready')
-  await runUntilSignal(async () => {
-    await running.stop()
-    objects?.close()
-    await stream.close()
-  })
+  await runUntilSignal(
+    async () => {
+      await running.stop()
+      objects?.close()
+      await stream.close()
+    },
+    { stopMsMax: config.stopMs },
+  )
 }
 
 /** Snapshots need an object store; a cluster can do without. */
@@ -180,11 +186,14 @@ async function worker(options: Record<string, unknown>): Promise<void> {
     port: config.workerPort,
   })
   logger.info({ tier: config.tier, port: running.port, concurrency: config.jobConcurrency }, 'worker is ready')
-  await runUntilSignal(async () => {
-    await running.stop()
-    objects.close()
-    await stream.close()
-  })
+  await runUntilSignal(
+    async () => {
+      await running.stop()
+      objects.close()
+      await stream.close()
+    },
+    { stopMsMax: config.stopMs },
+  )
 }
 
 async function gateway(options: Record<string, unknown>): Promise<void> {
@@ -199,11 +208,14 @@ async function gateway(options: Record<string, unknown>): Promise<void> {
   void objects.prepare().catch(error => logger.warn({ reason: String(error) }, 'the bucket cannot be made yet'))
   const running = await startGateway({ config, logger, time: systemTime, stream, objects })
   logger.info({ port: running.port }, 'gateway is ready')
-  await runUntilSignal(async () => {
-    await running.stop()
-    objects.close()
-    await stream.close()
-  })
+  await runUntilSignal(
+    async () => {
+      await running.stop()
+      objects.close()
+      await stream.close()
+    },
+    { stopMsMax: config.stopMs },
+  )
 }
 
 function warnIfOpen(config: Config, logger: Logger): void {

@@ -62,4 +62,23 @@ describe('large batches that wait for each other', () => {
       await remove(node.folder)
     }
   })
+
+  it('are refused by a node that stops, when its time for requests is over', async () => {
+    const node = await startTestNode({ env: { ...env, PERCOLATE_DRAIN_MS: '200' } })
+    const answers = await crowd(node)
+    await within('the node stops', node.stop())
+    const codes = await Promise.all(answers)
+    expect(codes.filter(({ code }) => code === 'SHUTTING_DOWN').length).toBeGreaterThanOrEqual(3)
+    const again = await startTestNode({ folder: node.folder })
+    try {
+      // What was refused is not there, what was acknowledged is; of one that was cut off either may be true.
+      for (const [n, count] of (await stored(again)).entries()) {
+        const { status, code } = codes[n]!
+        expect(status === 201 ? [4] : code === 'gone' ? [0, 4] : [0]).toContain(count)
+      }
+    } finally {
+      await again.stop()
+      await remove(node.folder)
+    }
+  })
 })

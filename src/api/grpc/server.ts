@@ -26,7 +26,8 @@ export interface GrpcApiOptions extends CallContext {
   readonly bodyBytesMax: number
   readonly host: string
   readonly port: number
-  readonly drainMs: number
+  /** What running calls get, asked when it stops. */
+  readonly drainMs: () => number
   /** Serves other nodes of the cluster too. */
   readonly peers?: PeerServerOptions | undefined
 }
@@ -102,7 +103,7 @@ export async function createGrpcApi(options: GrpcApiOptions): Promise<GrpcApi> {
           calls.end(failure(new PercolateError('SHUTTING_DOWN', GOING)))
           forced = setTimeout(() => server.forceShutdown(), LAST_WORD_MS).unref()
         },
-        Math.min(options.drainMs, CALLS_END_MS_MAX),
+        Math.min(options.drainMs(), CALLS_END_MS_MAX),
       ).unref()
       await new Promise<void>(resolve => server.tryShutdown(() => resolve()))
       clearTimeout(forced)

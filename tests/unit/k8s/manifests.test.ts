@@ -330,7 +330,9 @@ describe.runIf(hasKubectl).each(overlays)('the overlay %s', overlay => {
         worker: pauseMs + drainMs,
         up: 0,
       }
-      expect([role, pod.terminationGracePeriodSeconds * 1000 > neededMs[role]]).toEqual([role, true])
+      const stopMs = number('stopMs')
+      expect([role, stopMs > neededMs[role] - pauseMs]).toEqual([role, true])
+      expect([role, pod.terminationGracePeriodSeconds * 1000 >= pauseMs + stopMs]).toEqual([role, true])
       // The sizes of uploads are not bounded by half a minute.
       if (role === 'gateway') expect(drainMs).toBeGreaterThan(60_000)
       const limit = bytesOf(container.resources.limits.memory)
