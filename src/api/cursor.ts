@@ -16,9 +16,6 @@ export interface CursorScope {
   readonly parameters: unknown
 }
 
-/** About how much of an answer a result takes, in characters. */
-export const charsOf = (output: object): number => JSON.stringify(output).length
-
 /** A part of a position. An `offset` is a number from 0, a `time` one that keys can hold. */
 export type CursorPart = 'string' | 'offset' | 'time'
 

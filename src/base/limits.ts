@@ -22,8 +22,8 @@ export const DIMENSIONS_MAX = 4096
 /** Results of one answer, of a listing and of a search alike. */
 export const LIST_LIMIT_MAX = 1000
 export const LIST_LIMIT_DEFAULT = 50
-/** Characters of content in one answer, about; a page ends early rather than hold the event loop. */
-export const PAGE_CHARS_MAX = 4 * 1024 * 1024
+/** UTF-8 bytes of the results in one answer, as JSON, about; a page ends early rather than hold the event loop. */
+export const PAGE_BYTES_MAX = 4 * 1024 * 1024
 export const SEARCH_LIMIT_DEFAULT = 10
 /** How deep a search can be paged. */
 export const SEARCH_DEPTH_MAX = 1000

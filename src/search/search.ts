@@ -1,5 +1,6 @@
 import { PercolateError } from '../base/errors.ts'
-import { PAGE_CHARS_MAX, QUERY_TERMS_MAX, SEARCH_DEPTH_MAX } from '../base/limits.ts'
+import { QUERY_TERMS_MAX, SEARCH_DEPTH_MAX } from '../base/limits.ts'
+import { PageBytes } from '../base/page-bytes.ts'
 import { Slicer } from '../base/slice.ts'
 import type { Embedder } from '../embedding/port.ts'
 import { type Resource, resourceView } from '../rem/views.ts'
@@ -185,7 +186,7 @@ async function readPage(
 ): Promise<{ hits: { resource: Resource; score: number }[]; more: boolean }> {
   const hits: { resource: Resource; score: number }[] = []
   let skipped = 0
-  let characters = 0
+  const page = new PageBytes()
   for (let at = 0; at < ranked.length; at += CHECKED_AT_ONCE) {
     slicer.throwIfEnded()
     const wantedHere = request.filter ? CHECKED_AT_ONCE : request.offset + request.limit + 1 - at
@@ -200,12 +201,8 @@ async function readPage(
       const resource = resources[n]
       if (!resource || (request.filter && !matches(request.filter, resource))) continue
       if (skipped < request.offset) skipped++
-      else if (hits.length === request.limit || (hits.length > 0 && characters > PAGE_CHARS_MAX))
-        return { hits, more: true }
-      else {
-        hits.push({ resource, score })
-        characters += resource.content.length + JSON.stringify(resource.metadata).length
-      }
+      else if (hits.length === request.limit || !page.take(resource)) return { hits, more: true }
+      else hits.push({ resource, score })
     }
   }
   return { hits, more: false }

@@ -10,8 +10,8 @@ import {
   ID_BYTES_MAX,
   LIST_LIMIT_DEFAULT,
   NAME_BYTES_MAX,
-  PAGE_CHARS_MAX,
 } from '../../base/limits.ts'
+import { PageBytes } from '../../base/page-bytes.ts'
 import { mergeOp } from '../../rem/merge.ts'
 import { type EntityCommand, planDelete, planEntity } from '../../rem/plan.ts'
 import { EMPTY_RECORD, type LwwRecord, type Op, type RecordRef } from '../../rem/record.ts'
@@ -23,7 +23,7 @@ import { read } from '../../session/read.ts'
 import type { Session } from '../../session/session.ts'
 import { write, writeExisting } from '../../session/write.ts'
 import type { PlanContext } from '../../tenant/writer.ts'
-import { charsOf, decodeCursor, encodeCursor } from '../cursor.ts'
+import { decodeCursor, encodeCursor } from '../cursor.ts'
 import type { EntitiesQuery, EntityInput, EntityOutput, TraverseQuery } from '../schemas.ts'
 import { checkName } from './check-fields.ts'
 import { assertLater, type Conditions, checkConditions, etagOf, hasCondition } from './conditions.ts'
@@ -188,14 +188,9 @@ export class EntityOperations {
   }
 }
 
-/** As many as one answer carries, one at least. */
-function cutPage<T extends object>(results: readonly T[]): T[] {
-  let characters = 0
-  const past = results.findIndex((result, n) => {
-    if (n > 0 && characters > PAGE_CHARS_MAX) return true
-    characters += charsOf(result)
-    return false
-  })
+/** As many as the answer still carries, and one at least of the first that it carries. */
+function cutPage<T extends object>(results: readonly T[], page = new PageBytes()): T[] {
+  const past = results.findIndex(result => !page.take(result))
   return past < 0 ? [...results] : results.slice(0, past)
 }
 
@@ -205,8 +200,9 @@ function cutWalk<R extends { id: string }, E extends object>(
   found: readonly E[],
   isCut: boolean,
 ) {
-  const results = cutPage(reached)
-  const edges = cutPage(found)
+  const page = new PageBytes()
+  const results = cutPage(reached, page)
+  const edges = cutPage(found, page)
   return { results, edges, truncated: isCut || results.length < reached.length || edges.length < found.length }
 }
 

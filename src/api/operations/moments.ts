@@ -1,7 +1,8 @@
 import { checkObject } from '../../base/check-object.ts'
 import { PercolateError } from '../../base/errors.ts'
 import { checkId } from '../../base/ids.ts'
-import { CATEGORY_BYTES_MAX, LIST_LIMIT_DEFAULT, PAGE_CHARS_MAX } from '../../base/limits.ts'
+import { CATEGORY_BYTES_MAX, LIST_LIMIT_DEFAULT } from '../../base/limits.ts'
+import { PageBytes } from '../../base/page-bytes.ts'
 import { type MomentCommand, planDelete, planMoment } from '../../rem/plan.ts'
 import { type Moment, momentView } from '../../rem/views.ts'
 import { readInTurn } from '../../session/heavy-reads.ts'
@@ -10,7 +11,7 @@ import type { Session } from '../../session/session.ts'
 import { write, writeExisting } from '../../session/write.ts'
 import { KeyReader, keyAfter, newestFirst, prefixes, prefixRange, space, textPart } from '../../storage/keys.ts'
 import type { Tenant } from '../../tenant/tenant.ts'
-import { charsOf, decodeCursor, encodeCursor } from '../cursor.ts'
+import { decodeCursor, encodeCursor } from '../cursor.ts'
 import type { MomentInput, MomentOutput, MomentsQuery } from '../schemas.ts'
 import { checkContent, checkName, checkTitle, parseTime } from './check-fields.ts'
 import { checkConditions, etagOf } from './conditions.ts'
@@ -116,6 +117,9 @@ export interface FeedRequest {
   readonly after?: { readonly timeMs: number; readonly id: string } | undefined
 }
 
+/** Moments that are read together for a page, which may end before the last of them. */
+const READ_AT_ONCE = 256
+
 /** Walks the narrowest index, newest first, and checks the other conditions on the moment. */
 export async function readFeed(tenant: Tenant, request: FeedRequest): Promise<{ results: Moment[]; more: boolean }> {
   const prefix = feedPrefix(request)
@@ -125,18 +129,18 @@ export async function readFeed(tenant: Tenant, request: FeedRequest): Promise<{ 
     gte = keyAfter(Buffer.concat([prefix, newestFirst(request.after.timeMs), textPart(request.after.id)]))
   const lt = request.fromMs === undefined ? range.lt : keyAfter(Buffer.concat([prefix, newestFirst(request.fromMs)]))
   const results: Moment[] = []
-  let characters = 0
+  const page = new PageBytes()
   for await (const chunk of tenant.chunks({ gte, lt, values: false })) {
     request.throwIfEnded?.()
     const ids = chunk.map(([key]) => new KeyReader(key, prefix.length + 6).text())
-    for (let at = 0; at < ids.length; at += request.limit + 1) {
-      const part = ids.slice(at, at + request.limit + 1)
+    const atOnce = Math.min(request.limit + 1, READ_AT_ONCE)
+    for (let at = 0; at < ids.length; at += atOnce) {
+      const part = ids.slice(at, at + atOnce)
       const records = await tenant.records(part.map(id => ({ kind: 'moment', key: [id] })))
       for (const [n, id] of part.entries()) {
         const moment = momentView(id, records[n])
         if (!moment || !meets(moment, request)) continue
-        if (results.length === request.limit || characters > PAGE_CHARS_MAX) return { results, more: true }
-        characters += charsOf(moment)
+        if (results.length === request.limit || !page.take(moment)) return { results, more: true }
         results.push(moment)
       }
     }

@@ -3,11 +3,11 @@ import { PercolateError } from '../../base/errors.ts'
 import {
   CATEGORY_BYTES_MAX,
   LIST_LIMIT_DEFAULT,
-  PAGE_CHARS_MAX,
   SEARCH_DEPTH_MAX,
   SEARCH_LIMIT_DEFAULT,
   URI_BYTES_MAX,
 } from '../../base/limits.ts'
+import { PageBytes } from '../../base/page-bytes.ts'
 import { Slicer } from '../../base/slice.ts'
 import { embedAhead } from '../../embedding/ahead.ts'
 import { planDelete, planEmbedding, planResource, type ResourceCommand, resourceId, vectorOf } from '../../rem/plan.ts'
@@ -22,7 +22,7 @@ import { write, writeExisting } from '../../session/write.ts'
 import { KeyReader, keyAfter, keys, prefixes, prefixRange, space } from '../../storage/keys.ts'
 import type { EmbeddingSpec } from '../../tenant/state.ts'
 import type { Tenant } from '../../tenant/tenant.ts'
-import { charsOf, decodeCursor, encodeCursor } from '../cursor.ts'
+import { decodeCursor, encodeCursor } from '../cursor.ts'
 import type { EmbeddingsInput, ResourceInput, ResourceOutput, ResourcesQuery, SearchInput } from '../schemas.ts'
 import { checkContent, checkEmbedding, checkName, checkTitle } from './check-fields.ts'
 import { checkConditions, etagOf } from './conditions.ts'
@@ -239,7 +239,7 @@ export class ResourceOperations {
         const gte = position ? keyAfter(keys.resourceByTime(position[0] as number, position[1] as string)) : range.gte
         const results: ResourceOutput[] = []
         let last: Resource | undefined
-        let characters = 0
+        const page = new PageBytes()
         for await (const chunk of tenant.chunks({ gte, lt: range.lt, values: false })) {
           call.throwIfEnded()
           const ids = chunk.map(([key]) => new KeyReader(key, 7).text()).filter(id => !allowed || allowed.has(id))
@@ -249,11 +249,10 @@ export class ResourceOperations {
             for (const resource of await readResources(tenant, ids.slice(at, at + step))) {
               if (slicer.due) await slicer.pause()
               if (filter && !matches(filter, resource)) continue
-              if (results.length === limit || (last && characters > PAGE_CHARS_MAX)) {
+              const output = toOutput(resource, tenant.embedding)
+              if (results.length === limit || !page.take(output)) {
                 return { results, cursor: encodeCursor(scope, [last!.updatedAtMs, last!.id]) }
               }
-              const output = toOutput(resource, tenant.embedding)
-              characters += charsOf(output)
               results.push(output)
               last = resource
             }
@@ -280,12 +279,11 @@ export class ResourceOperations {
           ids.push(...chunk.map(([key]) => new KeyReader(key).text()))
         }
         const results: ResourceOutput[] = []
-        let characters = 0
+        const page = new PageBytes()
         for (const [n, id] of ids.slice(0, limit).entries()) {
-          if (characters > PAGE_CHARS_MAX) return { results, cursor: encodeCursor(scope, [ids[n - 1]!]) }
           for (const resource of await readResources(tenant, [id])) {
             const output = toOutput(resource, tenant.embedding)
-            characters += charsOf(output)
+            if (!page.take(output)) return { results, cursor: encodeCursor(scope, [ids[n - 1]!]) }
             results.push(output)
           }
         }
