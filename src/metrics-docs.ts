@@ -1,5 +1,6 @@
 import { addGatewayMetrics } from '../gateway/metrics.ts'
 import { JobRunner } from '../workers/runner.ts'
+import { HeldBodies } from './api/held-bodies.ts'
 import { FairSemaphore } from './base/fair-semaphore.ts'
 import { Metrics } from './base/metrics.ts'
 import { systemTime } from './base/time.ts'
@@ -41,6 +42,7 @@ export async function metricsMarkdown(): Promise<string> {
           heavyReads: new HeavyReads({ heavyReadsMax: 1, heavyReadsWaitingMax: 0 }),
           disk: new DiskGuard('.', 0),
           room: new StagingRoom(0),
+          bodies: new HeldBodies(0),
         }),
     ],
     [

@@ -1,3 +1,4 @@
+import type { HeldBodies } from './api/held-bodies.ts'
 import type { ChangeOperations } from './api/operations/changes.ts'
 import type { Metrics } from './base/metrics.ts'
 import type { Replica } from './replication/replica.ts'
@@ -17,6 +18,7 @@ export interface NodeMetricsOptions {
   readonly heavyReads: HeavyReads
   readonly disk: DiskGuard
   readonly room: StagingRoom
+  readonly bodies: HeldBodies
 }
 
 /** The database node's own metrics; `docs/metrics.md` lists them. */
@@ -30,6 +32,7 @@ export function addNodeMetrics({
   heavyReads,
   disk,
   room,
+  bodies,
 }: NodeMetricsOptions): void {
   metrics.gauge(
     'percolate_active_tenants',
@@ -51,6 +54,16 @@ export function addNodeMetrics({
     'percolate_staging_refused_total',
     'Commands refused (413) because they alone would have taken too much memory while they are written',
     () => room.refused,
+  )
+  metrics.gauge(
+    'percolate_held_body_bytes',
+    'Bodies of the requests that are worked on or wait: PERCOLATE_HELD_BODY_BYTES_MAX at most',
+    () => bodies.bytes,
+  )
+  metrics.gauge(
+    'percolate_held_bodies_refused_total',
+    'Requests refused (503 TOO_BUSY) because their body did not fit beside the others',
+    () => bodies.refused,
   )
   metrics.gauge(
     'percolate_writes_too_late_total',

@@ -1,6 +1,7 @@
 import { GrpcForwarder } from './api/grpc/forward.ts'
 import { GrpcPeers } from './api/grpc/peer-client.ts'
 import { createGrpcApi } from './api/grpc/server.ts'
+import { HeldBodies } from './api/held-bodies.ts'
 import { createHttpApi } from './api/http/api.ts'
 import { closeServer, listen } from './api/http/server.ts'
 import { Operations } from './api/operations/operations.ts'
@@ -237,6 +238,7 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
     }
     // A tick above it may carry over into the next millisecond.
     const asOfAheadMsMax = Math.max(0, config.clockSkewMsMax - 1)
+    const bodies = new HeldBodies(config.heldBodyBytesMax)
     const readers = new SlowReaders(config.readerStallMs, metrics)
     const httpApi = await createHttpApi({
       logger,
@@ -251,6 +253,7 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
       asOfAheadMsMax,
       onTenant,
       readers,
+      bodies,
       gate,
     })
     await replica?.load()
@@ -272,6 +275,7 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
       asOfAheadMsMax,
       onTenant,
       readers,
+      bodies,
       gate,
       forwarder,
       peers: replica && { handlers: replica.service, auth, logger },
@@ -288,6 +292,7 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
       heavyReads,
       disk,
       room,
+      bodies,
     })
     const ticker = setInterval(() => pool.closeIdle(), Math.min(IDLE_CHECK_MS_MAX, config.tenantIdleMs)).unref()
     parts.add('idle closing', () => clearInterval(ticker))

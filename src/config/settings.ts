@@ -751,6 +751,16 @@ export const settings = {
     roles: DATABASE,
     doc: 'Largest request body of the HTTP and gRPC APIs. A larger one holds the event loop longer while it is parsed.',
   },
+  heldBodyBytesMax: {
+    env: 'PERCOLATE_HELD_BODY_BYTES_MAX',
+    type: 'integer',
+    default: 64 * MIB,
+    min: 64 * 1024,
+    max: 64 * 1024 * MIB,
+    unit: 'bytes',
+    roles: DATABASE,
+    doc: 'Bodies of the HTTP requests and single gRPC calls of all tenants that a node is working on, or that wait in it, together; one of more than 64 KiB that does not fit beside the others gets TOO_BUSY before it is read. What is parsed of a body takes up to some three times as much memory, and more while its embeddings are made.',
+  },
   openTenantsMax: {
     env: 'PERCOLATE_OPEN_TENANTS_MAX',
     type: 'integer',

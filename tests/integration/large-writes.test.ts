@@ -63,6 +63,34 @@ describe('large batches that wait for each other', () => {
     }
   })
 
+  it('are refused before they are read when the bodies that wait are too many, and small requests go on', async () => {
+    const node = await startTestNode({ env: { ...env, PERCOLATE_HELD_BODY_BYTES_MAX: '1000000' } })
+    try {
+      const gone = new AbortController()
+      const send = (tenant: string) =>
+        fetch(`${node.url}/api/v1/resources`, {
+          method: 'POST',
+          headers: { 'x-tenant-id': tenant, 'content-type': 'application/json' },
+          body: JSON.stringify(batch()),
+          signal: gone.signal,
+        })
+      const held = ['a', 'b'].map(tenant => send(tenant).catch(() => {}))
+      await eventually('bodies are held', async () => (await gauge(node, 'percolate_held_body_bytes')) > 700_000)
+      const refused = await send('c')
+      expect([refused.status, ((await refused.json()) as { code: string }).code]).toEqual([503, 'TOO_BUSY'])
+      expect(await gauge(node, 'percolate_held_bodies_refused_total')).toBe(1)
+      expect((await node.request('POST', '/api/v1/resources', { body: { content: 'few words' } })).status).toBe(201)
+      const broken = await node.request('POST', '/api/v1/resources', { body: '{"content":' })
+      expect(broken.status).toBe(400)
+      gone.abort()
+      await Promise.all(held)
+      await eventually('none is held', async () => (await gauge(node, 'percolate_held_body_bytes')) === 0)
+    } finally {
+      await node.stop()
+      await remove(node.folder)
+    }
+  })
+
   it('are refused by a node that stops, when its time for requests is over', async () => {
     const node = await startTestNode({ env: { ...env, PERCOLATE_DRAIN_MS: '200' } })
     const answers = await crowd(node)

@@ -21,11 +21,13 @@ import { final } from '../../session/forward.ts'
 import type { Gate } from '../../session/gate.ts'
 import { type Access, parseRequest } from '../../session/request.ts'
 import { type Ending, Session } from '../../session/session.ts'
+import type { HeldBodies } from '../held-bodies.ts'
 import type { SlowReaders } from '../slow-readers.ts'
 import { type ConditionField, takeConditions } from './conditions.ts'
 import type { GrpcForward, GrpcForwarder } from './forward.ts'
 import type { Message } from './messages.ts'
 import { streamOf } from './open-calls.ts'
+import { messageBytes } from './strict-messages.ts'
 
 export interface CallContext {
   readonly logger: Logger
@@ -36,6 +38,7 @@ export interface CallContext {
   readonly node: string
   readonly onTenant: (tenant: TenantId) => void
   readonly readers: SlowReaders
+  readonly bodies?: HeldBodies | undefined
   readonly gate?: Gate | undefined
   readonly forwarder?: GrpcForwarder | undefined
 }
@@ -62,8 +65,13 @@ export function unary(
     const observe = timer(context, name)
     const ways = {
       here: async (session: Session) => {
-        const answer = await handler(session, call.request)
-        return { answer, trailer: trailerOf(context, session) }
+        const release = context.bodies?.hold(messageBytes(call.request))
+        try {
+          const answer = await handler(session, call.request)
+          return { answer, trailer: trailerOf(context, session) }
+        } finally {
+          release?.()
+        }
       },
       forward: (forward: GrpcForward) => forward.unary(name, call, call.request),
     }

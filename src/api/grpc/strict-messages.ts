@@ -19,6 +19,11 @@ export class Malformed {
   }
 }
 
+const sizes = new WeakMap<object, number>()
+
+/** Bytes of a message as it was received. */
+export const messageBytes = (message: object): number => sizes.get(message) ?? 0
+
 /** The service with deserializers that never throw, and that take no text which is not UTF-8: protobufjs reads every wrong byte as U+FFFD, so that different ids would become one. */
 export function strictService(
   service: ServiceDefinition,
@@ -43,6 +48,7 @@ export function strictService(
             `The message does not decode as ${type.name}: it is cut short, of another type, compressed without saying so, or nested too deep.`,
           )
         }
+        sizes.set(message as object, bytes.length)
         if (!hasReplacement(message)) return message
         const wrong = wrongText(bytes, type, descriptors)
         return wrong === undefined

@@ -2,6 +2,7 @@ import type { FastifyInstance } from 'fastify'
 import type { TenantId } from '../../base/ids.ts'
 import type { Time } from '../../base/time.ts'
 import type { Gate } from '../../session/gate.ts'
+import type { HeldBodies } from '../held-bodies.ts'
 import type { Operations } from '../operations/operations.ts'
 import * as schemas from '../schemas.ts'
 import type { SlowReaders } from '../slow-readers.ts'
@@ -25,6 +26,7 @@ export interface HttpApiOptions extends HttpServerOptions {
   /** Decides whether this node answers; a node without a cluster answers everything. */
   readonly gate: Gate | undefined
   readonly readers: SlowReaders
+  readonly bodies: HeldBodies
 }
 
 const UPLOADS_ELSEWHERE = 'uploads and jobs are at the upload gateway, port 8081 unless set otherwise'

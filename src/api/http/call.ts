@@ -1,6 +1,6 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import { Readable } from 'node:stream'
-import type { FastifyInstance, FastifyReply } from 'fastify'
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { PercolateError } from '../../base/errors.ts'
 import type { TenantId } from '../../base/ids.ts'
 import type { Time } from '../../base/time.ts'
@@ -9,6 +9,7 @@ import { encodeBookmark } from '../../session/bookmark.ts'
 import type { Gate } from '../../session/gate.ts'
 import { type Access, parseRequest } from '../../session/request.ts'
 import { type Ending, Session } from '../../session/session.ts'
+import type { HeldBodies } from '../held-bodies.ts'
 import { isConditional, isNewCondition } from './conditions.ts'
 import type { HttpForwarder } from './forward.ts'
 
@@ -65,6 +66,18 @@ export interface TenantHookOptions {
   readonly onTenant: (tenant: TenantId) => void
   readonly gate?: Gate | undefined
   readonly forwarder?: HttpForwarder | undefined
+  /** Where bodies are counted; the gateway streams its own. */
+  readonly bodies?: HeldBodies | undefined
+  /** What a body counts for that does not say its length. */
+  readonly bodyBytesMax?: number | undefined
+}
+
+/** What lets go of a request's body. */
+const releases = new WeakMap<FastifyRequest, () => void>()
+
+const lengthOf = ({ headers }: FastifyRequest, bodyBytesMax: number): number => {
+  if (headers['content-length'] !== undefined) return Math.min(Number(headers['content-length']), bodyBytesMax)
+  return headers['transfer-encoding'] === undefined ? 0 : bodyBytesMax
 }
 
 /** A request whose body waits for our word (`Expect: 100-continue`). */
@@ -81,6 +94,7 @@ export function holdContinue(app: FastifyInstance): void {
 
 /** Reads who asks, for the routes of one scope, decides whether this node answers, and ends the session when the client goes away. */
 export function addTenantHook(scope: FastifyInstance, options: TenantHookOptions): void {
+  const { bodies, bodyBytesMax = 0 } = options
   scope.decorateRequest('call')
   scope.addHook('onRequest', async (request, reply) => {
     const { headers } = request
@@ -113,9 +127,25 @@ export function addTenantHook(scope: FastifyInstance, options: TenantHookOptions
       )
       if (!isHere) return
     }
+    const bytes = bodies ? lengthOf(request, bodyBytesMax) : 0
+    if (bodies && bytes > 0) releases.set(request, bodies.hold(bytes))
     options.onTenant(session.tenant)
     if (waiting.delete(request.raw)) reply.raw.writeContinue()
   })
+  // A handler goes on for a while when its client has gone, and holds what was parsed.
+  scope.addHook('onRoute', route => {
+    const { handler } = route
+    route.handler = async function (request, reply) {
+      const release = releases.get(request)
+      releases.delete(request)
+      try {
+        return await handler.call(this, request, reply)
+      } finally {
+        release?.()
+      }
+    }
+  })
+  scope.addHook('onResponse', async request => releases.get(request)?.())
   const { gate, forwarder } = options
   if (gate && forwarder) {
     // A body that was sent to a node that did not take it is read again here.
