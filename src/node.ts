@@ -43,6 +43,7 @@ import { openPool, type TenantHooks, type TenantStore } from './tenant/open-pool
 import type { TenantPool } from './tenant/pool.ts'
 import { StagingRoom } from './tenant/staging-room.ts'
 import type { StreamCursor } from './tenant/state.ts'
+import { refusalOf } from './tenant/write-ending.ts'
 
 export interface NodeOptions {
   readonly config: Config
@@ -219,6 +220,11 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
         replica,
         durability: config.durability,
         durabilityTimeoutMs: config.durabilityTimeoutMs,
+        takeTurn: (textBytes, ending) => {
+          const sinceMs = time.monotonic()
+          const waits = { room, time, waitMsMax: config.writeWaitMs }
+          return room.takeTurn(textBytes, () => refusalOf(waits, { ending, textBytes }, sinceMs))
+        },
         admitTenant: () => {
           disk.admit()
           replica?.membership.admitWrite()

@@ -3,6 +3,8 @@ import type { Time } from '../base/time.ts'
 import { NotHome } from '../replication/homes.ts'
 import type { Durability, Replica } from '../replication/replica.ts'
 import type { TenantPool } from '../tenant/pool.ts'
+import type { Turn } from '../tenant/staging-room.ts'
+import type { WriteEnding } from '../tenant/write-ending.ts'
 import { final, NotTaken } from './forward.ts'
 import type { Session } from './session.ts'
 
@@ -17,6 +19,8 @@ export interface SessionContext {
   readonly durabilityTimeoutMs: number
   /** Throws when no tenant can be made here now, such as DISK_FULL. */
   readonly admitTenant: () => void
+  /** Takes a place in the line of large batches before the writer does, undefined when there is no need to; throws what the request ends with when it is given up before. A node without such a line has none. */
+  readonly takeTurn?: (textBytes: number, ending: WriteEnding) => Promise<Turn | undefined>
   /** A tenant that was made here a moment ago counts as active. */
   readonly onTenant: (tenant: TenantId) => void
 }

@@ -10,7 +10,7 @@ import { NotTaken } from './forward.ts'
 import type { Session } from './session.ts'
 
 /** What a session tells the writer beside its plan; `asOf` instead of its own. */
-export type Commit = Omit<WriteOptions, 'onCommitted' | 'guard' | 'ending'>
+export type Commit = Omit<WriteOptions, 'onCommitted' | 'guard' | 'ending' | 'turn'>
 
 /**
  * Plans and commits one command, and answers when the session's durability is reached. A tenant comes to be with its first write, when all that can be refused of it has been looked at: what is refused
@@ -31,14 +31,24 @@ export async function write<T>(
   const standing = await pool.use(session.tenant, async tenant => ({ value: await work(tenant) }))
   if (standing) return writing.finish(standing.value)
   assertNothingStands(context, session)
-  // One that was entered and never written has a home, whose decision a condition is.
-  if (!context.replica?.copies.isCurrent(session.tenant)) {
-    const { ops, result } = await rehearse(context, plan, commit)
-    if (ops.length === 0) return result
-    session.throwIfEnded()
-    await enter(context, session)
+  const turn = await context.takeTurn?.(commit.textBytes ?? 0, session)
+  try {
+    // Another first write may have made it meanwhile.
+    if (turn) assertNothingStands(context, session)
+    // One that was entered and never written has a home, whose decision a condition is.
+    if (!context.replica?.copies.isCurrent(session.tenant)) {
+      const { ops, result } = await rehearse(context, plan, commit)
+      if (ops.length === 0) return result
+      session.throwIfEnded()
+      await enter(context, session)
+    }
+    writing.first = { turn }
+    const result = await pool.use(session.tenant, work, { create: true })
+    turn?.leave()
+    return await writing.finish(result)
+  } finally {
+    turn?.leave()
   }
-  return writing.finish(await pool.use(session.tenant, work, { create: true }))
 }
 
 /** As {@link write}; in a tenant that was never written it finds nothing, and makes nothing. */
@@ -82,6 +92,8 @@ class Writing {
   #position: VersionVector | undefined
   readonly #origins = new Set<string>()
   #incarnation = ''
+  /** The first write of a tenant has its turn before the tenant is made for it, and is made then in any case: else there would be a tenant with nothing. */
+  first: Pick<WriteOptions, 'turn'> | undefined
   #clock: Clock | undefined
 
   constructor(context: SessionContext, session: Session) {
@@ -109,7 +121,7 @@ class Writing {
       this.#clock = laterClock(this.#clock, clock)
       this.#position = this.#position ? joinVectors(this.#position, position) : position
     }
-    return { ...commit, guard, ending: this.#session, onCommitted }
+    return { ...commit, guard, ...(this.first ?? { ending: this.#session }), onCommitted }
   }
 
   async finish<T>(result: T): Promise<T> {

@@ -11,6 +11,26 @@ interface Waiter {
   readonly end: (isIn: boolean) => void
 }
 
+/** A place in the room. */
+export class Turn {
+  readonly #leave: () => void
+  #isHeld = true
+
+  constructor(leave: () => void) {
+    this.#leave = leave
+  }
+
+  get isHeld(): boolean {
+    return this.#isHeld
+  }
+
+  /** Calling it again does nothing. */
+  leave(): void {
+    if (this.#isHeld) this.#leave()
+    this.#isHeld = false
+  }
+}
+
 /**
  * Where the large batches of a node's tenants take turns: what one of them takes while it is made is some fifty times its text, and a node must not make them all at the same time. Small ones
  * pass. Those who wait are writers, one a tenant and one batch a turn, so first come, first served gives each tenant its turn whatever the length of its queue, and the open tenants bound the line.
@@ -84,6 +104,17 @@ export class StagingRoom {
       if (!isIn) return undefined
     }
     return () => this.#leave(textBytes)
+  }
+
+  /** Enters for a command that is handed to a writer afterwards (`WriteOptions.turn`); throws what `refusal` says when that comes before. Undefined for one that need not wait. */
+  async takeTurn(textBytes: number, refusal: () => unknown): Promise<Turn | undefined> {
+    let refused: unknown
+    const leave = await this.enter(textBytes, () => {
+      refused = refusal()
+      return refused === undefined
+    })
+    if (refused !== undefined) throw refused
+    return leave && new Turn(leave)
   }
 
   #leave(textBytes: number): void {

@@ -13,7 +13,7 @@ import type { GcFloor } from '../rem/floor.ts'
 import type { LwwRecord, Op, RecordRef } from '../rem/record.ts'
 import type { Kv } from '../storage/kv.ts'
 import { type StagedBatch, Staging } from './staging.ts'
-import type { StagingRoom } from './staging-room.ts'
+import type { StagingRoom, Turn } from './staging-room.ts'
 import type { EmbeddingSpec, TenantState } from './state.ts'
 import { refusalOf, type WriteEnding } from './write-ending.ts'
 
@@ -76,6 +76,8 @@ export interface WriteOptions {
   readonly guard?: WriteGuard | undefined
   /** A client's command is given up, whole, before it is begun: when the client has gone, when it has waited too long (TOO_BUSY), when the node is stopping (SHUTTING_DOWN). A large one also while it is staged, but not for its wait. Undefined: a command of the node itself, which is made. */
   readonly ending?: WriteEnding | undefined
+  /** Of a command that has its turn among the large batches already: its batch needs no other. The writer leaves it when the command cannot be begun at once. */
+  readonly turn?: Turn | undefined
   /** Called when the batch is fsynced, before the answer: the position of what this command wrote, or of what it found already there. */
   readonly onCommitted?: (position: VersionVector, clock: Clock, origin: string) => void
 }
@@ -119,6 +121,7 @@ export class TenantWriter {
   #draining: Promise<void> | undefined
   #staging: Staging | undefined
   #lookedAtMs = 0
+  #isInLine = false
 
   constructor(
     tenant: WriterState,
@@ -165,6 +168,7 @@ export class TenantWriter {
         new PercolateError('TOO_BUSY', `${WRITER_QUEUE_MAX} writes of this tenant are waiting; retry in a moment.`),
       )
     }
+    if (this.#isInLine) job.options.turn?.leave()
     const sinceMs = this.#tenant.time.monotonic()
     return new Promise<T>((resolve, reject) => {
       this.#queue.push({ ...job, sinceMs, resolve: resolve as (result: unknown) => void, reject })
@@ -186,7 +190,7 @@ export class TenantWriter {
         continue
       }
       const group = this.#takeGroup()
-      const leave = await this.#tenant.room?.enter(textBytesOf(group), () => this.#isAwaited(group))
+      const leave = group.some(({ options }) => options.turn?.isHeld) ? undefined : await this.#takeTurn(group)
       try {
         await this.#commit(this.#unsettled(group))
       } finally {
@@ -194,6 +198,19 @@ export class TenantWriter {
       }
     }
     this.#draining = undefined
+  }
+
+  /** Nobody waits here for a turn that somebody holds who waits behind. */
+  async #takeTurn(group: readonly Pending[]): Promise<(() => void) | undefined> {
+    const { room } = this.#tenant
+    if (!room) return undefined
+    for (const { options } of this.#queue) options.turn?.leave()
+    this.#isInLine = true
+    try {
+      return await room.enter(textBytesOf(group), () => this.#isAwaited(group))
+    } finally {
+      this.#isInLine = false
+    }
   }
 
   /** The next commands, without those that are given up; they may be none. */

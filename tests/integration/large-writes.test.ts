@@ -1,3 +1,5 @@
+import { readdir } from 'node:fs/promises'
+import { join } from 'node:path'
 import { describe, expect, it } from 'vitest'
 import { eventually, remove, startTestNode, type TestNode, within } from '../support/running.ts'
 
@@ -57,6 +59,9 @@ describe('large batches that wait for each other', () => {
       const counts = await stored(node)
       expect(counts.every(count => count === 0 || count === 4)).toBe(true)
       expect(counts.filter(count => count > 0).length).toBeLessThanOrEqual(3)
+      // They were the first writes of their tenants: of what was given up in the line there is no tenant either.
+      const folders = await readdir(join(node.folder, 'tenants'))
+      expect(folders.length).toBeLessThanOrEqual(3)
     } finally {
       await node.stop()
       await remove(node.folder)

@@ -204,6 +204,26 @@ describe('a write that waits behind large batches', () => {
     leave!()
   })
 
+  it('does not wait for a turn that one behind it has', async () => {
+    const room = new StagingRoom(LARGE)
+    const turn = await room.takeTurn(LARGE, () => undefined)
+    const { tenant } = await open(room)
+    const first = put(tenant, 'first', 5 * LARGE, new Client())
+    await settle()
+    expect(room.waiting).toBe(1)
+    const second = tenant.write(() => ({ ops: [], result: 'second' }), { textBytes: LARGE, turn })
+    expect([await first.done, await second]).toEqual(['first', 'second'])
+    turn!.leave()
+    await settle()
+    expect([room.heldBytes, room.waiting]).toEqual([0, 0])
+    const alone = await room.takeTurn(LARGE, () => undefined)
+    expect(await tenant.write(() => ({ ops: [], result: 'alone' }), { textBytes: LARGE, turn: alone })).toBe('alone')
+    const refused = room.takeTurn(LARGE, () => new PercolateError('CANCELLED', 'gone'))
+    await expect(refused).rejects.toMatchObject(cancelled)
+    alone!.leave()
+    expect([room.heldBytes, room.waiting]).toEqual([0, 0])
+  })
+
   it('comes after one batch of another tenant, however many that has', async () => {
     const room = new StagingRoom(LARGE)
     const [{ tenant: many }, { tenant: one }] = [await open(room, { id: 'many' }), await open(room, { id: 'one' })]
