@@ -11,12 +11,6 @@ export class Slicer {
   readonly #throwIfEnded: (() => void) | undefined
   /** Infinity in the simulator, where a pause of real time would make a run differ from its repetition. */
   static sliceMs: number = SLICE_MS_MAX
-  readonly #onSlice: (() => void) | undefined
-
-  /** `onSlice`: called after each turn that others had; what it throws ends the computation. */
-  constructor(onSlice?: () => void) {
-    this.#onSlice = onSlice
-  }
 
   /** `throwIfEnded` is called after each pause, and throws when nobody waits for the result any more. */
   constructor(throwIfEnded?: () => void) {
@@ -32,7 +26,6 @@ export class Slicer {
     await immediate()
     this.throwIfEnded()
     this.#startedAt = performance.now()
-    this.#onSlice?.()
   }
 
   /** For steps that wait by themselves, as for the disk. */
