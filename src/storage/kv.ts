@@ -55,7 +55,10 @@ export interface KvReader {
 }
 
 export interface Kv extends KvReader {
-  /** All or nothing. Yields to the event loop while many operations are prepared, before anything is written. */
+  /**
+   * All or nothing. Yields to the event loop while many operations are prepared, before anything is written. After one that failed (DISK_FULL, STORAGE_FAILED) every other fails alike until the database has been opened
+   * anew; reads go on.
+   */
   write(operations: KvOperations, options: KvWrite): Promise<void>
   /** Waits for running operations, then closes. Calls after this are refused with an error. */
   close(): Promise<void>

@@ -146,18 +146,37 @@ const DAMAGE = /corrupt|checksum mismatch|bad block|no such file|input\/output e
 /** How the system says it, in the words that RocksDB passes on. */
 const FULL = /no space left|disk quota exceeded/i
 
-const failureOf = (error: unknown, text: string): PercolateError =>
-  DAMAGE.test(String((error as { cause?: unknown }).cause ?? error)) || DAMAGE.test(String(error))
-    ? new DatabaseDamaged('RocksDB finds the database corrupt; the log has its reason.', error)
-    : new PercolateError('STORAGE_FAILED', text, { cause: error })
+function failureOf(error: unknown, text: string): PercolateError {
+  const said = `${String((error as { cause?: unknown }).cause ?? '')} ${String(error)}`
+  // Before damage: what could not be written is not damaged.
+  if (FULL.test(said))
+    return new PercolateError(
+      'DISK_FULL',
+      'The disk is full: RocksDB could not write, and nothing is written until there is space.',
+      {
+        retryAfterS: 30,
+        cause: error,
+      },
+    )
+  if (DAMAGE.test(said))
+    return new DatabaseDamaged('RocksDB finds the database corrupt; the log has its reason.', error)
+  return new PercolateError('STORAGE_FAILED', text, { cause: error })
+}
+
+const REFUSED = 'RocksDB refused the operation; the log has its reason.'
 
 /**
  * The RocksDB adapter. The raw binding crashes the process when a closed database is touched and levelup does not count what is
  * running, so this class does: close waits for running operations and refuses new ones.
+ *
+ * After a write that failed it takes no other. RocksDB does, as soon as the disk has room, and puts them into the log behind the piece that the failed one left there; it ends with that piece when the log is read at
+ * the next opening, and what had been acknowledged after it is gone (tests/integration/disk.test.ts).
  */
 class RocksKv implements Kv {
   readonly #level: LevelRocks
   #running = 0
+  /** A write that failed. */
+  #failure: PercolateError | undefined
   #closing: Promise<void> | undefined
   #whenIdle: (() => void) | undefined
 
@@ -190,10 +209,27 @@ class RocksKv implements Kv {
         refusal = { reason }
         return
       }
-      if (Array.isArray(batch)) await this.#level.batch(batch, { sync })
-      else await written(batch, sync)
+      // Asked last: others may have failed while the batch was made.
+      if (this.#failure) {
+        refusal = { reason: this.#refusal(this.#failure) }
+        return
+      }
+      try {
+        if (Array.isArray(batch)) await this.#level.batch(batch, { sync })
+        else await written(batch, sync)
+      } catch (error) {
+        this.#failure ??= failureOf(error, REFUSED)
+        throw error
+      }
+      // It went to the same log while another failed: it may lie behind what that one left there.
+      if (this.#failure) refusal = { reason: this.#refusal(this.#failure) }
     })
     if (refusal) throw refusal.reason
+  }
+
+  #refusal({ code }: PercolateError): PercolateError {
+    const text = 'A write of this database has failed before: it takes no other until it has been opened anew.'
+    return new PercolateError(code, text, { retryAfterS: 1, cause: this.#failure })
   }
 
   /** The operations as RocksDB holds them, outside of the heap. */
@@ -253,7 +289,7 @@ class RocksKv implements Kv {
     try {
       return await operation()
     } catch (error) {
-      throw failureOf(error, 'RocksDB refused the operation; the log has its reason.')
+      throw failureOf(error, REFUSED)
     } finally {
       this.#leave()
     }

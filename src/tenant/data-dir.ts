@@ -8,6 +8,7 @@ import { makeFolder } from '../base/make-folder.ts'
 import { packValue, unpackValue } from '../storage/codec.ts'
 import { prefixRange } from '../storage/keys.ts'
 import { collect, type Kv } from '../storage/kv.ts'
+import { RenewedKv } from '../storage/renewed.ts'
 import { openRocksKv } from '../storage/rocksdb.ts'
 import { Ballast } from './ballast.ts'
 
@@ -46,12 +47,14 @@ export class DataDir {
     const ballast = new Ballast(path)
     let kv: Kv
     try {
-      kv = await ballast.lend(() =>
-        openRocksKv(join(path, 'node'), {
-          createIfMissing: true,
-          writeBufferBytes: 64 * 1024,
-          blockCacheBytes: 64 * 1024,
-        }),
+      kv = await RenewedKv.open(() =>
+        ballast.lend(() =>
+          openRocksKv(join(path, 'node'), {
+            createIfMissing: true,
+            writeBufferBytes: 64 * 1024,
+            blockCacheBytes: 64 * 1024,
+          }),
+        ),
       )
     } catch (error) {
       if (error instanceof PercolateError && error.code === 'DISK_FULL') {

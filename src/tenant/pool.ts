@@ -435,7 +435,11 @@ export class TenantPool {
   #release(slot: Slot): void {
     slot.leases--
     slot.usedAtMs = this.#options.time.monotonic()
-    if (slot.leases > 0) return
+    if (slot.leases > 0) {
+      // Else a tenant that is always in use would take no write any more: those who come now wait. When its uses do not end in time it is tried again at the next one.
+      if (slot.tenant?.broken && !this.#held.has(slot.id)) void this.exclusive(slot.id, async () => {}).catch(() => {})
+      return
+    }
     if (slot.tenant?.broken) void this.#close(slot)
     else this.#shrink()
     this.#unused.get(slot.id)?.()

@@ -35,7 +35,14 @@ import {
   type TenantIdentity,
   type TenantState,
 } from './state.ts'
-import { type Planner, TenantWriter, type Work, type WriteOptions, type WriterState } from './writer.ts'
+import {
+  isStorageFailure,
+  type Planner,
+  TenantWriter,
+  type Work,
+  type WriteOptions,
+  type WriterState,
+} from './writer.ts'
 
 /** A cache that a layer above keeps with an open tenant; it sees every commit, and its memory counts towards the pool's budget. */
 export interface Attachment {
@@ -130,7 +137,7 @@ export class Tenant {
       onStaged: () => this.#onStaged(),
       onCommit: batch => this.#committed(batch),
       onFailure: error => {
-        if (error.code === 'STORAGE_FAILED') this.#broken = true
+        if (isStorageFailure(error)) this.#broken = true
       },
     })
   }

@@ -395,7 +395,7 @@ export class TenantWriter {
   /** A batch that could not be staged or written: each command is tried alone, so that one poisoned record fails only those that touch it. */
   async #failed(error: unknown, group: readonly Pending[]): Promise<void> {
     const failure = toPercolateError(error)
-    if (failure.code === 'STORAGE_FAILED' || group.length <= 1) {
+    if (isStorageFailure(failure) || group.length <= 1) {
       // Planning is behind it: it was too much for the batch.
       if (failure.code === 'BODY_TOO_LARGE') this.#tenant.room?.countRefused()
       for (const pending of group) pending.reject(failure)
@@ -405,6 +405,9 @@ export class TenantWriter {
     for (const pending of group) await this.#commit([pending])
   }
 }
+
+/** The database took nothing of a batch, whatever is in it: trying its commands one by one is no use, and the database is opened anew. */
+export const isStorageFailure = ({ code }: PercolateError): boolean => code === 'STORAGE_FAILED' || code === 'DISK_FULL'
 
 const textBytesOf = (group: readonly Pending[]): number =>
   group.reduce((bytes, { options }) => bytes + (options.textBytes ?? 0), 0)

@@ -7,8 +7,8 @@ import { Tenant } from '../../src/tenant/tenant.ts'
 export function openMemoryTenant(
   id: TenantId,
   onClose: { begin?: () => void; end?: () => void } = {},
+  kv = new MemoryKv(),
 ): Promise<Tenant> {
-  const kv = new MemoryKv()
   const close = kv.close.bind(kv)
   kv.close = async () => {
     onClose.begin?.()

@@ -1,7 +1,10 @@
 import { describe, expect, it } from 'vitest'
+import { PercolateError } from '../../../src/base/errors.ts'
 import { parseTenantId } from '../../../src/base/ids.ts'
 import { createLogger } from '../../../src/base/logger.ts'
 import { systemTime } from '../../../src/base/time.ts'
+import { planDelete } from '../../../src/rem/plan.ts'
+import { MemoryKv } from '../../../src/storage/memory.ts'
 import { TenantPool, WAITERS_MAX } from '../../../src/tenant/pool.ts'
 import { openMemoryTenant } from '../../support/memory-tenant.ts'
 import { eventually } from '../../support/running.ts'
@@ -12,6 +15,7 @@ const id = (name: string) => parseTenantId(name)
 function makePool(options: { openMax?: number; idleMs?: number; waitMsMax?: number; memoryBytesMax?: number } = {}) {
   const closed: string[] = []
   const opens = new Map<string, number>()
+  const kvs: MemoryKv[] = []
   const pool = new TenantPool({
     time: systemTime,
     logger,
@@ -24,10 +28,12 @@ function makePool(options: { openMax?: number; idleMs?: number; waitMsMax?: numb
     exists: async name => name !== 'unknown',
     open: async name => {
       opens.set(name, (opens.get(name) ?? 0) + 1)
-      return openMemoryTenant(name, { begin: () => closed.push(name) })
+      const kv = new MemoryKv()
+      kvs.push(kv)
+      return openMemoryTenant(name, { begin: () => closed.push(name) }, kv)
     },
   })
-  return { pool, closed, opens }
+  return { pool, closed, opens, kvs }
 }
 const gate = () => {
   let open = () => {}
@@ -38,6 +44,34 @@ const gate = () => {
 }
 
 describe('tenant pool', () => {
+  it('opens a tenant anew whose database has failed, also while somebody uses it all the time', async () => {
+    const { pool, opens, kvs } = makePool()
+    const name = id('a')
+    // Uses that overlap, so that there is no moment without one, unless those who come wait.
+    let isBusy = true
+    const use = async (): Promise<void> => {
+      let next: Promise<void> | undefined
+      await pool.use(name, async () => {
+        await systemTime.sleep(2)
+        if (isBusy) next = use()
+        await systemTime.sleep(2)
+      })
+      await next
+    }
+    const busy = use()
+    await pool.use(name, async tenant => {
+      kvs[0]!.write = () => Promise.reject(new PercolateError('DISK_FULL', 'no space left'))
+      await expect(
+        tenant.write(({ clock }) => ({ ops: [planDelete('entity', 'x', clock)], result: undefined })),
+      ).rejects.toMatchObject({ code: 'DISK_FULL' })
+      expect(tenant.broken).toBe(true)
+    })
+    await eventually('it is opened anew', async () => opens.get(name) === 2, 5000)
+    expect(await pool.use(name, async tenant => tenant.broken)).toBe(false)
+    isBusy = false
+    await busy
+  })
+
   it('opens a tenant once for many users at a time', async () => {
     const { pool, opens } = makePool()
     await Promise.all(Array.from({ length: 20 }, () => pool.use(id('a'), async () => {})))
