@@ -7,6 +7,7 @@ import { systemTime } from './base/time.ts'
 import { addActivatorMetrics, addControllerMetrics } from './controller-metrics.ts'
 import { addNodeMetrics } from './node-metrics.ts'
 import { HeavyReads } from './session/heavy-reads.ts'
+import { addNatsMetrics } from './stream/nats/watch.ts'
 import { Activity } from './tenant/activity.ts'
 import { DiskGuard } from './tenant/disk-guard.ts'
 import { TenantPool } from './tenant/pool.ts'
@@ -53,6 +54,7 @@ export async function metricsMarkdown(): Promise<string> {
       },
     ],
     ['worker', metrics => new JobRunner({ parsers: { idle: 0 } } as never).addMetrics(metrics)],
+    ['up', metrics => void addNatsMetrics(metrics)],
     ['gateway', metrics => void addGatewayMetrics(metrics, noPlaces, noPlaces, { count: 0 })],
   ]
   const common = new Set<string>()

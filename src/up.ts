@@ -13,11 +13,12 @@ import type { Config } from './config/settings.ts'
 import { startController } from './controller.ts'
 import { Jobs } from './jobs/jobs.ts'
 import { startNode } from './node.ts'
-import { startEmbeddedS3 } from './objects/embedded/server.ts'
+import { objectReserveBytes, startEmbeddedS3 } from './objects/embedded/server.ts'
 import type { ObjectStore } from './objects/port.ts'
 import { S3ObjectStore } from './objects/s3.ts'
 import { NatsStream } from './stream/nats/adapter.ts'
 import { startEmbeddedNats } from './stream/nats/server.ts'
+import { addNatsMetrics, JetStreamWatch } from './stream/nats/watch.ts'
 import { DataDir } from './tenant/data-dir.ts'
 
 export interface UpOptions {
@@ -112,6 +113,8 @@ async function assemble(options: UpOptions, lifecycle: Lifecycle): Promise<Runni
     objects: store,
   })
   lifecycle.add('gateway', () => gateway.stop())
+  const restarts = addNatsMetrics(node.metrics)
+  nats.onRestart(() => restarts.inc())
   return {
     node: node.node,
     httpUrl,
@@ -127,11 +130,15 @@ async function assemble(options: UpOptions, lifecycle: Lifecycle): Promise<Runni
 const urlHost = (host: string): string =>
   host === '0.0.0.0' || host === '::' ? '127.0.0.1' : host.includes(':') ? `[${host}]` : host
 
-async function natsOf(options: UpOptions, lifecycle: Lifecycle): Promise<{ url: string; described: string }> {
-  const { config, logger } = options
-  if (config.natsUrl !== undefined) return { url: config.natsUrl, described: 'external' }
+async function natsOf(
+  options: UpOptions,
+  lifecycle: Lifecycle,
+): Promise<{ url: string; described: string; onRestart: (listener: () => void) => void }> {
+  const { config, logger, time } = options
+  if (config.natsUrl !== undefined) return { url: config.natsUrl, described: 'external', onRestart: () => {} }
+  const folder = join(config.dataDir, 'nats')
   const server = await startEmbeddedNats({
-    folder: join(config.dataDir, 'nats'),
+    folder,
     host: '127.0.0.1',
     port: config.natsPort,
     program: config.natsServer,
@@ -141,7 +148,25 @@ async function natsOf(options: UpOptions, lifecycle: Lifecycle): Promise<{ url: 
     onExit: reason => options.onFatal(`The embedded nats-server ended: ${reason}`),
   })
   lifecycle.add('nats-server', () => server.stop())
-  return { url: server.url, described: `embedded nats-server ${server.version}, pid ${server.pid}` }
+  let restarted = () => {}
+  const watch = new JetStreamWatch({
+    folder,
+    monitorUrl: () => server.monitorUrl,
+    reserveBytes: config.diskReserveBytes,
+    time,
+    restart: () => server.restart(),
+    say: text => logger.warn({ part: 'nats' }, text),
+    onRestart: () => restarted(),
+  })
+  watch.start()
+  lifecycle.add('watch over the nats-server', () => watch.stop())
+  return {
+    url: server.url,
+    described: `embedded nats-server ${server.version}, pid ${server.pid}`,
+    onRestart: listener => {
+      restarted = listener
+    },
+  }
 }
 
 async function objectsOf(
@@ -169,6 +194,7 @@ async function objectsOf(
     region: config.s3Region,
     accessKey,
     secretKey,
+    reserveBytes: objectReserveBytes(config),
     logger: logger.child({ part: 's3' }),
   })
   lifecycle.add('embedded S3', () => server.stop())

@@ -1,6 +1,6 @@
 import type { Counter } from 'prom-client'
 import { PercolateClientError } from '../client/errors.ts'
-import { errorMessage, PercolateError } from '../src/base/errors.ts'
+import { errorMessage, errorTable, isErrorCode, PercolateError } from '../src/base/errors.ts'
 import type { TenantId } from '../src/base/ids.ts'
 import type { Logger } from '../src/base/logger.ts'
 import type { Metrics } from '../src/base/metrics.ts'
@@ -219,7 +219,7 @@ export class JobRunner {
     })
     const trace = newTrace()
     if (poisoned) {
-      const detail = `Started ${started.attempts} times and never finished${started.error ? `; the last reason: ${started.error.detail}` : ': it takes its worker down or hangs'}.`
+      const detail = `Started ${started.attempts} times and never finished${started.error ? `; the last reason: ${started.error.detail.replace(/\.+$/, '')}` : ': it takes its worker down or hangs'}.`
       await this.#end(delivery, started, 'dead', { code: started.error?.code ?? 'JOB_POISONOUS', detail }, trace)
       return
     }
@@ -364,7 +364,9 @@ export class JobRunner {
 /** `never`: the document is at fault; `later`: a service is away; `again`: anything else, counted. */
 function classify(error: unknown): { code: string; retry: 'never' | 'later' | 'again' } {
   if (error instanceof PercolateClientError) {
-    if (error.retryable) return { code: error.code, retry: 'later' }
+    // What the table of errors says of a code counts, also where its status is not one of those that clients retry (DISK_FULL). A failure of the server itself is counted: the document may be what brings it about.
+    const isAway = error.status !== 500 && isErrorCode(error.code) && errorTable[error.code].retry === 'later'
+    if (error.retryable || isAway) return { code: error.code, retry: 'later' }
     return { code: error.code, retry: error.status !== undefined && error.status < 500 ? 'never' : 'again' }
   }
   if (error instanceof PercolateError) {

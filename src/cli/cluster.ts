@@ -122,7 +122,7 @@ Ctrl-C stops it.`)
 async function s3(): Promise<void> {
   const config = configOf('up', {})
   const logger = loggerOf(config, 'up')
-  const { startEmbeddedS3 } = await import('../objects/embedded/server.ts')
+  const { objectReserveBytes, startEmbeddedS3 } = await import('../objects/embedded/server.ts')
   const { S3ObjectStore } = await import('../objects/s3.ts')
   const server = await startEmbeddedS3({
     folder: config.dataDir,
@@ -131,6 +131,7 @@ async function s3(): Promise<void> {
     region: config.s3Region,
     accessKey: config.s3AccessKey ?? fail('PERCOLATE_S3_ACCESS_KEY is missing.'),
     secretKey: config.s3SecretKey ?? fail('PERCOLATE_S3_SECRET_KEY is missing.'),
+    reserveBytes: objectReserveBytes(config),
     logger,
   })
   const store = new S3ObjectStore({

@@ -76,9 +76,9 @@ export class S3ObjectStore implements ObjectStore {
       if (options.signal?.aborted) abort()
       await upload.done()
     } catch (error) {
-      // A body that failed is the caller's news, not the store's.
+      // A body that failed is the caller's news, not the store's. Nor is it the body's that the upload let it go because the store had failed: then it was aborted.
       if (options.signal?.aborted) throw options.signal.reason
-      if (body.errored) throw body.errored
+      if (body.errored && (body.errored as { code?: string }).code !== 'ABORT_ERR') throw body.errored
       throw unavailable(error)
     } finally {
       options.signal?.removeEventListener('abort', abort)
@@ -154,6 +154,9 @@ export class S3ObjectStore implements ObjectStore {
   }
 }
 
+/** RFC 4918; of the stores that run on disks of their own. */
+const INSUFFICIENT_STORAGE = 507
+
 const toError = (reason: unknown): Error => (reason instanceof Error ? reason : new Error('aborted'))
 
 const statusOf = (error: unknown): number | undefined =>
@@ -161,6 +164,12 @@ const statusOf = (error: unknown): number | undefined =>
 
 const unavailable = (error: unknown): PercolateError => {
   const status = statusOf(error)
+  if (status === INSUFFICIENT_STORAGE)
+    return new PercolateError(
+      'OBJECT_STORE_UNAVAILABLE',
+      'The disk of the object store is full; nothing was kept. Try again when there is space.',
+      { retryAfterS: 30, cause: error },
+    )
   const why = status === undefined ? 'does not answer' : `answered with status ${status}`
   return new PercolateError('OBJECT_STORE_UNAVAILABLE', `The object store ${why}.`, { cause: error })
 }

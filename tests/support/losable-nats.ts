@@ -41,6 +41,11 @@ export async function startLosableNats(folder: string): Promise<LosableNats> {
   return {
     url,
     version: '',
+    monitorUrl: '',
+    restart: async () => {
+      await program.stop()
+      await program.start()
+    },
     get pid() {
       return program.pid ?? 0
     },

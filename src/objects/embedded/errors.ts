@@ -9,6 +9,8 @@ const statuses = {
   EntityTooLarge: 400,
   EntityTooSmall: 400,
   IncompleteBody: 400,
+  /** Not of S3's own table, where a disk does not fill up; status and meaning are those of RFC 4918. */
+  InsufficientStorage: 507,
   InternalError: 500,
   InvalidAccessKeyId: 403,
   InvalidArgument: 400,

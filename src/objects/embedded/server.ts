@@ -7,6 +7,7 @@ import type { Logger } from '../../base/logger.ts'
 import { bodyDecoder } from './body.ts'
 import { S3Error } from './errors.ts'
 import { listObjects } from './list.ts'
+import { isDiskFull, storageFull } from './room.ts'
 import { type Credentials, type RawUrl, type Verified, verify } from './sigv4.ts'
 import { DiskStore, type StoredObject } from './store.ts'
 import { readXmlItems, toXml, type XmlValue } from './xml.ts'
@@ -16,6 +17,8 @@ export interface EmbeddedS3Options extends Credentials {
   readonly host: string
   /** 0 takes a free one. */
   readonly port: number
+  /** Free bytes of the disk that objects are not to take: above the reserve of the databases beside them, so that an upload ends before their writes do. */
+  readonly reserveBytes: number
   readonly logger: Logger
 }
 
@@ -41,12 +44,16 @@ const BUCKET_PATTERN = /^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$/
 const KEPT_HEADERS =
   /^(content-type|content-disposition|content-encoding|content-language|cache-control|expires|x-amz-meta-.+)$/
 
+/** Objects stop at twice the reserve of the databases on the same disk: an upload that fills it takes none of what their writes need while it is refused and removed. */
+export const objectReserveBytes = ({ diskReserveBytes }: { readonly diskReserveBytes: number }): number =>
+  2 * diskReserveBytes
+
 /**
  * A real S3 endpoint on disk, for one machine: path style, Signature V4, multipart, ranges, conditional requests, listing. It streams to disk
  * and never holds a part in memory. `tests/contract/s3.ts` says what it promises; any other S3 must pass the same.
  */
 export async function startEmbeddedS3(options: EmbeddedS3Options): Promise<EmbeddedS3> {
-  const store = await DiskStore.open(options.folder)
+  const store = await DiskStore.open(options.folder, options.reserveBytes)
   const server = createServer({ keepAliveTimeout: 30_000, requestTimeout: 0 }, (request, response) => {
     void respond(store, options, request, response)
   })
@@ -90,9 +97,14 @@ async function respond(
     const verified = verify(request, url, options, Date.now())
     await route({ store, request, response, url, verified })
   } catch (error) {
-    if (!(error instanceof S3Error) && !request.destroyed)
+    const known =
+      error instanceof S3Error
+        ? error
+        : isDiskFull(error)
+          ? storageFull()
+          : new S3Error('InternalError', 'The server failed.')
+    if (known.code === 'InternalError' && !request.destroyed)
       options.logger.error({ err: errorMessage(error) }, 'embedded S3 failed')
-    const known = error instanceof S3Error ? error : new S3Error('InternalError', 'The server failed.')
     sendError(request, response, known)
   }
 }
@@ -102,8 +114,10 @@ function sendError(request: IncomingMessage, response: ServerResponse, error: S3
     response.destroy()
     return
   }
-  // What is left of the body is not read: the connection ends with the answer.
-  const rest = request.complete ? {} : { connection: 'close' }
+  // What is left of the body is not read: the connection ends with the answer. A client that is not at fault would hear of that before it hears the answer, so here the body is read to its end and dropped.
+  const isRead = request.complete || error.code === 'InsufficientStorage'
+  if (isRead && !request.complete) request.unpipe().resume()
+  const rest = isRead ? {} : { connection: 'close' }
   const body =
     request.method === 'HEAD' || error.status === 304
       ? undefined
@@ -214,7 +228,10 @@ async function copyObject(context: Context, bucket: string, key: string): Promis
   await context.store.checkBucket(source.bucket)
   const object = await context.store.object(source.bucket, source.key)
   if (!object) throw new S3Error('NoSuchKey', 'The key to copy does not exist.')
-  const { file, bytes, md5 } = await context.store.writeFile(context.store.read(object, 0, object.bytes - 1))
+  const { file, bytes, md5 } = await context.store.writeFile(
+    context.store.read(object, 0, object.bytes - 1),
+    object.bytes,
+  )
   const headers =
     context.request.headers['x-amz-metadata-directive'] === 'REPLACE' ? keptHeaders(context.request) : object.headers
   const copy: StoredObject = { etag: md5, bytes, modifiedAtMs: Date.now(), headers, extents: [{ file, bytes }] }
@@ -356,8 +373,12 @@ async function listUploads(context: Context, bucket: string): Promise<void> {
   })
 }
 
+/** As the client says; 0 when it does not. */
+const lengthOf = (request: IncomingMessage): number =>
+  Number(request.headers['x-amz-decoded-content-length'] ?? request.headers['content-length'] ?? 0) || 0
+
 function checkLength({ request }: Context): void {
-  const length = Number(request.headers['x-amz-decoded-content-length'] ?? request.headers['content-length'] ?? 0)
+  const length = lengthOf(request)
   if (length > PUT_BYTES_MAX) throw new S3Error('EntityTooLarge', 'A single put takes at most 5 GiB.')
 }
 
@@ -366,7 +387,7 @@ async function receive({ request, store, verified }: Context): Promise<{ file: s
   const decoder = bodyDecoder(request, verified)
   request.on('error', error => decoder.destroy(error))
   request.on('aborted', () => decoder.destroy(new S3Error('IncompleteBody', 'The client went away.')))
-  return store.writeFile(request.pipe(decoder))
+  return store.writeFile(request.pipe(decoder), lengthOf(request))
 }
 
 async function readText({ request, verified }: Context): Promise<string> {

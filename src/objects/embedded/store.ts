@@ -8,8 +8,10 @@ import { makeFolder } from '../../base/make-folder.ts'
 import { packValue, unpackValue } from '../../storage/codec.ts'
 import { KeyReader, prefixRange, textPart, textPrefix } from '../../storage/keys.ts'
 import { collect, type Kv } from '../../storage/kv.ts'
+import { RenewedKv } from '../../storage/renewed.ts'
 import { openRocksKv } from '../../storage/rocksdb.ts'
 import { S3Error } from './errors.ts'
+import { isDiskFull, Room, storageFull } from './room.ts'
 
 /** A stretch of an object's bytes: one file. A completed multipart object is its parts, not a copy of them. */
 interface Extent {
@@ -58,21 +60,26 @@ const partNumber = (number: number): Buffer => {
 export class DiskStore {
   readonly #index: Kv
   readonly #files: string
+  readonly #room: Room
 
-  private constructor(index: Kv, files: string) {
+  private constructor(index: Kv, files: string, room: Room) {
     this.#index = index
     this.#files = files
+    this.#room = room
   }
 
-  static async open(folder: string): Promise<DiskStore> {
+  /** `reserveBytes`: what objects leave free on the disk. */
+  static async open(folder: string, reserveBytes: number): Promise<DiskStore> {
     const files = join(folder, 'files')
     await makeFolder(files, { setting: 'PERCOLATE_DATA_DIR' })
-    const index = await openRocksKv(join(folder, 'index'), {
-      createIfMissing: true,
-      writeBufferBytes: 1024 * 1024,
-      blockCacheBytes: 1024 * 1024,
-    })
-    const store = new DiskStore(index, files)
+    const index = await RenewedKv.open(() =>
+      openRocksKv(join(folder, 'index'), {
+        createIfMissing: true,
+        writeBufferBytes: 1024 * 1024,
+        blockCacheBytes: 1024 * 1024,
+      }),
+    )
+    const store = new DiskStore(index, files, new Room(files, reserveBytes))
     await store.#sweep()
     return store
   }
@@ -103,8 +110,9 @@ export class DiskStore {
     }))
   }
 
-  /** Streams bytes into a new file, fsynced; the caller names it in the index or drops it. */
-  async writeFile(body: Readable): Promise<{ file: string; bytes: number; md5: string }> {
+  /** Streams bytes into a new file, fsynced; the caller names it in the index or drops it. `expectedBytes`: as the client says, 0 when it does not. InsufficientStorage, and no file, when there is no room. */
+  async writeFile(body: Readable, expectedBytes: number): Promise<{ file: string; bytes: number; md5: string }> {
+    const place = await this.#room.enter(expectedBytes)
     const file = randomUUID()
     const md5 = createHash('md5')
     let bytes = 0
@@ -115,6 +123,7 @@ export class DiskStore {
           for await (const chunk of source) {
             md5.update(chunk)
             bytes += chunk.length
+            await place.wrote(chunk.length)
             yield chunk
           }
         },
@@ -123,7 +132,9 @@ export class DiskStore {
       await this.#sync(file)
     } catch (error) {
       await this.#remove([file])
-      throw error
+      throw isDiskFull(error) ? storageFull() : error
+    } finally {
+      place.leave()
     }
     return { file, bytes, md5: md5.digest('hex') }
   }
@@ -185,6 +196,8 @@ export class DiskStore {
   }
 
   async createUpload(bucket: string, name: string, headers: { readonly [name: string]: string }): Promise<string> {
+    const place = await this.#room.enter(0)
+    place.leave()
     const uploadId = randomUUID()
     await this.#put(this.#uploadKey(bucket, name, uploadId), { headers, startedAtMs: Date.now() })
     return uploadId

@@ -29,11 +29,25 @@ export interface EmbeddedNats {
   readonly url: string
   readonly version: string
   readonly pid: number
+  /** Where the server tells of its health, for {@link JetStreamWatch}: a path that nobody else knows. */
+  readonly monitorUrl: string
+  /** Stops it, by force when it does not stop by itself, and starts it on the same port with the same token. Rejects when it does not start: then it may be asked for again. */
+  restart(): Promise<void>
   stop(): Promise<void>
+}
+
+interface Running {
+  readonly child: ChildProcess
+  readonly exited: Promise<void>
+  readonly port: number
+  readonly pid: number
+  readonly monitorUrl: string
 }
 
 const START_MS_MAX = 20_000
 const STOP_MS_MAX = 10_000
+/** A server whose JetStream waits for a lock that nobody lets go does not stop by itself. */
+const RESTART_STOP_MS_MAX = 3000
 /**
  * What streams set aside together may be more than the disk has: here the disk is shared with the databases, whose reserve stops writes before it is full. The server's own default, three quarters
  * of what is free, would refuse streams to tenants long before.
@@ -67,39 +81,105 @@ export async function startEmbeddedNats(options: EmbeddedNatsOptions): Promise<E
   const version = /v?(\d+\.\d+\.\d+)/.exec(execFileSync(program, ['--version'], { encoding: 'utf8' }))?.[1] ?? 'unknown'
   await makeFolder(options.folder, { setting: 'PERCOLATE_DATA_DIR' })
   await stopLeftover(options)
-  const token = randomBytes(24).toString('base64url')
+  const secrets = { token: randomBytes(24).toString('base64url'), monitorPath: randomBytes(24).toString('base64url') }
+  let running: Running | undefined
+  /** The one that is being stopped: its end is no news. */
+  let ending: Running | undefined
+  const launch = async (port: number) => {
+    const started = await launched(program, { ...options, port }, secrets, version)
+    running = started
+    const { exited, log } = started
+    void exited.then(() => {
+      if (ending !== started) options.onExit(log.at(-1) ?? 'no reason given')
+    })
+    return started
+  }
+  const end = async (waitMs: number) => {
+    if (!running) return
+    const { child, exited, pid } = running
+    ending = running
+    running = undefined
+    child.stdin!.end()
+    await Promise.race([exited, sleep(waitMs, undefined, { ref: false })])
+    if (child.exitCode === null && child.signalCode === null) {
+      kill(pid, 'SIGKILL')
+      await exited
+    }
+    await rm(join(options.folder, 'nats-server.pid'), { force: true })
+  }
+  const { port } = await launch(options.port)
+  let last = running!
+  // One after another: who stops it does so when it has been started again.
+  let turn: Promise<void> = Promise.resolve()
+  const inTurn = (task: () => Promise<void>): Promise<void> => {
+    const done = turn.then(task)
+    turn = done.catch(() => {})
+    return done
+  }
+  let isStopped = false
+  return {
+    url: `nats://${secrets.token}@${options.host}:${port}`,
+    version,
+    get pid() {
+      return last.pid
+    },
+    get monitorUrl() {
+      return last.monitorUrl
+    },
+    restart: () =>
+      inTurn(async () => {
+        if (isStopped) return
+        await end(RESTART_STOP_MS_MAX)
+        last = await launch(port)
+      }),
+    stop: () => {
+      isStopped = true
+      return inTurn(() => end(STOP_MS_MAX))
+    },
+  }
+}
+
+async function launched(
+  program: string,
+  options: EmbeddedNatsOptions,
+  secrets: Secrets,
+  version: string,
+): Promise<Running & { readonly log: readonly string[] }> {
   const portsFolder = join(options.folder, 'ports')
   await rm(portsFolder, { recursive: true, force: true })
   await mkdir(portsFolder)
   const configPath = join(options.folder, 'nats-server.conf')
-  await writeFile(configPath, serverConfig(options, token, portsFolder, version), { mode: 0o600 })
+  await writeFile(configPath, serverConfig(options, secrets, portsFolder, version), { mode: 0o600 })
   const log: string[] = []
   const child = superviseChild([program, '-c', configPath], { name: 'percolate-nats' })
   child.stderr!.setEncoding('utf8').on('data', (text: string) => {
     log.push(...text.split('\n').filter(line => /\[(ERR|FTL|WRN)\]|nats-server:/.test(line)))
     log.splice(0, log.length - 20)
   })
-  let stopping = false
   const exited = new Promise<void>(resolve => child.once('exit', () => resolve()))
-  const { port, pid } = await started(child, portsFolder, options, log, exited)
-  void exited.then(() => {
-    if (!stopping) options.onExit(log.at(-1) ?? 'no reason given')
-  })
+  const { port, pid, monitorPort } = await started(child, portsFolder, options, log, exited)
   return {
-    url: `nats://${token}@${options.host}:${port}`,
-    version,
+    child,
+    exited,
+    log,
+    port,
     pid,
-    stop: async () => {
-      stopping = true
-      child.stdin!.end()
-      await Promise.race([exited, sleep(STOP_MS_MAX, undefined, { ref: false })])
-      if (child.exitCode === null && child.signalCode === null) kill(pid, 'SIGKILL')
-      await rm(join(options.folder, 'nats-server.pid'), { force: true })
-    },
+    monitorUrl: `http://${options.host}:${monitorPort}/${secrets.monitorPath}`,
   }
 }
 
-function serverConfig(options: EmbeddedNatsOptions, token: string, portsFolder: string, version: string): string {
+interface Secrets {
+  readonly token: string
+  /** Stands before every path of the monitoring endpoint, which knows no users and would tell the names of all tenants. */
+  readonly monitorPath: string
+}
+
+function serverConfig(
+  options: EmbeddedNatsOptions,
+  { token, monitorPath }: Secrets,
+  portsFolder: string,
+  version: string,
+): string {
   const [major = 0, minor = 0] = version.split('.').map(Number)
   const quoted = (text: string) => JSON.stringify(text)
   return [
@@ -109,6 +189,8 @@ function serverConfig(options: EmbeddedNatsOptions, token: string, portsFolder: 
     `ports_file_dir: ${quoted(portsFolder)}`,
     `pid_file: ${quoted(join(options.folder, 'nats-server.pid'))}`,
     `authorization { token: ${quoted(token)} }`,
+    `http: ${quoted(`${options.host}:-1`)}`,
+    `http_base_path: ${quoted(`/${monitorPath}`)}`,
     `max_payload: ${PAYLOAD_BYTES_MAX}`,
     // From 2.10 on every write is fsynced before it is acknowledged; older servers do so every two minutes and have no setting for it.
     `jetstream { store_dir: ${quoted(join(options.folder, 'store'))}, max_file_store: ${FILE_STORE_BYTES}${major > 2 || minor >= 10 ? ', sync_interval: always' : ''} }`,
@@ -122,7 +204,7 @@ async function started(
   options: EmbeddedNatsOptions,
   log: readonly string[],
   exited: Promise<void>,
-): Promise<{ port: number; pid: number }> {
+): Promise<{ port: number; pid: number; monitorPort: number }> {
   let ended = false
   void exited.then(() => {
     ended = true
@@ -132,8 +214,10 @@ async function started(
     const pid = Number(await readFile(pidPath, 'utf8').catch(() => '0'))
     if (pid === 0) continue
     const ports = await readFile(join(portsFolder, `nats-server_${pid}.ports`), 'utf8').catch(() => undefined)
-    const url = ports && (JSON.parse(ports) as { nats?: string[] }).nats?.[0]
-    if (url) return { port: Number(new URL(url).port), pid }
+    const urls = ports ? (JSON.parse(ports) as { nats?: string[]; monitoring?: string[] }) : undefined
+    const [url] = urls?.nats ?? []
+    const [monitor] = urls?.monitoring ?? []
+    if (url && monitor) return { port: Number(new URL(url).port), pid, monitorPort: Number(new URL(monitor).port) }
   }
   child.stdin?.end()
   const why = log.at(-1) ?? (ended ? 'it ended at once' : 'it did not get ready in time')
