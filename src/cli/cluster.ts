@@ -3,6 +3,7 @@ import { type Command, InvalidArgumentError } from 'commander'
 import { systemTime } from '../base/time.ts'
 import { findProgram, LocalCluster } from '../cluster/cluster.ts'
 import { RESTART_MS, Restarts, restartLine } from '../cluster/restarts.ts'
+import { watchNats } from '../cluster/watch-nats.ts'
 import { searchPath } from '../config/environment.ts'
 import { SYNC_STREAMS_PATTERN } from '../replication/streams.ts'
 import { configOf, guarded, loggerOf, runUntilSignal } from './common.ts'
@@ -52,6 +53,7 @@ async function cluster(flags: ClusterFlags): Promise<void> {
   if (!new RegExp(SYNC_STREAMS_PATTERN).test(flags.syncStreams))
     fail(`--sync-streams must be per-tenant or pooled:N, not ${JSON.stringify(flags.syncStreams)}.`)
   if (flags.nats === 2) fail('--nats must be 1, 3 or more: two servers have no majority when one is gone.')
+  const { diskReserveBytes: reserveBytes } = configOf('up', {})
   const path = searchPath()
   let isStopping = false
   const restarts = new Restarts(systemTime)
@@ -89,6 +91,11 @@ async function cluster(flags: ClusterFlags): Promise<void> {
     await running.stop()
     throw error
   }
+  const unwatch = watchNats(running, {
+    time: systemTime,
+    reserveBytes,
+    say: text => process.stderr.write(`percolate: ${text}\n`),
+  })
   const { addresses } = running
   const processes = [...running.programs].flatMap(([name, { pid }]) => (pid === undefined ? [] : [{ name, pid }]))
   if (flags.json) printJson({ ...addresses, data: resolve(flags.dataDir), processes })
@@ -111,7 +118,11 @@ Try:
   kill -9 ${processes.find(({ name }) => name === 'node-1')?.pid ?? 'PID'}   # then ask again: another answers, and it comes back after ${RESTART_MS / 1000} s
 
 Ctrl-C stops it.`)
-  await runUntilSignal(() => running.stop(), {
+  const stop = async () => {
+    await unwatch()
+    await running.stop()
+  }
+  await runUntilSignal(stop, {
     onStopping: () => {
       isStopping = true
       if (!flags.json) say('\nStopping: outboxes are published, homes handed over …')

@@ -2,14 +2,17 @@ import { rm, statfs } from 'node:fs/promises'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { systemTime } from '../../src/base/time.ts'
+import { findProgram, LocalCluster } from '../../src/cluster/cluster.ts'
+import { watchNats } from '../../src/cluster/watch-nats.ts'
 import { type RunningUp, startUp } from '../../src/up.ts'
-import { eventually, logger, request, testConfig } from '../support/running.ts'
+import { connectNats, eventually, logger, request, testConfig } from '../support/running.ts'
 import { fillDisk, removeDisk, smallDisk } from '../support/small-disk.ts'
 
 const MIB = 1024 * 1024
 const RESERVE = 16 * MIB
 
 const disk = await smallDisk(160)
+const clusterDisk = await smallDisk(100)
 
 /** All of Percolate on a disk of its own that gets full, below everything that it keeps there: databases, streams, objects. */
 describe.skipIf(!disk)(
@@ -109,4 +112,56 @@ describe.skipIf(!disk)(
     })
   },
   120_000,
+)
+
+it.skipIf(!clusterDisk)(
+  'the nats-server of a local cluster is restarted when there is room again',
+  async () => {
+    const path = process.env.PATH ?? ''
+    const filler = join(clusterDisk!, 'filler')
+    const said: string[] = []
+    const cluster = await LocalCluster.prepare({
+      dataDir: join(clusterDisk!, 'cluster'),
+      nodes: 1,
+      nats: 1,
+      zones: 1,
+      workers: 0,
+      replicas: 1,
+      syncStreams: 'per-tenant',
+      natsProgram: findProgram('nats-server', path, ''),
+      haproxyProgram: findProgram('haproxy', path, ''),
+      onExit: (name, reason) => said.push(`${name} ended: ${reason}`),
+    })
+    const servers = cluster.addresses.natsMonitors.map(({ name }) => cluster.program(name))
+    await Promise.all(servers.map(server => server.start()))
+    const unwatch = watchNats(cluster, { time: systemTime, reserveBytes: RESERVE, say: text => said.push(text) })
+    const stream = connectNats(cluster.natsUrl)
+    const publish = (id: string) =>
+      stream.publish('full.disk', Buffer.alloc(100_000), id).then(
+        () => true,
+        () => false,
+      )
+    try {
+      const spec = { name: 'full', subjects: ['full.>'], retention: 'limits', maxAgeMs: 0, replicas: 1 } as const
+      await eventually('the stream is made', () =>
+        stream.ensureStream(spec).then(
+          () => true,
+          () => false,
+        ),
+      )
+      await eventually('it takes messages', () => publish('before'))
+      await fillDisk(filler)
+      await eventually('it takes no more', async () => !(await publish(`full-${Date.now()}`)))
+      await rm(filler)
+      await eventually('it takes messages again', () => publish(`after-${Date.now()}`), 60_000)
+      expect(said.filter(text => text.includes('is restarted'))).toHaveLength(1)
+    expect(said.filter(text => text.includes('ended:'))).toEqual([])
+    } finally {
+        await stream.close()
+      await unwatch()
+      await Promise.all(servers.map(server => server.stop()))
+      await removeDisk(clusterDisk!)
+    }
+  },
+  150_000,
 )
