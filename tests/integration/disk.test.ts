@@ -6,7 +6,7 @@ import type { Kv } from '../../src/storage/kv.ts'
 import { RenewedKv } from '../../src/storage/renewed.ts'
 import { openRocksKv } from '../../src/storage/rocksdb.ts'
 import { eventually, remove, startTestNode, type TestNode } from '../support/running.ts'
-import { fillDisk, removeDisk, smallDisk } from '../support/small-disk.ts'
+import { fillDisk, smallDisk } from '../support/small-disk.ts'
 
 let node: TestNode
 beforeAll(async () => {
@@ -30,9 +30,6 @@ it('refuses writes when the disk is full up to its reserve, says so, and goes on
 })
 
 const disk = await smallDisk(64)
-afterAll(async () => {
-  if (disk) await removeDisk(disk)
-})
 
 it.skipIf(!disk)('starts and reads on a disk with no byte free, as long as it has something to give up', async () => {
   const folder = join(disk!, 'data')

@@ -6,7 +6,7 @@ import { findProgram, LocalCluster } from '../../src/cluster/cluster.ts'
 import { watchNats } from '../../src/cluster/watch-nats.ts'
 import { type RunningUp, startUp } from '../../src/up.ts'
 import { connectNats, eventually, logger, request, testConfig } from '../support/running.ts'
-import { fillDisk, removeDisk, smallDisk } from '../support/small-disk.ts'
+import { fillDisk, smallDisk } from '../support/small-disk.ts'
 
 const MIB = 1024 * 1024
 const RESERVE = 16 * MIB
@@ -36,7 +36,6 @@ describe.skipIf(!disk)(
     })
     afterAll(async () => {
       await up?.stop()
-      await removeDisk(disk!)
     })
 
     const put = (tenant: string) => request(`${up.httpUrl}/api/v1/entities/a`, 'PUT', { tenant, body: { name: 'A' } })
@@ -155,12 +154,11 @@ it.skipIf(!clusterDisk)(
       await rm(filler)
       await eventually('it takes messages again', () => publish(`after-${Date.now()}`), 60_000)
       expect(said.filter(text => text.includes('is restarted'))).toHaveLength(1)
-    expect(said.filter(text => text.includes('ended:'))).toEqual([])
+      expect(said.filter(text => text.includes('ended:'))).toEqual([])
     } finally {
-        await stream.close()
+      await stream.close()
       await unwatch()
       await Promise.all(servers.map(server => server.stop()))
-      await removeDisk(clusterDisk!)
     }
   },
   150_000,

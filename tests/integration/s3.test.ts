@@ -126,3 +126,26 @@ describe('the embedded endpoint', () => {
     expect(await status('/')).toBe(403)
   })
 })
+
+it('takes nothing that would leave less than the reserve free, large or small, says why, and keeps nothing', async () => {
+  const full = await tempFolder()
+  // More than any disk has.
+  const tight = await startTestS3(full, { reserveBytes: 1024 ** 5 })
+  const client = connectS3(tight.endpoint)
+  try {
+    await client.prepare()
+    for (const bytes of [10, 12 * 1024 * 1024]) {
+      const refused = client.put('k', Readable.from([Buffer.alloc(bytes)]), {})
+      await expect(refused).rejects.toMatchObject({
+        code: 'OBJECT_STORE_UNAVAILABLE',
+        message: expect.stringMatching(/disk of the object store is full/),
+      })
+    }
+    expect(await listed(client, '')).toEqual([])
+    expect(await readdir(join(full, 's3', 'files'))).toEqual([])
+  } finally {
+    client.close()
+    await tight.stop()
+    await remove(full)
+  }
+})

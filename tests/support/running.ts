@@ -98,8 +98,8 @@ export async function startTestNats(folder: string): Promise<EmbeddedNats> {
 export const connectNats = (url: string): NatsStream =>
   new NatsStream({ url, name: 'test', requestTimeoutMs: 3000, logger })
 
-export const startTestS3 = (folder: string): Promise<EmbeddedS3> =>
-  startEmbeddedS3({ folder: join(folder, 's3'), host: '127.0.0.1', port: 0, reserveBytes: 0, logger, ...secrets })
+export const startTestS3 = (folder: string, { reserveBytes = 0 } = {}): Promise<EmbeddedS3> =>
+  startEmbeddedS3({ folder: join(folder, 's3'), host: '127.0.0.1', port: 0, reserveBytes, logger, ...secrets })
 
 export const connectS3 = (endpoint: string): S3ObjectStore =>
   new S3ObjectStore({

@@ -229,7 +229,7 @@ async function copyObject(context: Context, bucket: string, key: string): Promis
   const object = await context.store.object(source.bucket, source.key)
   if (!object) throw new S3Error('NoSuchKey', 'The key to copy does not exist.')
   const { file, bytes, md5 } = await context.store.writeFile(
-    context.store.read(object, 0, object.bytes - 1),
+    () => context.store.read(object, 0, object.bytes - 1),
     object.bytes,
   )
   const headers =
@@ -384,10 +384,16 @@ function checkLength({ request }: Context): void {
 
 /** A body that ends early leaves nothing: `pipeline` fails, and the file is removed. */
 async function receive({ request, store, verified }: Context): Promise<{ file: string; bytes: number; md5: string }> {
-  const decoder = bodyDecoder(request, verified)
-  request.on('error', error => decoder.destroy(error))
-  request.on('aborted', () => decoder.destroy(new S3Error('IncompleteBody', 'The client went away.')))
-  return store.writeFile(request.pipe(decoder), lengthOf(request))
+  const body = () => {
+    const decoder = bodyDecoder(request, verified)
+    const gone = () => decoder.destroy(new S3Error('IncompleteBody', 'The client went away.'))
+    request.on('error', error => decoder.destroy(error))
+    request.on('aborted', gone)
+    // It may have gone before this was listened for.
+    if (request.destroyed && !request.complete) gone()
+    return request.pipe(decoder)
+  }
+  return store.writeFile(body, lengthOf(request))
 }
 
 async function readText({ request, verified }: Context): Promise<string> {

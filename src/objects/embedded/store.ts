@@ -110,15 +110,15 @@ export class DiskStore {
     }))
   }
 
-  /** Streams bytes into a new file, fsynced; the caller names it in the index or drops it. `expectedBytes`: as the client says, 0 when it does not. InsufficientStorage, and no file, when there is no room. */
-  async writeFile(body: Readable, expectedBytes: number): Promise<{ file: string; bytes: number; md5: string }> {
+  /** Streams bytes into a new file, fsynced; the caller names it in the index or drops it. `body` is made when it is read, so that no failure of it goes unheard. `expectedBytes`: as the client says, 0 when it does not. InsufficientStorage, and no file, when there is no room. */
+  async writeFile(body: () => Readable, expectedBytes: number): Promise<{ file: string; bytes: number; md5: string }> {
     const place = await this.#room.enter(expectedBytes)
     const file = randomUUID()
     const md5 = createHash('md5')
     let bytes = 0
     try {
       await pipeline(
-        body,
+        body(),
         async function* (source: AsyncIterable<Buffer>) {
           for await (const chunk of source) {
             md5.update(chunk)
