@@ -287,7 +287,7 @@ export const errorTable = {
     'RESOURCE_EXHAUSTED',
     'later',
     'error',
-    'Less disk space is free than the reserve; writes are refused until there is more, reads go on. As a node starts, or opens a tenant: there is not even room to open a database; free space, or take a larger volume.',
+    'Less disk space is free than the reserve; writes are refused until there is more, reads go on. A write that met a disk without room has it too. As a node starts, or opens a tenant: there is not even room to open a database; free space, or take a larger volume.',
   ),
   SHUTTING_DOWN: spec(503, 'UNAVAILABLE', 'later', 'info', 'The process is draining.'),
   STREAM_UNAVAILABLE: spec(503, 'UNAVAILABLE', 'later', 'warn', 'NATS JetStream cannot be reached.'),
@@ -303,7 +303,7 @@ export const errorTable = {
     'UNAVAILABLE',
     'later',
     'warn',
-    'The S3 endpoint cannot be reached or refuses the request.',
+    'The S3 endpoint cannot be reached or refuses the request, or its disk is full; nothing of an upload was kept.',
   ),
   NODE_UNAVAILABLE: spec(503, 'UNAVAILABLE', 'later', 'warn', 'The database node cannot be reached.'),
   EMBEDDING_UNAVAILABLE: spec(
@@ -357,7 +357,7 @@ export const errorTable = {
     'Data on disk was written in a format that this version does not read.',
   ),
   DATA_CORRUPT: spec(500, 'DATA_LOSS', 'never', 'error', 'Data on disk does not decode or contradicts itself.'),
-  STORAGE_FAILED: spec(500, 'INTERNAL', 'later', 'error', 'RocksDB failed to read or write (disk full, I/O error).'),
+  STORAGE_FAILED: spec(500, 'INTERNAL', 'later', 'error', 'RocksDB failed to read or write (I/O error).'),
   INTERNAL: spec(
     500,
     'INTERNAL',

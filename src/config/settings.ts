@@ -847,7 +847,7 @@ export const settings = {
     max: 1024 ** 5,
     unit: 'bytes',
     roles: DATABASE,
-    doc: 'Free space of the data directory below which writes are refused (507), before RocksDB would stall on a full disk.',
+    doc: 'Free space of the data directory below which writes are refused (507), before RocksDB would stall on a full disk. The embedded object store leaves twice as much.',
   },
   damagedCopiesMax: {
     env: 'PERCOLATE_DAMAGED_COPIES_MAX',

@@ -1,5 +1,5 @@
 import { LRUCache } from 'lru-cache'
-import { PercolateError } from '../base/errors.ts'
+import { PercolateError, toPercolateError } from '../base/errors.ts'
 import type { TenantId } from '../base/ids.ts'
 import { Slicer } from '../base/slice.ts'
 import type { Time } from '../base/time.ts'
@@ -9,7 +9,7 @@ import { FLOOR_REF, floorOf, type GcFloor } from '../rem/floor.ts'
 import type { LwwRecord, Op, RecordRef } from '../rem/record.ts'
 import { decodeEntry, decodeRecord, type Entry } from '../storage/codec.ts'
 import { keys, prefixes, prefixRange, space } from '../storage/keys.ts'
-import type { Kv, KvEntry, KvRange } from '../storage/kv.ts'
+import type { Kv, KvEntry, KvOperation, KvRange } from '../storage/kv.ts'
 import type { OpVector, StagedBatch, Staging } from './staging.ts'
 import type { StagingRoom } from './staging-room.ts'
 import {
@@ -344,7 +344,7 @@ export class Tenant {
 
   /** Remembers how far the stream was read. Not fsynced: reading a part twice is harmless. */
   async setCursor(cursor: StreamCursor): Promise<void> {
-    await this.#kv.write([{ type: 'put', key: keys.meta('cursor'), value: encodeCursorValue(cursor) }], { sync: false })
+    await this.#writeBeside([{ type: 'put', key: keys.meta('cursor'), value: encodeCursorValue(cursor) }])
     this.#cursor = cursor
   }
 
@@ -495,11 +495,7 @@ export class Tenant {
   ): Promise<number> {
     const found = areOurs ? undefined : await this.#kv.getMany(entries.map(([key]) => key))
     const published = found ? entries.filter(([, value], n) => found[n]?.equals(value)) : entries
-    if (published.length > 0)
-      await this.#kv.write(
-        published.map(([key]) => ({ type: 'del', key })),
-        { sync: false },
-      )
+    if (published.length > 0) await this.#writeBeside(published.map(([key]) => ({ type: 'del', key })))
     this.#outbox.entries -= published.length
     for (const [, value] of published) this.#outbox.bytes -= value.length
     // Nothing of this origin comes before what the stream has of it.
@@ -507,6 +503,16 @@ export class Tenant {
       this.#outbox.published = Math.max(this.#outbox.published, last.sequence)
     this.#onChange()
     return published.length
+  }
+
+  /** Writes what no command waits for, not fsynced. When it fails the database has to be opened anew, as for a command. */
+  async #writeBeside(operations: readonly KvOperation[]): Promise<void> {
+    try {
+      await this.#kv.write(operations, { sync: false })
+    } catch (error) {
+      if (isStorageFailure(toPercolateError(error))) this.#broken = true
+      throw error
+    }
   }
 
   /** Lets queued writes finish, then closes the database. */

@@ -158,6 +158,13 @@ describe('tenant writer', () => {
     expect(tenant.broken).toBe(true)
   })
 
+  it('marks the tenant for reopening also when what nobody waits for could not be written', async () => {
+    const { kv, tenant } = await open()
+    kv.failNext = true
+    await expect(tenant.setCursor({ stream: 's', sequence: 1 })).rejects.toMatchObject({ code: 'STORAGE_FAILED' })
+    expect(tenant.broken).toBe(true)
+  })
+
   it('repeats a write without an effect, and with an old clock brings nothing back', async () => {
     const { kv, tenant } = await open()
     const asOf = { wall: 5, counter: 0, origin: 'upload' }
