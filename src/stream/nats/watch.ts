@@ -24,7 +24,7 @@ export interface JetStreamWatchOptions {
 export const addNatsMetrics = (metrics: Metrics) =>
   metrics.counter(
     'percolate_nats_restarts_total',
-    'How often the embedded nats-server was restarted because a full disk had ended its JetStream (percolate up)',
+    'How often the embedded nats-server was restarted because a full disk had ended its JetStream',
   )
 
 const LOOK_MS = 1000
@@ -46,7 +46,7 @@ const OFF = /no space left|quota exceeded|write error|not enabled|disabled/i
 type Finding = { readonly kind: 'well' | 'unknown' } | { readonly kind: 'off' | 'silent'; readonly reason: string }
 
 /**
- * Restarts a nats-server whose JetStream a full disk has ended, once there is room. It never comes back by itself, and how it ends depends on the version (docs/decisions/0032): old ones wait for ever for a lock that the
+ * Restarts a nats-server whose JetStream a full disk has ended, once there is room. It never comes back by itself, and how it ends depends on the version (docs/decisions/0033): old ones wait for ever for a lock that the
  * failed write holds, with `/healthz` well and no word in the log; later ones switch JetStream off; current ones close the stream that could not be written, which `/healthz` tells.
  *
  * Modes: calm (a question now and then) → suspicious (the disk was below the reserve since the server started: asked at every look) → restarting (until it succeeded, ever more seldom) → calm. What the server says
