@@ -120,15 +120,20 @@ export class JetStreamWatch {
   }
 
   async #ask(): Promise<Finding> {
-    const health = await this.#get('/healthz')
-    if (health === undefined) return { kind: 'unknown' }
-    if (health.status !== 200)
-      return OFF.test(health.text) ? { kind: 'off', reason: health.text.slice(0, 300) } : { kind: 'unknown' }
-    if (!this.#wasFull) return { kind: 'well' }
-    if (await this.#get('/jsz')) return { kind: 'well' }
-    // It may have ended between the two.
-    if ((await this.#get('/healthz')) === undefined) return { kind: 'unknown' }
-    return { kind: 'silent', reason: 'it answers for its health, and not for its streams, since its disk was full' }
+    for (const path of ['/healthz?js-enabled-only=true', '/healthz']) {
+      const health = await this.#get(path)
+      // Of its streams a server in a cluster is silent here already.
+      if (!health) return path === '/healthz' ? this.#silent() : { kind: 'unknown' }
+      if (health.status !== 200)
+        return OFF.test(health.text) ? { kind: 'off', reason: health.text.slice(0, 300) } : { kind: 'unknown' }
+    }
+    return !this.#wasFull || (await this.#get('/jsz')) ? { kind: 'well' } : this.#silent()
+  }
+
+  /** It did not answer for its streams: whether it still does for itself. */
+  async #silent(): Promise<Finding> {
+    if (!(await this.#get('/healthz?js-enabled-only=true'))) return { kind: 'unknown' }
+    return { kind: 'silent', reason: 'it answers for itself, and not for its streams, since its disk was full' }
   }
 
   async #get(path: string): Promise<{ status: number; text: string } | undefined> {
