@@ -15,6 +15,8 @@ export interface KillSeriesReport {
   readonly kills: number
   readonly acknowledgedWrites: number
   readonly acknowledgedUploads: number
+  /** Why writes were not acknowledged, and how often. */
+  readonly refusals: Readonly<Record<string, number>>
   readonly lost: string[]
   readonly problems: string[]
   readonly unfinishedJobs: string[]
@@ -34,6 +36,7 @@ export async function killSeries(options: KillSeriesOptions): Promise<KillSeries
   const expected = new Map<string, { tenant: string; id: string; content: string | undefined }>()
   const uploads: { tenant: string; job: string }[] = []
   const problems: string[] = []
+  const refusals = new Map<string, number>()
   for (let round = 1; round <= options.rounds; round++) {
     const up = await launchUp({
       dataDir: options.dataDir,
@@ -42,7 +45,7 @@ export async function killSeries(options: KillSeriesOptions): Promise<KillSeries
     let running = true
     const load = [
       ...Array.from({ length: options.writers }, (_, n) =>
-        writer(up, TENANTS[n % TENANTS.length]!, () => running, expected),
+        writer(up, TENANTS[n % TENANTS.length]!, () => running, expected, refusals),
       ),
       uploader(up, TENANTS[round % TENANTS.length]!, () => running, uploads),
     ]
@@ -79,6 +82,7 @@ export async function killSeries(options: KillSeriesOptions): Promise<KillSeries
     kills: options.rounds,
     acknowledgedWrites: expected.size,
     acknowledgedUploads: uploads.length,
+    refusals: Object.fromEntries(refusals),
     lost,
     problems,
     unfinishedJobs,
@@ -87,7 +91,13 @@ export async function killSeries(options: KillSeriesOptions): Promise<KillSeries
 
 type Expected = Map<string, { tenant: string; id: string; content: string | undefined }>
 
-async function writer(up: Launched, tenant: string, running: () => boolean, expected: Expected): Promise<void> {
+async function writer(
+  up: Launched,
+  tenant: string,
+  running: () => boolean,
+  expected: Expected,
+  refusals: Map<string, number>,
+): Promise<void> {
   const client = new PercolateClient({ url: up.url, tenant, attemptsMax: 1, timeoutMs: 5000 })
   const mine: string[] = []
   while (running()) {
@@ -109,8 +119,10 @@ async function writer(up: Launched, tenant: string, running: () => boolean, expe
         })
         expected.set(`${tenant}/${id}`, { tenant, id, content: undefined })
       }
-    } catch {
+    } catch (error) {
       // Killed, or about to be: nothing was acknowledged.
+      const text = `${(error as { code?: string }).code} ${(error as Error).message}`.replaceAll(up.url, 'it')
+      refusals.set(text, (refusals.get(text) ?? 0) + 1)
       await new Promise(resolve => setTimeout(resolve, 20))
     }
   }
