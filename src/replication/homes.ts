@@ -42,6 +42,8 @@ export class NotHome extends PercolateError {
 
 /** Homes that are handed over at once when a node leaves. */
 const HANDOVERS_MAX = 32
+/** How often a home is claimed whose placement changes meanwhile. */
+const CLAIMS_MAX = 3
 /** Arrivals that are remembered. */
 const ARRIVALS_MAX = 10_000
 
@@ -149,6 +151,15 @@ export class Homes {
    * claimed it in between.
    */
   async take(tenant: TenantId): Promise<boolean> {
+    for (let attempt = 0; attempt < CLAIMS_MAX; attempt++) {
+      const outcome = await this.#tryTake(tenant)
+      if (outcome !== 'overtaken') return outcome
+    }
+    return false
+  }
+
+  /** One attempt; *overtaken*: the placement changed in between, as when copies come and go, and all of it is to be looked at anew. */
+  async #tryTake(tenant: TenantId): Promise<boolean | 'overtaken'> {
     const { directory, copies, follower, membership, proof, node, logger } = this.#options
     if (!copies.isCurrent(tenant) || !membership.mayClaim) return false
     const { term } = membership
@@ -171,7 +182,7 @@ export class Homes {
         epoch: epoch + 1,
         decidesAboveMs: Math.max(decidesAboveMs, over.decidedBelowMs),
       })
-      if (!taken) return false
+      if (!taken) return 'overtaken'
       this.#claims.set(tenant, { epoch: taken.epoch, term })
       if (home === node) return true
       this.takeovers++

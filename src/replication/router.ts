@@ -106,8 +106,8 @@ export class Router {
     }
     if (needsHome) {
       let home = await this.#options.homes.find(tenant)
-      if (home !== node && request.forwardedBy !== undefined) {
-        // Who sent it here may have read of a handover that this node's watch has not told of yet.
+      if (home === undefined || (home !== node && request.forwardedBy !== undefined)) {
+        // There may have been a handover that this node's watch has not told of yet; who sent the request here may have read of it.
         await this.refresh(tenant, request.ending)
         home = await this.#options.homes.find(tenant)
       }
