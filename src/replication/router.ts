@@ -56,6 +56,8 @@ const CREATIONS_WAITING_MAX = 1000
 const ASKED_TENANTS_MAX = 256
 /** How long a request waits for a copy that is about to be current, before it is forwarded or refused. */
 const WAIT_MS = 1500
+/** How long a request waits for a look at the directory by a node whose lease has run out. */
+const LAPSED_REFRESH_MS = 250
 
 /**
  * Decides who answers a request. The mesh's choice of the entry node is a hint: a node with a current copy answers, another one forwards, once. "There is no such
@@ -106,8 +108,9 @@ export class Router {
     }
     if (needsHome) {
       let home = await this.#options.homes.find(tenant)
-      if (home === undefined || (home !== node && request.forwardedBy !== undefined)) {
-        // There may have been a handover that this node's watch has not told of yet; who sent the request here may have read of it.
+      if (membership.hasLease && (home === undefined || (home !== node && request.forwardedBy !== undefined))) {
+        // There may have been a handover that this node's watch has not told of yet; who sent the request here may have read of it. Without a lease this node cannot be the
+        // home, whatever is read.
         await this.refresh(tenant, request.ending)
         home = await this.#options.homes.find(tenant)
       }
@@ -141,9 +144,22 @@ export class Router {
     }
   }
 
-  /** Looks at the tenant's place in the bucket, whatever the cache says; what it fails for is no matter. */
+  /**
+   * Looks at the tenant's place in the bucket, whatever the cache says; what it fails for is no matter. A node whose lease has run out has not been answered by the directory for long: it does not keep a
+   * request waiting for that.
+   */
   async refresh(tenant: TenantId, ending?: Waiting): Promise<void> {
-    await this.lookups.look(tenant, ending).catch(() => undefined)
+    const { membership, time } = this.#options
+    const looked = new AbortController()
+    const ends = [looked.signal, ...(ending ? [ending.signal] : [])]
+    if (!membership.hasLease)
+      time.sleep(LAPSED_REFRESH_MS, { signal: looked.signal }).then(
+        () => looked.abort(),
+        () => {},
+      )
+    const waiting = { signal: AbortSignal.any(ends), hasEnded: ending?.hasEnded ?? false }
+    await this.lookups.look(tenant, waiting).catch(() => undefined)
+    looked.abort()
   }
 
   #assertComplete(): void {

@@ -7,7 +7,7 @@ import type { SimCluster } from './cluster.ts'
 import { never } from './disk.ts'
 
 /** How long a client waits for an answer of the servers. */
-const REQUEST_MS = 400
+export const REQUEST_MS = 400
 /** What a watch that is deaf asks anew after. */
 const DEAF_LOOK_MS = 200
 
