@@ -1,3 +1,4 @@
+import { PercolateError } from '../base/errors.ts'
 import type { TenantId } from '../base/ids.ts'
 import type { Time } from '../base/time.ts'
 import { NotHome } from '../replication/homes.ts'
@@ -5,7 +6,7 @@ import type { Durability, Replica } from '../replication/replica.ts'
 import type { TenantPool } from '../tenant/pool.ts'
 import type { Turn } from '../tenant/staging-room.ts'
 import type { WriteEnding } from '../tenant/write-ending.ts'
-import { final, NotTaken } from './forward.ts'
+import { NotTaken } from './forward.ts'
 import type { Session } from './session.ts'
 
 /** What reads and writes of a session need of the node. */
@@ -31,17 +32,29 @@ export interface SessionContext {
  */
 export function assertNothingStands({ replica }: SessionContext, { tenant, outcome }: Session): void {
   if (!replica || replica.router.isNew(tenant)) return
-  const error = new NotTaken('the copy of this node is not here any more')
-  // A session that has written is not answered by another node from its start.
-  throw outcome ? final(error) : error
+  throw outcome ? afterWrite('it is not here any more') : new NotTaken('the copy of this node is not here any more')
 }
 
 /** Asked under the lease: the copy answers still. It may have been ordered to go, or to be made anew, since the gate was passed; then another node has to answer. */
 export function assertAnswers({ replica }: SessionContext, { tenant, outcome }: Session): void {
   if (!replica || replica.copies.isCurrent(tenant)) return
-  const error = new NotTaken(`the copy of this node does not answer any more: ${replica.copies.reason(tenant)}`)
-  throw outcome ? final(error) : error
+  const reason = replica.copies.reason(tenant)
+  throw outcome ? afterWrite(reason) : new NotTaken(`the copy of this node does not answer any more: ${reason}`)
 }
+
+/** As {@link assertAnswers}, of a read. What the session has written here can be read here for as long as the copy is there, also when it was ordered to go in between. */
+export function assertReads(context: SessionContext, session: Session): void {
+  if (session.outcome && context.replica?.copies.state(session.tenant) === 'dropping') return
+  assertAnswers(context, session)
+}
+
+/** A session that has written is not answered by another node from its start: the write would be made twice. */
+const afterWrite = (reason: string): PercolateError =>
+  new PercolateError(
+    'TENANT_UNAVAILABLE',
+    `The write was made, and what it made cannot be read from this node's copy any more (${reason.replace(/\.$/, '')}); read it in a moment, and do not write it again.`,
+    { retryAfterS: 1 },
+  )
 
 /**
  * What a request failed for of which nothing was done, with the home's right in mind: when this node has lost that, the home that is is asked. A session that has written is not answered by

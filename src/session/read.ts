@@ -1,6 +1,6 @@
 import { NotHome } from '../replication/homes.ts'
 import type { Tenant } from '../tenant/tenant.ts'
-import { askNewHome, assertAnswers, assertNothingStands, type SessionContext } from './context.ts'
+import { askNewHome, assertNothingStands, assertReads, type SessionContext } from './context.ts'
 import { NotTaken } from './forward.ts'
 import type { Session } from './session.ts'
 
@@ -21,7 +21,7 @@ export async function read<T>(
   // What a write reads beside itself decides nothing: its own right is looked at where it is committed.
   const homes = needsHome && isRead ? replica?.homes : undefined
   const result = await pool.use(session.tenant, async tenant => {
-    assertAnswers(context, session)
+    assertReads(context, session)
     if (replica && bookmark && isRead && !tenant.covers(bookmark.vector))
       throw new NotTaken(
         'the copy was made anew',

@@ -1,7 +1,10 @@
 import { describe, expect, it } from 'vitest'
+import type { Clock } from '../../../src/clock/hlc.ts'
+import { planEntity } from '../../../src/rem/plan.ts'
 import type { SessionContext } from '../../../src/session/context.ts'
 import { read } from '../../../src/session/read.ts'
 import { Session } from '../../../src/session/session.ts'
+import { write } from '../../../src/session/write.ts'
 import { SmallCluster } from '../../support/small-cluster.ts'
 
 const session = (small: SmallCluster) =>
@@ -51,6 +54,52 @@ describe('a read that has passed the gate', () => {
       await expect(answer).rejects.toMatchObject({ code: 'TENANT_UNAVAILABLE' })
     },
   )
+})
+
+describe('a write whose copy is ordered to go before its answer is read', () => {
+  it('is answered with what it made', async () => {
+    const small = await SmallCluster.start()
+    const { pool, replica, time } = small.process('n2')
+    const context: SessionContext = {
+      time,
+      pool,
+      replica,
+      durability: 'local',
+      durabilityTimeoutMs: 0,
+      admitTenant: () => {},
+      onTenant: () => {},
+    }
+    const writing = new Session(
+      {
+        tenant: small.tenant,
+        access: 'write',
+        consistency: { durability: undefined, bookmark: undefined, needsHome: false },
+        asOf: undefined,
+        forwardedBy: undefined,
+      },
+      { signal: new AbortController().signal, hasEnded: false },
+    )
+    const planner = async ({ clock }: { clock: Clock }) => ({ ops: planEntity({ id: 'e' }, clock), result: undefined })
+    await small.settle(write(context, writing, planner))
+    // What keeps it from going before the answer: nothing does, it is only seen here while it goes.
+    const stays = small.process('n1').replica.service
+    stays.status = async () => undefined
+    await small.hold('n2', 'dropping')
+    await small.until('the copy is ordered to go', () => small.state('n2') === 'dropping')
+    const readBack = (session: Session) =>
+      read(
+        context,
+        session,
+        async open => open.record({ kind: 'entity', key: ['e'] }),
+        () => undefined,
+      )
+    expect(await small.settle(readBack(writing))).toMatchObject({ del: undefined })
+    await expect(small.settle(readBack(session(small)))).rejects.toMatchObject({ code: 'TENANT_UNAVAILABLE' })
+    await expect(small.settle(write(context, writing, planner))).rejects.toMatchObject({
+      code: 'TENANT_UNAVAILABLE',
+      message: expect.stringContaining('The write was made'),
+    })
+  })
 })
 
 describe('a node without a copy that hears nothing of the holders', () => {
