@@ -58,6 +58,8 @@ interface Change {
 const CHANGES_MAX = 100
 /** Streams looked at in one round. */
 const STREAMS_MAX = 50
+/** How long a placement stands unchanged before a copy too many goes: one that was made where a tenant's requests enter is the next home, a moment later. */
+const SURPLUS_RESTS_MS = 5000
 
 /**
  * Keeps the cluster as it should be: enough copies of each tenant, spread over zones; a home for each; no streams that nobody needs. Of several controllers one leads, by
@@ -266,7 +268,9 @@ export class Controller {
       }
 
     const isMoving = holders.some(({ state }) => state !== 'active')
-    if (!isMoving && liveActive.length === active.length && liveActive.length > replicas && ready.length >= replicas) {
+    const hasRested = this.#options.time.now() - placement.changedAtMs >= SURPLUS_RESTS_MS
+    const isSurplus = liveActive.length === active.length && liveActive.length > replicas && ready.length >= replicas
+    if (!isMoving && hasRested && isSurplus) {
       const surplus = chooseSurplus(tenant, placement, node => directory.member(node)?.zone)
       if (surplus)
         return {
