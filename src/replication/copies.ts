@@ -538,6 +538,7 @@ export class Copies {
     }
     copy.isComplete = true
     const isWhole = await follower.catchUp(tenant)
+    const loss = follower.lossOf(tenant)
     // What was parked in the snapshot and is due by now.
     if (outside) await pool.use(tenant, open => applier.applyDue(open))
     if (
@@ -580,7 +581,7 @@ export class Copies {
       this.#set(tenant, 'dropping', 'the copy was ordered to go')
       return false
     }
-    if (!this.#becomeCurrent(tenant, copy, incarnation)) return false
+    if (!this.#becomeCurrent(tenant, copy, incarnation, loss)) return false
     this.counts.joined++
     // What came in while it was being made passed it by.
     this.onHole(tenant)
@@ -653,6 +654,9 @@ export class Copies {
       // Without the stream, the other holders must vouch for this copy; a copy that is alone vouches for itself.
       if (!others.every(holder => answered.has(holder.node))) throw error
     }
+    // The reader may have noted a loss since it was asked. One that comes from here on is not among what the others are asked for now.
+    const loss = follower.lossOf(tenant)
+    mayHaveMissed ||= loss > 0
     const after = await this.#reconciler.statuses(tenant, peers, placement)
     for (const status of after) {
       await this.#takeFrom(tenant, status)
@@ -675,7 +679,7 @@ export class Copies {
     // Nor what it missed while it was away, of which its stream has nothing left.
     if (mayHaveMissed && (unheard.length > 0 || after.length === 0))
       await this.#takeMissed(tenant, copy, placement.incarnation, unheard)
-    if (mayHaveMissed) await pool.use(tenant, open => open.change(async staging => staging.del(keys.meta('missed'))))
+    if (mayHaveMissed) await this.#unnoteMissed(tenant, loss)
     if (placement.covered && !(await this.#reconciler.covers(tenant, new Map(Object.entries(placement.covered)))))
       throw new PercolateError(
         'TENANT_UNAVAILABLE',
@@ -704,7 +708,7 @@ export class Copies {
       this.#options.onCurrent(tenant)
       return false
     }
-    return this.#becomeCurrent(tenant, copy, local.incarnation)
+    return this.#becomeCurrent(tenant, copy, local.incarnation, loss)
   }
 
   /**
@@ -712,19 +716,30 @@ export class Copies {
    * be heard, this one among them, since a *replicated* write is on two of them; what they have is taken over. False: not now. Throws when the servers or a holder fail.
    */
   async isVouchedFor(tenant: TenantId, placement: Placement): Promise<boolean> {
-    const { node, follower, pool } = this.#options
+    const { node, follower } = this.#options
     if (this.#copies.get(tenant)?.isUnvouched) return true
     if (!(await follower.mayBeCut(tenant, await this.#hasReaped(tenant, placement)))) return true
     const others = activeHolders(placement).flatMap(holder => (holder.node === node ? [] : [holder.node]))
+    const loss = follower.lossOf(tenant)
     const statuses = await this.#reconciler.statuses(tenant, others, placement)
     if (others.length - statuses.length > UNHEARD_MAX) return false
     for (const status of statuses) await this.#takeFrom(tenant, status)
     for (const { vector } of statuses) if (!(await this.#reconciler.covers(tenant, vector))) return false
     if (statuses.length === others.length && this.isCurrent(tenant)) {
-      follower.hadMissed(tenant)
-      await pool.use(tenant, open => open.change(async staging => staging.del(keys.meta('missed'))))
+      follower.hadMissed(tenant, loss)
+      await this.#unnoteMissed(tenant, loss)
     }
     return true
+  }
+
+  /** The copy has what it missed up to that loss. What was noted of a later one stays. */
+  async #unnoteMissed(tenant: TenantId, loss: number): Promise<void> {
+    const { pool, follower } = this.#options
+    await pool.use(tenant, open =>
+      open.change(async staging => {
+        if (follower.lossOf(tenant) <= loss) staging.del(keys.meta('missed'))
+      }),
+    )
   }
 
   /** Whether the stream may have had entries that are gone from it, and that this copy never got. Written down, since its position in the stream moves on. */
@@ -784,18 +799,19 @@ export class Copies {
     return (await follower.isUncut(tenant)) && directory.hasKnownFromTheStart(tenant)
   }
 
-  /** False: it is not of the incarnation that the directory tells of by now. */
-  #becomeCurrent(tenant: TenantId, copy: Copy, incarnation: string): boolean {
+  /** `loss`: up to which its stream's losses were made up for. False: it is not of the incarnation that the directory tells of by now. */
+  #becomeCurrent(tenant: TenantId, copy: Copy, incarnation: string, loss: number): boolean {
     if (this.#copies.get(tenant) !== copy || copy.state === 'corrupt') return true
     if (this.#options.directory.placement(tenant)?.incarnation !== incarnation) return false
     copy.incarnation = incarnation
     this.#set(tenant, 'current', '')
     copy.unheardSinceMs = undefined
-    this.#options.follower.hadMissed(tenant)
+    this.#options.follower.hadMissed(tenant, loss)
     this.#options.onCurrent(tenant)
     this.#options.follower.follow(tenant)
     // What came in while the state was another.
-    if (this.#options.applier.hasHole(tenant)) this.#holes.note(tenant)
+    const isLossOpen = this.#options.follower.lossOf(tenant) > loss
+    if (isLossOpen || this.#options.applier.hasHole(tenant)) this.#holes.note(tenant)
     const placement = this.#options.directory.placement(tenant)
     if (placement) queueMicrotask(() => this.#onPlacement(placement))
     return true

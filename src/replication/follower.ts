@@ -80,8 +80,10 @@ export class Follower {
   readonly #unsettled = new Map<TenantId, StreamCursor>()
   /** Passes over what was passed over, under way now; one for each copy, at most. */
   readonly #passes = new Map<TenantId, Promise<boolean>>()
-  /** Streams whose reader began behind entries that it had never read, and that are gone from there, or found another stream than it had read. As many as are read, at most. */
-  readonly #jumped = new Set<string>()
+  /** Streams whose reader began behind entries that it had never read, and that are gone from there, or found another stream than it had read; the number of the last such loss. As many as are read, at most. */
+  readonly #jumped = new Map<string, number>()
+  /** Losses that were noted, of all streams. */
+  #losses = 0
   readonly #stop = new AbortController()
   #endListening = () => {}
   /** `tenant origin` of hints whose arrival is watched. */
@@ -217,10 +219,20 @@ export class Follower {
     return !hasReaped && (await this.#options.stream.streamInfo(name)) === undefined
   }
 
-  /** What the copy may have missed of its stream was had from elsewhere. What a pool stream has nothing left of may be missing from other copies still. */
-  hadMissed(tenant: TenantId): void {
+  /** The number of the last loss that the reader of the tenant's stream noted and nobody made up for; 0: there is none. A later loss has a higher number. */
+  lossOf(tenant: TenantId): number {
     const streams = this.#options.streams()
-    if (streams && streams.pools === undefined) this.#jumped.delete(streams.streamOf(tenant))
+    return (streams && this.#jumped.get(streams.streamOf(tenant))) ?? 0
+  }
+
+  /**
+   * What the copy may have missed of its stream was had from elsewhere, up to the loss of that number ({@link lossOf}), which was asked for before the others were: one that was noted since stays
+   * open. What a pool stream has nothing left of may be missing from other copies still.
+   */
+  hadMissed(tenant: TenantId, loss: number): void {
+    const streams = this.#options.streams()
+    if (!streams || streams.pools !== undefined || this.lossOf(tenant) > loss) return
+    this.#jumped.delete(streams.streamOf(tenant))
   }
 
   /** Whether all up to `sequence` of that stream has been applied, as far as this reader knows. */
@@ -284,7 +296,7 @@ export class Follower {
   }
 
   #jump(name: string, tenant: TenantId | undefined): void {
-    this.#jumped.add(name)
+    this.#jumped.set(name, ++this.#losses)
     // A copy that answers asks the other holders; others are looked at before they answer.
     if (tenant !== undefined) this.#options.onHole(tenant)
   }
