@@ -20,7 +20,7 @@ import { Holes } from './holes.ts'
 import { countLate, moveLate } from './late.ts'
 import { handOnParked, summarizeParked } from './parked.ts'
 import type { CopyState, CopyStatus, PeerHandlers, PeerPort } from './peer.ts'
-import { activeHolders, holderOf, type Placement, PUT_BACK } from './placement.ts'
+import { activeHolders, completeHolders, holderOf, type Placement, PUT_BACK } from './placement.ts'
 import type { Reconciler } from './reconciler.ts'
 import { setCorruptCopyAside } from './replace.ts'
 import type { StoredCopy } from './snapshots.ts'
@@ -76,7 +76,7 @@ interface Copy {
 const isNobodyElses = (placement: Placement, node: string): boolean =>
   placement.covered === undefined && activeHolders(placement).every(holder => holder.node === node)
 
-/** Active holders that need not be heard of: a write that is *replicated* is on two of them. */
+/** Holders that were complete once and need not be heard of: a write that is *replicated* is on two of them. */
 const UNHEARD_MAX = 1
 /** Copies that are being made or checked at once, and those of them that have failed before. */
 const TASKS_MAX = 4
@@ -670,7 +670,7 @@ export class Copies {
     }
     await this.#reconciler.checkRollback(tenant, after)
     const isKnown = new Set(after.map(status => status.node))
-    const unheard = activeHolders(placement)
+    const unheard = completeHolders(placement)
       .map(holder => holder.node)
       .filter(holder => holder !== node && !isKnown.has(holder))
     // Somebody who may know of more could not say whether this disk went back in time, or has it from a copy that is being made: it writes under a new origin, which costs little.
@@ -712,14 +712,14 @@ export class Copies {
   }
 
   /**
-   * Whether the copy, which has read its stream to its end, has all that the home before could decide on. When that stream may have lost something (all servers lost their stores), its end is no evidence: then all active holders but one have to
-   * be heard, this one among them, since a *replicated* write is on two of them; what they have is taken over. False: not now. Throws when the servers or a holder fail.
+   * Whether the copy, which has read its stream to its end, has all that the home before could decide on. When that stream may have lost something (all servers lost their stores), its end is no evidence: then all holders that were complete once (also
+   * those that are ordered to go) but one have to be heard, this one among them, since a *replicated* write is on two of them; what they have is taken over. False: not now. Throws when the servers or a holder fail.
    */
   async isVouchedFor(tenant: TenantId, placement: Placement): Promise<boolean> {
     const { node, follower } = this.#options
     if (this.#copies.get(tenant)?.isUnvouched) return true
     if (!(await follower.mayBeCut(tenant, await this.#hasReaped(tenant, placement)))) return true
-    const others = activeHolders(placement).flatMap(holder => (holder.node === node ? [] : [holder.node]))
+    const others = completeHolders(placement).flatMap(holder => (holder.node === node ? [] : [holder.node]))
     const loss = follower.lossOf(tenant)
     const statuses = await this.#reconciler.statuses(tenant, others, placement)
     if (others.length - statuses.length > UNHEARD_MAX) return false

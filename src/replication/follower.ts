@@ -204,7 +204,8 @@ export class Follower {
     const info = await this.#options.stream.streamInfo(name)
     if (!info) return !hasReaped
     const kept = await this.#loadCursor(name, streams.pools === undefined ? tenant : undefined)
-    return isBehind(kept, info) || (kept !== undefined && kept.stream !== info.incarnation && !hasReaped)
+    // One that has never noted what it reads can't tell this stream from an earlier one.
+    return isBehind(kept, info) || (kept?.stream !== info.incarnation && !hasReaped)
   }
 
   /**
@@ -283,6 +284,8 @@ export class Follower {
         if (isBehind(kept, info) || (kept !== undefined && kept.stream !== info.incarnation)) this.#jump(name, tenant)
         reading.position = { stream: info.incarnation, sequence: after }
         this.#note(name, reading)
+        // Which stream it is has to be known after a crash: another one may be there by then, and begin as this one does.
+        if (kept?.stream !== info.incarnation) await this.#saveCursor(name, tenant, reading, true)
         await this.#consume(streams, name, tenant, reading, info.incarnation)
         attempt = 0
       } catch {
@@ -495,15 +498,17 @@ export class Follower {
     return this.#options.pool.use(tenant, async open => open.cursor)
   }
 
-  async #saveCursor(name: string, tenant: TenantId | undefined, reading: Reading): Promise<void> {
+  /** `isStart`: it is the position before all that the stream has, so that nothing that waits in memory came from behind it. */
+  async #saveCursor(name: string, tenant: TenantId | undefined, reading: Reading, isStart = false): Promise<void> {
     const { pool, applier, cursors } = this.#options
     const { position } = reading
     if (!position) return
     if (tenant === undefined) return cursors.save(name, this.#settledUpTo(name, position))
-    if (!this.#isKept(name, reading) || applier.hasHole(tenant)) return
+    const isUnsafe = () => !this.#isKept(name, reading) || (!isStart && applier.hasHole(tenant))
+    if (isUnsafe()) return
     // Looked at under the lease: another copy may be there by now. What waits in memory for an earlier one would be lost behind the cursor.
     await pool.use(tenant, async open => {
-      if (!this.#isKept(name, reading) || applier.hasHole(tenant)) return
+      if (isUnsafe()) return
       // The position goes on, and the question that it raised stays open.
       if (this.#jumped.has(name)) await open.change(async staging => staging.put(keys.meta('missed'), NOTED))
       await open.setCursor(position)

@@ -82,6 +82,10 @@ export const holderOf = (placement: Placement | undefined, node: string): Holder
 export const activeHolders = (placement: Placement): Holder[] =>
   placement.holders.filter(({ state }) => state === 'active')
 
+/** Those whose copies have been complete once. One that is ordered to go, and has not gone, is still among the places of what was acknowledged while it was active. */
+export const completeHolders = (placement: Placement): Holder[] =>
+  placement.holders.filter(({ state }) => state !== 'joining')
+
 export const encodePlacement = (placement: Placement): Buffer => Buffer.from(JSON.stringify(placement))
 
 export const decodePlacement = (value: Buffer): Placement => {

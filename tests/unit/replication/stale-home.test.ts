@@ -95,3 +95,60 @@ describe.each([false, true])('a copy that was left behind when the streams were 
     expect(await decide(small, 'n3', first, 'second')).toMatch(/^0/)
   })
 })
+
+describe('a holder that was ordered to go, and has not gone', () => {
+  it('may be one of the two that have what was decided', async () => {
+    const small = await SmallCluster.start({ settings: { replicas: 2, gcIntervalMs: 1e9 } })
+    await small.hold('n3', 'joining')
+    await small.until('n3 is current', () => small.isCurrent('n3'))
+    const start = await decide(small, 'n1', 'none', 'start')
+    await small.world.run(8000)
+    const { cluster } = small
+    cluster.node('n3')!.natsCut = true
+    for (const other of ['n1', 'n2']) cluster.cuts.add(`${other}|n3`)
+    const first = await decide(small, 'n1', start, 'first')
+    for (let n = 0; n < 60 && (await by(small, 'n2')) !== 'first'; n++) await small.world.run(500)
+    // It stays: n3 does not say that it has all of it.
+    await small.hold('n2', 'dropping')
+    await small.world.run(2000)
+    expect(await by(small, 'n2')).toBe('first')
+    for (const name of [...cluster.log.streams.keys()]) cluster.log.deleteStream(name)
+    for (const node of ['n1', 'n2']) small.process(node).kill()
+    cluster.cuts.clear()
+    cluster.node('n3')!.natsCut = false
+    for (let n = 0; n < 10; n++) {
+      expect(await decide(small, 'n3', start, 'second')).toMatch(/UNAVAILABLE|UNKNOWN|BUSY/)
+      await small.world.run(2000)
+    }
+    await comesBack(small, 'n2')
+    expect(await decide(small, 'n3', first, 'second')).toMatch(/^0/)
+  })
+})
+
+describe('a copy whose process was killed before the position in its stream was written down', () => {
+  it('does not take another stream for the one that it had read', async () => {
+    const small = await SmallCluster.start({ settings: { replicas: 3, gcIntervalMs: 1e9 } })
+    await small.hold('n3', 'joining')
+    await small.until('n3 is current', () => small.isCurrent('n3'))
+    const start = await decide(small, 'n1', 'none', 'start')
+    expect(await small.settle(small.process('n3').replica.follower.catchUp(small.tenant))).toBe(true)
+    expect(await by(small, 'n3')).toBe('start')
+    small.process('n3').kill()
+    const first = await decide(small, 'n1', start, 'first')
+    for (let n = 0; n < 60 && (await by(small, 'n2')) !== 'first'; n++) await small.world.run(500)
+    const { cluster } = small
+    for (const name of [...cluster.log.streams.keys()]) cluster.log.deleteStream(name)
+    // By another origin, so that no gap shows.
+    await small.settle(small.put('n2', 'plain'))
+    await small.until('the stream is made anew', () => cluster.log.streams.size > 0)
+    await small.world.run(1000)
+    for (const node of ['n1', 'n2']) small.process(node).kill()
+    cluster.node('n3')!.start()
+    for (let n = 0; n < 10; n++) {
+      expect(await decide(small, 'n3', start, 'second')).toMatch(/UNAVAILABLE|UNKNOWN|BUSY/)
+      await small.world.run(2000)
+    }
+    await comesBack(small, 'n2')
+    expect(await decide(small, 'n3', first, 'second')).toMatch(/^0/)
+  })
+})
