@@ -4,7 +4,7 @@ import { checkerOf } from './objections.ts'
 import { simulate } from './run.ts'
 
 /**
- * Runs the simulator: `node dist/tests/sim/cli.js --seed 1 --runs 100 [--seconds 60] [--wide] [--focus "FAULT,FAULT"] [--shake 1 [--shakes 20]] [--trace] [--json]`. Prints what happened and how often, and every failing seed with what
+ * Runs the simulator: `node dist/tests/sim/cli.js --seed 1 --runs 100 [--seconds 60] [--wide] [--copies 3] [--focus "FAULT,FAULT"] [--shake 1 [--shakes 20]] [--trace] [--json]`. Prints what happened and how often, and every failing seed with what
  * failed. With `--shake` each seed has that other schedule in place of its own, or that and the following ones, as many as `--shakes` says. Ends with 1 when one did, or when a kind of fault never occurred in a long enough series.
  */
 const flag = (name: string): string | undefined => {
@@ -17,6 +17,7 @@ const shake = Number(flag('shake') ?? 0)
 const shakes = Number(flag('shakes') ?? 1)
 const untilMs = performance.now() + Number(flag('seconds') ?? 1e9) * 1000
 const wide = process.argv.includes('--wide')
+const copies = flag('copies') === undefined ? undefined : Number(flag('copies'))
 const isJson = process.argv.includes('--json')
 const stopAtFirst = process.argv.includes('--first')
 /** With `--first`: only an objection of one of these checkers ends the series. */
@@ -34,7 +35,7 @@ let simulatedMs = 0
 for (let n = 0; n < runs * shakes && performance.now() < untilMs; n++) {
   const seed = firstSeed + Math.floor(n / shakes)
   const shaken = shake > 0 ? { shake: shake + (n % shakes) } : {}
-  const result = await simulate({ seed, ...shaken, wide, focus, trace: process.argv.includes('--trace') })
+  const result = await simulate({ seed, ...shaken, wide, copies, focus, trace: process.argv.includes('--trace') })
   done++
   operations += result.operations
   acknowledged += result.acknowledged

@@ -1,5 +1,6 @@
 import type { TenantId } from '../../src/base/ids.ts'
 import { formatClock } from '../../src/clock/hlc.ts'
+import type { Durability } from '../../src/replication/replica.ts'
 import { decodeEntry } from '../../src/storage/codec.ts'
 import { subjects } from '../../src/stream/subjects.ts'
 import { crashPoints, type SimCluster, type SimNode, versionOf } from './cluster.ts'
@@ -54,7 +55,7 @@ export const wideFaults = [
 ] as const
 
 /** Those of lives that ask for them by name: too much is lost with each to draw them among the others. */
-export const focusFaults = ['all stores lost'] as const
+export const focusFaults = ['all stores lost', 'holder left behind'] as const
 type WideFault = (typeof wideFaults)[number] | (typeof focusFaults)[number]
 export type FaultKind = (typeof plainFaults)[number] | WideFault
 
@@ -87,10 +88,18 @@ const losesLog: readonly FaultKind[] = [
   'directory lost',
   'directory put back',
   'all stores lost',
+  'holder left behind',
 ]
 
 const FAULTS = 7
 const WIDE_FAULTS = 9
+
+export interface ContendOptions {
+  /** What the write to the home has to reach; the stream, by default. */
+  readonly durability?: Durability
+  /** When the rivals come, in milliseconds. */
+  readonly rivalMs?: readonly [min: number, max: number]
+}
 
 /** What faults ask of the clients. */
 export interface FaultClients {
@@ -101,7 +110,7 @@ export interface FaultClients {
   /** Requests for tenants that nobody knows, each of which is refused for what it says. */
   refuse(node: SimNode, tenants: number): void
   /** A conditional write to the home, and rivals on the same version who come to other nodes later. */
-  contend(home: SimNode, tenant: TenantId): void
+  contend(home: SimNode, tenant: TenantId, options?: ContendOptions): void
 }
 
 export interface FaultOptions {
@@ -419,10 +428,11 @@ export class Faults {
       case 'home lost unread':
         this.#loseHomeUnread()
         return
+      case 'holder left behind':
+        this.#leaveBehind()
+        return
       case 'all stores lost':
-        cluster.natsDown = true
-        cluster.log.dropBucket(subjects.clusterBucket)
-        for (const name of [...cluster.log.streams.keys()]) cluster.log.deleteStream(name)
+        this.#loseStores()
         heal(random.int(500, 6000), () => {
           cluster.natsDown = false
         })
@@ -465,6 +475,53 @@ export class Faults {
       if (!process.isDead) cluster.count('home lost unread')
       process.kill()
       world.at(random.int(6000, 15_000), () => home.start())
+    })
+  }
+
+  #loseStores(): void {
+    const { log } = this.#cluster
+    this.#cluster.natsDown = true
+    log.dropBucket(subjects.clusterBucket)
+    for (const name of [...log.streams.keys()]) log.deleteStream(name)
+  }
+
+  /**
+   * One of three holders is cut off from everybody while the home decides, and the other holder gets to know. Then all servers lose their stores, those two are away with their disks, and the third is back: alone, with a
+   * stream that is empty, or that its own writes make anew.
+   */
+  #leaveBehind(): void {
+    const cluster = this.#cluster
+    const { nodes } = cluster
+    const world = this.#world
+    const random = this.#random
+    const tenant = random.pick(this.#tenants)
+    const holders = nodes.filter(({ process }) => process?.replica.copies.isCurrent(tenant))
+    const home = holders.find(({ process }) => process!.replica.homes.holdsLease(tenant))
+    if (!home || holders.length < 3) return
+    const left = random.pick(holders.filter(holder => holder !== home))
+    const others = nodes.filter(other => other !== left)
+    const isRestarted = random.chance(0.5)
+    left.natsCut = true
+    for (const other of others) cluster.cuts.add(`${other.id}|${left.id}`)
+    if (isRestarted) left.process!.kill()
+    this.#clients.contend(home, tenant, { durability: 'replicated', rivalMs: [3000, 20_000] })
+    world.at(random.int(1000, 3000), () => {
+      cluster.count('holder left behind')
+      this.#loseStores()
+      // What only a stream and the disk of its home had is not vouched for.
+      for (const { ifVersion, reached, clock } of this.#history.acked)
+        if (ifVersion !== undefined && reached !== 'replicated')
+          this.#history.outOfStream.add(versionOf({ put: clock, del: undefined, fields: new Map() }))
+      for (const other of others) {
+        other.process?.kill()
+        world.at(random.int(9000, 14_000), () => other.start())
+      }
+      world.at(random.int(200, 1500), () => {
+        cluster.natsDown = false
+        cluster.cuts.clear()
+        left.natsCut = false
+        left.start()
+      })
     })
   }
 

@@ -48,6 +48,7 @@ export async function tryMutation(mutation: Mutation, seconds: number): Promise<
     '--first',
     '--json',
     ...(mutation.isWide ? ['--wide'] : []),
+    ...(mutation.copies ? ['--copies', String(mutation.copies)] : []),
     ...(mutation.focus ? ['--focus', mutation.focus.join(',')] : []),
     ...(mutation.by ? ['--by', mutation.by.join(',')] : []),
   ]

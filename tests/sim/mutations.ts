@@ -9,6 +9,8 @@ export interface Mutation {
   readonly why: string
   /** Caught in a world with the wide faults only. */
   readonly isWide?: boolean
+  /** Copies of each tenant in the lives that it is looked for in. */
+  readonly copies?: number
   /** The lives that it is looked for in have these faults alone: what it needs is rare among all of them. */
   readonly focus?: readonly FaultKind[]
   /** Caught only when one of these objects; any checker by default. */
@@ -233,6 +235,15 @@ export const mutations: readonly Mutation[] = [
         'await follower.catchUp(tenant, 1);\n            if (!(await copies',
       ),
     ],
+  },
+  {
+    name: 'home taken unheard',
+    why: 'a home is taken without hearing the other holders, when the stream may have lost what was decided',
+    isWide: true,
+    copies: 3,
+    focus: ['holder left behind'],
+    by: ['linearizability'],
+    edits: [edit('replication/copies', 'if (others.length - statuses.length > UNHEARD_MAX)', 'if (false)')],
   },
   {
     name: 'caught up unread',

@@ -14,7 +14,7 @@ import { parseRecordKey, prefixes, prefixRange, space } from '../../src/storage/
 import { collect } from '../../src/storage/kv.ts'
 import { checkTenant } from '../../src/tenant/check.ts'
 import { type SimAnswer, SimCluster, type SimNode, type SimRequest, TIMES, versionOf } from './cluster.ts'
-import { type FaultKind, Faults } from './faults.ts'
+import { type ContendOptions, type FaultKind, Faults } from './faults.ts'
 import { checkFeeds, checkToldClocks, SimFeed } from './feeds.ts'
 import { check, type FinalCopy, type History, newHistory } from './history.ts'
 import { checkIdle, checkRefused, isIdle, notCurrent, silentHomes, unrest } from './rest.ts'
@@ -29,6 +29,8 @@ export interface RunOptions {
   readonly trace?: boolean
   /** With the faults of a wide world. */
   readonly wide?: boolean | undefined
+  /** Copies of each tenant; 2 by default, and 3 in every fifth wide world. */
+  readonly copies?: number | undefined
   /** Of the faults of its world these alone: a life that is about one thing. */
   readonly focus?: readonly FaultKind[] | undefined
 }
@@ -95,7 +97,8 @@ class Run {
     this.#world = new World(options.seed, options.shake)
     const { random } = this.#world
     this.#isWide = options.wide ?? false
-    this.#cluster = new SimCluster(this.#world, random.int(3, 4), TIMES, this.#isWide ? 2 : 1)
+    const replicas = options.copies ?? (this.#isWide && options.seed % 5 === 0 ? 3 : TIMES.replicas)
+    this.#cluster = new SimCluster(this.#world, random.int(3, 4), { ...TIMES, replicas }, this.#isWide ? 2 : 1)
     if (options.trace) this.#cluster.trace = []
     if (this.#isWide) this.#cluster.nats.watchesOutliveServers = random.chance(0.7)
     this.#tenants = ['a', 'b'].map(parseTenantId)
@@ -112,7 +115,7 @@ class Run {
       refuse: (node: SimNode, tenants: number) => {
         for (let n = 0; n < tenants; n++) this.#refuse(node)
       },
-      contend: (home: SimNode, tenant: TenantId) => void this.#contend(home, tenant),
+      contend: (home: SimNode, tenant: TenantId, how?: ContendOptions) => void this.#contend(home, tenant, how),
     }
     const { focus } = options
     this.#faults = new Faults(this.#cluster, this.#tenants, this.#history, clients, { isWide: this.#isWide, focus })
@@ -274,7 +277,11 @@ class Run {
   }
 
   /** A conditional write on what the home has now, and the same from rivals who come late to other nodes: one of them may succeed. */
-  async #contend(home: SimNode, tenant: TenantId): Promise<void> {
+  async #contend(
+    home: SimNode,
+    tenant: TenantId,
+    { durability = 'stream', rivalMs = LATE_RIVAL_MS }: ContendOptions = {},
+  ): Promise<void> {
     const { random } = this.#world
     const ref: RecordRef = { kind: 'entity', key: ['counter'] }
     let ifVersion: string | undefined
@@ -284,10 +291,10 @@ class Run {
     await this.#send(home, { request: { tenant, ref }, onAnswer: note })
     if (ifVersion === undefined) return
     this.#versions.set(tenant, ifVersion)
-    const outcome = this.#conditional(tenant, 'stream', random.int(0, 1e6))
+    const outcome = this.#conditional(tenant, durability, random.int(0, 1e6))
     for (const rival of this.#cluster.nodes)
       for (let n = 0; n < LATE_RIVALS && rival !== home; n++)
-        this.#world.at(random.int(...LATE_RIVAL_MS), () => void this.#send(rival, outcome))
+        this.#world.at(random.int(...rivalMs), () => void this.#send(rival, outcome))
     await this.#send(home, outcome)
   }
 
