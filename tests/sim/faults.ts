@@ -505,9 +505,16 @@ export class Faults {
     for (const other of others) cluster.cuts.add(`${other.id}|${left.id}`)
     if (isRestarted) left.process!.kill()
     this.#clients.contend(home, tenant, { durability: 'replicated', rivalMs: [3000, 20_000] })
-    world.at(random.int(1000, 3000), () => {
+    const lostMs = random.int(1000, 3000)
+    // The others may have made the stream anew by then.
+    const awayMs = lostMs + (random.chance(0.5) ? 0 : random.int(1500, 6000))
+    const backMs = lostMs + random.int(200, 1500)
+    world.at(lostMs, () => this.#loseStores())
+    world.at(backMs, () => {
+      cluster.natsDown = false
+    })
+    world.at(awayMs, () => {
       cluster.count('holder left behind')
-      this.#loseStores()
       // What only a stream and the disk of its home had is not vouched for.
       for (const { ifVersion, reached, clock } of this.#history.acked)
         if (ifVersion !== undefined && reached !== 'replicated')
@@ -516,12 +523,11 @@ export class Faults {
         other.process?.kill()
         world.at(random.int(9000, 14_000), () => other.start())
       }
-      world.at(random.int(200, 1500), () => {
-        cluster.natsDown = false
-        cluster.cuts.clear()
-        left.natsCut = false
-        left.start()
-      })
+    })
+    world.at(Math.max(awayMs, backMs), () => {
+      cluster.cuts.clear()
+      left.natsCut = false
+      left.start()
     })
   }
 

@@ -246,6 +246,22 @@ export const mutations: readonly Mutation[] = [
     edits: [edit('replication/copies', 'if (others.length - statuses.length > UNHEARD_MAX)', 'if (false)')],
   },
   {
+    name: 'stream not known again',
+    why: 'which stream a copy reads is not written down before its position is, and another one is taken for it after a crash',
+    isWide: true,
+    copies: 3,
+    focus: ['holder left behind'],
+    by: ['linearizability'],
+    edits: [
+      edit('replication/follower', 'if (kept?.stream !== info.incarnation)\n', 'if (false)\n'),
+      edit(
+        'replication/follower',
+        '(kept?.stream !== info.incarnation && !hasReaped)',
+        '(kept !== undefined && kept.stream !== info.incarnation && !hasReaped)',
+      ),
+    ],
+  },
+  {
     name: 'caught up unread',
     why: 'a stream counts as read to its end when the time for it is over',
     isWide: true,
