@@ -141,9 +141,14 @@ describe('the checkers, on doctored histories', () => {
     const hidden = [entry(1, 'entity f', 'del', 9), entry(2, 'edge e knows f')]
     expect(checkFeeds([window([])], hidden, () => false)).toEqual([])
     const attempted = [{ clock: clock(2) }]
-    expect(checkToldClocks(new Set([formatClock(clock(2))]), attempted)).toEqual([])
-    expect(checkToldClocks(new Set([formatClock(clock(3))]), attempted).join()).toMatch(/nobody wrote/)
-    expect(checkToldClocks(new Set(['floor']), attempted, new Set(['floor']))).toEqual([])
+    const told = (deletes: string[], others: string[]) => ({ deletes: new Set(deletes), others: new Set(others) })
+    const [written, unwritten] = [formatClock(clock(2)), formatClock(clock(3))]
+    expect(checkToldClocks(told([written], [written]), attempted)).toEqual([])
+    expect(checkToldClocks(told([], [unwritten]), attempted).join()).toMatch(/nobody wrote/)
+    expect(checkToldClocks(told([unwritten], []), attempted).join()).toMatch(/nobody wrote/)
+    // The clock of a floor stands for that of a delete which it has collected, and for no other change.
+    expect(checkToldClocks(told(['floor'], []), attempted, new Set(['floor']))).toEqual([])
+    expect(checkToldClocks(told([], ['floor']), attempted, new Set(['floor'])).join()).toMatch(/nobody wrote/)
   })
   describe('while the cluster lives', () => {
     const a = parseTenantId('a')

@@ -25,6 +25,12 @@ export interface FeedWindow {
   readonly deleted: Map<string, string>
 }
 
+/** Clocks, as text, that a feed told of: with deletes, and with everything else. */
+export interface ToldClocks {
+  readonly deletes: Set<string>
+  readonly others: Set<string>
+}
+
 /** An entry that the stream has had. */
 export interface StoredEntry {
   readonly tenant: string
@@ -37,8 +43,7 @@ export interface StoredEntry {
 export class SimFeed {
   readonly tenant: TenantId
   readonly windows: FeedWindow[] = []
-  /** Clocks that the feed told of. */
-  readonly clocks = new Set<string>()
+  readonly told: ToldClocks = { deletes: new Set(), others: new Set() }
   resumed = 0
   readonly #cluster: SimCluster
   #cursor: string | undefined
@@ -146,7 +151,7 @@ export class SimFeed {
     }
     window.end = vector
     for (const { kind, id, type, to, clock, action } of changes ?? []) {
-      this.clocks.add(clock)
+      ;(action === 'del' ? this.told.deletes : this.told.others).add(clock)
       const record = [kind, id, ...(type === undefined ? [] : [type, to])].join(' ')
       if ((window.latest.get(record) ?? '') < clock) window.latest.set(record, clock)
       if (action === 'del' && (window.deleted.get(record) ?? '') < clock) window.deleted.set(record, clock)
@@ -222,14 +227,16 @@ const isSame = (a: LwwRecord, b: LwwRecord): boolean =>
   a.fields.size === b.fields.size &&
   [...a.fields].every(([name, { clock }]) => textOf(b.fields.get(name)?.clock) === formatClock(clock))
 
-/** What the feeds told of that nobody has written. A delete of which the clock is forgotten is told with that of the floor that it lay below. */
+/** What the feeds told of that nobody has written. A delete, and nothing else, of which the clock is forgotten is told with that of the floor that it lay below. */
 export function checkToldClocks(
-  clocks: ReadonlySet<string>,
+  { deletes, others }: ToldClocks,
   attempted: readonly { readonly clock: Clock }[],
   floors: ReadonlySet<string> = new Set(),
 ): string[] {
   const written = new Set(attempted.map(({ clock }) => formatClock(clock)))
-  return [...clocks]
-    .filter(clock => !written.has(clock) && !floors.has(clock))
-    .map(clock => `a feed told of ${clock}, which nobody wrote`)
+  const isUnwritten = (clock: string) => !written.has(clock)
+  return [
+    ...[...deletes].filter(clock => isUnwritten(clock) && !floors.has(clock)),
+    ...[...others].filter(isUnwritten),
+  ].map(clock => `a feed told of ${clock}, which nobody wrote`)
 }

@@ -467,7 +467,7 @@ class Run {
         return set !== undefined && versionOf(set) >= versionOf({ put: clock, del: undefined, fields: new Map() })
       }
       violations.push(...checkFeeds(feed.windows, cluster.log.entries, isSetAside))
-      violations.push(...checkToldClocks(feed.clocks, this.#history.attempted, cluster.log.floors))
+      violations.push(...checkToldClocks(feed.told, this.#history.attempted, cluster.log.floors))
       cluster.count('feed resumed')
     }
     violations.push(...checkRefused(cluster, this.#refused))
