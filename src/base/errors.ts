@@ -287,7 +287,7 @@ export const errorTable = {
     'RESOURCE_EXHAUSTED',
     'later',
     'error',
-    'Less disk space is free than the reserve; writes are refused until there is more, reads go on. A write that met a disk without room has it too. As a node starts, or opens a tenant: there is not even room to open a database; free space, or take a larger volume.',
+    'Less disk space is free than the reserve; writes are refused until there is more, reads go on. A write that met a disk without room has it too, and those that were under way beside it: the detail says then that what became of it is not known, as of [answers that no node gave](#answers-that-no-node-gave). As a node starts, or opens a tenant: there is not even room to open a database; free space, or take a larger volume.',
   ),
   SHUTTING_DOWN: spec(503, 'UNAVAILABLE', 'later', 'info', 'The process is draining.'),
   STREAM_UNAVAILABLE: spec(503, 'UNAVAILABLE', 'later', 'warn', 'NATS JetStream cannot be reached.'),
@@ -357,7 +357,13 @@ export const errorTable = {
     'Data on disk was written in a format that this version does not read.',
   ),
   DATA_CORRUPT: spec(500, 'DATA_LOSS', 'never', 'error', 'Data on disk does not decode or contradicts itself.'),
-  STORAGE_FAILED: spec(500, 'INTERNAL', 'later', 'error', 'RocksDB failed to read or write (I/O error).'),
+  STORAGE_FAILED: spec(
+    500,
+    'INTERNAL',
+    'later',
+    'error',
+    'RocksDB failed to read or write (I/O error). What became of a write, also of one beside it, is not known when the detail says so, as of [answers that no node gave](#answers-that-no-node-gave).',
+  ),
   INTERNAL: spec(
     500,
     'INTERNAL',

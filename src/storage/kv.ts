@@ -43,6 +43,22 @@ export class DatabaseDamaged extends PercolateError {
   }
 }
 
+/** What a write ends with that was given to the database and not acknowledged by it: because of `failure`, its own or that of another. */
+export const notKnown = (failure: PercolateError, text: string): PercolateError =>
+  new PercolateError(
+    failure.code,
+    `${text} Whether this one was made is not known: read it back; or, if it has no condition, send it again as it was.`,
+    { retryAfterS: failure.retryAfterS ?? 1, cause: failure },
+  )
+
+/** What a write ends with that was not given to the database, because one before it had failed. */
+export const refusedAfter = (failure: PercolateError): PercolateError =>
+  new PercolateError(
+    failure.code,
+    'A write of this database has failed before, and nothing of this one was made: it takes no other until it has been opened anew. Retry in a moment.',
+    { retryAfterS: 1, cause: failure },
+  )
+
 export interface KvReader {
   get(key: Buffer): Promise<Buffer | undefined>
   /** In the order of `keys`. */
@@ -56,8 +72,8 @@ export interface KvReader {
 
 export interface Kv extends KvReader {
   /**
-   * All or nothing. Yields to the event loop while many operations are prepared, before anything is written. After one that failed (DISK_FULL, STORAGE_FAILED) every other fails alike until the database has been opened
-   * anew; reads go on.
+   * All or nothing. Yields to the event loop while many operations are prepared, before anything is written. Of one that failed (DISK_FULL, STORAGE_FAILED), and of those that were under way beside it, it is not known which of
+   * the two it was: {@link notKnown}. Later ones are refused, {@link refusedAfter} it, until the database has been opened anew; reads go on.
    */
   write(operations: KvOperations, options: KvWrite): Promise<void>
   /** Waits for running operations, then closes. Calls after this are refused with an error. */

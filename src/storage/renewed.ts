@@ -1,5 +1,5 @@
-import { PercolateError } from '../base/errors.ts'
-import type { Kv, KvEntry, KvOperations, KvRange, KvWrite } from './kv.ts'
+import { PercolateError, toPercolateError } from '../base/errors.ts'
+import { type Kv, type KvEntry, type KvOperations, type KvRange, type KvWrite, refusedAfter } from './kv.ts'
 
 /**
  * A database that is opened anew by itself when a write of it has failed: for those that are open as long as the process is. At the next write, when nothing else uses it; else that write fails as well. Who uses it keeps
@@ -43,7 +43,7 @@ export class RenewedKv implements Kv {
 
   async write(operations: KvOperations, options: KvWrite): Promise<void> {
     if (this.#hasFailed) {
-      if (this.#uses > 0) throw this.#failure
+      if (this.#uses > 0) throw refusedAfter(toPercolateError(this.#failure))
       await this.#renew()
     }
     let isRefusal = false

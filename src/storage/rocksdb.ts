@@ -12,6 +12,8 @@ import {
   type KvOperations,
   type KvRange,
   type KvWrite,
+  notKnown,
+  refusedAfter,
 } from './kv.ts'
 
 /** The part of level-rocksdb 5 (levelup 5 over rocksdb 5.2, engine 6.17) that this adapter uses; the packages ship no types. */
@@ -152,7 +154,7 @@ function failureOf(error: unknown, text: string): PercolateError {
   if (FULL.test(said))
     return new PercolateError(
       'DISK_FULL',
-      'The disk is full: RocksDB could not write, and nothing is written until there is space.',
+      'The disk is full: RocksDB could not write, and takes no write until there is space.',
       {
         retryAfterS: 30,
         cause: error,
@@ -170,7 +172,7 @@ const REFUSED = 'RocksDB refused the operation; the log has its reason.'
  * running, so this class does: close waits for running operations and refuses new ones.
  *
  * After a write that failed it takes no other. RocksDB does, as soon as the disk has room, and puts them into the log behind the piece that the failed one left there; it ends with that piece when the log is read at
- * the next opening, and what had been acknowledged after it is gone (tests/integration/disk.test.ts).
+ * the next opening, and what had been acknowledged after it is gone (tests/integration/disk.test.ts). What became of the failed write itself, and of those that were under way beside it, is not known: each may be in the log, or not.
  */
 class RocksKv implements Kv {
   readonly #level: LevelRocks
@@ -211,25 +213,25 @@ class RocksKv implements Kv {
       }
       // Asked last: others may have failed while the batch was made.
       if (this.#failure) {
-        refusal = { reason: this.#refusal(this.#failure) }
+        refusal = { reason: refusedAfter(this.#failure) }
         return
       }
       try {
         if (Array.isArray(batch)) await this.#level.batch(batch, { sync })
         else await written(batch, sync)
       } catch (error) {
-        this.#failure ??= failureOf(error, REFUSED)
-        throw error
+        const failure = failureOf(error, REFUSED)
+        this.#failure ??= failure
+        refusal = { reason: failure instanceof DatabaseDamaged ? failure : notKnown(failure, failure.message) }
+        return
       }
-      // It went to the same log while another failed: it may lie behind what that one left there.
-      if (this.#failure) refusal = { reason: this.#refusal(this.#failure) }
+      // It went to the same log while another failed: it may lie behind what that one left there, or before.
+      if (this.#failure)
+        refusal = {
+          reason: notKnown(this.#failure, 'Another write of this database failed while this one was under way.'),
+        }
     })
     if (refusal) throw refusal.reason
-  }
-
-  #refusal({ code }: PercolateError): PercolateError {
-    const text = 'A write of this database has failed before: it takes no other until it has been opened anew.'
-    return new PercolateError(code, text, { retryAfterS: 1, cause: this.#failure })
   }
 
   /** The operations as RocksDB holds them, outside of the heap. */

@@ -406,7 +406,7 @@ export class TenantWriter {
   }
 }
 
-/** The database took nothing of a batch, whatever is in it: trying its commands one by one is no use, and the database is opened anew. */
+/** The database did not take a batch, whatever is in it, or it is not known whether it did: trying its commands one by one is no use, and the database is opened anew. */
 export const isStorageFailure = ({ code }: PercolateError): boolean => code === 'STORAGE_FAILED' || code === 'DISK_FULL'
 
 const textBytesOf = (group: readonly Pending[]): number =>

@@ -1,3 +1,4 @@
+import { rmSync, statfsSync } from 'node:fs'
 import { rm, stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import { afterAll, beforeAll, expect, it } from 'vitest'
@@ -110,3 +111,41 @@ it.skipIf(!disk)('keeps what was acknowledged after a write that found the disk 
   expect(await third.get(Buffer.from('full'))).toBeUndefined()
   await third.close()
 })
+
+it.skipIf(!disk)(
+  'says what became of a write: not known of one that failed or ran beside it, nothing of a later one',
+  async () => {
+    const filler = join(disk!, 'filler')
+    const kv = await openRocksKv(join(disk!, 'beside'), {
+      createIfMissing: true,
+      writeBufferBytes: 4 * 1024 * 1024,
+      blockCacheBytes: 1024 * 1024,
+    })
+    const put = (name: string, bytes: number) =>
+      kv.write([{ type: 'put', key: Buffer.from(name), value: Buffer.alloc(bytes) }], { sync: true }).then(
+        () => undefined,
+        (error: PercolateError) => error,
+      )
+    await put('before', 10)
+    await fillDisk(filler, 256 * 1024)
+    // In one go, so that nobody hears of the failure before the second is on its way too, with room again.
+    const failed = put('failed', 1024 * 1024)
+    while (statfsSync(disk!).bavail > 0) sleepInOneGo(1)
+    sleepInOneGo(200)
+    rmSync(filler)
+    const beside = put('beside', 10)
+    const unknown = { code: 'DISK_FULL', message: expect.stringMatching(/not known: read it back;.*send it again/) }
+    expect(await failed).toMatchObject(unknown)
+    expect(await beside).toMatchObject(unknown)
+    // It was written: who was told that the database takes no other write would not look for it.
+    expect((await kv.get(Buffer.from('beside')))?.length).toBe(10)
+    expect(await put('later', 10)).toMatchObject({
+      code: 'DISK_FULL',
+      message: expect.stringMatching(/nothing of this one was made.*opened anew/),
+    })
+    expect(await kv.get(Buffer.from('later'))).toBeUndefined()
+    await kv.close()
+  },
+)
+
+const sleepInOneGo = (ms: number) => Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, ms)
