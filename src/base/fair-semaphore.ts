@@ -49,9 +49,17 @@ export class FairSemaphore {
     return false
   }
 
+  /** Whether {@link acquire} would refuse this key now, because too many wait. */
+  isFull(key: string): boolean {
+    const { permits, perKeyMax, waitersMax, waitersPerKeyMax } = this.#options
+    const { held, waiters } = this.#shares.get(key) ?? { held: 0, waiters: [] }
+    if (this.#held < permits && held < perKeyMax) return false
+    return this.#waiting >= waitersMax || waiters.length >= waitersPerKeyMax
+  }
+
   /** Resolves to a release function; calling it again does nothing. Throws TOO_BUSY when the queue is full, CANCELLED when the signal fires. */
   async acquire(key: string, signal?: AbortSignal): Promise<() => void> {
-    const { permits, perKeyMax, waitersMax, waitersPerKeyMax, name } = this.#options
+    const { permits, perKeyMax, name } = this.#options
     if (signal?.aborted) throw new PercolateError('CANCELLED', `Gave up waiting for ${name}.`)
     const share = this.#shares.get(key) ?? { held: 0, waiters: [] }
     if (this.#held < permits && share.held < perKeyMax) {
@@ -60,8 +68,7 @@ export class FairSemaphore {
       this.#shares.set(key, share)
       return this.#release(key, share)
     }
-    if (this.#waiting >= waitersMax || share.waiters.length >= waitersPerKeyMax)
-      throw new PercolateError('TOO_BUSY', `Too many requests wait for ${name}; retry in a moment.`)
+    if (this.isFull(key)) throw new PercolateError('TOO_BUSY', `Too many requests wait for ${name}; retry in a moment.`)
     await new Promise<void>((resolve, reject) => {
       const waiter = {
         grant: () => {

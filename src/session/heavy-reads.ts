@@ -1,5 +1,6 @@
 import { PercolateError } from '../base/errors.ts'
 import { FairSemaphore } from '../base/fair-semaphore.ts'
+import type { TenantPool } from '../tenant/pool.ts'
 import type { Tenant } from '../tenant/tenant.ts'
 import type { SessionContext } from './context.ts'
 import { read } from './read.ts'
@@ -11,6 +12,9 @@ export interface HeavyReadLimits {
   /** Reads that may wait for their turn; a quarter of them of one tenant. */
   readonly heavyReadsWaitingMax: number
 }
+
+/** A read whose tenant was closed for others each time its turn came waits with the tenant open after so many. */
+const LOST_TURNS_MAX = 2
 
 /**
  * Where reads that compute for long (searches, answers, large listings, walks) take turns. Each is cut into slices, and a slice comes in each turn of the event loop: how many there are at once is how long
@@ -45,9 +49,39 @@ export class HeavyReads {
     return this.#refused
   }
 
-  /** Does `work` when it is its turn; nothing in it may wait for another process. TOO_BUSY when too many wait, CANCELLED when the session ends first. */
+  /**
+   * Does `work`, which begins by using the session's tenant, when it is its turn and the tenant is open: a place is never held while a tenant is opened, or is kept closed. The tenant is opened before the turn is waited for, and
+   * not kept open meanwhile; when it has been closed by then, the place goes to the next, and the read opens it and waits anew. Errors as {@link run}, and those of the opening.
+   */
+  async runOpen<T>(pool: TenantPool, session: Session, work: () => Promise<T>): Promise<T> {
+    for (let lost = 0; ; lost++) {
+      // Who would be refused has nothing opened.
+      if (this.#places.isFull(session.tenant)) (await this.#enter(session))()
+      let begun: Promise<T> | undefined
+      const begin = async (mustBeOpen: boolean) => {
+        const release = await this.#enter(session)
+        // Looked at and used in one go: it is leased before somebody else can close it.
+        if (mustBeOpen && !pool.isReady(session.tenant)) return release()
+        begun = this.#work(release, work)
+        begun.catch(() => {})
+      }
+      const isThere = await pool.use(session.tenant, async () => {
+        if (lost >= LOST_TURNS_MAX) await begin(true)
+        return true
+      })
+      session.throwIfEnded()
+      // There is nothing to open of one that is not there.
+      if (!begun && (lost < LOST_TURNS_MAX || !isThere)) await begin(isThere === true)
+      if (begun) return await begun
+    }
+  }
+
+  /** Does `work` when it is its turn; nothing in it may wait for another process, or for a tenant. TOO_BUSY when too many wait, CANCELLED when the session ends first. */
   async run<T>(session: Session, work: () => Promise<T>): Promise<T> {
-    const release = await this.#enter(session)
+    return this.#work(await this.#enter(session), work)
+  }
+
+  async #work<T>(release: () => void, work: () => Promise<T>): Promise<T> {
     try {
       return await work()
     } finally {
@@ -71,4 +105,4 @@ export const readInTurn = <T>(
   session: Session,
   work: (tenant: Tenant) => Promise<T>,
   empty: () => NoInfer<T>,
-): Promise<T> => context.heavyReads.run(session, () => read(context, session, work, empty))
+): Promise<T> => context.heavyReads.runOpen(context.pool, session, () => read(context, session, work, empty))

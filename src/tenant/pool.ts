@@ -288,6 +288,11 @@ export class TenantPool {
     return this.#slots.has(id)
   }
 
+  /** Whether a use that is begun at once gets the tenant without a wait: it is open, and nobody wants it alone. */
+  isReady(id: TenantId): boolean {
+    return !this.#stopped && !this.#held.has(id) && this.#slots.get(id)?.tenant !== undefined
+  }
+
   stats(): PoolStats {
     let leases = 0
     for (const slot of this.#slots.values()) leases += slot.leases

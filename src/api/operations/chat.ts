@@ -85,7 +85,7 @@ export class ChatOperations {
       tenant: call.tenant,
       signal: call.signal,
     })
-    return this.#context.heavyReads.run(call, async () => {
+    return this.#context.heavyReads.runOpen(this.#context.pool, call, async () => {
       const gathered = await read<ChatContext | undefined>(
         this.#context,
         call,

@@ -2,7 +2,6 @@ import { beforeAll, describe, expect, it } from 'vitest'
 import { parseTenantId } from '../../../src/base/ids.ts'
 import { BATCH_ITEMS_MAX, QUERY_TERMS_MAX } from '../../../src/base/limits.ts'
 import { Slicer } from '../../../src/base/slice.ts'
-import { systemTime } from '../../../src/base/time.ts'
 import { extractiveAnswer } from '../../../src/chat/answer.ts'
 import { gatherContext } from '../../../src/chat/context.ts'
 import { HashingEmbedder } from '../../../src/embedding/hashing.ts'
@@ -16,8 +15,9 @@ import { traverse } from '../../../src/search/traverse.ts'
 import { space } from '../../../src/storage/keys.ts'
 import type { KvRange } from '../../../src/storage/kv.ts'
 import { MemoryKv } from '../../../src/storage/memory.ts'
-import { Tenant } from '../../../src/tenant/tenant.ts'
+import type { Tenant } from '../../../src/tenant/tenant.ts'
 import { PIECE_CHARS } from '../../../src/text/pieces.ts'
+import { openMemoryTenant } from '../../support/memory-tenant.ts'
 import { turnsDuring } from '../../support/turns.ts'
 
 /** Counts what is asked of the store. */
@@ -62,14 +62,7 @@ describe('long reads leave the event loop to others in between', () => {
   let tenant: Tenant
 
   beforeAll(async () => {
-    tenant = await Tenant.open(parseTenantId('t'), kv, {
-      time: systemTime,
-      origin: 'n.d',
-      outboxEnabled: false,
-      outboxBytesMax: 1e9,
-      recordCacheBytes: 1e6,
-      onCommit: () => {},
-    })
+    tenant = await openMemoryTenant(parseTenantId('t'), {}, kv)
     const resource = (content: string, ordinal: number, category: string) =>
       ({ uri: 'u', ordinal, content, name: null, category, metadata: {} }) as const
     await write(tenant, clock =>

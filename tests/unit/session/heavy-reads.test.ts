@@ -4,16 +4,17 @@ import { EntityOperations } from '../../../src/api/operations/entities.ts'
 import { MomentOperations } from '../../../src/api/operations/moments.ts'
 import { ResourceOperations } from '../../../src/api/operations/resources.ts'
 import type { PercolateError } from '../../../src/base/errors.ts'
-import { parseTenantId } from '../../../src/base/ids.ts'
+import { parseTenantId, type TenantId } from '../../../src/base/ids.ts'
 import { createLogger } from '../../../src/base/logger.ts'
 import { systemTime } from '../../../src/base/time.ts'
 import { HashingEmbedder } from '../../../src/embedding/hashing.ts'
-import { HeavyReads } from '../../../src/session/heavy-reads.ts'
+import { HeavyReads, readInTurn } from '../../../src/session/heavy-reads.ts'
 import { ANY } from '../../../src/session/request.ts'
 import { Session } from '../../../src/session/session.ts'
 import { MemoryKv } from '../../../src/storage/memory.ts'
 import { TenantPool } from '../../../src/tenant/pool.ts'
-import { Tenant } from '../../../src/tenant/tenant.ts'
+import type { Tenant } from '../../../src/tenant/tenant.ts'
+import { openMemoryTenant } from '../../support/memory-tenant.ts'
 
 const session = (tenant: string, signal = new AbortController().signal) =>
   new Session(
@@ -21,6 +22,19 @@ const session = (tenant: string, signal = new AbortController().signal) =>
     { signal, hasEnded: false },
   )
 const settle = () => new Promise(resolve => setImmediate(resolve))
+
+const poolOf = (open: (id: TenantId) => Promise<Tenant>, openMax = 1) =>
+  new TenantPool({
+    time: systemTime,
+    logger: createLogger({ level: 'silent', role: 'test' }),
+    openMax,
+    memoryBytesMax: 1e9,
+    tenantBytes: 1,
+    idleMs: 1e6,
+    waitMsMax: 1000,
+    exists: async () => true,
+    open,
+  })
 
 /** Work that ends when it is told to. */
 function heldWork(reads: HeavyReads) {
@@ -89,25 +103,7 @@ describe('reads that compute for long', () => {
   it('are searches, answers, large or filtered listings, lookups by name and walks; they wait without the tenant', async () => {
     const heavyReads = new HeavyReads({ heavyReadsMax: 1, heavyReadsWaitingMax: 100 })
     const kv = new MemoryKv()
-    const pool = new TenantPool({
-      time: systemTime,
-      logger: createLogger({ level: 'silent', role: 'test' }),
-      openMax: 1,
-      memoryBytesMax: 1e9,
-      tenantBytes: 1,
-      idleMs: 1e6,
-      waitMsMax: 1000,
-      exists: async () => true,
-      open: tenant =>
-        Tenant.open(tenant, kv, {
-          time: systemTime,
-          origin: 'n.d',
-          outboxEnabled: false,
-          outboxBytesMax: 1e9,
-          recordCacheBytes: 1e6,
-          onCommit: () => {},
-        }),
-    })
+    const pool = poolOf(tenant => openMemoryTenant(tenant, {}, kv))
     const context = { pool, time: systemTime, embedder: new HashingEmbedder(), heavyReads } as never
     const resources = new ResourceOperations(context)
     const entities = new EntityOperations(context)
@@ -141,4 +137,67 @@ describe('reads that compute for long', () => {
     await Promise.all([first, ...waiting])
     expect([heavyReads.running, heavyReads.waiting]).toEqual([0, 0])
   })
+  it('hold no place while their tenant is opened, or is kept closed', async () => {
+    const heavyReads = new HeavyReads({ heavyReadsMax: 2, heavyReadsWaitingMax: 100 })
+    let openSlow = () => {}
+    const slow = new Promise<void>(resolve => {
+      openSlow = resolve
+    })
+    const pool = poolOf(async id => {
+      if (id.startsWith('slow')) await slow
+      return openMemoryTenant(id)
+    }, 10)
+    let letGo = () => {}
+    const held = pool.exclusive(parseTenantId('held'), () => new Promise(resolve => (letGo = resolve)))
+    const context = { pool, time: systemTime, heavyReads } as never
+    const readOf = (tenant: string) => readInTurn(context, session(tenant), async ({ id }) => id, never)
+    const waiting = ['slow-1', 'slow-2', 'held'].map(readOf)
+    for (let n = 0; n < 10; n++) await settle()
+    expect([heavyReads.running, heavyReads.waiting]).toEqual([0, 0])
+    expect(await readOf('quick')).toBe('quick')
+    openSlow()
+    letGo()
+    expect(await Promise.all(waiting)).toEqual(['slow-1', 'slow-2', 'held'])
+    expect([await held, heavyReads.running]).toEqual([true, 0])
+    await pool.stop()
+  })
+
+  it('that are refused have nothing opened', async () => {
+    const heavyReads = new HeavyReads({ heavyReadsMax: 1, heavyReadsWaitingMax: 0 })
+    const pool = poolOf(id => openMemoryTenant(id))
+    const { start, end } = heldWork(heavyReads)
+    const first = start('first', 'first')
+    const refused = readInTurn({ pool, time: systemTime, heavyReads } as never, session('t'), async () => {}, never)
+    await expect(refused).rejects.toMatchObject({ code: 'TOO_BUSY' })
+    expect([pool.stats().opened, heavyReads.refused]).toEqual([0, 1])
+    end('first')
+    await first
+  })
+
+  it('whose tenant was closed for others while they waited give their place back, and come to an end all the same', async () => {
+    const heavyReads = new HeavyReads({ heavyReadsMax: 1, heavyReadsWaitingMax: 100 })
+    const placesWhileOpening: number[] = []
+    const pool = poolOf(id => {
+      placesWhileOpening.push(heavyReads.running)
+      return openMemoryTenant(id)
+    })
+    const context = { pool, time: systemTime, heavyReads } as never
+    const { start, end } = heldWork(heavyReads)
+    const first = start('first', 'first')
+    const ids = Array.from({ length: 20 }, (_, n) => `t${n}`)
+    const waiting = ids.map(tenant => readInTurn(context, session(tenant), async ({ id }) => id, never))
+    // In the one database that may be open, each takes the place of the one before.
+    while (heavyReads.waiting < ids.length) await settle()
+    expect(placesWhileOpening).toHaveLength(ids.length)
+    end('first')
+    await first
+    expect(await Promise.all(waiting)).toEqual(ids)
+    expect(placesWhileOpening.length).toBeGreaterThan(ids.length)
+    expect([heavyReads.running, heavyReads.waiting]).toEqual([0, 0])
+    await pool.stop()
+  })
 })
+
+const never = () => {
+  throw new Error('There is such a tenant.')
+}
