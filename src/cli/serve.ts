@@ -186,14 +186,7 @@ async function worker(options: Record<string, unknown>): Promise<void> {
     port: config.workerPort,
   })
   logger.info({ tier: config.tier, port: running.port, concurrency: config.jobConcurrency }, 'worker is ready')
-  await runUntilSignal(
-    async () => {
-      await running.stop()
-      objects.close()
-      await stream.close()
-    },
-    { stopMsMax: config.stopMs },
-  )
+  await runWithServices(running, { config, objects, stream })
 }
 
 async function gateway(options: Record<string, unknown>): Promise<void> {
@@ -208,7 +201,15 @@ async function gateway(options: Record<string, unknown>): Promise<void> {
   void objects.prepare().catch(error => logger.warn({ reason: String(error) }, 'the bucket cannot be made yet'))
   const running = await startGateway({ config, logger, time: systemTime, stream, objects })
   logger.info({ port: running.port }, 'gateway is ready')
-  await runUntilSignal(
+  await runWithServices(running, { config, objects, stream })
+}
+
+/** Until a signal comes; then the role stops before what it uses is closed. */
+const runWithServices = (
+  running: { stop(): Promise<void> },
+  { config, objects, stream }: { config: Config; objects: S3ObjectStore; stream: NatsStream },
+): Promise<void> =>
+  runUntilSignal(
     async () => {
       await running.stop()
       objects.close()
@@ -216,7 +217,6 @@ async function gateway(options: Record<string, unknown>): Promise<void> {
     },
     { stopMsMax: config.stopMs },
   )
-}
 
 function warnIfOpen(config: Config, logger: Logger): void {
   if (/^(127\.|localhost$|::1$)/.test(config.host)) return

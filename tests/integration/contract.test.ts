@@ -1,18 +1,11 @@
 import { connect as connectHttp2, type IncomingHttpHeaders } from 'node:http2'
 import { connect } from 'node:net'
-import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import { remove, startTestNode, type TestNode } from '../support/running.ts'
+import { describe, expect, it } from 'vitest'
+import { startFileNode } from '../support/running.ts'
 
 /** What a framework refuses before our code sees it carries the same error contract as everything else. */
 
-let node: TestNode
-beforeAll(async () => {
-  node = await startTestNode()
-})
-afterAll(async () => {
-  await node.stop()
-  await remove(node.folder)
-})
+const node = await startFileNode()
 
 /** Bytes as they are, and all that comes back. */
 const raw = (port: number, sent: string | Buffer): Promise<string> =>

@@ -1,23 +1,16 @@
 import { rmSync, statfsSync } from 'node:fs'
 import { rm, stat } from 'node:fs/promises'
 import { join } from 'node:path'
-import { afterAll, beforeAll, expect, it } from 'vitest'
+import { expect, it } from 'vitest'
 import type { PercolateError } from '../../src/base/errors.ts'
 import type { Kv } from '../../src/storage/kv.ts'
 import { RenewedKv } from '../../src/storage/renewed.ts'
 import { openRocksKv } from '../../src/storage/rocksdb.ts'
-import { eventually, remove, startTestNode, type TestNode } from '../support/running.ts'
+import { eventually, startFileNode, startTestNode, type TestNode } from '../support/running.ts'
 import { fillDisk, smallDisk } from '../support/small-disk.ts'
 
-let node: TestNode
-beforeAll(async () => {
-  // More than any disk has: it is as if it were full.
-  node = await startTestNode({ env: { PERCOLATE_DISK_RESERVE_BYTES: String(1024 ** 5) } })
-})
-afterAll(async () => {
-  await node.stop()
-  await remove(node.folder)
-})
+// More than any disk has: it is as if it were full.
+const node = await startFileNode({ env: { PERCOLATE_DISK_RESERVE_BYTES: String(1024 ** 5) } })
 
 it('refuses writes when the disk is full up to its reserve, says so, and goes on reading', async () => {
   const { status, body, headers } = await node.request('POST', '/api/v1/resources', { body: { content: 'no room' } })

@@ -1,16 +1,9 @@
 import { readdir } from 'node:fs/promises'
 import { join } from 'node:path'
-import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import { remove, startTestNode, type TestNode } from '../support/running.ts'
+import { beforeAll, describe, expect, it } from 'vitest'
+import { startFileNode } from '../support/running.ts'
 
-let node: TestNode
-beforeAll(async () => {
-  node = await startTestNode()
-})
-afterAll(async () => {
-  await node.stop()
-  await remove(node.folder)
-})
+const node = await startFileNode()
 
 const put = async (resource: object, tenant = 'acme') =>
   (await node.request('POST', '/api/v1/resources', { tenant, body: resource })).body.ids[0] as string

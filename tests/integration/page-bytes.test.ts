@@ -1,5 +1,5 @@
-import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import { remove, startTestNode, type TestNode } from '../support/running.ts'
+import { describe, expect, it } from 'vitest'
+import { startFileNode } from '../support/running.ts'
 
 /** What one answer carries is counted in bytes: characters of most scripts take three, and JSON escapes what it must. */
 
@@ -7,14 +7,7 @@ const ANSWER_BYTES_MAX = 4 * 1024 * 1024
 /** What stands around the results, and snippets. */
 const FRAME_BYTES = 100_000
 
-let node: TestNode
-beforeAll(async () => {
-  node = await startTestNode()
-})
-afterAll(async () => {
-  await node.stop()
-  await remove(node.folder)
-})
+const node = await startFileNode()
 
 /** All pages of a listing: how many results each has, when none is larger than an answer may be. */
 async function pages(tenant: string, path: string): Promise<number[]> {

@@ -1,6 +1,7 @@
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { afterAll } from 'vitest'
 import { createLogger } from '../../src/base/logger.ts'
 import { systemTime } from '../../src/base/time.ts'
 import { PACKAGE_FOLDER } from '../../src/base/version.ts'
@@ -40,6 +41,16 @@ export interface TestNode extends RunningNode {
 
 // biome-ignore lint/suspicious/noExplicitAny: tests look into answers of every shape.
 export type Answer = { status: number; body: any; headers: Headers }
+
+/** A node for all tests of a file, started outside of them; it goes after the last, with its folder. */
+export async function startFileNode(options: Parameters<typeof startTestNode>[0] = {}): Promise<TestNode> {
+  const node = await startTestNode(options)
+  afterAll(async () => {
+    await node.stop()
+    await remove(node.folder)
+  })
+  return node
+}
 
 export async function startTestNode(
   options: { env?: Record<string, string>; stream?: NatsStream; folder?: string; objects?: S3ObjectStore } = {},

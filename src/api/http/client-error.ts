@@ -1,6 +1,7 @@
 import type { Socket } from 'node:net'
 import { PercolateError, toProblem } from '../../base/errors.ts'
 import type { Metrics } from '../../base/metrics.ts'
+import { answerUnderWay } from './server-socket.ts'
 
 /** What Node's HTTP parser and its clocks refuse before there is a request (https://nodejs.org/api/http.html#event-clienterror). */
 interface ParserError extends Error {
@@ -8,13 +9,11 @@ interface ParserError extends Error {
   readonly reason?: string
 }
 
-/** Node keeps the answer that is under way on the socket; nothing may be written into the middle of it. */
-type ServerSocket = Socket & { readonly _httpMessage?: { readonly headersSent: boolean } | null }
-
 /** Answers what cannot become a request with a problem, as every other error, and closes the connection. */
 export const answerClientErrors = (metrics: Metrics) => (raw: Error, socket: Socket) => {
   const parserError = raw as ParserError
-  const isAnswering = (socket as ServerSocket)._httpMessage?.headersSent ?? false
+  // Nothing may be written into the middle of an answer.
+  const isAnswering = answerUnderWay(socket)?.headersSent ?? false
   if (parserError.code === 'ECONNRESET' || !socket.writable || isAnswering) return void socket.destroy()
   const error = fromParser(parserError)
   metrics.countError(error.code)

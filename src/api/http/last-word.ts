@@ -1,9 +1,7 @@
-import type { Server, ServerResponse } from 'node:http'
+import type { Server } from 'node:http'
 import type { Socket } from 'node:net'
 import { PercolateError, toProblem } from '../../base/errors.ts'
-
-/** Node keeps the answer that is under way on the socket. */
-type ServerSocket = Socket & { readonly _httpMessage?: ServerResponse | null }
+import { answerUnderWay } from './server-socket.ts'
 
 /** Within which clients take the last word. */
 const LAST_WORD_MS = 500
@@ -11,7 +9,7 @@ const LAST_WORD_MS = 500
 /** The connections of a server, so that one that must not wait any longer can still say so: a connection that just goes tells nothing. */
 export class LastWord {
   readonly #server: Server
-  readonly #sockets = new Set<ServerSocket>()
+  readonly #sockets = new Set<Socket>()
 
   constructor(server: Server) {
     this.#server = server
@@ -28,7 +26,8 @@ export class LastWord {
       'This process is going, and the request did not end in time; whether a write was done is not known. Turn to another.',
     )
     const body = JSON.stringify(toProblem(error))
-    for (const { _httpMessage: answer } of this.#sockets) {
+    for (const socket of this.#sockets) {
+      const answer = answerUnderWay(socket)
       if (!answer || answer.headersSent || answer.writableEnded) continue
       answer
         .writeHead(error.spec.http, {
