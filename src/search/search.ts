@@ -201,7 +201,7 @@ async function readPage(
       const resource = resources[n]
       if (!resource || (request.filter && !matches(request.filter, resource))) continue
       if (skipped < request.offset) skipped++
-      else if (hits.length === request.limit || !page.take(resource)) return { hits, more: true }
+      else if (hits.length === request.limit || !page.takeLike(resource)) return { hits, more: true }
       else hits.push({ resource, score })
     }
   }

@@ -1,4 +1,5 @@
 import type { FastifyReply } from 'fastify'
+import { jsonOf } from '../../base/page-bytes.ts'
 import { Slicer } from '../../base/slice.ts'
 
 /** Characters of JSON that are encoded at once. */
@@ -38,7 +39,7 @@ function* piecesOf(value: object): Generator<string> {
       continue
     }
     yield `${head}[`
-    for (const [n, item] of member.entries()) yield `${n > 0 ? ',' : ''}${JSON.stringify(item) ?? 'null'}`
+    for (const [n, item] of member.entries()) yield `${n > 0 ? ',' : ''}${jsonOf(item) ?? 'null'}`
     yield ']'
   }
   yield separator === '{' ? '{}' : '}'

@@ -140,7 +140,7 @@ export async function readFeed(tenant: Tenant, request: FeedRequest): Promise<{ 
       for (const [n, id] of part.entries()) {
         const moment = momentView(id, records[n])
         if (!moment || !meets(moment, request)) continue
-        if (results.length === request.limit || !page.take(moment)) return { results, more: true }
+        if (results.length === request.limit || !page.takeLike(moment)) return { results, more: true }
         results.push(moment)
       }
     }

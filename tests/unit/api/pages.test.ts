@@ -1,6 +1,7 @@
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import { stringifyInSlices } from '../../../src/api/http/pages.ts'
+import { PageBytes } from '../../../src/base/page-bytes.ts'
 import { Slicer } from '../../../src/base/slice.ts'
 import { turnsDuring } from '../../support/turns.ts'
 
@@ -24,6 +25,14 @@ describe('answers that are made into JSON in slices', () => {
       { numRuns: 100 },
     )
     expect(await stringifyInSlices({ cursor: undefined }, new Slicer())).toBe('{}')
+  })
+
+  it('carry the JSON of what was counted as it was made then, once', async () => {
+    let made = 0
+    const result = { id: '"漢字"', toJSON: () => ({ made: ++made, text: '"漢字"' }) }
+    expect(new PageBytes().take(result)).toBe(true)
+    const json = await stringifyInSlices({ results: [result] }, new Slicer())
+    expect([json, made]).toEqual(['{"results":[{"made":1,"text":"\\"漢字\\""}]}', 1])
   })
 
   it('leave the event loop to others between their items', async () => {
