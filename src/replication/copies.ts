@@ -18,6 +18,7 @@ import { readSkipped } from './export.ts'
 import type { Follower } from './follower.ts'
 import { Holes } from './holes.ts'
 import { countLate, moveLate } from './late.ts'
+import { addStreams, noteInherited, noteLost, readLost, readStreams } from './lived.ts'
 import { handOnParked, summarizeParked } from './parked.ts'
 import type { CopyState, CopyStatus, PeerHandlers, PeerPort } from './peer.ts'
 import { activeHolders, completeHolders, holderOf, type Placement, PUT_BACK } from './placement.ts'
@@ -75,6 +76,9 @@ interface Copy {
 /** Whether nobody else has, or ever had, a complete copy of the tenant, as far as its placement tells. */
 const isNobodyElses = (placement: Placement, node: string): boolean =>
   placement.covered === undefined && activeHolders(placement).every(holder => holder.node === node)
+
+/** Whether the copy, or the complete one from which it was made, had read the stream of which another may have missed something, so that what is on its disk is evidence of what was there. */
+const isWitness = (streams: readonly string[], lost: string): boolean => lost === '' || streams.includes(lost)
 
 /** Holders that were complete once and need not be heard of: a write that is *replicated* is on two of them. */
 const UNHEARD_MAX = 1
@@ -538,7 +542,7 @@ export class Copies {
     }
     copy.isComplete = true
     const isWhole = await follower.catchUp(tenant)
-    const loss = follower.lossOf(tenant)
+    const loss = follower.lossOf(tenant)?.number ?? 0
     // What was parked in the snapshot and is due by now.
     if (outside) await pool.use(tenant, open => applier.applyDue(open))
     if (
@@ -560,6 +564,7 @@ export class Copies {
         'TENANT_UNAVAILABLE',
         'The stream has entries missing, and no other copy can be reached.',
       )
+    let lost: string | undefined
     if (source) {
       // What was on its way while the copy was made, and in no stream that was read.
       const status = await peers.to(source).status(tenant)
@@ -572,6 +577,7 @@ export class Copies {
         await this.#reconciler.reconcile(tenant, source)
       // In no stream any more, perhaps, and in no vector yet.
       if (status) await this.#reconciler.takeParked(tenant, status)
+      lost = await this.#inherit(tenant, placement, status)
     }
     await store.made(tenant)
     const { incarnation } = placement
@@ -582,10 +588,30 @@ export class Copies {
       return false
     }
     if (!this.#becomeCurrent(tenant, copy, incarnation, loss)) return false
+    if (lost !== undefined) follower.inheritLoss(tenant, lost)
     this.counts.joined++
     // What came in while it was being made passed it by.
     this.onHole(tenant)
     return true
+  }
+
+  /**
+   * The copy has all that the one had, by its `status`, from which it was made: also what that one may have missed of its stream, and then its word counts no more for what was there. Nobody has found out about a stream that the other
+   * has not read yet. The stream that it may have missed something of.
+   */
+  async #inherit(tenant: TenantId, placement: Placement, status: CopyStatus | undefined): Promise<string | undefined> {
+    const { pool, follower } = this.#options
+    const read = await follower.lastRead(tenant)
+    const streams = status?.streams ?? []
+    const last = streams.at(-1)
+    const isSame = last === undefined || last === read || (read === '' && (await this.#hasReaped(tenant, placement)))
+    const lost = status ? (status.lost ?? (isSame ? undefined : last)) : ''
+    await pool.use(tenant, async open => {
+      if (lost !== undefined) return noteInherited(open, lost)
+      await open.change(async staging => staging.del(keys.meta('missed')))
+      await addStreams(open, ...streams, ...(read === '' ? [] : [read]))
+    })
+    return lost
   }
 
   async #verify(tenant: TenantId, copy: Copy): Promise<boolean> {
@@ -655,8 +681,9 @@ export class Copies {
       if (!others.every(holder => answered.has(holder.node))) throw error
     }
     // The reader may have noted a loss since it was asked. One that comes from here on is not among what the others are asked for now.
-    const loss = follower.lossOf(tenant)
+    const loss = follower.lossOf(tenant)?.number ?? 0
     mayHaveMissed ||= loss > 0
+    const missed = await this.#lost(tenant)
     const after = await this.#reconciler.statuses(tenant, peers, placement)
     for (const status of after) {
       await this.#takeFrom(tenant, status)
@@ -678,7 +705,13 @@ export class Copies {
     if (isUnsure) await pool.use(tenant, open => open.changeOrigin())
     // Nor what it missed while it was away, of which its stream has nothing left.
     if (mayHaveMissed && (unheard.length > 0 || after.length === 0))
-      await this.#takeMissed(tenant, copy, placement.incarnation, unheard)
+      await this.#takeMissed(
+        tenant,
+        copy,
+        placement.incarnation,
+        unheard,
+        await this.#isHeard(tenant, missed, unheard.length, after),
+      )
     if (mayHaveMissed) await this.#unnoteMissed(tenant, loss)
     if (placement.covered && !(await this.#reconciler.covers(tenant, new Map(Object.entries(placement.covered)))))
       throw new PercolateError(
@@ -713,23 +746,46 @@ export class Copies {
 
   /**
    * Whether the copy, which has read its stream to its end, has all that the home before could decide on. When that stream may have lost something (all servers lost their stores), its end is no evidence: then all holders that were complete once (also
-   * those that are ordered to go) but one have to be heard, this one among them, since a *replicated* write is on two of them; what they have is taken over. False: not now. Throws when the servers or a holder fail.
+   * those that are ordered to go) but one have to be heard, this one among them, since a *replicated* write is on two of them; what they have is taken over. One whose copy was made since, from one that may lack the same, has nothing to say of what was
+   lost: while others are silent it counts as one of them. False: not now. Throws when the servers or a holder fail.
    */
   async isVouchedFor(tenant: TenantId, placement: Placement): Promise<boolean> {
     const { node, follower } = this.#options
     if (this.#copies.get(tenant)?.isUnvouched) return true
     if (!(await follower.mayBeCut(tenant, await this.#hasReaped(tenant, placement)))) return true
     const others = completeHolders(placement).flatMap(holder => (holder.node === node ? [] : [holder.node]))
-    const loss = follower.lossOf(tenant)
+    const loss = follower.lossOf(tenant)?.number ?? 0
+    const lost = await this.#lost(tenant)
     const statuses = await this.#reconciler.statuses(tenant, others, placement)
-    if (others.length - statuses.length > UNHEARD_MAX) return false
+    const silent = others.length - statuses.length
+    if (!(await this.#isHeard(tenant, lost, silent, statuses))) return false
     for (const status of statuses) await this.#takeFrom(tenant, status)
     for (const { vector } of statuses) if (!(await this.#reconciler.covers(tenant, vector))) return false
-    if (statuses.length === others.length && this.isCurrent(tenant)) {
+    if (silent === 0 && this.isCurrent(tenant)) {
       follower.hadMissed(tenant, loss)
       await this.#unnoteMissed(tenant, loss)
     }
     return true
+  }
+
+  /**
+   * Whether a *replicated* write of the stream that was lost is here, or on one of those that answered, while `silent` other holders don't: all holders but one, of the two that have it, were there. When nobody is silent, nobody else can ever
+   * be asked.
+   */
+  async #isHeard(tenant: TenantId, lost: string, silent: number, answers: readonly CopyStatus[]): Promise<boolean> {
+    const own = (await this.#options.pool.use(tenant, readStreams)) ?? []
+    const voiceless = [own, ...answers.map(({ streams }) => streams)].filter(
+      streams => !isWitness(streams, lost),
+    ).length
+    return silent === 0 || silent + voiceless <= UNHEARD_MAX
+  }
+
+  /** Makes up for what the copy may have missed of its stream, if all others answer now; whether nothing is open any more. */
+  async settleLoss(tenant: TenantId): Promise<boolean> {
+    const { follower, directory } = this.#options
+    const placement = directory.placement(tenant)
+    if (placement && follower.lossOf(tenant)) await this.isVouchedFor(tenant, placement)
+    return follower.lossOf(tenant) === undefined
   }
 
   /** The copy has what it missed up to that loss. What was noted of a later one stays. */
@@ -737,7 +793,7 @@ export class Copies {
     const { pool, follower } = this.#options
     await pool.use(tenant, open =>
       open.change(async staging => {
-        if (follower.lossOf(tenant) <= loss) staging.del(keys.meta('missed'))
+        if ((follower.lossOf(tenant)?.number ?? 0) <= loss) staging.del(keys.meta('missed'))
       }),
     )
   }
@@ -745,11 +801,17 @@ export class Copies {
   /** Whether the stream may have had entries that are gone from it, and that this copy never got. Written down, since its position in the stream moves on. */
   async #mayHaveMissed(tenant: TenantId, placement: Placement): Promise<boolean> {
     const { pool, follower } = this.#options
-    const isNoted = await pool.use(tenant, async open => (await open.get(keys.meta('missed'))) !== undefined)
-    if (isNoted) return true
+    if ((await pool.use(tenant, readLost)) !== undefined) return true
     if (!(await follower.mayHaveMissed(tenant, await this.#hasReaped(tenant, placement)))) return false
-    await pool.use(tenant, open => open.change(async staging => staging.put(keys.meta('missed'), Buffer.alloc(0))))
+    const lost = await this.#lost(tenant)
+    await pool.use(tenant, open => noteLost(open, lost))
     return true
+  }
+
+  /** The stream of which the copy may have missed something; empty: not known which. */
+  async #lost(tenant: TenantId): Promise<string> {
+    const { pool, follower } = this.#options
+    return follower.lossOf(tenant)?.stream ?? (await pool.use(tenant, readLost)) ?? follower.lastRead(tenant)
   }
 
   /** Whether the copy has what was noted of a stream that was deleted since all holders had read it. */
@@ -762,7 +824,13 @@ export class Copies {
    * every write that is *replicated*, if they are all holders but one: it was on two of them. Else the others are waited for, but not for ever: then it answers with what it has, and says so, and gets the rest when they come
    * (docs/decisions/0027-copies-that-slept.md).
    */
-  async #takeMissed(tenant: TenantId, copy: Copy, incarnation: string, unheard: readonly string[]): Promise<void> {
+  async #takeMissed(
+    tenant: TenantId,
+    copy: Copy,
+    incarnation: string,
+    unheard: readonly string[],
+    isHeard: boolean,
+  ): Promise<void> {
     const { time, logger, snapshot, unheardWaitMs } = this.#options
     let isStored = false
     try {
@@ -774,7 +842,7 @@ export class Copies {
       if (error instanceof PercolateError && error.code === 'TENANT_UNAVAILABLE') throw error
       logger.warn({ tenant, reason: String(error) }, 'a stored snapshot could not be asked for what this copy missed')
     }
-    if (isStored || unheard.length <= UNHEARD_MAX) return
+    if (isStored || isHeard) return
     copy.unheardSinceMs ??= time.monotonic()
     if (time.monotonic() - copy.unheardSinceMs < unheardWaitMs)
       throw new PercolateError(
@@ -810,7 +878,7 @@ export class Copies {
     this.#options.onCurrent(tenant)
     this.#options.follower.follow(tenant)
     // What came in while the state was another.
-    const isLossOpen = this.#options.follower.lossOf(tenant) > loss
+    const isLossOpen = (this.#options.follower.lossOf(tenant)?.number ?? 0) > loss
     if (isLossOpen || this.#options.applier.hasHole(tenant)) this.#holes.note(tenant)
     const placement = this.#options.directory.placement(tenant)
     if (placement) queueMicrotask(() => this.#onPlacement(placement))

@@ -2,13 +2,13 @@ import { setMaxListeners } from 'node:events'
 import type { TenantId } from '../base/ids.ts'
 import type { Logger } from '../base/logger.ts'
 import type { Time } from '../base/time.ts'
-import { keys } from '../storage/keys.ts'
 import type { StoredMessage, StreamInfo, StreamPort } from '../stream/port.ts'
 import { subjects } from '../stream/subjects.ts'
 import type { TenantPool } from '../tenant/pool.ts'
 import type { StreamCursor } from '../tenant/state.ts'
 import type { Tenant } from '../tenant/tenant.ts'
 import type { Applier } from './applier.ts'
+import { addStreams, noteLost } from './lived.ts'
 import { decodeHint } from './publisher.ts'
 import type { SyncStreams } from './streams.ts'
 
@@ -49,7 +49,14 @@ export const WATCHED_MAX = 10_000
 const CATCH_UP_MS_MAX = 30_000
 
 const DONE = Promise.resolve(true)
-const NOTED = Buffer.alloc(0)
+
+/** Something that a reader may have missed. */
+export interface Loss {
+  /** A later one has a higher number; from 1 on. */
+  readonly number: number
+  /** The stream that had it; empty: it is not known which, or one of many tenants. */
+  readonly stream: string
+}
 
 type StreamRange = Pick<StreamInfo, 'incarnation' | 'firstSequence' | 'lastSequence'>
 const EMPTY_STREAM: StreamRange = { incarnation: '', firstSequence: 1, lastSequence: 0 }
@@ -80,8 +87,8 @@ export class Follower {
   readonly #unsettled = new Map<TenantId, StreamCursor>()
   /** Passes over what was passed over, under way now; one for each copy, at most. */
   readonly #passes = new Map<TenantId, Promise<boolean>>()
-  /** Streams whose reader began behind entries that it had never read, and that are gone from there, or found another stream than it had read; the number of the last such loss. As many as are read, at most. */
-  readonly #jumped = new Map<string, number>()
+  /** Streams whose reader began behind entries that it had never read, and that are gone from there, or found another stream than it had read; As many as are read, at most. */
+  readonly #jumped = new Map<string, Loss>()
   /** Losses that were noted, of all streams. */
   #losses = 0
   readonly #stop = new AbortController()
@@ -208,6 +215,15 @@ export class Follower {
     return isBehind(kept, info) || (kept?.stream !== info.incarnation && !hasReaped)
   }
 
+  /** The stream of the tenant that was read last, as far as it is known here; empty: it is not, or it is one of many tenants. */
+  async lastRead(tenant: TenantId): Promise<string> {
+    const streams = this.#options.streams()
+    if (!streams || streams.pools !== undefined) return ''
+    const position =
+      this.#positions.get(streams.streamOf(tenant)) ?? (await this.#loadCursor(streams.streamOf(tenant), tenant))
+    return position?.stream ?? ''
+  }
+
   /**
    * Whether the tenant's stream may be less than what was published of it, so that a copy that has read it to its end may lack something: this reader found another one than it had read, or entries gone that it
    * had not, or the servers say that there is none. Throws STREAM_UNAVAILABLE when they can't be asked.
@@ -220,10 +236,16 @@ export class Follower {
     return !hasReaped && (await this.#options.stream.streamInfo(name)) === undefined
   }
 
-  /** The number of the last loss that the reader of the tenant's stream noted and nobody made up for; 0: there is none. A later loss has a higher number. */
-  lossOf(tenant: TenantId): number {
+  /** What the reader of the tenant's stream noted that it may have missed, and nobody made up for. */
+  lossOf(tenant: TenantId): Loss | undefined {
     const streams = this.#options.streams()
-    return (streams && this.#jumped.get(streams.streamOf(tenant))) ?? 0
+    return streams && this.#jumped.get(streams.streamOf(tenant))
+  }
+
+  /** The tenant's copy was made from one that may have missed something, and may lack the same. */
+  inheritLoss(tenant: TenantId, stream: string): void {
+    const streams = this.#options.streams()
+    if (streams && streams.pools === undefined) this.#noteLoss(streams.streamOf(tenant), stream)
   }
 
   /**
@@ -232,7 +254,7 @@ export class Follower {
    */
   hadMissed(tenant: TenantId, loss: number): void {
     const streams = this.#options.streams()
-    if (!streams || streams.pools !== undefined || this.lossOf(tenant) > loss) return
+    if (!streams || streams.pools !== undefined || (this.lossOf(tenant)?.number ?? 0) > loss) return
     this.#jumped.delete(streams.streamOf(tenant))
   }
 
@@ -281,11 +303,13 @@ export class Follower {
         // What it has no more is not waited for: a stream that has nothing left has no message to wake this reader with either.
         const after = Math.max(isSame ? kept.sequence : 0, info.firstSequence - 1)
         // Of the one that it had read nobody can say any more how it went on.
-        if (isBehind(kept, info) || (kept !== undefined && kept.stream !== info.incarnation)) this.#jump(name, tenant)
+        if (isBehind(kept, info) || (kept !== undefined && kept.stream !== info.incarnation))
+          this.#jump(name, tenant, kept?.stream ?? info.incarnation)
         reading.position = { stream: info.incarnation, sequence: after }
         this.#note(name, reading)
         // Which stream it is has to be known after a crash: another one may be there by then, and begin as this one does.
         if (kept?.stream !== info.incarnation) await this.#saveCursor(name, tenant, reading, true)
+        if (tenant !== undefined) await this.#noteStream(name, tenant, reading, info.incarnation)
         await this.#consume(streams, name, tenant, reading, info.incarnation)
         attempt = 0
       } catch {
@@ -298,10 +322,22 @@ export class Follower {
     await this.#saveCursor(name, tenant, reading).catch(() => {})
   }
 
-  #jump(name: string, tenant: TenantId | undefined): void {
-    this.#jumped.set(name, ++this.#losses)
+  /** `stream`: the one that it had read. */
+  #jump(name: string, tenant: TenantId | undefined, stream: string): void {
+    this.#noteLoss(name, tenant === undefined ? '' : stream)
     // A copy that answers asks the other holders; others are looked at before they answer.
     if (tenant !== undefined) this.#options.onHole(tenant)
+  }
+
+  /** The stream of the first of several losses stays: who has lived through that one has lived through the others. */
+  #noteLoss(name: string, stream: string): void {
+    this.#jumped.set(name, { number: ++this.#losses, stream: this.#jumped.get(name)?.stream ?? stream })
+  }
+
+  async #noteStream(name: string, tenant: TenantId, reading: Reading, stream: string): Promise<void> {
+    await this.#options.pool.use(tenant, async open => {
+      if (this.#isKept(name, reading)) await addStreams(open, stream)
+    })
   }
 
   /** Whether what it has read is in the copy that is here, or waits: one that was forgotten read for a copy that is gone. */
@@ -361,7 +397,7 @@ export class Follower {
       reading.lastAtMs = time.monotonic()
       if (failure) throw failure
       // What was in between is gone, and was never read.
-      if (message.sequence > expected) this.#jump(name, tenant)
+      if (message.sequence > expected) this.#jump(name, tenant, incarnation)
       expected = message.sequence + 1
       const id = tenant ?? (streams.tenantOf(message.subject) as TenantId | undefined)
       const work = id && this.#options.holds(id) ? this.#take(id, message, incarnation, tenant) : DONE
@@ -510,7 +546,8 @@ export class Follower {
     await pool.use(tenant, async open => {
       if (isUnsafe()) return
       // The position goes on, and the question that it raised stays open.
-      if (this.#jumped.has(name)) await open.change(async staging => staging.put(keys.meta('missed'), NOTED))
+      const loss = this.#jumped.get(name)
+      if (loss) await noteLost(open, loss.stream)
       await open.setCursor(position)
     })
   }

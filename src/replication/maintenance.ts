@@ -320,7 +320,7 @@ export class Maintenance {
       if (!copies.isCurrent(tenant)) return false
       isDone = directory.isLive(other.node) && (await this.#compareWith(tenant, placement!, other.node)) && isDone
     }
-    return isDone
+    return (await copies.settleLoss(tenant)) && isDone
   }
 
   async #compareWith(tenant: TenantId, { incarnation }: Placement, other: string): Promise<boolean> {

@@ -33,6 +33,10 @@ export interface CopyStatus {
   readonly skipped: number
   /** Entries that it keeps until their clocks are due; its vector says nothing about them. */
   readonly parked: ParkedSummary
+  /** The streams that the copy has lived through, the last one last (`lived.ts`). */
+  readonly streams: readonly string[]
+  /** The stream of which it may have missed something, and nobody has made up for it; empty: not known which; undefined: there is none. */
+  readonly lost: string | undefined
 }
 
 /** A record with what it needs beside it, as copies exchange it. */

@@ -184,7 +184,11 @@ export class Replica implements TenantHooks {
       streams,
       takesEntries: tenant => this.copies.takesEntries(tenant),
       holds: tenant => this.copies.state(tenant) !== 'absent',
-      onHole: tenant => this.copies.onHole(tenant),
+      onHole: tenant => {
+        this.copies.onHole(tenant)
+        // A loss is made up for when all others have been compared with.
+        this.maintenance.changed(tenant, { data: false, floor: false })
+      },
       idleMs: settings.consumerIdleMs,
       hintGraceMs: settings.hintGraceMs,
       cursors: { load: name => store.loadCursor(name), save: (name, cursor) => store.saveCursor(name, cursor) },

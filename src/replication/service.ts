@@ -13,6 +13,7 @@ import { exportCopy, exportRecords, readSkipped } from './export.ts'
 import type { Follower } from './follower.ts'
 import type { Homes } from './homes.ts'
 import { countLate, lateEntries } from './late.ts'
+import { readLost, readStreams } from './lived.ts'
 import { type ParkedPosition, parkedEntries, summarizeParked } from './parked.ts'
 import type { CopyStatus, Digests, PeerHandlers, TransferPart, TransferRecords } from './peer.ts'
 import type { Reconciler } from './reconciler.ts'
@@ -71,6 +72,8 @@ export class PeerService implements PeerHandlers {
       late: await countLate(open),
       skipped: (await readSkipped(open)).length,
       parked: await summarizeParked(open),
+      streams: await readStreams(open),
+      lost: this.#options.follower.lossOf(tenant)?.stream ?? (await readLost(open)),
     })
     // A tenant that was entered here and never written has a copy too: an empty one, from which others are made.
     return pool.use(tenant, describe, { create: state === 'current' })

@@ -99,8 +99,19 @@ const key = (spaceByte: number, ...parts: Buffer[]): Buffer => Buffer.concat([Bu
 const byte = (value: number): Buffer => Buffer.from([value])
 
 export const keys = {
-  meta: (name: 'tenant' | 'state' | 'embedding' | 'local' | 'cursor' | 'floor' | 'transfer' | 'merging' | 'missed') =>
-    key(space.meta, Buffer.from(name)),
+  meta: (
+    name:
+      | 'tenant'
+      | 'state'
+      | 'embedding'
+      | 'local'
+      | 'cursor'
+      | 'floor'
+      | 'transfer'
+      | 'merging'
+      | 'missed'
+      | 'streams',
+  ) => key(space.meta, Buffer.from(name)),
   record: (ref: RecordRef) => key(space.record, byte(kindByte[ref.kind]), ...ref.key.map(textPart)),
   vector: (model: string, docNo: number) => key(space.vector, textPart(model), u32(docNo)),
   docNoById: (id: string) => key(space.docNoById, textPart(id)),

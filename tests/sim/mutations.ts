@@ -243,7 +243,9 @@ export const mutations: readonly Mutation[] = [
     copies: 3,
     focus: ['holder left behind'],
     by: ['linearizability'],
-    edits: [edit('replication/copies', 'if (others.length - statuses.length > UNHEARD_MAX)', 'if (false)')],
+    edits: [
+      edit('replication/copies', 'if (!(await this.#isHeard(tenant, lost, silent, statuses)))\n', 'if (false)\n'),
+    ],
   },
   {
     name: 'stream not known again',

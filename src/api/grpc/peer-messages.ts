@@ -38,6 +38,8 @@ export const statusMessage = (status: CopyStatus | undefined): Message =>
         parked: status.parked.entries,
         parked_mark: status.parked.mark,
         known: vectorMessage(status.known),
+        streams: status.streams,
+        ...(status.lost === undefined ? {} : { lost: status.lost }),
       }
     : {}
 
@@ -57,5 +59,7 @@ export function statusOf(message: Message): CopyStatus | undefined {
     late: Number(message.late ?? 0),
     skipped: Number(message.skipped ?? 0),
     parked: { entries: Number(message.parked ?? 0), mark: String(message.parked_mark ?? '') },
+    streams: (message.streams as string[] | undefined) ?? [],
+    lost: message.lost === undefined || message.lost === null ? undefined : String(message.lost),
   }
 }

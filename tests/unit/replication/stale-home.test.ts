@@ -152,3 +152,34 @@ describe('a copy whose process was killed before the position in its stream was 
     expect(await decide(small, 'n3', first, 'second')).toMatch(/^0/)
   })
 })
+
+describe.each([
+  ['n1', 'n2'],
+  ['n2', 'n1'],
+])('a copy that %s has made anew on an empty disk after the streams were lost', (remade, away) => {
+  it(`has nothing to say of what was in them, nor has who was left behind, while ${away} is away`, async () => {
+    const { small, start, first } = await leftBehind({ restarted: false })
+    small.cluster.node(remade)!.loseDisk()
+    small.cluster.node(remade)!.start()
+    await small.until('there is a copy again', () => small.isCurrent(remade))
+    for (let n = 0; n < 20; n++) {
+      for (const node of ['n3', remade])
+        expect(await decide(small, node, start, 'second')).toMatch(/UNAVAILABLE|UNKNOWN|BUSY/)
+      await small.world.run(1000)
+    }
+    await comesBack(small, away)
+    expect(await decide(small, 'n3', start, 'second')).toBe('PRECONDITION_FAILED')
+    const next = await decide(small, remade, first, 'second')
+    expect(next).toMatch(/^0/)
+    // Nobody is missed any more: the copy that was made anew can take the home over alone.
+    await small.world.run(8000)
+    for (const node of [away, 'n3']) small.process(node).kill()
+    await small.world.run(8000)
+    let third = ''
+    for (let n = 0; n < 30 && !/^0/.test(third); n++) {
+      third = await decide(small, remade, next, 'third')
+      await small.world.run(1000)
+    }
+    expect(third).toMatch(/^0/)
+  })
+})
