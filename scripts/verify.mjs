@@ -1,5 +1,5 @@
-// npm run verify: types, format and lint, import boundaries, generated docs. Says what it checks; stops at the first that fails.
-import { spawnSync } from 'node:child_process'
+// npm run verify: types, format and lint, import boundaries, generated docs. Says what it checks, and which of it failed.
+import { spawn } from 'node:child_process'
 import { root, setup } from './setup.mjs'
 
 await setup()
@@ -20,8 +20,19 @@ const checks = {
   ],
   'generated docs': ['scripts/docs.mjs', '--check'],
 }
-for (const [name, command] of Object.entries(checks)) {
-  const { status } = spawnSync(process.execPath, command, { cwd: root, stdio: ['ignore', 'inherit', 'inherit'] })
-  console.log(`${status === 0 ? '✓' : '✗'} ${name}`)
-  if (status !== 0) process.exit(1)
+const run = ([name, command]) =>
+  new Promise(resolve => {
+    const child = spawn(process.execPath, command, { cwd: root, stdio: ['ignore', 'pipe', 'pipe'] })
+    let output = ''
+    for (const stream of [child.stdout, child.stderr]) stream.setEncoding('utf8').on('data', text => (output += text))
+    child.once('close', status => resolve({ name, output, hasPassed: status === 0 }))
+  })
+
+// Side by side; said in their order, whichever is done first.
+const runs = Object.entries(checks).map(run)
+for (const running of runs) {
+  const { name, output, hasPassed } = await running
+  process.stdout.write(output)
+  console.log(`${hasPassed ? '✓' : '✗'} ${name}`)
+  if (!hasPassed) process.exitCode = 1
 }
