@@ -62,7 +62,7 @@ export const workers: Scenario = {
       const { api, gateway } = topology.cluster.addresses
       verdict.check('there is no worker at first', topology.workers.present === 0)
       // The HPA looks every 15 s: by then most of the jobs must still be there.
-      const files = documents(JOBS, context.speed < 10 ? 300 : 80)
+      const files = documents(JOBS, context.speed < 10 ? 300 : 30)
       const ids = await Promise.all(files.map(file => upload(gateway, 'jobs', file)))
       let most = 0
       const watch = setInterval(() => {
