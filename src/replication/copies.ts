@@ -5,7 +5,6 @@ import type { Logger } from '../base/logger.ts'
 import { Semaphore } from '../base/semaphore.ts'
 import type { Time } from '../base/time.ts'
 import { sameVector } from '../clock/vector.ts'
-import { keys } from '../storage/keys.ts'
 import { DatabaseDamaged } from '../storage/kv.ts'
 import type { TenantPool } from '../tenant/pool.ts'
 import { scanDatabase } from '../tenant/scan.ts'
@@ -18,7 +17,7 @@ import { readSkipped } from './export.ts'
 import type { Follower } from './follower.ts'
 import { Holes } from './holes.ts'
 import { countLate, moveLate } from './late.ts'
-import { addStreams, noteInherited, noteLost, readLost, readStreams } from './lived.ts'
+import { Losses } from './losses.ts'
 import { handOnParked, summarizeParked } from './parked.ts'
 import type { CopyState, CopyStatus, PeerHandlers, PeerPort } from './peer.ts'
 import { activeHolders, completeHolders, holderOf, type Placement, PUT_BACK } from './placement.ts'
@@ -77,11 +76,6 @@ interface Copy {
 const isNobodyElses = (placement: Placement, node: string): boolean =>
   placement.covered === undefined && activeHolders(placement).every(holder => holder.node === node)
 
-/** Whether the copy, or the complete one from which it was made, had read the stream of which another may have missed something, so that what is on its disk is evidence of what was there. */
-const isWitness = (streams: readonly string[], lost: string): boolean => lost === '' || streams.includes(lost)
-
-/** Holders that were complete once and need not be heard of: a write that is *replicated* is on two of them. */
-const UNHEARD_MAX = 1
 /** Copies that are being made or checked at once, and those of them that have failed before. */
 const TASKS_MAX = 4
 const RETRIES_MAX = 2
@@ -106,6 +100,7 @@ export class Copies {
   readonly #stop = new AbortController()
   readonly #reconciler: Reconciler
   readonly #holes: Holes
+  readonly #losses: Losses
   readonly #creating = new Set<TenantId>()
 
   constructor(options: CopiesOptions) {
@@ -113,6 +108,12 @@ export class Copies {
     // Every copy that is worked on waits with it.
     setMaxListeners(0, this.#stop.signal)
     this.#reconciler = options.reconciler
+    this.#losses = new Losses({
+      ...options,
+      reconciler: this.#reconciler,
+      isCurrent: tenant => this.isCurrent(tenant),
+      takeFrom: (tenant, status) => this.#takeFrom(tenant, status),
+    })
     this.#holes = new Holes({
       ...options,
       signal: this.#stop.signal,
@@ -577,7 +578,7 @@ export class Copies {
         await this.#reconciler.reconcile(tenant, source)
       // In no stream any more, perhaps, and in no vector yet.
       if (status) await this.#reconciler.takeParked(tenant, status)
-      lost = await this.#inherit(tenant, placement, status)
+      lost = await this.#losses.inherit(tenant, placement, status)
     }
     await store.made(tenant)
     const { incarnation } = placement
@@ -595,23 +596,14 @@ export class Copies {
     return true
   }
 
-  /**
-   * The copy has all that the one had, by its `status`, from which it was made: also what that one may have missed of its stream, and then its word counts no more for what was there. Nobody has found out about a stream that the other
-   * has not read yet. The stream that it may have missed something of.
-   */
-  async #inherit(tenant: TenantId, placement: Placement, status: CopyStatus | undefined): Promise<string | undefined> {
-    const { pool, follower } = this.#options
-    const read = await follower.lastRead(tenant)
-    const streams = status?.streams ?? []
-    const last = streams.at(-1)
-    const isSame = last === undefined || last === read || (read === '' && (await this.#hasReaped(tenant, placement)))
-    const lost = status ? (status.lost ?? (isSame ? undefined : last)) : ''
-    await pool.use(tenant, async open => {
-      if (lost !== undefined) return noteInherited(open, lost)
-      await open.change(async staging => staging.del(keys.meta('missed')))
-      await addStreams(open, ...streams, ...(read === '' ? [] : [read]))
-    })
-    return lost
+  /** As {@link Losses.isVouchedFor}; a copy that has waited for the others for long enough answers for itself. */
+  async isVouchedFor(tenant: TenantId, placement: Placement): Promise<boolean> {
+    return this.#copies.get(tenant)?.isUnvouched === true || this.#losses.isVouchedFor(tenant, placement)
+  }
+
+  /** As {@link Losses.settle}. */
+  settleLoss(tenant: TenantId): Promise<boolean> {
+    return this.#losses.settle(tenant)
   }
 
   async #verify(tenant: TenantId, copy: Copy): Promise<boolean> {
@@ -670,7 +662,7 @@ export class Copies {
     let hasRead = true
     let mayHaveMissed = true
     try {
-      mayHaveMissed = await this.#mayHaveMissed(tenant, placement)
+      mayHaveMissed = await this.#losses.mayHaveMissed(tenant, placement)
       if (!(await follower.readToEnd(tenant)))
         throw new PercolateError('TENANT_UNAVAILABLE', 'The stream has not been read to its end yet.')
     } catch (error) {
@@ -683,7 +675,7 @@ export class Copies {
     // The reader may have noted a loss since it was asked. One that comes from here on is not among what the others are asked for now.
     const loss = follower.lossOf(tenant)?.number ?? 0
     mayHaveMissed ||= loss > 0
-    const missed = await this.#lost(tenant)
+    const missed = await this.#losses.streamOf(tenant)
     const after = await this.#reconciler.statuses(tenant, peers, placement)
     for (const status of after) {
       await this.#takeFrom(tenant, status)
@@ -710,9 +702,9 @@ export class Copies {
         copy,
         placement.incarnation,
         unheard,
-        await this.#isHeard(tenant, missed, unheard.length, after),
+        await this.#losses.isHeard(tenant, missed, unheard.length, after),
       )
-    if (mayHaveMissed) await this.#unnoteMissed(tenant, loss)
+    if (mayHaveMissed) await this.#losses.settled(tenant, loss)
     if (placement.covered && !(await this.#reconciler.covers(tenant, new Map(Object.entries(placement.covered)))))
       throw new PercolateError(
         'TENANT_UNAVAILABLE',
@@ -742,81 +734,6 @@ export class Copies {
       return false
     }
     return this.#becomeCurrent(tenant, copy, local.incarnation, loss)
-  }
-
-  /**
-   * Whether the copy, which has read its stream to its end, has all that the home before could decide on. When that stream may have lost something (all servers lost their stores), its end is no evidence: then all holders that were complete once (also
-   * those that are ordered to go) but one have to be heard, this one among them, since a *replicated* write is on two of them; what they have is taken over. One whose copy was made since, from one that may lack the same, has nothing to say of what was
-   lost: while others are silent it counts as one of them. False: not now. Throws when the servers or a holder fail.
-   */
-  async isVouchedFor(tenant: TenantId, placement: Placement): Promise<boolean> {
-    const { node, follower } = this.#options
-    if (this.#copies.get(tenant)?.isUnvouched) return true
-    if (!(await follower.mayBeCut(tenant, await this.#hasReaped(tenant, placement)))) return true
-    const others = completeHolders(placement).flatMap(holder => (holder.node === node ? [] : [holder.node]))
-    const loss = follower.lossOf(tenant)?.number ?? 0
-    const lost = await this.#lost(tenant)
-    const statuses = await this.#reconciler.statuses(tenant, others, placement)
-    const silent = others.length - statuses.length
-    if (!(await this.#isHeard(tenant, lost, silent, statuses))) return false
-    for (const status of statuses) await this.#takeFrom(tenant, status)
-    for (const { vector } of statuses) if (!(await this.#reconciler.covers(tenant, vector))) return false
-    if (silent === 0 && this.isCurrent(tenant)) {
-      follower.hadMissed(tenant, loss)
-      await this.#unnoteMissed(tenant, loss)
-    }
-    return true
-  }
-
-  /**
-   * Whether a *replicated* write of the stream that was lost is here, or on one of those that answered, while `silent` other holders don't: all holders but one, of the two that have it, were there. When nobody is silent, nobody else can ever
-   * be asked.
-   */
-  async #isHeard(tenant: TenantId, lost: string, silent: number, answers: readonly CopyStatus[]): Promise<boolean> {
-    const own = (await this.#options.pool.use(tenant, readStreams)) ?? []
-    const voiceless = [own, ...answers.map(({ streams }) => streams)].filter(
-      streams => !isWitness(streams, lost),
-    ).length
-    return silent === 0 || silent + voiceless <= UNHEARD_MAX
-  }
-
-  /** Makes up for what the copy may have missed of its stream, if all others answer now; whether nothing is open any more. */
-  async settleLoss(tenant: TenantId): Promise<boolean> {
-    const { follower, directory } = this.#options
-    const placement = directory.placement(tenant)
-    if (placement && follower.lossOf(tenant)) await this.isVouchedFor(tenant, placement)
-    return follower.lossOf(tenant) === undefined
-  }
-
-  /** The copy has what it missed up to that loss. What was noted of a later one stays. */
-  async #unnoteMissed(tenant: TenantId, loss: number): Promise<void> {
-    const { pool, follower } = this.#options
-    await pool.use(tenant, open =>
-      open.change(async staging => {
-        if ((follower.lossOf(tenant)?.number ?? 0) <= loss) staging.del(keys.meta('missed'))
-      }),
-    )
-  }
-
-  /** Whether the stream may have had entries that are gone from it, and that this copy never got. Written down, since its position in the stream moves on. */
-  async #mayHaveMissed(tenant: TenantId, placement: Placement): Promise<boolean> {
-    const { pool, follower } = this.#options
-    if ((await pool.use(tenant, readLost)) !== undefined) return true
-    if (!(await follower.mayHaveMissed(tenant, await this.#hasReaped(tenant, placement)))) return false
-    const lost = await this.#lost(tenant)
-    await pool.use(tenant, open => noteLost(open, lost))
-    return true
-  }
-
-  /** The stream of which the copy may have missed something; empty: not known which. */
-  async #lost(tenant: TenantId): Promise<string> {
-    const { pool, follower } = this.#options
-    return follower.lossOf(tenant)?.stream ?? (await pool.use(tenant, readLost)) ?? follower.lastRead(tenant)
-  }
-
-  /** Whether the copy has what was noted of a stream that was deleted since all holders had read it. */
-  async #hasReaped(tenant: TenantId, { covered }: Placement): Promise<boolean> {
-    return covered !== undefined && (await this.#reconciler.covers(tenant, new Map(Object.entries(covered))))
   }
 
   /**

@@ -243,9 +243,7 @@ export const mutations: readonly Mutation[] = [
     copies: 3,
     focus: ['holder left behind'],
     by: ['linearizability'],
-    edits: [
-      edit('replication/copies', 'if (!(await this.#isHeard(tenant, lost, silent, statuses)))\n', 'if (false)\n'),
-    ],
+    edits: [edit('replication/losses', 'if (!(await this.isHeard(tenant, lost, silent, statuses)))\n', 'if (false)\n')],
   },
   {
     name: 'stream not known again',
