@@ -49,6 +49,11 @@ describe('the simulated cluster', () => {
     },
   )
 
+  it.each([1, 2, 3, 4])('decides nothing twice when one of three holders is left behind (seed %i)', async seed => {
+    const focus = ['holder left behind'] as const
+    expect((await simulate({ seed, wide: true, copies: 3, focus })).violations).toEqual([])
+  })
+
   it.each(FAILED_ONCE.map(seed => [seed]))('seed %i, which failed once, passes', async seed => {
     expect((await simulate({ seed })).violations).toEqual([])
   })
@@ -64,7 +69,7 @@ describe('the simulated cluster', () => {
   })
 
   it.each(FAILED_SHAKEN)('seed %i in schedule %i, which failed once, passes', async (seed, shake) => {
-    expect((await simulate({ seed, shake, wide: true })).violations).toEqual([])
+    expect((await simulate({ seed, shake, wide: true, copies: 2 })).violations).toEqual([])
   })
 
   it('keeps its promises through thousands of faulty lives', { timeout: (SECONDS + 120) * 1000 }, async () => {
