@@ -15,6 +15,7 @@ import { HeldJobs, type PulledJob } from './held-jobs.ts'
 import { ingest, type ParseLimits } from './ingest.ts'
 import type { ParserPool } from './parse/pool.ts'
 import type { JobProgress } from './progress.ts'
+import { JobPuller } from './puller.ts'
 import { describeStanding, type IngestTrace, newTrace, takeBack } from './take-back.ts'
 
 export interface RunnerOptions {
@@ -34,7 +35,6 @@ export interface RunnerOptions {
   readonly parseLimits: ParseLimits
 }
 
-const FETCH_WAIT_MS = 5000
 const RELEASE_MS_MAX = 30_000
 const AWAY_MS = 1000
 /** Jobs that are pulled ahead: enough to keep the slots busy, few enough to leave work for other workers. */
@@ -63,6 +63,7 @@ export class JobRunner {
   readonly #stop = new AbortController()
   /** Ends running jobs when the drain has taken too long. */
   readonly #interrupt = new AbortController()
+  readonly #puller: JobPuller
   readonly #held = new HeldJobs({ max: HELD_MAX, perTenantMax: HELD_PER_TENANT_MAX })
   readonly #running = new Map<Delivery, RunningJob>()
   #wake = () => {}
@@ -73,11 +74,13 @@ export class JobRunner {
 
   constructor(options: RunnerOptions) {
     this.#options = options
+    this.#puller = new JobPuller(options.jobs, options.time)
   }
 
   addMetrics(metrics: Metrics): void {
     metrics.gauge('percolate_jobs_running', 'Jobs that this worker runs now', () => this.#running.size)
     metrics.gauge('percolate_jobs_held', 'Jobs that this worker has pulled and not started yet', () => this.#held.size)
+    this.#puller.addMetrics(metrics)
     metrics.gauge(
       'percolate_parsers_idle',
       'Parser processes that wait for a document',
@@ -132,19 +135,21 @@ export class JobRunner {
   }
 
   async #pull(): Promise<void> {
-    const { jobs, time, logger, concurrency } = this.#options
+    const { time, logger, concurrency } = this.#options
     for (let failures = 0; !this.#stop.signal.aborted; ) {
       this.#startHeld()
       if (this.#running.size >= concurrency || this.#held.room <= 0) {
+        this.#puller.rest()
         await new Promise<void>(resolve => {
           this.#wake = resolve
         })
         continue
       }
       try {
-        const deliveries = await jobs.fetch(this.#held.room, FETCH_WAIT_MS, this.#stop.signal)
+        const deliveries = await this.#puller.pull(this.#held.room, this.#stop.signal)
+        if (failures > 0) logger.info({ failures }, 'jobs are pulled again')
         failures = 0
-        for (const delivery of deliveries) await this.#take(delivery)
+        for (const delivery of deliveries) await this.#take(delivery).catch(error => this.#giveBack(delivery, error))
       } catch (error) {
         if (this.#stop.signal.aborted) return
         if (failures++ % 30 === 0) logger.warn({ reason: errorMessage(error) }, 'cannot pull jobs; trying on')
@@ -190,17 +195,19 @@ export class JobRunner {
     const { delivery, job } = pulled
     const stop = new AbortController()
     const done = this.#run(delivery, job, AbortSignal.any([stop.signal, this.#interrupt.signal]))
-      .catch(error => {
-        // The record or the stream can't be reached: the message comes again.
-        this.#options.logger.warn({ job: job.job_id, reason: errorMessage(error) }, 'job given back')
-        delivery.release(AWAY_MS)
-      })
+      .catch(error => this.#giveBack(delivery, error, job.job_id))
       .finally(() => {
         this.#running.delete(delivery)
         this.#startHeld()
         this.#wake()
       })
     this.#running.set(delivery, { pulled, stop, done })
+  }
+
+  /** The record or the stream can't be reached: the message comes again. */
+  #giveBack(delivery: Delivery, error: unknown, job = `message-${delivery.sequence}`): void {
+    this.#options.logger.warn({ job, reason: errorMessage(error) }, 'job given back')
+    delivery.release(AWAY_MS)
   }
 
   /** Stops a running job whose record says that it was cancelled. */

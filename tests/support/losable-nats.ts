@@ -9,6 +9,8 @@ import { connectNats } from './running.ts'
 export interface LosableNats extends EmbeddedNats {
   /** SIGKILL, and everything that it kept is gone. */
   loseStore(): Promise<void>
+  /** SIGKILL; its store stays. */
+  kill(): Promise<void>
   /** Starts it again; resolves when JetStream answers. */
   start(): Promise<void>
 }
@@ -49,6 +51,7 @@ export async function startLosableNats(folder: string): Promise<LosableNats> {
     get pid() {
       return program.pid ?? 0
     },
+    kill: () => program.signal('SIGKILL'),
     loseStore: async () => {
       await program.signal('SIGKILL')
       await rm(store, { recursive: true, force: true })

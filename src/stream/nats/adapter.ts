@@ -9,7 +9,6 @@ import {
   DiscardPolicy,
   type JetStreamClient,
   type JetStreamManager,
-  type JsMsg,
   type KV,
   type NatsConnection,
   nanos,
@@ -34,6 +33,7 @@ import type {
   StreamSpec,
   StreamStorage,
 } from '../port.ts'
+import { pull } from './pull.ts'
 
 export interface NatsOptions {
   /** `nats://user:password@host:port`, several separated by commas. */
@@ -65,6 +65,9 @@ const CONSUME_EXPIRES_MS = 30_000
 const OPEN_MS_MAX = 10_000
 /** How long the end of reading waits for its consumer to be deleted; the server would do it after five idle minutes. */
 const DISPOSE_MS_MAX = 1000
+
+/** Records of a listing that are asked for at once. */
+const LIST_TOGETHER = 256
 
 interface Opened {
   readonly consumer: Consumer
@@ -320,27 +323,21 @@ export class NatsStream implements StreamPort {
     options: { max: number; waitMs: number; signal?: AbortSignal },
   ): Promise<Delivery[]> {
     const { max, waitMs, signal } = options
-    return this.#call(async ({ jetstream }) => {
-      const deliveries: Delivery[] = []
-      const take = async (batch: AsyncIterable<JsMsg>) => {
-        for await (const message of batch) {
-          if (signal?.aborted) message.nak()
-          else deliveries.push(toDelivery(message))
-        }
-      }
+    return this.#call(async ({ connection }) => {
+      const request = { stream, consumer, silenceMs: this.#options.requestTimeoutMs, signal }
       // A request for several would be answered when all are there: one is waited for, and then those that wait already are taken.
-      const source = await jetstream.consumers.get(stream, consumer)
-      const first = await source.fetch({ max_messages: 1, expires: Math.max(1000, waitMs) })
-      const stop = () => void first.close()
-      signal?.addEventListener('abort', stop, { once: true })
-      try {
-        await take(first)
-      } finally {
-        signal?.removeEventListener('abort', stop)
+      const first = await pull(connection, { ...request, max: 1, waitMs: Math.max(1000, waitMs) })
+      const deliveries = [...first.deliveries]
+      if (deliveries.length === 0 && !signal?.aborted) {
+        if (first.end === undefined) throw unavailable('did not answer a request for messages')
+        if (first.end !== 'complete') throw first.end
       }
+      // How this one ends is no matter: whoever comes next asks again.
       if (deliveries.length > 0 && max > 1 && !signal?.aborted)
-        await take(jetstream.fetch(stream, consumer, { batch: max - 1, no_wait: true }))
-      return deliveries
+        deliveries.push(...(await pull(connection, { ...request, max: max - 1, waitMs: 0 })).deliveries)
+      if (!signal?.aborted) return deliveries
+      for (const delivery of deliveries) delivery.release(0)
+      return []
     })
   }
 
@@ -539,15 +536,19 @@ class NatsBucket implements KvBucket {
     return this.#call(() => this.#kv.purge(key))
   }
 
+  /** The stream says by itself which keys it has: one question, one answer. The client would have them delivered, and wait for as long as the last one is missing. */
   list(filter: string, max: number): Promise<KvRecord[]> {
-    return this.#call(async () => {
-      const keys: string[] = []
-      for await (const key of await this.#kv.keys(filter)) {
-        keys.push(key)
-        if (keys.length >= max) break
+    return this.#call(async ({ manager }) => {
+      const prefix = `$KV.${this.#name}.`
+      const { state } = await manager.streams.info(`KV_${this.#name}`, { subjects_filter: `${prefix}${filter}` })
+      const keys = Object.keys(state.subjects ?? {}).map(subject => subject.slice(prefix.length))
+      const records: KvRecord[] = []
+      // Of those that were deleted the mark is left for a while.
+      for (let at = 0; at < keys.length && records.length < max; at += LIST_TOGETHER) {
+        const some = await Promise.all(keys.slice(at, at + LIST_TOGETHER).map(key => this.get(key)))
+        records.push(...some.flatMap(record => record ?? []))
       }
-      const records = await Promise.all(keys.map(key => this.get(key)))
-      return records.flatMap(record => record ?? [])
+      return records.slice(0, max)
     })
   }
 }
@@ -563,19 +564,6 @@ export function handleResets(consumer: object): void {
     const done = reset(...args)
     done.catch(() => {})
     return done
-  }
-}
-
-function toDelivery(message: JsMsg): Delivery {
-  return {
-    data: Buffer.from(message.data),
-    sequence: message.seq,
-    deliveries: message.info.redeliveryCount,
-    ack: async () => {
-      if (!(await message.ackAck())) throw unavailable('did not confirm an acknowledgement')
-    },
-    release: delayMs => message.nak(delayMs),
-    working: () => message.working(),
   }
 }
 
