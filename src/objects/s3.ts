@@ -20,7 +20,13 @@ export interface S3Options {
   readonly bucket: string
   readonly accessKey: string
   readonly secretKey: string
+  /** As {@link SILENCE_MS_MAX}, which it defaults to. */
+  readonly silenceMsMax?: number
 }
+
+/** An attempt at a request, or the body of an answer, is given up when nothing was sent or came for so long: a job whose document never comes would hold its slot for ever. */
+const SILENCE_MS_MAX = 30_000
+const CONNECT_MS_MAX = 10_000
 
 /** S3's smallest part. One in flight and one filling: 10 MiB an upload, whatever its size. */
 export const PART_BYTES = 5 * 1024 * 1024
@@ -38,6 +44,10 @@ export class S3ObjectStore implements ObjectStore {
       forcePathStyle: true,
       credentials: { accessKeyId: options.accessKey, secretAccessKey: options.secretKey },
       maxAttempts: 3,
+      requestHandler: {
+        connectionTimeout: CONNECT_MS_MAX,
+        socketTimeout: options.silenceMsMax ?? SILENCE_MS_MAX,
+      },
     })
   }
 
