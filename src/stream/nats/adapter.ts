@@ -72,10 +72,13 @@ const LIST_TOGETHER = 256
 interface Opened {
   readonly consumer: Consumer
   readonly messages: ConsumerMessages
+  readonly resets: Resets
 }
 
-async function dispose({ consumer, messages }: Opened): Promise<void> {
+async function dispose({ consumer, messages, resets }: Opened): Promise<void> {
+  const ended = resets.end()
   await messages.close().catch(() => {})
+  await ended
   await consumer.delete().catch(() => {})
 }
 
@@ -219,9 +222,9 @@ export class NatsStream implements StreamPort {
       const consumer = await jetstream.consumers.get(stream, { opt_start_seq: Math.max(1, fromSequence) })
       // The client would try thirty times, half a minute apart, whether anybody still waits or not; readers try again by themselves, and sooner.
       Object.assign(consumer, { maxInitialReset: 0 })
-      handleResets(consumer)
+      const resets = handleResets(consumer)
       const ahead = { max_messages: CONSUME_AHEAD, expires: CONSUME_EXPIRES_MS, abort_on_missing_resource: true }
-      return { consumer, messages: await consumer.consume(ahead) }
+      return { consumer, messages: await consumer.consume(ahead), resets }
     })
     let giveUp = () => {}
     const givenUp = new Promise<never>((_, reject) => {
@@ -553,17 +556,37 @@ class NatsBucket implements KvBucket {
   }
 }
 
+interface Resets {
+  /** From now on nothing is made anew; resolves when what was being made is at rest, for as long as that takes. */
+  end(): Promise<void>
+}
+
 /**
- * An ordered consumer makes itself anew by a `reset` that nobody waits for. When its stream is gone that rejects, beside ending the iteration: unhandled, it would end the process. It is not
- * in the client's interface; `stream.nats.test.ts` tells when that changes.
+ * An ordered consumer makes itself anew by a `reset` that nobody waits for. When its stream is gone that rejects, beside ending the iteration: unhandled, it would end the process. And when what makes it
+ * begin ends the iteration too (its consumer went with a server that was restarted), it goes on all the same: the new consumer would be asked for messages for nobody, as long as the process lives. It
+ * is not in the client's interface; `stream.nats.test.ts` and `readers.nats.test.ts` tell when that changes.
  */
-export function handleResets(consumer: object): void {
-  const inner = consumer as { reset(...args: unknown[]): Promise<void> }
+export function handleResets(consumer: object): Resets {
+  const inner = consumer as {
+    reset(...args: unknown[]): Promise<void>
+    iter: { src?: { stop(): void } } | null
+  }
   const reset = inner.reset.bind(consumer)
+  let isOver = false
+  let last = Promise.resolve()
   inner.reset = (...args) => {
+    if (isOver) return Promise.resolve()
     const done = reset(...args)
-    done.catch(() => {})
+    const settled = done.catch(() => {})
+    last = last.then(() => settled)
     return done
+  }
+  return {
+    end: async () => {
+      isOver = true
+      await last
+      inner.iter?.src?.stop()
+    },
   }
 }
 
