@@ -26,7 +26,7 @@ export class JobPuller {
     metrics.gauge(
       'percolate_jobs_unanswered_seconds',
       'For how long the queue has not answered while this worker asks it for jobs; an empty queue answers every 5 s',
-      () => (this.#askedAt === undefined ? 0 : (this.#time.now() - this.#askedAt) / 1000),
+      () => (this.#askedAt === undefined ? 0 : (this.#time.monotonic() - this.#askedAt) / 1000),
     )
     this.#failed = metrics.counter(
       'percolate_job_pulls_failed_total',
@@ -44,7 +44,7 @@ export class JobPuller {
    * back. STREAM_UNAVAILABLE: the queue does not answer.
    */
   async pull(max: number, signal: AbortSignal): Promise<Delivery[]> {
-    this.#askedAt ??= this.#time.now()
+    this.#askedAt ??= this.#time.monotonic()
     const ended = new AbortController()
     const end = () => ended.abort()
     signal.addEventListener('abort', end, { once: true })
