@@ -148,6 +148,9 @@ export class PercolateClient {
       if (value !== undefined) url.searchParams.set(name, String(value))
     let response: Response
     let text: string
+    const timeout = AbortSignal.timeout(this.#options.timeoutMs ?? 30_000)
+    // One without a listener of its own is collected as garbage by Node 20, and never fires (https://github.com/nodejs/node/issues/57736).
+    timeout.addEventListener('abort', () => {}, { once: true })
     try {
       response = await fetch(url, {
         method,
@@ -160,10 +163,7 @@ export class PercolateClient {
           ...(options.ifNoneMatch === undefined ? {} : { 'if-none-match': options.ifNoneMatch }),
         },
         ...(options.body === undefined ? {} : { body: JSON.stringify(options.body) }),
-        signal: AbortSignal.any([
-          AbortSignal.timeout(this.#options.timeoutMs ?? 30_000),
-          ...(options.signal ? [options.signal] : []),
-        ]),
+        signal: options.signal ? AbortSignal.any([timeout, options.signal]) : timeout,
       })
       text = await response.text()
     } catch (cause) {

@@ -9,6 +9,7 @@ import { checkId, derivedId, type TenantId } from '../src/base/ids.ts'
 import { CATEGORY_BYTES_MAX, METADATA_BYTES_MAX, NAME_BYTES_MAX, URI_BYTES_MAX } from '../src/base/limits.ts'
 import type { Logger } from '../src/base/logger.ts'
 import type { Time } from '../src/base/time.ts'
+import { timeoutSignal } from '../src/base/timeout.ts'
 import { formatClock } from '../src/clock/hlc.ts'
 import type { Jobs } from '../src/jobs/jobs.ts'
 import type { JobRecord } from '../src/jobs/model.ts'
@@ -139,7 +140,7 @@ async function storeFile(
 }
 
 async function placeFor({ places }: UploadOptions, tenant: TenantId, signal: AbortSignal): Promise<() => void> {
-  const timeout = AbortSignal.timeout(PLACE_WAIT_MS_MAX)
+  const timeout = timeoutSignal(PLACE_WAIT_MS_MAX)
   try {
     return await places.acquire(tenant, AbortSignal.any([signal, timeout]))
   } catch (error) {

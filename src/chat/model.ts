@@ -1,5 +1,6 @@
 import { createParser } from 'eventsource-parser'
 import { PercolateError } from '../base/errors.ts'
+import { timeoutSignal } from '../base/timeout.ts'
 
 export interface ChatModelOptions {
   readonly url: string
@@ -50,7 +51,7 @@ export class ChatModel {
           ...(apiKey === undefined ? {} : { authorization: `Bearer ${apiKey}` }),
         },
         body: JSON.stringify(body),
-        signal: AbortSignal.any([signal, AbortSignal.timeout(timeoutMs)]),
+        signal: AbortSignal.any([signal, timeoutSignal(timeoutMs)]),
       })
     } catch (cause) {
       throw new PercolateError('CHAT_UNAVAILABLE', 'The chat model does not answer.', { cause })

@@ -4,6 +4,7 @@ import { PercolateError } from '../base/errors.ts'
 import { DIMENSIONS_MAX } from '../base/limits.ts'
 import { retry } from '../base/retry.ts'
 import type { Time } from '../base/time.ts'
+import { timeoutSignal } from '../base/timeout.ts'
 import type { Embedder } from './port.ts'
 
 export interface OpenAiEmbedderOptions {
@@ -85,7 +86,7 @@ export class OpenAiEmbedder implements Embedder {
           encoding_format: 'float',
           ...(dimensions === undefined ? {} : { dimensions }),
         }),
-        signal: AbortSignal.any([AbortSignal.timeout(timeoutMs), ...(signal ? [signal] : [])]),
+        signal: AbortSignal.any([timeoutSignal(timeoutMs), ...(signal ? [signal] : [])]),
       })
       body = response.ok ? await response.json() : await response.arrayBuffer()
     } catch (cause) {
