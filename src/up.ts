@@ -17,6 +17,8 @@ import { objectReserveBytes, startEmbeddedS3 } from './objects/embedded/server.t
 import type { ObjectStore } from './objects/port.ts'
 import { S3ObjectStore } from './objects/s3.ts'
 import { NatsStream } from './stream/nats/adapter.ts'
+import { streamDisk } from './stream/nats/disk.ts'
+import { jetStreamHealth } from './stream/nats/health.ts'
 import { startEmbeddedNats } from './stream/nats/server.ts'
 import { addNatsMetrics, JetStreamWatch } from './stream/nats/watch.ts'
 import { DataDir } from './tenant/data-dir.ts'
@@ -150,9 +152,8 @@ async function natsOf(
   lifecycle.add('nats-server', () => server.stop())
   let restarted = () => {}
   const watch = new JetStreamWatch({
-    folder,
-    monitorUrl: () => server.monitorUrl,
-    reserveBytes: config.diskReserveBytes,
+    disk: streamDisk(folder, config.diskReserveBytes, time),
+    health: jetStreamHealth(() => server.monitorUrl),
     time,
     restart: () => server.restart(),
     say: text => logger.warn({ part: 'nats' }, text),
