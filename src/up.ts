@@ -153,7 +153,7 @@ async function natsOf(
   let restarted = () => {}
   const watch = new JetStreamWatch({
     disk: streamDisk(folder, config.diskReserveBytes, time),
-    health: jetStreamHealth(() => server.monitorUrl),
+    health: jetStreamHealth(() => server.monitorUrl, time),
     time,
     restart: () => server.restart(),
     say: text => logger.warn({ part: 'nats' }, text),

@@ -19,7 +19,7 @@ export function watchNats(
     const program = cluster.program(name)
     return new JetStreamWatch({
       disk: streamDisk(join(cluster.options.dataDir, name), reserveBytes, time),
-      health: jetStreamHealth(() => `http://${at}`),
+      health: jetStreamHealth(() => `http://${at}`, time),
       turns,
       time,
       say: text => say(`${name}: ${text}`),

@@ -1,3 +1,5 @@
+import type { Time } from '../../base/time.ts'
+
 /**
  * What a nats-server says about its JetStream. `well`: it answered for each of its streams. `off`: it says itself that a write failed, or that JetStream is off. `silent`: it answers for itself, before and after the
  * question, and not for its streams. `unknown`: it does not answer at all (paused, gone), is not ready yet, or says something else (no leader, no quorum, catching up).
@@ -25,14 +27,22 @@ const SELF = '/healthz?js-enabled-only=true'
 const STREAMS = '/jsz?accounts=true&streams=true'
 
 /** `monitorUrl` is asked for at each question: a restarted server may listen elsewhere. */
-export function jetStreamHealth(monitorUrl: () => string): JetStreamHealth {
+export function jetStreamHealth(monitorUrl: () => string, time: Time): JetStreamHealth {
   const get = async (path: string, msMax: number, stop: AbortSignal) => {
+    // Not AbortSignal.any with AbortSignal.timeout: Node 20 collects that timeout as garbage, and the question is never given up.
+    const request = new AbortController()
+    const end = () => request.abort()
+    stop.addEventListener('abort', end, { once: true })
+    if (stop.aborted) end()
+    void time.sleep(msMax, { signal: request.signal, ref: false }).then(end, () => {})
     try {
-      const signal = AbortSignal.any([stop, AbortSignal.timeout(msMax)])
-      const answer = await fetch(`${monitorUrl()}${path}`, { signal })
+      const answer = await fetch(`${monitorUrl()}${path}`, { signal: request.signal })
       return { status: answer.status, text: await answer.text() }
     } catch {
       return undefined
+    } finally {
+      stop.removeEventListener('abort', end)
+      end()
     }
   }
   const answers = async (signal: AbortSignal) => (await get(SELF, SELF_MS_MAX, signal))?.status === 200
