@@ -121,6 +121,8 @@ export class JetStreamWatch {
       this.#well = 0
       return
     }
+    // Whoever starts what has ended may have done so meanwhile.
+    if (this.#isDown && (await this.#options.health.answers(this.#stop.signal))) this.#isDown = false
     const reason = this.#isDown ? 'it did not start' : await this.#judge()
     if (reason !== undefined) await this.#restart(reason)
   }
