@@ -1,17 +1,17 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import { Readable } from 'node:stream'
-import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
-import { PercolateError } from '../../base/errors.ts'
+import type { FastifyInstance, FastifyRequest } from 'fastify'
 import type { TenantId } from '../../base/ids.ts'
 import type { Time } from '../../base/time.ts'
 import { formatClock } from '../../clock/hlc.ts'
 import { encodeBookmark } from '../../session/bookmark.ts'
 import type { Gate } from '../../session/gate.ts'
 import { type Access, parseRequest } from '../../session/request.ts'
-import { type Ending, Session } from '../../session/session.ts'
+import { Session } from '../../session/session.ts'
 import type { HeldBodies } from '../held-bodies.ts'
 import { isConditional, isNewCondition } from './conditions.ts'
 import type { HttpForwarder } from './forward.ts'
+import { ReplyEnding } from './reply-ending.ts'
 
 declare module 'fastify' {
   interface FastifyRequest {
@@ -25,36 +25,6 @@ declare module 'fastify' {
     isLocal?: boolean
     /** An answer that goes on until somebody ends it. */
     isFeed?: boolean
-  }
-}
-
-/** Ends when the client goes away. The signal is made when somebody asks for it: most reads are done before it could fire, and it costs more than they do. */
-class ReplyEnding implements Ending {
-  readonly #reply: FastifyReply
-  #controller: AbortController | undefined
-
-  constructor(reply: FastifyReply) {
-    this.#reply = reply
-  }
-
-  get signal(): AbortSignal {
-    if (this.#controller) return this.#controller.signal
-    const controller = new AbortController()
-    this.#controller = controller
-    const { raw } = this.#reply
-    const gone = () => controller.abort(new PercolateError('CANCELLED', 'The client went away.'))
-    if (this.hasEnded) gone()
-    else {
-      raw.once('close', () => {
-        if (!raw.writableFinished) gone()
-      })
-    }
-    return controller.signal
-  }
-
-  get hasEnded(): boolean {
-    const { raw } = this.#reply
-    return this.#controller?.signal.aborted ?? (raw.destroyed && !raw.writableFinished)
   }
 }
 
