@@ -1,11 +1,11 @@
 import type { ChildProcess } from 'node:child_process'
 import { randomInt } from 'node:crypto'
-import { createWriteStream } from 'node:fs'
 import { createServer, type Server } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { errorMessage, PercolateError } from '../base/errors.ts'
 import { superviseChild } from '../base/supervise.ts'
 import { environment } from '../config/environment.ts'
+import { LogFile } from './log-file.ts'
 
 export interface ProgramSpec {
   readonly name: string
@@ -56,7 +56,7 @@ export class Program {
       stdout: 'pipe',
     })
     this.#child = child
-    const log = createWriteStream(logPath, { flags: 'a' })
+    const log = new LogFile(logPath)
     // What it said last comes after its exit.
     child.once('close', () => log.end())
     const pidKnown = new Promise<void>(resolve => {
