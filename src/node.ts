@@ -169,7 +169,10 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
     parts.add('tenants', () => pool.stop())
     probes.add('tenants', () => {
       if (pool.exhaustedMs > POOL_WAIT_MS_MAX)
-        throw new PercolateError('TOO_BUSY', `all ${config.openTenantsMax} open tenants are in use, and others wait`)
+        throw new PercolateError(
+          'TOO_BUSY',
+          `all ${config.openTenantsMax} open tenants (PERCOLATE_OPEN_TENANTS_MAX) are in use, and others wait`,
+        )
     })
 
     const hasPending = async (id: TenantId) =>

@@ -78,7 +78,7 @@ export class Places {
           this.#forgetUnwanted(wanted)
           throw new PercolateError(
             'TOO_BUSY',
-            `All ${this.#options.placesMax} open tenants are in use; retry in a moment.`,
+            `All ${this.#options.placesMax} open tenants (PERCOLATE_OPEN_TENANTS_MAX) are in use; retry in a moment.`,
           )
         }
         // It was woken in the same moment.
