@@ -32,8 +32,15 @@ export const replication: Scenario = {
       verdict.figure('lag p99 ms', percentile(lagsMs, 99))
       verdict.check('every write appears on the peer', missing === 0)
       verdict.aim(`p99 below ${LAG_AIM_MS} ms`, percentile(lagsMs, 99) < LAG_AIM_MS)
-      await until('the holders are identical', context, 0, () => holdersEqual(api, 'lag'))
-      verdict.check('the holders are identical', await holdersEqual(api, 'lag'))
+      // Once is enough: after it, a copy that the writes' home left behind may be going, and is equal to nobody.
+      const become = until('they are identical', context, 0, () => holdersEqual(api, 'lag'))
+      verdict.check(
+        'the holders are identical',
+        await become.then(
+          () => true,
+          () => false,
+        ),
+      )
     }),
 }
 
