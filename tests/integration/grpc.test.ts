@@ -101,6 +101,22 @@ describe('gRPC', () => {
     expect((await stream('ListResources', { limit: 300 }, meta('bulk'))).length).toBe(300)
   })
 
+  it('holds little of a bulk write whose client holds back the rest', async () => {
+    const held = async () =>
+      Number(/^percolate_held_body_bytes (\d+)/m.exec(await (await fetch(`${node.url}/metrics`)).text())![1])
+    const calls = Array.from({ length: 2 }, (_, n) => {
+      const call = client.WriteResources(meta(`stalled${n}`), () => {})
+      call.on('error', () => {})
+      for (let at = 0; at < 3; at++) call.write({ content: 'words '.repeat(10_000), uri: `u${at}` })
+      return call
+    })
+    const listed = async (n: number) => (await stream('ListResources', {}, meta(`stalled${n}`))).length
+    await expect
+      .poll(async () => [await held(), ...(await Promise.all([0, 1].map(listed)))], { timeout: 20_000 })
+      .toEqual([0, 3, 3])
+    for (const call of calls) call.cancel()
+  })
+
   it('says what is wrong in a bulk write, and what is stored', async () => {
     const call = new Promise((resolve, reject) => {
       const bulk = client.WriteResources(meta('bulk2'), (error: ServiceError | null, done: Any) =>

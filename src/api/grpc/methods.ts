@@ -1,6 +1,7 @@
 import { PercolateError } from '../../base/errors.ts'
 import { checkId } from '../../base/ids.ts'
 import { BATCH_ITEMS_MAX, LIST_LIMIT_MAX } from '../../base/limits.ts'
+import type { Time } from '../../base/time.ts'
 import type { Session } from '../../session/session.ts'
 import type { Conditions } from '../operations/conditions.ts'
 import type { Operations } from '../operations/operations.ts'
@@ -8,9 +9,12 @@ import * as schemas from '../schemas.ts'
 import { check } from '../validate.ts'
 import { type CallContext, clientStream, serverStream, unary } from './calls.ts'
 import { citationMessage, type Message, positive, toInput, toMessage } from './messages.ts'
+import { messageBytes } from './strict-messages.ts'
 
-/** Resources of a bulk write that are committed together. */
+/** A batch of a stream is written when it has so many resources, or so many bytes, or when the client was silent for so long: what a client holds back holds no memory here. */
 const BULK_ITEMS = 250
+const BULK_BYTES = 1024 * 1024
+const BULK_WAIT_MS = 1000
 const BULK_IDS_RETURNED = 1000
 
 /** The implementation of `percolate.v1.Rem`: each method turns its message into the input that HTTP takes and calls the same operation. */
@@ -42,7 +46,7 @@ export function remMethods(
       return toMessage(await resources.put(call, input.resources))
     }),
     WriteResources: clientStream(context, 'WriteResources', (call, requests) =>
-      writeResources(call, requests, resources),
+      writeResources(context, call, requests, resources),
     ),
     GetResource: unary(
       context,
@@ -214,14 +218,22 @@ async function* pages(
 }
 
 async function writeResources(
+  { bodies, time }: CallContext,
   call: Session,
   requests: AsyncIterable<Message>,
   resources: Operations['resources'],
 ): Promise<Message> {
   let batch: schemas.ResourceInput[] = []
+  let bytes = 0
+  let releases: (() => void)[] = []
   let ids: string[] = []
   let written = 0
   let pending = 0
+  const letGo = () => {
+    for (const release of releases) release()
+    releases = []
+    bytes = 0
+  }
   const flush = async () => {
     if (batch.length === 0) return
     const result = await resources.put(call, batch)
@@ -229,19 +241,48 @@ async function writeResources(
     pending += result.pending ?? 0
     ids = [...ids, ...result.ids].slice(-BULK_IDS_RETURNED)
     batch = []
+    letGo()
   }
-  for await (const request of requests) {
-    try {
-      batch.push(check<schemas.ResourceInput>(schemas.ResourceInput, { content: '', ...toInput(request) }, 'message'))
-      if (batch.length >= Math.min(BULK_ITEMS, BATCH_ITEMS_MAX)) await flush()
-    } catch (error) {
-      if (!(error instanceof PercolateError)) throw error
-      throw new PercolateError(error.code, `${error.message} (${written} resources before this batch are stored.)`, {
-        ...(error.field === undefined ? {} : { field: error.field }),
-        cause: error,
-      })
+  const take = async (request: Message) => {
+    const size = messageBytes(request)
+    if (bodies) releases.push(bodies.hold(size))
+    bytes += size
+    batch.push(check<schemas.ResourceInput>(schemas.ResourceInput, { content: '', ...toInput(request) }, 'message'))
+    if (batch.length >= Math.min(BULK_ITEMS, BATCH_ITEMS_MAX) || bytes >= BULK_BYTES) await flush()
+  }
+  const messages = requests[Symbol.asyncIterator]()
+  try {
+    for (let next = messages.next(); ; ) {
+      next.catch(() => {})
+      const message = batch.length > 0 ? await within(next, BULK_WAIT_MS, time) : await next
+      if (message === undefined) await flush()
+      else if (message.done) break
+      else {
+        await take(message.value)
+        next = messages.next()
+      }
     }
+    await flush()
+  } catch (error) {
+    void messages.return?.().catch(() => {})
+    if (!(error instanceof PercolateError)) throw error
+    throw new PercolateError(error.code, `${error.message} (${written} resources before this batch are stored.)`, {
+      ...(error.field === undefined ? {} : { field: error.field }),
+      ...(error.retryAfterS === undefined ? {} : { retryAfterS: error.retryAfterS }),
+      cause: error,
+    })
+  } finally {
+    letGo()
   }
-  await flush()
   return { written, pending, ids }
+}
+
+/** What is awaited, or undefined when it takes longer. */
+async function within<T>(awaited: Promise<T>, ms: number, time: Time): Promise<T | undefined> {
+  const done = new AbortController()
+  try {
+    return await Promise.race([awaited, time.sleep(ms, { signal: done.signal, ref: false }).then(() => undefined)])
+  } finally {
+    done.abort()
+  }
 }
