@@ -87,7 +87,7 @@ export class Follower {
   readonly #unsettled = new Map<TenantId, StreamCursor>()
   /** Passes over what was passed over, under way now; one for each copy, at most. */
   readonly #passes = new Map<TenantId, Promise<boolean>>()
-  /** Streams whose reader began behind entries that it had never read, and that are gone from there, or found another stream than it had read; As many as are read, at most. */
+  /** Streams whose reader began behind entries that it had never read, and that are gone from there, or found another stream than it had read. As many as are read, at most. */
   readonly #jumped = new Map<string, Loss>()
   /** Losses that were noted, of all streams. */
   #losses = 0
@@ -240,6 +240,11 @@ export class Follower {
   lossOf(tenant: TenantId): Loss | undefined {
     const streams = this.#options.streams()
     return streams && this.#jumped.get(streams.streamOf(tenant))
+  }
+
+  /** Whether a tenant's loss can be settled: each has a stream of its own. */
+  get canSettle(): boolean {
+    return this.#options.streams()?.pools === undefined
   }
 
   /** The tenant's copy was made from one that may have missed something, and may lack the same. */

@@ -88,11 +88,12 @@ export class Losses {
     return silent === 0 || silent + voiceless <= UNHEARD_MAX
   }
 
-  /** Makes up for what the copy may have missed of its stream, if all others answer now; whether nothing is open any more. */
+  /** Makes up for what the copy may have missed of its stream, if all others answer now; whether nothing is open that can be made up for: what a pool stream lost stays open. */
   async settle(tenant: TenantId): Promise<boolean> {
     const { follower, directory } = this.#options
     const placement = directory.placement(tenant)
-    if (placement && follower.lossOf(tenant)) await this.isVouchedFor(tenant, placement)
+    if (!follower.canSettle || !follower.lossOf(tenant)) return true
+    if (placement) await this.isVouchedFor(tenant, placement)
     return follower.lossOf(tenant) === undefined
   }
 

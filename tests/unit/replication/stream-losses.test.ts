@@ -90,3 +90,15 @@ describe('a stream that is lost while the holders are asked', () => {
     expect(await mayBeCut(small)).toBe(true)
   })
 })
+
+describe('a loss in a pool stream', () => {
+  it('is not what the comparison of copies comes back for again and again: nobody can make up for it', async () => {
+    const small = await SmallCluster.start({ settings: { syncStreams: 'pooled:1' } })
+    const { cluster, tenant } = small
+    for (const name of [...cluster.log.streams.keys()]) cluster.log.deleteStream(name)
+    await small.settle(small.put('n1', 'after'))
+    const { copies, follower } = small.process('n2').replica
+    await small.until('n2 has found it', () => follower.lossOf(tenant) !== undefined)
+    expect(await small.settle(copies.settleLoss(tenant))).toBe(true)
+  })
+})
