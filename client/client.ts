@@ -148,6 +148,7 @@ export class PercolateClient {
       if (value !== undefined) url.searchParams.set(name, String(value))
     let response: Response
     let text: string
+    // biome-ignore lint/plugin: the client imports nothing of the server; the listener below does what timeoutSignal does
     const timeout = AbortSignal.timeout(this.#options.timeoutMs ?? 30_000)
     // One without a listener of its own is collected as garbage by Node 20, and never fires (https://github.com/nodejs/node/issues/57736).
     timeout.addEventListener('abort', () => {}, { once: true })

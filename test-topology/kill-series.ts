@@ -1,5 +1,6 @@
 import { randomBytes } from 'node:crypto'
 import { PercolateClient } from '../client/client.ts'
+import { timeoutSignal } from '../src/base/timeout.ts'
 import { type Launched, launchUp, runCli } from './launch.ts'
 
 export interface KillSeriesOptions {
@@ -142,7 +143,7 @@ async function uploader(
         method: 'POST',
         headers: { 'x-tenant-id': tenant },
         body: form,
-        signal: AbortSignal.timeout(5000),
+        signal: timeoutSignal(5000),
       })
       if (response.status === 202) uploads.push({ tenant, job: ((await response.json()) as { job_id: string }).job_id })
     } catch {

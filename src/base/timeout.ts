@@ -3,6 +3,7 @@
  * collected as garbage and never fires (https://github.com/nodejs/node/issues/57736).
  */
 export function timeoutSignal(ms: number): AbortSignal {
+  // biome-ignore lint/plugin: the place that the rule asks for
   const signal = AbortSignal.timeout(ms)
   // One that has a listener is kept until it fires.
   signal.addEventListener('abort', () => {}, { once: true })

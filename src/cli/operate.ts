@@ -4,6 +4,7 @@ import type { Command } from 'commander'
 import { PercolateClient } from '../../client/client.ts'
 import { parseTenantId } from '../base/ids.ts'
 import { systemTime } from '../base/time.ts'
+import { timeoutSignal } from '../base/timeout.ts'
 import { clientDefaults } from '../config/environment.ts'
 import type { publicJob } from '../jobs/model.ts'
 import { addClientFlags, type ClientFlags, configOf, gatewayOf, guarded } from './common.ts'
@@ -60,7 +61,7 @@ async function readiness(
   url: string,
 ): Promise<{ part: string; url: string; state: string; probes: { name: string; ok: boolean; detail?: string }[] }> {
   try {
-    const response = await fetch(new URL('/ready', url), { signal: AbortSignal.timeout(5000) })
+    const response = await fetch(new URL('/ready', url), { signal: timeoutSignal(5000) })
     const body = (await response.json()) as { status: string; probes: { name: string; ok: boolean; detail?: string }[] }
     return { part, url, state: body.status, probes: body.probes }
   } catch {

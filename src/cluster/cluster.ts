@@ -6,6 +6,7 @@ import { tmpdir } from 'node:os'
 import { delimiter, join, resolve } from 'node:path'
 import { PercolateError } from '../base/errors.ts'
 import { makeFolder } from '../base/make-folder.ts'
+import { timeoutSignal } from '../base/timeout.ts'
 import { PACKAGE_FOLDER } from '../base/version.ts'
 import { haproxyConfig, type NatsServerPlan, natsConfig, natsUrl } from './configs.ts'
 import { freePorts, Program, type ProgramSpec } from './processes.ts'
@@ -350,7 +351,7 @@ async function socketPath(dataDir: string): Promise<string> {
 
 /** Whether the router sends requests of both protocols to all of the nodes: it looks at each by itself, and at each protocol apart. */
 async function routerHas(url: string, nodes: readonly string[]): Promise<boolean> {
-  const answer = await fetch(`${url}/;csv`, { signal: AbortSignal.timeout(1000) })
+  const answer = await fetch(`${url}/;csv`, { signal: timeoutSignal(1000) })
   const rows = (await answer.text()).split('\n').map(line => line.split(','))
   const isUp = (backend: string, node: string) =>
     rows.some(row => row[0] === backend && row[1] === node && row[STATUS_COLUMN]?.startsWith('UP'))
@@ -358,7 +359,7 @@ async function routerHas(url: string, nodes: readonly string[]): Promise<boolean
 }
 
 async function isOk(url: string): Promise<boolean> {
-  const answer = await fetch(url, { signal: AbortSignal.timeout(1000) })
+  const answer = await fetch(url, { signal: timeoutSignal(1000) })
   await answer.arrayBuffer()
   return answer.ok
 }

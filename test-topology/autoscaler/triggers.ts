@@ -1,4 +1,5 @@
 import { PercolateError } from '../../src/base/errors.ts'
+import { timeoutSignal } from '../../src/base/timeout.ts'
 import type { JetStreamTrigger, PrometheusTrigger, Trigger } from './scaled-object.ts'
 
 const ANSWER_MS_MAX = 3000
@@ -71,7 +72,7 @@ function here(url: string, hosts: Hosts): string {
 }
 
 async function getJson(url: string): Promise<unknown> {
-  const answer = await fetch(url, { signal: AbortSignal.timeout(ANSWER_MS_MAX) })
+  const answer = await fetch(url, { signal: timeoutSignal(ANSWER_MS_MAX) })
   if (!answer.ok) throw new PercolateError('INTERNAL', `${url} answers ${answer.status}.`)
   return answer.json()
 }

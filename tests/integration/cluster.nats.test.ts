@@ -1,5 +1,6 @@
 import type { Metadata } from '@grpc/grpc-js'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { timeoutSignal } from '../../src/base/timeout.ts'
 import { PeerAuth } from '../../src/replication/auth.ts'
 import { encodeEntry } from '../../src/storage/codec.ts'
 import { subjects } from '../../src/stream/subjects.ts'
@@ -458,7 +459,7 @@ describe('the change feed', () => {
       expect([gone.status, gone.body.code]).toEqual([410, 'CHANGES_EXPIRED'])
       const response = await fetch(`${node.url}/api/v1/changes?heartbeat_ms=100`, {
         headers: { 'x-tenant-id': 'feed', 'last-event-id': gone.body.cursor },
-        signal: AbortSignal.timeout(400),
+        signal: timeoutSignal(400),
       })
       expect(response.status).toBe(200)
       await response.text().catch(() => {})

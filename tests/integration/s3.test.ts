@@ -10,6 +10,7 @@ import {
   S3Client,
 } from '@aws-sdk/client-s3'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { timeoutSignal } from '../../src/base/timeout.ts'
 import type { EmbeddedS3 } from '../../src/objects/embedded/server.ts'
 import { s3Contract } from '../contract/s3.ts'
 import { connectS3, listed, remove, secrets, startTestS3, tempFolder } from '../support/running.ts'
@@ -71,7 +72,7 @@ describe('the embedded endpoint', () => {
       })(),
     )
     const put = new PutObjectCommand({ Bucket: 'contract', Key: 'cut', Body: slow, ContentLength: 1_000_000 })
-    await expect(client.send(put, { abortSignal: AbortSignal.timeout(200) })).rejects.toThrow()
+    await expect(client.send(put, { abortSignal: timeoutSignal(200) })).rejects.toThrow()
     await new Promise(resolve => setTimeout(resolve, 200))
     expect((await files()).length).toBe(before)
   })
