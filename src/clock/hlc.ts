@@ -12,7 +12,7 @@ export interface Clock {
 
 export const WALL_MAX = 2 ** 48 - 1
 export const COUNTER_MAX = 2 ** 32 - 1
-/** `node.disk`, or `node.disk.generation` for a copy that was made anew on the same disk. */
+/** `node.disk`; then `.life` when the machine went down under the node, and `.generation` for a copy that was made anew on the same disk. */
 export const ORIGIN_PATTERN = /^[A-Za-z0-9][A-Za-z0-9._:-]{0,191}$/
 
 /** Total order: wall, counter, origin (by UTF-16 code units; origins are ASCII). */

@@ -1,6 +1,7 @@
 import { randomBytes } from 'node:crypto'
 import { access, mkdir, readdir, rename, rm } from 'node:fs/promises'
 import { join } from 'node:path'
+import { bootId } from '../base/boot-id.ts'
 import { PercolateError } from '../base/errors.ts'
 import { parseTenantId, type TenantId } from '../base/ids.ts'
 import { BALLAST_BYTES } from '../base/limits.ts'
@@ -11,6 +12,7 @@ import { collect, type Kv } from '../storage/kv.ts'
 import { RenewedKv } from '../storage/renewed.ts'
 import { openRocksKv } from '../storage/rocksdb.ts'
 import { Ballast } from './ballast.ts'
+import { type DiskLife, nextLife, originOfLife } from './disk-life.ts'
 
 /** Who this node is; made with its data directory. The disk incarnation tells a node with a fresh disk from one that kept its data. */
 export interface NodeIdentity {
@@ -20,6 +22,7 @@ export interface NodeIdentity {
 
 const IDENTITY_KEY = Buffer.from('node')
 const MAKING = 'making.'
+const LIFE = 'life'
 
 /**
  * A node's data directory: `node/` (identity, and the lock that keeps a second process out: RocksDB holds it until the process ends, even
@@ -31,18 +34,27 @@ export class DataDir {
   /** What is given up when the disk is full. */
   readonly ballast: Ballast
   readonly #kv: Kv
+  readonly #life: DiskLife
   /** Tenants that this node is making, and their incarnations; as on disk. */
   readonly #making: Map<string, string>
 
-  private constructor(path: string, identity: NodeIdentity, kv: Kv, ballast: Ballast, making: Map<string, string>) {
-    this.#making = making
+  private constructor(
+    path: string,
+    identity: NodeIdentity,
+    kv: Kv,
+    ballast: Ballast,
+    notes: { making: Map<string, string>; life: DiskLife },
+  ) {
+    this.#making = notes.making
+    this.#life = notes.life
     this.path = path
     this.ballast = ballast
     this.identity = identity
     this.#kv = kv
   }
 
-  static async open(path: string, nodeId: string | undefined): Promise<DataDir> {
+  /** `boot`: which start of the machine this is; see {@link bootId}. */
+  static async open(path: string, nodeId: string | undefined, boot = bootId()): Promise<DataDir> {
     await makeFolder(join(path, 'tenants'), { setting: 'PERCOLATE_DATA_DIR' })
     const ballast = new Ballast(path)
     let kv: Kv
@@ -77,15 +89,18 @@ export class DataDir {
       // What a crash left of tenants that were being deleted.
       await rm(join(path, 'removed'), { recursive: true, force: true })
       const making = (await collect(kv, prefixRange(noteKey(MAKING)))).map(([, value]) => unpackValue(value))
-      return new DataDir(path, await readOrMakeIdentity(kv, nodeId), kv, ballast, new Map(making as [string, string][]))
+      const identity = await readOrMakeIdentity(kv, nodeId)
+      const life = await beginLife(kv, await boot)
+      return new DataDir(path, identity, kv, ballast, { making: new Map(making as [string, string][]), life })
     } catch (error) {
       await kv.close()
       throw error
     }
   }
 
+  /** Under which tenants here are written; another one after the machine went down under the node ({@link nextLife}). */
   get origin(): string {
-    return `${this.identity.node}.${this.identity.disk}`
+    return originOfLife(this.identity.node, this.identity.disk, this.#life.id)
   }
 
   tenantPath(id: TenantId): string {
@@ -160,12 +175,32 @@ export class DataDir {
     this.#making.delete(id)
   }
 
-  close(): Promise<void> {
-    return this.#kv.close()
+  /** After everything else here was closed. */
+  async close(): Promise<void> {
+    // What cannot be noted, on a full disk say, costs another origin at the most.
+    await noteLife(this.#kv, { ...this.#life, isClosed: true }).catch(() => {})
+    await this.#kv.close()
   }
 }
 
 const noteKey = (name: string): Buffer => Buffer.from(`note.${name}`)
+
+const noteLife = (kv: Kv, life: DiskLife): Promise<void> =>
+  kv.write([{ type: 'put', key: noteKey(LIFE), value: packValue(life) }], { sync: true })
+
+/** On disk before anything is written under it. Where there is no room to note it, it is one that no later start goes on with. */
+async function beginLife(kv: Kv, boot: string | undefined): Promise<DiskLife> {
+  const newId = () => randomBytes(4).toString('hex')
+  const bytes = await kv.get(noteKey(LIFE))
+  const life = nextLife(bytes && (unpackValue(bytes) as DiskLife), boot, newId)
+  try {
+    await noteLife(kv, life)
+    return life
+  } catch (error) {
+    if (!(error instanceof PercolateError) || error.code !== 'DISK_FULL') throw error
+    return { ...life, id: newId() }
+  }
+}
 
 async function readOrMakeIdentity(kv: Kv, nodeId: string | undefined): Promise<NodeIdentity> {
   const bytes = await kv.get(IDENTITY_KEY)

@@ -52,7 +52,7 @@ export interface Attachment {
 
 export interface TenantOptions {
   readonly time: Time
-  /** `node.disk`: who writes here. */
+  /** `node.disk`, or `node.disk.life`: who writes here. */
   readonly origin: string
   /** For a database that is made now: the tenant's incarnation as the cluster knows it; default: a new one. */
   readonly incarnation?: string | undefined

@@ -30,6 +30,7 @@ import { MemoryLog } from '../../src/stream/memory/log.ts'
 import type { PublishAck } from '../../src/stream/port.ts'
 import { subjects } from '../../src/stream/subjects.ts'
 import { Activity } from '../../src/tenant/activity.ts'
+import { type DiskLife, nextLife, originOfLife } from '../../src/tenant/disk-life.ts'
 import { openPool, type TenantStore } from '../../src/tenant/open-pool.ts'
 import type { TenantPool } from '../../src/tenant/pool.ts'
 import type { StreamCursor } from '../../src/tenant/state.ts'
@@ -346,6 +347,11 @@ export class SimProcess implements SimClient {
       made: async id => void disk.making.delete(id),
     }
     const copies = copyStore(store, time)
+    const noted = disk.notes.get('life')
+    const life = nextLife(noted === undefined ? undefined : (JSON.parse(noted) as DiskLife), String(node.boots), () =>
+      time.random(4).toString('hex'),
+    )
+    disk.notes.set('life', JSON.stringify(life))
     this.replica = new Replica({
       identity: { node: node.id, disk: disk.id, zone: node.zone, tier: 'small', version: 'sim' },
       addresses: () => ({ http: node.id, grpc: node.id }),
@@ -368,7 +374,7 @@ export class SimProcess implements SimClient {
               waitMsMax: 5000,
             },
             tenant: {
-              origin: `${node.id}.${disk.id}`,
+              origin: originOfLife(node.id, disk.id, life.id),
               outboxEnabled: true,
               outboxBytesMax: 1e9,
               recordCacheBytes: 1e6,
@@ -428,6 +434,7 @@ export class SimProcess implements SimClient {
     this.isDead = true
     // Who sends to a process that is gone notices by its pings.
     for (const end of this.reading) this.node.cluster.world.at(READER_GONE_MS, end)
+    if (this.node.disk.lies) this.node.boots++
     this.node.disk.crash()
     if (this.node.process === this) this.node.process = undefined
   }
@@ -649,6 +656,8 @@ export class SimNode {
   natsCut = false
   /** A commit takes up to this long. */
   slowDiskMsMax = 0
+  /** How often its machine was started. It goes down with the process when its disk has lied: what a process wrote outlives the process. */
+  boots = 1
   #disks = 0
 
   constructor(cluster: SimCluster, id: string, zone: string) {

@@ -182,6 +182,10 @@ export class SimDisk {
     this.id = id
   }
 
+  get lies(): boolean {
+    return [...this.databases.values()].some(({ lies }) => lies)
+  }
+
   crash(): void {
     for (const database of this.databases.values()) database.crash()
   }

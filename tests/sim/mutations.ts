@@ -328,6 +328,14 @@ export const mutations: readonly Mutation[] = [
     edits: [edit('replication/copies', 'onCorrupt(tenant, error, when) {', 'onCorrupt(tenant, error, when) { return;')],
   },
   {
+    name: 'life goes on',
+    why: 'a node whose machine went down goes on under the origin that it had, although its disk may have forgotten what it had given numbers to',
+    isWide: true,
+    focus: ['disk lies', 'NATS away', 'node cut from NATS'],
+    by: ['feeds', 'equal copies'],
+    edits: [edit('tenant/disk-life', 'const goesOn =', 'const goesOn = true ||')],
+  },
+  {
     name: 'deaf to a new directory',
     why: 'a directory that was lost and made anew is followed from the revision that the old one had come to',
     focus: ['directory lost'],
