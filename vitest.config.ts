@@ -15,6 +15,8 @@ class LongFirst extends BaseSequencer {
   }
 }
 
+const MEMORY = 'tests/unit/**/*.memory.test.ts'
+
 // Tests that start servers and processes wait more than they work: one file more runs at a time than there are cores. All take free ports and folders of their own.
 export default defineConfig({
   test: {
@@ -30,10 +32,15 @@ export default defineConfig({
         extends: true,
         test: {
           name: 'unit',
+          // One process for many files: they share nothing but what they import, which takes longer to load than most take to run.
+          isolate: false,
           env: { AWS_SDK_JS_NODE_VERSION_SUPPORT_WARNING_DISABLED: 'true' },
           include: ['tests/{unit,property,contract}/**/*.test.ts'],
+          exclude: [MEMORY],
         },
       },
+      // What looks at its own heap has a process of its own.
+      { extends: true, test: { name: 'memory', include: [MEMORY] } },
       { extends: true, test: { name: 'sim', include: ['tests/sim/**/*.test.ts'] } },
       { extends: true, test: { name: 'integration', include: ['tests/{integration,e2e}/**/*.test.ts'] } },
       {

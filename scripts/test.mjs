@@ -31,8 +31,8 @@ function main() {
     const lives = run({ PERCOLATE_SIM_SECONDS: '900', PERCOLATE_SIM_RUNS: '1000000' }, ...vitest('sim'), ...rest)
     return reported('long') || lives
   }
-  if (rest.length > 0) return run({}, ...vitest('unit', 'integration', 'sim'), ...rest)
-  return run({}, 'scripts/verify.mjs') || reported('unit', 'integration', 'sim')
+  if (rest.length > 0) return run({}, ...vitest('unit', 'memory', 'integration', 'sim'), ...rest)
+  return run({}, 'scripts/verify.mjs') || reported('unit', 'memory', 'integration', 'sim')
 }
 
 /** Says after the run what took longest, and last of all what did not run: that did not pass. */
