@@ -64,6 +64,8 @@ export async function killSeries(options: KillSeriesOptions): Promise<KillSeries
     running = false
     await Promise.all(load)
     const checked = await runCli(['check', '--data-dir', options.dataDir, '--json'])
+    if (checked.stdout === '')
+      throw new Error(`round ${round}: the check ended with ${checked.code}: ${checked.stderr}`)
     const found = (JSON.parse(checked.stdout) as { tenants: { tenant: string; problems: string[] }[] }).tenants.flatMap(
       ({ tenant, problems: list }) => list.map(problem => `round ${round}, ${tenant}: ${problem}`),
     )

@@ -150,9 +150,15 @@ async function check(tenants: string[], flags: CheckFlags): Promise<void> {
   ])
   const dataDir = await DataDir.open(config.dataDir, undefined)
   const reports = []
+  /** Whose making was cut short: a folder without a database. */
+  const unmade: string[] = []
   try {
     for (const id of tenants.length > 0 ? tenants.map(parseTenantId) : await dataDir.tenants()) {
-      if (!(await dataDir.hasTenant(id))) fail(`${config.dataDir} holds no tenant ${id}.`)
+      if (!(await dataDir.hasTenant(id))) {
+        if (tenants.length > 0) fail(`${config.dataDir} holds no tenant ${id}.`)
+        unmade.push(id)
+        continue
+      }
       const kv = await dataDir.ballast.lend(() =>
         openRocksKv(dataDir.tenantPath(id), {
           createIfMissing: false,
@@ -174,7 +180,7 @@ async function check(tenants: string[], flags: CheckFlags): Promise<void> {
   } finally {
     await dataDir.close()
   }
-  if (flags.json) printJson({ tenants: reports })
+  if (flags.json) printJson({ tenants: reports, unmade })
   else {
     printTable(
       ['tenant', 'resources', 'entities', 'edges', 'moments', 'postings', 'vectors', 'outbox', 'problems'],
@@ -192,6 +198,8 @@ async function check(tenants: string[], flags: CheckFlags): Promise<void> {
     )
     for (const { tenant, problems } of reports)
       for (const problem of problems.slice(0, 50)) say(`${tenant}: ${problem}`)
+    for (const tenant of unmade)
+      say(`${tenant}: its making was cut short before anything was written; its first write makes it.`)
   }
   if (reports.some(({ problems }) => problems.length > 0)) process.exitCode = 1
 }
