@@ -71,7 +71,7 @@ export async function takeUpload(
           )
         if (stored) throw invalid('Send one part "file" a request.')
         stored = await storeFile(options, part, tenant, jobId, pace, signal)
-      } else fields.set(part.fieldname, String(part.value))
+      } else fields.set(part.fieldname, fieldText(part.value))
     }
     pace.end()
     if (!stored) throw invalid('The upload has no part "file"; send for example: curl -F file=@report.pdf …')
@@ -103,6 +103,9 @@ export async function takeUpload(
     leave()
   }
 }
+
+/** A field that its client sent as JSON (`;type=application/json`) has been read already. */
+const fieldText = (value: unknown): string => (typeof value === 'string' ? value : JSON.stringify(value))
 
 async function storeFile(
   options: UploadOptions,

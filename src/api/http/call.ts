@@ -1,6 +1,6 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
-import { Readable } from 'node:stream'
-import type { FastifyInstance, FastifyRequest } from 'fastify'
+import { Readable, Transform } from 'node:stream'
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import type { TenantId } from '../../base/ids.ts'
 import type { Time } from '../../base/time.ts'
 import { formatClock } from '../../clock/hlc.ts'
@@ -8,7 +8,7 @@ import { encodeBookmark } from '../../session/bookmark.ts'
 import type { Gate } from '../../session/gate.ts'
 import { type Access, parseRequest } from '../../session/request.ts'
 import { Session } from '../../session/session.ts'
-import type { HeldBodies } from '../held-bodies.ts'
+import { type ArrivingBody, type HeldBodies, SMALL_BODY_BYTES } from '../held-bodies.ts'
 import { isConditional, isNewCondition } from './conditions.ts'
 import type { HttpForwarder } from './forward.ts'
 import { ReplyEnding } from './reply-ending.ts'
@@ -38,16 +38,61 @@ export interface TenantHookOptions {
   readonly forwarder?: HttpForwarder | undefined
   /** Where bodies are counted; the gateway streams its own. */
   readonly bodies?: HeldBodies | undefined
-  /** What a body counts for that does not say its length. */
+  /** What a body may have that does not say its length. */
   readonly bodyBytesMax?: number | undefined
 }
 
-/** What lets go of a request's body. */
+/** What lets go of a request's body, until its handler has it. */
 const releases = new WeakMap<FastifyRequest, () => void>()
+/** Large bodies are counted as they come. */
+const arrivals = new WeakMap<FastifyRequest, ArrivingBody>()
 
 const lengthOf = ({ headers }: FastifyRequest, bodyBytesMax: number): number => {
   if (headers['content-length'] !== undefined) return Math.min(Number(headers['content-length']), bodyBytesMax)
   return headers['transfer-encoding'] === undefined ? 0 : bodyBytesMax
+}
+
+/** Refuses a body that has no room beside the others, before it is read, or counts it. */
+function beginBody(
+  bodies: HeldBodies,
+  bytes: number,
+  tenant: TenantId,
+  request: FastifyRequest,
+  reply: FastifyReply,
+): void {
+  if (bytes <= SMALL_BODY_BYTES) releases.set(request, bodies.hold(bytes, tenant))
+  else {
+    bodies.check(bytes, tenant)
+    const body = bodies.arriving(tenant)
+    arrivals.set(request, body)
+    releases.set(request, body.release)
+  }
+  // A client that goes before its body is whole has no handler, and no answer.
+  reply.raw.once('close', () => letGo(request))
+}
+
+function letGo(request: FastifyRequest): void {
+  releases.get(request)?.()
+  releases.delete(request)
+}
+
+/** The same stream, counted. */
+function counted(payload: Readable, body: ArrivingBody): Readable {
+  const count = new Transform({
+    transform(chunk: Buffer, _encoding, done) {
+      try {
+        body.add(chunk.length)
+        done(null, chunk)
+      } catch (error) {
+        // The rest of it is read, and kept by nobody, so that the answer gets through.
+        payload.unpipe(count)
+        payload.resume()
+        done(error as Error)
+      }
+    },
+  })
+  payload.once('error', error => count.destroy(error))
+  return payload.pipe(count)
 }
 
 /** A request whose body waits for our word (`Expect: 100-continue`). */
@@ -98,7 +143,7 @@ export function addTenantHook(scope: FastifyInstance, options: TenantHookOptions
       if (!isHere) return
     }
     const bytes = bodies ? lengthOf(request, bodyBytesMax) : 0
-    if (bodies && bytes > 0) releases.set(request, bodies.hold(bytes))
+    if (bodies && bytes > 0) beginBody(bodies, bytes, session.tenant, request, reply)
     options.onTenant(session.tenant)
     if (waiting.delete(request.raw)) reply.raw.writeContinue()
   })
@@ -115,7 +160,11 @@ export function addTenantHook(scope: FastifyInstance, options: TenantHookOptions
       }
     }
   })
-  scope.addHook('onResponse', async request => releases.get(request)?.())
+  scope.addHook('onResponse', async request => letGo(request))
+  scope.addHook('preParsing', (request, _reply, payload, done) => {
+    const body = arrivals.get(request)
+    done(null, body ? counted(payload as Readable, body) : payload)
+  })
   const { gate, forwarder } = options
   if (gate && forwarder) {
     // A body that was sent to a node that did not take it is read again here.

@@ -1,5 +1,9 @@
-import { describe, expect, it } from 'vitest'
+import { type AddressInfo, connect, type Socket } from 'node:net'
+import fastify from 'fastify'
+import { afterEach, describe, expect, it } from 'vitest'
 import { HeldBodies, SMALL_BODY_BYTES } from '../../../src/api/held-bodies.ts'
+import { addTenantHook } from '../../../src/api/http/call.ts'
+import { systemTime } from '../../../src/base/time.ts'
 
 const LARGE = SMALL_BODY_BYTES + 1
 
@@ -19,5 +23,103 @@ describe('the bodies that a node holds', () => {
     bodies.hold(LARGE)()
     both[1]!()
     expect([bodies.bytes, bodies.refused]).toEqual([0, 2])
+  })
+
+  it('of one tenant take no more than half of the room, and leave the rest to others', () => {
+    const bodies = new HeldBodies(4 * LARGE)
+    const held = [bodies.hold(LARGE, 'acme'), bodies.hold(LARGE, 'acme')]
+    expect(() => bodies.hold(LARGE, 'acme')).toThrow(/of this tenant/)
+    held.push(bodies.hold(SMALL_BODY_BYTES, 'acme'), bodies.hold(LARGE, 'globex'))
+    for (const release of held) release()
+    expect(bodies.bytes).toBe(0)
+    bodies.hold(2 * LARGE, 'acme')()
+  })
+
+  it('count what has come of one that is still coming, and nothing of it afterwards', () => {
+    const bodies = new HeldBodies(2 * LARGE)
+    const [first, second] = [bodies.arriving('acme'), bodies.arriving('globex')]
+    expect(bodies.bytes).toBe(0)
+    first.add(2 * LARGE)
+    second.add(SMALL_BODY_BYTES)
+    expect(() => second.add(2)).toThrow(expect.objectContaining({ code: 'TOO_BUSY' }))
+    first.release()
+    second.add(2)
+    second.release()
+    second.release()
+    second.add(LARGE)
+    expect(bodies.bytes).toBe(0)
+  })
+})
+
+describe('a request with a body', () => {
+  const closing: (() => unknown)[] = []
+  afterEach(async () => {
+    for (const close of closing.splice(0).reverse()) await close()
+  })
+
+  async function serve(bytesMax: number) {
+    const bodies = new HeldBodies(bytesMax)
+    const app = fastify({ bodyLimit: 100 * LARGE })
+    app.setErrorHandler((error, _request, reply) => reply.code(503).send({ code: (error as { code: string }).code }))
+    const hook = { time: systemTime, asOfAheadMsMax: 1000, onTenant: () => {}, bodies, bodyBytesMax: 100 * LARGE }
+    await app.register(async scope => {
+      addTenantHook(scope, hook)
+      scope.post('/api', async () => 'taken')
+    })
+    await app.listen({ port: 0, host: '127.0.0.1' })
+    closing.push(() => app.close())
+    const open = (tenant: string, headers: string): Socket => {
+      const socket = connect((app.server.address() as AddressInfo).port, '127.0.0.1')
+      closing.push(() => socket.destroy())
+      socket.write(
+        `POST /api HTTP/1.1\r\nhost: h\r\ncontent-type: text/plain\r\nx-tenant-id: ${tenant}\r\n${headers}\r\n\r\n`,
+      )
+      return socket
+    }
+    const answer = (socket: Socket) =>
+      new Promise<string>(resolve => socket.once('data', data => resolve(data.toString().split('\r\n')[0]!)))
+    return { bodies, open, answer }
+  }
+
+  it.each([
+    ['announced', `content-length: ${2 * LARGE}`, 'x'.repeat(LARGE)],
+    ['chunked', 'transfer-encoding: chunked', `${LARGE.toString(16)}\r\n${'x'.repeat(LARGE)}\r\n`],
+    ['small', 'content-length: 100', 'x'],
+  ])('is not held when its client goes before it is whole (%s)', async (_, headers, some) => {
+    const { bodies, open } = await serve(10 * LARGE)
+    const socket = open('acme', headers)
+    socket.write(some)
+    await expect.poll(() => bodies.bytes).toBeGreaterThan(0)
+    socket.destroy()
+    await expect.poll(() => bodies.bytes).toBe(0)
+  })
+
+  it('takes no room for what it announces and does not send', async () => {
+    const { bodies, open, answer } = await serve(4 * LARGE)
+    const idle = Array.from({ length: 8 }, (_, n) => open(`idle-${n}`, `content-length: ${2 * LARGE}`))
+    for (const socket of idle) socket.write('x')
+    await expect.poll(() => bodies.bytes).toBe(8)
+    const socket = open('acme', `content-length: ${2 * LARGE}`)
+    socket.write('x'.repeat(2 * LARGE))
+    expect(await answer(socket)).toMatch(/ 200 /)
+    await expect.poll(() => bodies.bytes).toBe(8)
+  })
+
+  it('is refused when there is no more room while it comes, and hears so', async () => {
+    const { bodies, open, answer } = await serve(5 * LARGE)
+    const slow = open('acme', `content-length: ${2 * LARGE}`)
+    const other = open('globex', `content-length: ${2 * LARGE}`)
+    for (const socket of [slow, other]) socket.write('x'.repeat(LARGE))
+    const late = open('initech', `content-length: ${2 * LARGE}`)
+    await expect.poll(() => bodies.bytes).toBe(2 * LARGE)
+    // Let in, since there was room for all of it; then the others went on.
+    late.write('x'.repeat(SMALL_BODY_BYTES / 2))
+    await expect.poll(() => bodies.bytes).toBe(2 * LARGE + SMALL_BODY_BYTES / 2)
+    for (const socket of [slow, other]) socket.write('x'.repeat(LARGE - 1))
+    await expect.poll(() => bodies.bytes).toBe(4 * LARGE - 2 + SMALL_BODY_BYTES / 2)
+    const refusal = answer(late)
+    late.write('x'.repeat(2 * LARGE - SMALL_BODY_BYTES / 2))
+    expect(await refusal).toMatch(/ 503 /)
+    expect(bodies.refused).toBe(1)
   })
 })
