@@ -158,6 +158,11 @@ function addReplicationMetrics(metrics: Metrics, replica: Replica | undefined): 
     r => r.copies.count('joining') + r.copies.count('verifying'),
   )
   gauge(
+    'copies_unreported',
+    'Copies here of whose tenants the directory has no record yet; while there are any, a directory that was rebuilt is not complete, and no tenant can be made',
+    r => r.copies.unreported,
+  )
+  gauge(
     'copy_attempts_total',
     'Attempts to make, check or drop a copy; an idle cluster makes few',
     r => r.copies.counts.attempts,

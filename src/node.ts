@@ -80,6 +80,8 @@ const PROBE_TIMEOUT_MS = 2000
 const PEER_TIMEOUT_MS = 3000
 /** Copies of the cluster directory that production asks for. */
 const DIRECTORY_REPLICAS_MIN = 3
+/** Nodes that are named in the answer of a probe. */
+const NAMED_MAX = 5
 
 /** The database node, built, started, and drained on stop: servers first, then the cluster (outbox, homes), then the tenants, then the data directory. */
 export async function startNode(options: NodeOptions): Promise<RunningNode> {
@@ -440,7 +442,14 @@ function addClusterProbes(probes: Probes, replica: Replica, config: Config, stre
   probes.add('cluster', () => {
     if (replica.membership.isFenced)
       throw new PercolateError('NODE_ID_IN_USE', 'another process runs under this node id')
-    if (replica.state === 'starting') throw new PercolateError('PLACEMENT_UNKNOWN', 'not a member of the cluster yet')
+    if (replica.state !== 'starting') return
+    const awaited = replica.directory.unreported
+    throw new PercolateError(
+      'PLACEMENT_UNKNOWN',
+      awaited.length === 0
+        ? 'not a member of the cluster yet'
+        : `not a member of the cluster yet: the directory was lost, and ${awaited.slice(0, NAMED_MAX).join(', ')} ${awaited.length > 1 ? 'have' : 'has'} not entered all tenants yet`,
+    )
   })
   probes.add(
     'directory',

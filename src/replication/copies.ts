@@ -196,9 +196,14 @@ export class Copies {
     return this.#holes.givenUp
   }
 
-  /** Whether every copy that was on disk at the start has been looked at. */
-  get isSettled(): boolean {
-    return this.count('verifying') === 0
+  /**
+   * Copies on this disk of whose tenants the directory has no record, as far as this node knows: each is entered when it is looked at, and until then its tenant must not be taken for one that does not exist.
+   * What becomes of the others, which may be checked for long, or never be of use, is nobody else's matter.
+   */
+  get unreported(): number {
+    let count = 0
+    for (const tenant of this.#copies.keys()) if (!this.#options.directory.placement(tenant)) count++
+    return count
   }
 
   /** This node is about to enter the tenant into the directory: the record, when it is seen, is no order to make a copy. */

@@ -99,6 +99,8 @@ export class Directory {
   #graceMs = 0
   #completeGeneration = 0
   #isWatching = false
+  /** All placements that this node knew when it began to follow the bucket are in it. */
+  #hasPutBack = false
   /** When anything was heard from the bucket last, and when that came after a silence, by our monotonic clock. */
   #heardAtMs = Number.NEGATIVE_INFINITY
   #resumedAtMs = Number.NEGATIVE_INFINITY
@@ -150,6 +152,13 @@ export class Directory {
     return this.#cluster
   }
 
+  /**
+   * The generation of the directory in which all placements are that this node knows; 0 while that is not certain, as when it puts them back after a loss. Those that it learns of later it has from the bucket, or has written there.
+   */
+  get filledGeneration(): number {
+    return this.#hasPutBack ? (this.#cluster?.generation ?? 0) : 0
+  }
+
   /** Whether the cache follows the bucket now. */
   get isWatching(): boolean {
     return this.#isWatching
@@ -163,12 +172,18 @@ export class Directory {
     const { generation } = this.#cluster
     if (this.#completeGeneration === generation) return true
     const isComplete =
-      this.#options.time.monotonic() >= this.#clusterSeenAtMs + this.#graceMs &&
-      // Nobody has anything to report to a directory that was never lost.
-      (generation === 1 || this.members().every(({ member, isLive }) => !isLive || member.reported >= generation))
+      this.#options.time.monotonic() >= this.#clusterSeenAtMs + this.#graceMs && this.unreported.length === 0
     // Who joins later reports too, but what is known by then is not forgotten for that.
     if (isComplete) this.#completeGeneration = generation
     return isComplete
+  }
+
+  /** Live nodes that may still know of tenants which this directory, rebuilt after a loss, has not been told of. */
+  get unreported(): string[] {
+    const generation = this.#cluster?.generation ?? 1
+    // Nobody has anything to report to a directory that was never lost.
+    if (generation === 1) return []
+    return this.members().flatMap(({ member, isLive }) => (isLive && member.reported < generation ? [member.node] : []))
   }
 
   members(): { readonly member: Member; readonly isLive: boolean }[] {
@@ -398,6 +413,8 @@ export class Directory {
             this.#isWatching = true
             this.#tellOfMembers()
             await this.#putBack(bucket, seen)
+            // What was written into a bucket that was lost meanwhile is in no other.
+            this.#hasPutBack = !this.#watch.signal.aborted
           } else {
             this.#hear()
             this.#bucketLife.heard(update.revision)
@@ -418,6 +435,8 @@ export class Directory {
   #beginLife(): void {
     this.lost++
     this.#life++
+    this.#hasPutBack = false
+    this.#completeGeneration = 0
     this.#isOld = false
     this.#clusterSeenAtMs = this.#options.time.monotonic()
     this.#sightings.clear()
@@ -506,6 +525,8 @@ export class Directory {
     const isFirst = this.#cluster === undefined
     this.#cluster = record
     this.#life++
+    // One that is followed got another name; one that is about to be may be another bucket.
+    if (!this.#isWatching) this.#hasPutBack = false
     this.#sightings.clear()
     const { time, leaseMs, heartbeatMs } = this.#options
     this.#clusterSeenAtMs = time.monotonic()

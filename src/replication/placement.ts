@@ -2,7 +2,7 @@ import { createHash } from 'node:crypto'
 import type { TenantId } from '../base/ids.ts'
 
 /**
- * A node as it reports itself, under `node.<id>` in the cluster's bucket. *starting*: it checks its copies; *ready*: it takes requests; *draining*:
+ * A node as it reports itself, under `node.<id>` in the cluster's bucket. *starting*: it reads the directory; *ready*: it takes requests; *draining*:
  * it hands over and leaves. A record that stops changing is that of a node that is gone.
  */
 export interface Member {
@@ -23,7 +23,7 @@ export interface Member {
   /** It holds writes that no stream has acknowledged: its disk must be kept. */
   readonly unpublished: boolean
   readonly tenants: number
-  /** The generation of the directory to which it has reported its copies. */
+  /** The generation of the directory in which are all tenants that it knew or has on its disk. */
   readonly reported: number
   readonly beat: number
   readonly version: string

@@ -163,7 +163,7 @@ export class Replica implements TenantHooks {
         state: this.#state,
         unpublished: this.#hasUnpublished,
         tenants: this.copies.tenants().length,
-        reported: this.copies.isSettled ? (this.directory.cluster?.generation ?? 0) : 0,
+        reported: this.copies.unreported === 0 ? this.directory.filledGeneration : 0,
       }),
     })
     this.applier = new Applier({
