@@ -1,5 +1,6 @@
 import { addGatewayMetrics } from '../gateway/metrics.ts'
 import { JobRunner } from '../workers/runner.ts'
+import { FeedPlaces } from './api/feed-places.ts'
 import { HeldBodies } from './api/held-bodies.ts'
 import { FairSemaphore } from './base/fair-semaphore.ts'
 import { Metrics } from './base/metrics.ts'
@@ -39,7 +40,7 @@ export async function metricsMarkdown(): Promise<string> {
           activity: new Activity(systemTime, 1),
           tier: 'small',
           replica: undefined,
-          changes: { feeds: 0, refused: { total: 0 } },
+          feeds: new FeedPlaces({ feedsMax: 0, tenantFeedsMax: 0 }),
           heavyReads: new HeavyReads({ heavyReadsMax: 1, heavyReadsWaitingMax: 0 }),
           disk: new DiskGuard('.', 0),
           room: new StagingRoom(0),

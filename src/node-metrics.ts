@@ -1,5 +1,5 @@
+import type { FeedPlaces } from './api/feed-places.ts'
 import type { HeldBodies } from './api/held-bodies.ts'
-import type { ChangeOperations } from './api/operations/changes.ts'
 import type { Metrics } from './base/metrics.ts'
 import type { Replica } from './replication/replica.ts'
 import type { HeavyReads } from './session/heavy-reads.ts'
@@ -14,7 +14,7 @@ export interface NodeMetricsOptions {
   readonly activity: Activity
   readonly tier: string
   readonly replica: Replica | undefined
-  readonly changes: Pick<ChangeOperations, 'feeds' | 'refused'>
+  readonly feeds: FeedPlaces
   readonly heavyReads: HeavyReads
   readonly disk: DiskGuard
   readonly room: StagingRoom
@@ -28,7 +28,7 @@ export function addNodeMetrics({
   activity,
   tier,
   replica,
-  changes,
+  feeds,
   heavyReads,
   disk,
   room,
@@ -119,11 +119,16 @@ export function addNodeMetrics({
     'Such reads refused because PERCOLATE_HEAVY_READS_WAITING_MAX waited',
     () => heavyReads.refused,
   )
-  metrics.gauge('percolate_change_feeds', 'Change feeds that are being followed here', () => changes.feeds)
+  metrics.gauge('percolate_change_feeds', 'Change feeds that are being followed here', () => feeds.served)
+  metrics.gauge(
+    'percolate_change_feeds_forwarded',
+    'Change feeds that are sent on to the node that holds the tenant; they count against PERCOLATE_FEEDS_MAX too',
+    () => feeds.forwarded,
+  )
   metrics.gauge(
     'percolate_change_feeds_refused_total',
     'Change feeds refused because there were too many',
-    () => changes.refused.total,
+    () => feeds.refused,
   )
   addReplicationMetrics(metrics, replica)
 }

@@ -299,7 +299,7 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
       activity,
       tier: config.tier,
       replica,
-      changes: operations.changes,
+      feeds: operations.changes.places,
       heavyReads,
       disk,
       room,
@@ -333,7 +333,7 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
         draining = true
         await replica?.beginDrain()
         // They would last for ever; their clients come back to another node.
-        operations.changes.close()
+        operations.changes.places.close()
         // Routers look at /ready and turn away before the doors close.
         if (replica && config.drainNoticeMs > 0) await time.sleep(config.drainNoticeMs)
         stopping.begin()

@@ -94,6 +94,8 @@ export class HoldingHttpProxy {
     const at = backend.http.lastIndexOf(':')
     return new Promise((resolve, reject) => {
       let isSent = false
+      /** Of a request without a body. */
+      let hasLeft = false
       const outgoing = httpRequest({
         agent: this.#agent,
         host: backend.http.slice(0, at).replace(/^\[|\]$/g, ''),
@@ -102,8 +104,14 @@ export class HoldingHttpProxy {
         path: url,
         headers: { ...forwardable(headers), ...(hasBody ? { expect: '100-continue' } : {}) },
       })
-      const confirm = setTimeout(() => outgoing.destroy(new Error('not confirmed')), CONFIRM_MS_MAX)
-      const gone = () => outgoing.destroy(new Error('the client went away'))
+      // One that waits for a connection says nothing when it is destroyed.
+      const giveUp = (why: string) => {
+        const error = new Error(why)
+        outgoing.destroy(error)
+        fail(error)
+      }
+      const confirm = setTimeout(() => giveUp('not confirmed'), CONFIRM_MS_MAX)
+      const gone = () => giveUp('the client went away')
       response.once('close', gone)
       const done = () => {
         clearTimeout(confirm)
@@ -115,10 +123,14 @@ export class HoldingHttpProxy {
         if (wantsContinue) response.writeContinue()
         request.pipe(outgoing)
       })
+      const onConnected = () => {
+        hasLeft = true
+        clearTimeout(confirm)
+      }
       outgoing.once('socket', socket => {
         if (hasBody) return
-        if (!socket.connecting) clearTimeout(confirm)
-        else socket.once('connect', () => clearTimeout(confirm))
+        if (!socket.connecting) onConnected()
+        else socket.once('connect', onConnected)
       })
       if (hasBody) outgoing.flushHeaders()
       else outgoing.end()
@@ -144,17 +156,17 @@ export class HoldingHttpProxy {
           resolve()
         })
       })
-      outgoing.on('error', error => {
+      const fail = (error: Error) => {
         done()
-        const { code } = error as NodeJS.ErrnoException
         if (response.destroyed) return reject(new PercolateError('CANCELLED', 'The client went away.'))
-        if (mayRetry && (code === 'ECONNREFUSED' || (hasBody && !isSent))) return reject(new NotYet())
+        if (mayRetry && !(hasBody ? isSent : hasLeft)) return reject(new NotYet())
         reject(
           new PercolateError('NODE_UNAVAILABLE', 'The database node went away in the middle of the request.', {
             cause: error,
           }),
         )
-      })
+      }
+      outgoing.on('error', fail)
     })
   }
 

@@ -245,7 +245,7 @@ export const settings = {
     max: 1000000,
     unit: 'feeds',
     roles: DATABASE,
-    doc: 'Change feeds that a node serves at once; more get 503.',
+    doc: 'Change feeds that a node serves or sends on to another node at once; more get 503.',
   },
   heavyReadsMax: {
     env: 'PERCOLATE_HEAVY_READS_MAX',
@@ -285,7 +285,7 @@ export const settings = {
     max: 1000000,
     unit: 'feeds',
     roles: DATABASE,
-    doc: 'Change feeds of one tenant that a node serves at once; more get 503.',
+    doc: 'Change feeds of one tenant that a node serves or sends on to another node at once; more get 503.',
   },
   heartbeatMs: {
     env: 'PERCOLATE_HEARTBEAT_MS',

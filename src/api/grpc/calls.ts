@@ -21,6 +21,7 @@ import { final } from '../../session/forward.ts'
 import type { Gate } from '../../session/gate.ts'
 import { type Access, parseRequest } from '../../session/request.ts'
 import { type Ending, Session } from '../../session/session.ts'
+import { type FeedPlaces, feedsEnd } from '../feed-places.ts'
 import type { HeldBodies } from '../held-bodies.ts'
 import type { SlowReaders } from '../slow-readers.ts'
 import { type ConditionField, takeConditions } from './conditions.ts'
@@ -86,7 +87,8 @@ export function unary(
   }
 }
 
-export function serverStream(context: CallContext, name: string, handler: StreamHandler) {
+/** `feeds`: where it has its place when it is a change feed that is sent on. */
+export function serverStream(context: CallContext, name: string, handler: StreamHandler, feeds?: FeedPlaces) {
   return (call: ServerWritableStream<Message, Message>) => {
     const observe = timer(context, name)
     const send = async (session: Session, messages: AsyncIterable<Message>, onAnswer: () => void) => {
@@ -105,7 +107,11 @@ export function serverStream(context: CallContext, name: string, handler: Stream
     }
     begin(context, call, 'read', {
       here: (session, onAnswer) => send(session, handler(session, call.request), onAnswer),
-      forward: (forward, session) => send(session, forward.serverStream(name, call, call.request), () => {}),
+      forward: (forward, session) => {
+        const messages = forward.serverStream(name, call, call.request)
+        return send(session, feeds ? sentOn(feeds, session, messages) : messages, () => {})
+      },
+      closing: feeds?.closing,
     }).then(
       () => {
         observe('OK')
@@ -118,6 +124,25 @@ export function serverStream(context: CallContext, name: string, handler: Stream
           context.logger.error('cannot reset the stream of a reader that stalled: grpc-js keeps it elsewhere')
       },
     )
+  }
+}
+
+/** A change feed of another node, in its place, until this one drains. */
+async function* sentOn(
+  feeds: FeedPlaces,
+  { tenant, signal }: Session,
+  messages: AsyncIterable<Message>,
+): AsyncGenerator<Message> {
+  const release = feeds.hold(tenant, 'forwarded')
+  let cursor: string | undefined
+  try {
+    for await (const message of messages) {
+      if (typeof message.cursor === 'string' && message.cursor !== '') cursor = message.cursor
+      yield message
+    }
+    if (feeds.closing.aborted && !signal.aborted) throw feedsEnd(cursor)
+  } finally {
+    release()
   }
 }
 
@@ -176,6 +201,8 @@ interface Ways<T> {
   /** `onAnswer`: to be called before anything of a read's answer is sent. */
   readonly here: (session: Session, onAnswer: () => void) => Promise<T>
   readonly forward: (forward: GrpcForward, session: Session) => Promise<T>
+  /** Ends a call that is sent on, beside its client. */
+  readonly closing?: AbortSignal | undefined
 }
 
 /**
@@ -232,7 +259,8 @@ async function begin<T>(
     }
     if (!gate || !forwarder) return await here()
     return await gate.answer(session, here, targets => {
-      const { tenant, signal } = session
+      const { tenant } = session
+      const signal = ways.closing ? AbortSignal.any([session.signal, ways.closing]) : session.signal
       const isWrite = access !== 'read'
       if (isWrite) sendHead()
       return ways.forward(forwarder.begin({ tenant, targets, isWrite, signal, onServed: sendHead }), session)

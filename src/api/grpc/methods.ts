@@ -166,16 +166,21 @@ export function remMethods(
       )
     }),
 
-    FollowChanges: serverStream(context, 'FollowChanges', async function* (call, request) {
-      const heartbeatMs = positive(request.heartbeat_ms) ?? 15_000
-      const cursor = request.cursor === undefined ? undefined : String(request.cursor)
-      for await (const event of changes.follow(
-        call,
-        { cursor, field: 'cursor' },
-        Math.min(60_000, Math.max(100, heartbeatMs)),
-      ))
-        yield { cursor: event.cursor, heartbeat: event.changes === undefined, changes: event.changes ?? [] }
-    }),
+    FollowChanges: serverStream(
+      context,
+      'FollowChanges',
+      async function* (call, request) {
+        const heartbeatMs = positive(request.heartbeat_ms) ?? 15_000
+        const cursor = request.cursor === undefined ? undefined : String(request.cursor)
+        for await (const event of changes.follow(
+          call,
+          { cursor, field: 'cursor' },
+          Math.min(60_000, Math.max(100, heartbeatMs)),
+        ))
+          yield { cursor: event.cursor, heartbeat: event.changes === undefined, changes: event.changes ?? [] }
+      },
+      changes.places,
+    ),
     GetReplication: unary(
       context,
       'GetReplication',

@@ -39,7 +39,7 @@ export async function createHttpApi(options: HttpApiOptions): Promise<FastifyIns
     hasCopies: true,
   })
   const { gate } = options
-  const forwarder = gate && new HttpForwarder(gate.auth, options.operations.changes.closing)
+  const forwarder = gate && new HttpForwarder(gate.auth, options.operations.changes.places)
   holdContinue(app)
   app.addHook('onClose', async () => forwarder?.close())
   const named = Object.values(schemas).filter(schema => typeof schema === 'object' && '$id' in schema)

@@ -23,8 +23,8 @@ declare module 'fastify' {
     isRead?: boolean
     /** Answered by the node that is asked, whoever holds the tenant. */
     isLocal?: boolean
-    /** An answer that goes on until somebody ends it. */
-    isFeed?: boolean
+    /** How long an answer may take to its end: `long`, as long as another service or its reader lets it; `feed`, until somebody ends it. Left out: as long as the work that it needs here. */
+    lasts?: 'long' | 'feed'
   }
 }
 

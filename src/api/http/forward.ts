@@ -6,9 +6,10 @@ import type { TenantId } from '../../base/ids.ts'
 import { PEER_HEADER, type PeerAuth } from '../../replication/auth.ts'
 import type { Member } from '../../replication/placement.ts'
 import { askEach, lost, misdirected } from '../../session/forward.ts'
+import type { FeedPlaces } from '../feed-places.ts'
 import { KeptBody } from './kept-body.ts'
 
-/** Connections to one other node. */
+/** Connections to one other node for requests that end by themselves, and as many again for those whose answer may take long. Feeds have as many as there are places for them. */
 const SOCKETS_MAX = 512
 /** How long another node may take to say that it takes a request. */
 const CONFIRM_MS_MAX = 5000
@@ -21,19 +22,22 @@ const ANSWER_MS_MAX = 120_000
  */
 export class HttpForwarder {
   readonly #auth: PeerAuth
-  readonly #agent = new Agent({ keepAlive: true, maxSockets: SOCKETS_MAX, maxFreeSockets: 64, timeout: 0 })
-
-  readonly #draining: AbortSignal
+  readonly #feeds: FeedPlaces
   readonly #bodies = new WeakMap<IncomingMessage, KeptBody>()
+  readonly #agents: { readonly brief: Agent; readonly long: Agent; readonly feed: Agent }
+  readonly #confirmMs: number
 
-  /** `draining`: feeds that are sent on end, so that their clients turn to another node. */
-  constructor(auth: PeerAuth, draining: AbortSignal) {
+  /** `feeds`: where those that are sent on have their places, and hear that the node drains, so that their clients turn to another one. `socketsMax`, `confirmMs`: less than usual, for tests. */
+  constructor(auth: PeerAuth, feeds: FeedPlaces, { socketsMax = SOCKETS_MAX, confirmMs = CONFIRM_MS_MAX } = {}) {
     this.#auth = auth
-    this.#draining = draining
+    this.#feeds = feeds
+    this.#confirmMs = confirmMs
+    const agent = (maxSockets: number) => new Agent({ keepAlive: true, maxSockets, maxFreeSockets: 64, timeout: 0 })
+    this.#agents = { brief: agent(socketsMax), long: agent(socketsMax), feed: agent(Number.POSITIVE_INFINITY) }
   }
 
   close(): void {
-    this.#agent.destroy()
+    for (const agent of Object.values(this.#agents)) agent.destroy()
   }
 
   /** The body of a request that was sent on and that nobody took: its stream has been read. */
@@ -50,14 +54,20 @@ export class HttpForwarder {
     targets: readonly Member[],
     body?: Buffer,
   ): Promise<void> {
-    await askEach(targets, async target => {
-      const answer = await this.#ask(request, reply, tenant, target, body ?? this.keptBody(request.raw))
-      await this.#answer(reply, answer, entryNode, request.routeOptions.config.isFeed ?? false)
-    })
+    const { lasts = 'brief' } = request.routeOptions.config
+    const release = lasts === 'feed' ? this.#feeds.hold(tenant, 'forwarded') : undefined
+    try {
+      await askEach(targets, async target => {
+        const answer = await this.#ask(request, reply, tenant, target, body ?? this.keptBody(request.raw))
+        await this.#answer(reply, answer, entryNode, lasts === 'feed')
+      })
+    } finally {
+      release?.()
+    }
   }
 
   /** The answer of one node; `Refused` when it took nothing, so that another can be asked. */
-  #ask(
+  async #ask(
     request: FastifyRequest,
     reply: FastifyReply,
     tenant: TenantId,
@@ -70,10 +80,12 @@ export class HttpForwarder {
         ? headers['content-length'] !== '0'
         : headers['transfer-encoding'] !== undefined
     const at = target.http.lastIndexOf(':')
+    // Its `close` has been; nothing would end what is begun now.
+    if (reply.raw.destroyed) throw wentAway()
     return new Promise((resolve, reject) => {
       let isSent = !hasBody
       const outgoing: ClientRequest = httpRequest({
-        agent: this.#agent,
+        agent: this.#agents[request.routeOptions.config.lasts ?? 'brief'],
         host: target.http.slice(0, at).replace(/^\[|\]$/g, ''),
         port: Number(target.http.slice(at + 1)),
         method,
@@ -86,14 +98,35 @@ export class HttpForwarder {
           ...(body ? { 'content-length': body.length } : {}),
         },
       })
-      const confirm = setTimeout(() => outgoing.destroy(new Error('not confirmed')), CONFIRM_MS_MAX)
-      const answerTimer = setTimeout(() => outgoing.destroy(new Error('no answer in time')), ANSWER_MS_MAX)
-      outgoing.once('close', () => clearTimeout(answerTimer))
+      /** Something of it that must not be sent twice may have left this node. */
+      let hasLeft = false
+      let isOver = false
+      const settle = (): boolean => {
+        if (isOver) return false
+        isOver = true
+        clearTimeout(confirm)
+        clearTimeout(answerTimer)
+        return true
+      }
+      const fail = (error: Error) => {
+        reply.raw.off('close', gone)
+        if (!settle()) return
+        reject(reply.raw.destroyed ? wentAway() : lost(target.node, error, hasLeft && !isRead))
+      }
+      // A request that has no connection yet says nothing when it is destroyed.
+      const giveUp = (why: string) => {
+        const error = new Error(why)
+        outgoing.destroy(error)
+        fail(error)
+      }
+      const confirm = setTimeout(() => giveUp('not confirmed'), this.#confirmMs)
+      const answerTimer = setTimeout(() => giveUp('no answer in time'), ANSWER_MS_MAX)
       const isRead = method === 'GET' || method === 'HEAD'
-      const gone = () => outgoing.destroy(new Error('the client went away'))
+      const gone = () => giveUp('the client went away')
       reply.raw.once('close', gone)
       outgoing.once('continue', () => {
         isSent = true
+        hasLeft = true
         clearTimeout(confirm)
         if (body) return void outgoing.end(body)
         this.#bodies.set(request.raw, new KeptBody(request.raw))
@@ -102,14 +135,17 @@ export class HttpForwarder {
       if (!hasBody) {
         outgoing.end()
         // What reads may take longer; a lost connection shows by itself.
+        const onConnected = () => {
+          hasLeft = true
+          clearTimeout(confirm)
+        }
         outgoing.once('socket', socket => {
-          if (!socket.connecting) clearTimeout(confirm)
-          else socket.once('connect', () => clearTimeout(confirm))
+          if (!socket.connecting) onConnected()
+          else socket.once('connect', onConnected)
         })
       } else outgoing.flushHeaders()
       outgoing.once('response', answer => {
-        clearTimeout(confirm)
-        clearTimeout(answerTimer)
+        if (!settle()) return answer.destroy()
         if (answer.statusCode === 421) {
           answer.resume()
           reply.raw.off('close', gone)
@@ -122,21 +158,14 @@ export class HttpForwarder {
         answer.once('close', () => reply.raw.off('close', gone))
         resolve(answer)
       })
-      outgoing.once('error', error => {
-        clearTimeout(confirm)
-        reply.raw.off('close', gone)
-        if (reply.raw.destroyed) return reject(new PercolateError('CANCELLED', 'The client went away.'))
-        const code = (error as NodeJS.ErrnoException).code
-        // Nothing was done: no connection, or no body left this node. A read may be asked twice.
-        const isUntouched = code === 'ECONNREFUSED' || (hasBody && !isSent) || isRead
-        reject(lost(target.node, error, !isUntouched))
-      })
+      outgoing.on('error', fail)
     })
   }
 
-  #answer(reply: FastifyReply, answer: IncomingMessage, entryNode: string, isFeed: boolean): Promise<void> {
+  async #answer(reply: FastifyReply, answer: IncomingMessage, entryNode: string, isFeed: boolean): Promise<void> {
     reply.hijack()
     const { raw } = reply
+    if (raw.destroyed) return void answer.destroy()
     raw.writeHead(answer.statusCode ?? 502, { ...endToEnd(answer.headers), 'x-percolate-entry-node': entryNode })
     return new Promise(resolve => {
       answer.setTimeout(0)
@@ -149,12 +178,15 @@ export class HttpForwarder {
         answer.unpipe(raw)
         raw.end()
       }
-      if (isFeed) this.#draining.addEventListener('abort', end, { once: true })
+      if (isFeed && this.#feeds.closing.aborted) end()
+      else if (isFeed) this.#feeds.closing.addEventListener('abort', end, { once: true })
       raw.once('close', () => {
-        this.#draining.removeEventListener('abort', end)
+        this.#feeds.closing.removeEventListener('abort', end)
         answer.destroy()
         resolve()
       })
     })
   }
 }
+
+const wentAway = (): PercolateError => new PercolateError('CANCELLED', 'The client went away.')

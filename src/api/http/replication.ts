@@ -36,7 +36,7 @@ export function addReplicationRoutes(
         querystring: ref('ChangesQuery'),
         response: { 200: { type: 'string', description: 'text/event-stream' }, ...problems },
       }),
-      config: { isFeed: true },
+      config: { lasts: 'feed' },
     },
     async (request, reply) => {
       const query = request.query as schemas.ChangesQuery

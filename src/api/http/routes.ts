@@ -237,10 +237,14 @@ export function addChatRoute(app: FastifyInstance, path: string, operations: Ope
       ...problems,
     },
   }
-  app.post(path, { schema, config: { operation: 'POST /api/v1/chat', isRead: true } }, async (request, reply) => {
-    const input = request.body as schemas.ChatInput
-    return sendChat(reply, await operations.chat.chat(request.call, input), input.stream ?? false, readers)
-  })
+  app.post(
+    path,
+    { schema, config: { operation: 'POST /api/v1/chat', isRead: true, lasts: 'long' } },
+    async (request, reply) => {
+      const input = request.body as schemas.ChatInput
+      return sendChat(reply, await operations.chat.chat(request.call, input), input.stream ?? false, readers)
+    },
+  )
 }
 
 function itemsOf<T>(

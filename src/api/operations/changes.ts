@@ -1,4 +1,3 @@
-import { setMaxListeners } from 'node:events'
 import { PercolateError } from '../../base/errors.ts'
 import type { TenantId } from '../../base/ids.ts'
 import { formatClock } from '../../clock/hlc.ts'
@@ -8,6 +7,7 @@ import type { Session } from '../../session/session.ts'
 import type { LoggedChange } from '../../tenant/change-log.ts'
 import { ChangeReader, type FeedPosition, type FeedStep, LogGap } from '../../tenant/change-reader.ts'
 import type { Tenant } from '../../tenant/tenant.ts'
+import { type FeedLimits, FeedPlaces, feedsEnd } from '../feed-places.ts'
 import type { OperationsContext } from './context.ts'
 
 /** One entry of the feed: what one write changed, or what came from another copy at once. */
@@ -36,16 +36,9 @@ export interface FeedStart {
   readonly field: string
 }
 
-export interface FeedLimits {
-  /** Feeds that one node serves at once. */
-  readonly feedsMax: number
-  /** And of one tenant. */
-  readonly tenantFeedsMax: number
-}
-
 /** Of a tenant that is not there yet, whatever its incarnation will be. */
 const BEFORE_ALL: FeedPosition = { vector: new Map(), lost: '' }
-/** How soon a client may come back after a drain, seconds. */
+/** How soon a client may come back when the copy cannot be followed any more, seconds. */
 const RETRY_S = 1
 
 /**
@@ -53,68 +46,28 @@ const RETRY_S = 1
  * change comes at least once, or the feed ends with CHANGES_EXPIRED and a cursor to go on from; see {@link ChangeReader}. While it waits it keeps no tenant open.
  */
 export class ChangeOperations {
-  readonly refused = { total: 0 }
+  /** Also of the feeds that this node sends on: the protocols hold a place for each. */
+  readonly places: FeedPlaces
   readonly #context: OperationsContext
-  readonly #limits: FeedLimits
-  readonly #byTenant = new Map<TenantId, number>()
-  readonly #closing = new AbortController()
-  #feeds = 0
 
   constructor(context: OperationsContext, limits: FeedLimits) {
     this.#context = context
-    this.#limits = limits
-    // Feeds that are sent on to other nodes wait with it, each on its own.
-    setMaxListeners(0, this.#closing.signal)
-  }
-
-  /** Fires when every feed ends, for a drain. */
-  get closing(): AbortSignal {
-    return this.#closing.signal
-  }
-
-  get feeds(): number {
-    return this.#feeds
-  }
-
-  /** Ends every feed, so that their clients turn to another node, and takes no new ones. */
-  close(): void {
-    this.#closing.abort()
+    this.places = new FeedPlaces(limits)
   }
 
   /** Ends with the call. */
   async *follow(call: Session, from: FeedStart, heartbeatMs: number): AsyncGenerator<ChangeEvent> {
-    const { tenant } = call
-    const ofTenant = this.#byTenant.get(tenant) ?? 0
-    this.#admit(ofTenant)
-    this.#feeds++
-    this.#byTenant.set(tenant, ofTenant + 1)
+    const release = this.places.hold(call.tenant, 'served')
     try {
       yield* this.#follow(call, from, heartbeatMs)
     } finally {
-      this.#feeds--
-      const left = this.#byTenant.get(tenant)! - 1
-      if (left > 0) this.#byTenant.set(tenant, left)
-      else this.#byTenant.delete(tenant)
+      release()
     }
-  }
-
-  #admit(ofTenant: number): void {
-    const { feedsMax, tenantFeedsMax } = this.#limits
-    if (this.#closing.signal.aborted) throw closing()
-    const why =
-      this.#feeds >= feedsMax
-        ? `This node serves ${feedsMax} change feeds (PERCOLATE_FEEDS_MAX)`
-        : ofTenant >= tenantFeedsMax
-          ? `This node serves ${tenantFeedsMax} change feeds of this tenant (PERCOLATE_TENANT_FEEDS_MAX)`
-          : undefined
-    if (why === undefined) return
-    this.refused.total++
-    throw new PercolateError('TOO_BUSY', `${why}; close one, or retry later.`, { retryAfterS: 5 })
   }
 
   async *#follow(call: Session, { cursor, field }: FeedStart, heartbeatMs: number): AsyncGenerator<ChangeEvent> {
     const { pool } = this.#context
-    const signal = AbortSignal.any([call.signal, this.#closing.signal])
+    const signal = AbortSignal.any([call.signal, this.places.closing])
     let start: FeedCursor | 'earliest' | 'now' =
       cursor === undefined || cursor === '' ? 'now' : cursor === 'earliest' ? cursor : parseFeedCursor(cursor, field)
     let reader: ChangeReader | undefined
@@ -168,7 +121,7 @@ export class ChangeOperations {
         watch.stop()
       }
     }
-    if (this.#closing.signal.aborted && !call.signal.aborted) throw closing(reader && at(reader.position))
+    if (this.places.closing.aborted && !call.signal.aborted) throw feedsEnd(reader && at(reader.position))
   }
 
   #isNowhere(call: Session): boolean {
@@ -220,9 +173,3 @@ const gone = (cursor: string) =>
       extra: { cursor },
     },
   )
-
-const closing = (cursor?: string) =>
-  new PercolateError('SHUTTING_DOWN', 'This node is draining; follow on another, from the cursor if there is one.', {
-    retryAfterS: RETRY_S,
-    ...(cursor === undefined ? {} : { extra: { cursor } }),
-  })

@@ -1,5 +1,6 @@
 import type { ChatModel } from '../../chat/model.ts'
-import { ChangeOperations, type FeedLimits } from './changes.ts'
+import type { FeedLimits } from '../feed-places.ts'
+import { ChangeOperations } from './changes.ts'
 import { ChatOperations } from './chat.ts'
 import type { OperationsContext } from './context.ts'
 import { EntityOperations } from './entities.ts'

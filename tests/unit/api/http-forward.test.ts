@@ -2,6 +2,7 @@ import { createServer, type IncomingMessage, type OutgoingHttpHeaders, type Serv
 import type { AddressInfo } from 'node:net'
 import fastify, { type FastifyInstance } from 'fastify'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { FeedPlaces } from '../../../src/api/feed-places.ts'
 import { addTenantHook } from '../../../src/api/http/call.ts'
 import { HttpForwarder } from '../../../src/api/http/forward.ts'
 import { KEPT_BODY_BYTES_MAX } from '../../../src/api/http/kept-body.ts'
@@ -36,7 +37,7 @@ beforeAll(async () => {
     router: { refresh: async () => {}, route: async () => routes.shift()! },
   } as unknown as Replica
   const gate = new Gate({ replica, auth, bookmarkWaitMs: 0 })
-  const forwarder = new HttpForwarder(auth, new AbortController().signal)
+  const forwarder = new HttpForwarder(auth, new FeedPlaces({ feedsMax: 1, tenantFeedsMax: 1 }))
   entry = fastify({ bodyLimit: 1e7 })
   const metrics = new Metrics()
   entry.setErrorHandler((error, request, reply) => sendError(error, request, reply, metrics))
