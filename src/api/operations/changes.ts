@@ -129,13 +129,17 @@ export class ChangeOperations {
     return replica === undefined || replica.router.isNew(call.tenant)
   }
 
-  /** A copy that goes, or is made anew, says nothing any more; other holders do. Nor does one of another incarnation than the directory tells of: who follows on elsewhere begins anew. */
+  /**
+   * A copy that takes no entries says nothing any more, while others take writes: one that goes, however long that takes, that is damaged, or is being made. Other holders do. Nor does one of another incarnation than the
+   * directory tells of: who follows on elsewhere begins anew.
+   */
   #assertAnswers(tenant: TenantId, incarnation: string, cursor: string | undefined): void {
     const { replica } = this.#context
     if (!replica || cursor === undefined) return
-    const state = replica.copies.state(tenant)
+    const { copies } = replica
+    const isFed = copies.isCurrent(tenant) || (copies.state(tenant) === 'verifying' && copies.takesEntries(tenant))
     const standing = replica.directory.placement(tenant)?.incarnation ?? incarnation
-    if (state === 'absent' || state === 'joining' || standing !== incarnation) throw gone(cursor)
+    if (!isFed || standing !== incarnation) throw gone(cursor)
   }
 }
 
