@@ -57,6 +57,9 @@ function decode(text: string): FeedCursor | undefined {
   return undefined
 }
 
+/** Before everything: what a feed gives of a tenant that is not there yet, whatever its incarnation will be. Every copy has that. */
+export const namesNothing = ({ incarnation, vector }: Bookmark): boolean => incarnation === '' && vector.size === 0
+
 /** Both positions, for a client that carries one bookmark along. */
 export const joinBookmarks = (a: Bookmark | undefined, b: Bookmark): Bookmark =>
   a === undefined || a.incarnation !== b.incarnation

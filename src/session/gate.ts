@@ -3,6 +3,7 @@ import type { PeerAuth } from '../replication/auth.ts'
 import { activeHolders, type Member, protocolOf } from '../replication/placement.ts'
 import type { Replica } from '../replication/replica.ts'
 import type { Route } from '../replication/router.ts'
+import { namesNothing } from './bookmark.ts'
 import { bookmarkNotReached, LACKS_BOOKMARK, NotTaken } from './forward.ts'
 import type { SessionRequest } from './request.ts'
 import { Session } from './session.ts'
@@ -80,7 +81,7 @@ export class Gate {
     const { replica, bookmarkWaitMs } = this.#options
     const { needsHome, bookmark } = consistency
     const route = await replica.router.route({ tenant, needsHome, forwardedBy, ending: endingOf(request) })
-    if (access !== 'read' || !bookmark) return route
+    if (access !== 'read' || !bookmark || namesNothing(bookmark)) return route
     const placement = replica.directory.placement(tenant)
     const written = [...bookmark.vector.keys()]
     const byBookmark = (a: Member, b: Member) => rank(b, written, placement?.home) - rank(a, written, placement?.home)

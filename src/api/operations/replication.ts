@@ -5,7 +5,7 @@ import type { Op } from '../../rem/record.ts'
 import { compareDigests } from '../../replication/anti-entropy.ts'
 import type { CopyStatus, Digests } from '../../replication/peer.ts'
 import type { Replica } from '../../replication/replica.ts'
-import { encodeBookmark, parseBookmark } from '../../session/bookmark.ts'
+import { encodeBookmark, namesNothing, parseBookmark } from '../../session/bookmark.ts'
 import type { Session } from '../../session/session.ts'
 import { write } from '../../session/write.ts'
 import { decodeEntry } from '../../storage/codec.ts'
@@ -67,7 +67,7 @@ export class ReplicationOperations {
       ...(bookmark
         ? {
             replicated:
-              bookmark.incarnation === placement.incarnation &&
+              (namesNothing(bookmark) || bookmark.incarnation === placement.incarnation) &&
               holders.filter(holder => holder.has_bookmark === true).length >= 2,
           }
         : {}),

@@ -1,5 +1,9 @@
 import { describe, expect, it } from 'vitest'
-import type { Bookmark } from '../../../src/session/bookmark.ts'
+import { parseTenantId } from '../../../src/base/ids.ts'
+import { planEntity } from '../../../src/rem/plan.ts'
+import { type Bookmark, parseBookmark } from '../../../src/session/bookmark.ts'
+import { ANY } from '../../../src/session/request.ts'
+import { Session } from '../../../src/session/session.ts'
 import { SmallCluster } from '../../support/small-cluster.ts'
 
 const ref = { kind: 'entity', key: ['marked'] } as const
@@ -45,5 +49,44 @@ describe('a read with a bookmark that a node sends on', () => {
     await expect(small.settle(ask(small, 'n4', future))).rejects.toMatchObject({ code: 'BOOKMARK_NOT_REACHED' })
     // Nobody knows yet that n3 is gone.
     expect(forwarded() - before).toBe(3)
+  })
+})
+
+/** As the guide tells those to do who begin from nothing: open the feed, and read with the `id` of its first event. */
+async function firstEventOf(small: SmallCluster, node: string, tenant = small.tenant): Promise<Bookmark> {
+  const stop = new AbortController()
+  const session = new Session(
+    { tenant, access: 'read', consistency: ANY, asOf: undefined, forwardedBy: undefined },
+    { signal: stop.signal, hasEnded: false },
+  )
+  const feed = small.process(node).changes.follow(session, { cursor: undefined, field: 'cursor' }, 1000)
+  const { value } = await small.settle(feed.next())
+  stop.abort()
+  return parseBookmark(value!.cursor, 'bookmark')
+}
+
+describe('the first event of a feed, as the bookmark of reads', () => {
+  it('names nothing when the tenant is not there yet: reads are answered before it is made, and after', async () => {
+    const small = await SmallCluster.start()
+    const tenant = parseTenantId('nobody')
+    const bookmark = await firstEventOf(small, 'n1', tenant)
+    const exists = async (node: string) =>
+      (await small.settle(small.process(node).handle({ tenant, ref, bookmark }, undefined))).exists
+    expect(await exists('n1')).toBe(false)
+    await small.settle(
+      small.process('n1').handle({ tenant, ref, write: (_, clock) => planEntity({ id: 'marked' }, clock) }, undefined),
+    )
+    // From where it is, and sent on by a node that holds nothing.
+    const { holders } = small.process('n1').replica.directory.placement(tenant)!
+    const other = ['n1', 'n2', 'n3'].find(name => !holders.some(({ node }) => node === name))!
+    await small.until('it is known there', () => !small.process(other).replica.router.isNew(tenant))
+    for (const node of [holders[0]!.node, other]) expect(await exists(node), node).toBe(true)
+  })
+
+  it('that is of another incarnation is refused, also when that had nothing in it', async () => {
+    const small = await SmallCluster.start()
+    const bookmark = { incarnation: '000000000001-00000000000000ff', vector: new Map() }
+    await expect(small.settle(ask(small, 'n1', bookmark))).rejects.toMatchObject({ code: 'INVALID_BOOKMARK' })
+    expect(await small.settle(ask(small, 'n1', await firstEventOf(small, 'n1')))).toMatchObject({ exists: false })
   })
 })
