@@ -94,7 +94,7 @@ export const errorTable = {
     'UNAVAILABLE',
     'later',
     'info',
-    'No holder that could be asked has applied the bookmark yet.',
+    'No holder that could be asked has applied the bookmark yet. When it lasts, the write that it names was lost or set aside: see the guide for when to drop it.',
   ),
   DURABILITY_NOT_REACHED: spec(
     503,

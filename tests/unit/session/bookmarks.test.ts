@@ -4,6 +4,7 @@ import { planEntity } from '../../../src/rem/plan.ts'
 import { type Bookmark, parseBookmark } from '../../../src/session/bookmark.ts'
 import { ANY } from '../../../src/session/request.ts'
 import { Session } from '../../../src/session/session.ts'
+import { decodeEntry } from '../../../src/storage/codec.ts'
 import { SmallCluster } from '../../support/small-cluster.ts'
 
 const ref = { kind: 'entity', key: ['marked'] } as const
@@ -89,4 +90,33 @@ describe('the first event of a feed, as the bookmark of reads', () => {
     await expect(small.settle(ask(small, 'n1', bookmark))).rejects.toMatchObject({ code: 'INVALID_BOOKMARK' })
     expect(await small.settle(ask(small, 'n1', await firstEventOf(small, 'n1')))).toMatchObject({ exists: false })
   })
+})
+
+it('the bookmark of a write that was set aside with its copy is reached by nobody; the list of late writes has the write', async () => {
+  const small = await SmallCluster.start()
+  const n2 = small.cluster.node('n2')!
+  n2.natsCut = true
+  for (const other of ['n1', 'n3']) small.cluster.cuts.add(`n2|${other}`)
+  await small.hold('n2', undefined)
+  // The floor passes what it has.
+  for (let n = 0; n < 4; n++) {
+    await small.write('n1', `elsewhere-${n}`)
+    await small.world.run(5000)
+  }
+  await small.settle(small.put('n2', 'unseen'))
+  const bookmark = (await small.open('n2', async open => ({
+    incarnation: open.identity.incarnation,
+    vector: new Map([[open.origin, open.vector.get(open.origin)!]]),
+  })))!
+  n2.natsCut = false
+  small.cluster.cuts.clear()
+  await small.until('it is made anew', () => small.process('n2').replica.copies.counts.wiped > 0)
+  await small.until('it is current', () => small.isCurrent('n2'))
+  await small.world.run(60_000)
+  for (const node of ['n1', 'n2'])
+    await expect(small.settle(ask(small, node, bookmark)), node).rejects.toMatchObject({ code: 'BOOKMARK_NOT_REACHED' })
+  const late = (await small.settle(small.process('n2').replica.service.late(small.tenant))).map(decodeEntry)
+  expect(late.map(({ origin, sequence, ops }) => [origin, sequence, ops[0]!.key])).toEqual([
+    [...[...bookmark.vector][0]!, ['unseen']],
+  ])
 })
