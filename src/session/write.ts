@@ -1,7 +1,7 @@
 import { PercolateError } from '../base/errors.ts'
 import { type Clock, laterClock } from '../clock/hlc.ts'
 import { joinVectors, type VersionVector } from '../clock/vector.ts'
-import { durabilities } from '../replication/replica.ts'
+import { type Durability, durabilities } from '../replication/replica.ts'
 import type { Tenant } from '../tenant/tenant.ts'
 import type { Plan, Planner, WriteOptions } from '../tenant/writer.ts'
 import { encodeBookmark, joinBookmarks } from './bookmark.ts'
@@ -10,7 +10,7 @@ import { NotTaken } from './forward.ts'
 import type { Session } from './session.ts'
 
 /** What a session tells the writer beside its plan; `asOf` instead of its own. */
-export type Commit = Omit<WriteOptions, 'onCommitted' | 'guard' | 'ending' | 'turn'>
+export type Commit = Omit<WriteOptions, 'onCommitted' | 'guard' | 'ending' | 'turn' | 'needsEntry'>
 
 /**
  * Plans and commits one command, and answers when the session's durability is reached. A tenant comes to be with its first write, when all that can be refused of it has been looked at: what is refused
@@ -101,6 +101,10 @@ class Writing {
     this.#session = session
   }
 
+  get #wanted(): Durability {
+    return this.#session.consistency.durability ?? this.#context.durability
+  }
+
   async commit<T>(tenant: Tenant, plan: Planner<T>, commit: Commit): Promise<T> {
     try {
       return await tenant.write(plan, this.#begin(tenant, commit))
@@ -121,14 +125,15 @@ class Writing {
       this.#clock = laterClock(this.#clock, clock)
       this.#position = this.#position ? joinVectors(this.#position, position) : position
     }
-    return { ...commit, guard, ...(this.first ?? { ending: this.#session }), onCommitted }
+    const needsEntry = this.#context.replica !== undefined && this.#wanted !== 'local'
+    return { ...commit, guard, needsEntry, ...(this.first ?? { ending: this.#session }), onCommitted }
   }
 
   async finish<T>(result: T): Promise<T> {
     if (!this.#position || !this.#clock) return result
-    const { replica, durability: standard, durabilityTimeoutMs } = this.#context
+    const { replica, durabilityTimeoutMs } = this.#context
     const { tenant, consistency } = this.#session
-    const wanted = consistency.durability ?? standard
+    const wanted = this.#wanted
     const position = this.#position
     const reached = replica
       ? await replica.reach(tenant, this.#origins, position, wanted, durabilityTimeoutMs)

@@ -153,21 +153,25 @@ export class Staging {
     return bytes === undefined ? undefined : decodeRecord(bytes)
   }
 
-  /** Applies one command's ops, and queues those that changed something as entries of this origin. */
-  async apply(ops: readonly Op[], clock: Clock): Promise<void> {
-    const effective: Op[] = []
+  /**
+   * Applies one command's ops, and queues them as entries of this origin when one of them changed something: all of them, so that who has the entries has all of the command. When nothing changed, what they
+   * say is here already, and the vector counts it; where it may not (it came ahead of the vector, or what it came with was given up), or with `needsEntry`, they are queued as well: only an entry of
+   * its own says of a command how durable it is.
+   */
+  async apply(ops: readonly Op[], clock: Clock, { needsEntry = false } = {}): Promise<void> {
+    let isNews = needsEntry || this.#state.ahead !== undefined || this.#state.lost.count > 0
     const before = await this.#overlay.getMany(ops.map(op => keys.record(op)))
     const touched = new Set<string>()
     for (const [n, op] of ops.entries()) {
       const name = JSON.stringify([op.kind, op.key])
       const bytes = touched.has(name) ? await this.#overlay.get(keys.record(op)) : before[n]
       touched.add(name)
-      if (await this.#applyOp(op, bytes)) effective.push(op)
+      if (await this.#applyOp(op, bytes)) isNews = true
       if (this.bytes > this.#base.stagedBytesMax) throw tooMuchAtOnce(this.#base.stagedBytesMax)
       await this.#slicer.pause()
     }
     this.#noteClock(clock)
-    if (effective.length > 0) await this.#queueEntries(effective)
+    if (isNews && ops.length > 0) await this.#queueEntries(ops)
   }
 
   /**

@@ -78,6 +78,8 @@ export interface WriteOptions {
   readonly ending?: WriteEnding | undefined
   /** Of a command that has its turn among the large batches already: its batch needs no other. The writer leaves it when the command cannot be begun at once. */
   readonly turn?: Turn | undefined
+  /** Somebody waits until others have what it says: it gets an entry of its own also when it changes nothing here. What it found may have come from another holder, past the stream, and nobody here knows who else has it. */
+  readonly needsEntry?: boolean
   /** Called when the batch is fsynced, before the answer: the position of what this command wrote, or of what it found already there. */
   readonly onCommitted?: (position: VersionVector, clock: Clock, origin: string) => void
 }
@@ -296,7 +298,7 @@ export class TenantWriter {
         const plan = await this.#plan(staging, pending)
         if (plan === undefined) continue
         const before = staging.vector
-        await staging.apply(plan.ops, plan.clock)
+        await staging.apply(plan.ops, plan.clock, { needsEntry: pending.options.needsEntry ?? false })
         const own = staging.vector.get(this.#tenant.origin) ?? 0
         const position = staging.vector === before ? staging.vector : new Map([[this.#tenant.origin, own]])
         planned.push({ pending, result: plan.result, position, clock: plan.clock })
