@@ -6,6 +6,7 @@ import { edgeSurvives, edgeView } from '../rem/views.ts'
 import { decodeRecord, encodeRecord } from '../storage/codec.ts'
 import { KeyReader, keyAfter, keys, kindByte, parseRecordKey, prefixes, prefixRange, space } from '../storage/keys.ts'
 import { collect } from '../storage/kv.ts'
+import { splitMark } from '../tenant/change-log.ts'
 import type { Tenant } from '../tenant/tenant.ts'
 import type { TransferHead, TransferPart, TransferRecord } from './peer.ts'
 import { sameCopy, type UseCopy } from './with-copy.ts'
@@ -47,7 +48,7 @@ export async function* exportCopy(
       yield { records, upTo: batch.upTo }
     }
     if (batch.last === undefined) {
-      yield { end: { records: count, floor: batch.floor } }
+      yield { end: { records: count, floor: batch.floor, came: batch.came } }
       return
     }
     after = batch.last
@@ -61,15 +62,19 @@ async function readHead(open: Tenant, source: string): Promise<TransferHead> {
   const { id, floor } = open
   // Before what was given up: a loss that the vector counts must be in that list.
   const vector = new Map(open.vector)
+  const came = cameTo(open)
   const skipped = await readSkipped(open)
-  return { tenant: id, incarnation: open.identity.incarnation, vector, floor, skipped, source }
+  return { tenant: id, incarnation: open.identity.incarnation, vector, floor, skipped, came, source }
 }
+
+const cameTo = (open: Tenant): string | undefined => splitMark(open.state.lost.mark).came || undefined
 
 interface Batch {
   readonly records: TransferRecord[]
   readonly upTo: VersionVector
-  /** The copy's floor when all of it was read. */
+  /** The copy's floor, and what it had learned past its vector, when all of it was read. */
   readonly floor: TransferHead['floor']
+  readonly came: string | undefined
   /** Records that were read, also those that are not sent, and their bytes. */
   readonly read: number
   readonly bytes: number
@@ -89,7 +94,15 @@ async function readBatch(open: Tenant, after: Buffer | undefined, wanted: number
     if (record) records.push(record)
   }
   const last = entries.length < wanted ? undefined : entries.at(-1)![0]
-  return { records, upTo: new Map(open.reach), floor: open.floor, read: entries.length, bytes, last }
+  return {
+    records,
+    upTo: new Map(open.reach),
+    floor: open.floor,
+    came: cameTo(open),
+    read: entries.length,
+    bytes,
+    last,
+  }
 }
 
 const sizeOf = ({ key, record, vectors }: TransferRecord): number =>

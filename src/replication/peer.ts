@@ -56,6 +56,8 @@ export interface TransferHead {
   readonly floor: GcFloor | undefined
   /** Entries that the vector counts and that were given up for lost: should one turn up, it has to be applied. */
   readonly skipped: readonly (readonly [origin: string, sequence: number])[]
+  /** What the copy has learned past its vector; see `splitMark`. Undefined: nothing, or an older version does not say. */
+  readonly came?: string | undefined
   readonly source: string
 }
 
@@ -72,6 +74,8 @@ export interface TransferEnd {
   readonly records: number
   /** The source's floor when the last record was read: deletes at or below it may have been forgotten while the copy was sent. Older versions, which read all records at one moment, do not say. */
   readonly floor?: GcFloor | undefined
+  /** As the head's, when the last record was read. */
+  readonly came?: string | undefined
 }
 
 export type TransferPart = { readonly head: TransferHead } | TransferRecords | { readonly end: TransferEnd }

@@ -13,6 +13,7 @@ import { type GcFloor, latestClock } from '../rem/floor.ts'
 import type { LwwRecord } from '../rem/record.ts'
 import { decodeRecord, packValue, unpackValue } from '../storage/codec.ts'
 import { keys, parseRecordKey, prefixes, prefixRange, space } from '../storage/keys.ts'
+import { meetCame } from '../tenant/change-log.ts'
 import type { Staging } from '../tenant/staging.ts'
 import type { Tenant } from '../tenant/tenant.ts'
 import { isHidden, readSkipped, SKIPPED_MAX } from './export.ts'
@@ -25,17 +26,20 @@ interface Progress {
   readonly vector: VersionVector
   /** Given up for lost by the sources so far: what came from them does not have it, whatever the next one has. */
   readonly skipped: TransferHead['skipped']
+  /** Past their vectors they had learned of; see `splitMark`. */
+  readonly came: string
 }
 
 export async function readProgress(tenant: Tenant): Promise<Progress | undefined> {
   const bytes = await tenant.get(keys.meta('transfer'))
   if (!bytes) return undefined
-  const [after, vector, skipped] = unpackValue(bytes) as [
+  const [after, vector, skipped = [], came = ''] = unpackValue(bytes) as [
     Uint8Array,
     Record<string, number>,
     TransferHead['skipped'] | undefined,
+    string | undefined,
   ]
-  return { after: Buffer.from(after), vector: vectorFromObject(vector) ?? new Map(), skipped: skipped ?? [] }
+  return { after: Buffer.from(after), vector: vectorFromObject(vector) ?? new Map(), skipped, came }
 }
 
 /** Forgets transfers that were cut short: the copy was compared, and is as another one. */
@@ -77,6 +81,7 @@ export async function importTransfer(
   let vector: VersionVector = new Map()
   /** What may not be here at the end, though `vector` counts it. */
   let lacking: TransferHead['skipped'] = []
+  let came = ''
   let merging: VersionVector = new Map()
   /** Given up here when it began. */
   let given: TransferHead['skipped'] = []
@@ -88,6 +93,7 @@ export async function importTransfer(
       // Of what came before the restart only the earlier vector is certain, of the rest only the new one.
       vector = before ? meetVectors(before.vector, head.vector) : head.vector
       lacking = unique([...(before?.skipped ?? []), ...head.skipped])
+      came = meetCame(before?.came ?? head.came ?? '', head.came ?? '')
       merging = await same(async open => {
         assertFits(open, part.head)
         if (resumable) return new Map()
@@ -114,7 +120,7 @@ export async function importTransfer(
           regains,
           also: staging => {
             if (resumable && last)
-              staging.put(keys.meta('transfer'), packValue([last.key, vectorToObject(vector), lacking]))
+              staging.put(keys.meta('transfer'), packValue([last.key, vectorToObject(vector), lacking, came]))
             if (!resumable) staging.put(keys.meta('merging'), packValue(vectorToObject(merging)))
           },
         })
@@ -133,6 +139,7 @@ export async function importTransfer(
           // On the word of the copy whose records have come, not on what it said before.
           await staging.regain(regained)
           staging.joinVector(vector, lacking)
+          if (resumable) staging.inheritCame(meetCame(came, end.came ?? ''))
           staging.del(keys.meta('transfer'))
           // Its later parts may have had records of entries that are still to come, or never will.
           if (dominates(staging.vector, staging.reach)) staging.del(keys.meta('merging'))
@@ -312,6 +319,7 @@ export function encodePart(part: TransferPart): Buffer {
           part.head.source,
           packFloor(part.head.floor),
           part.head.skipped,
+          ...(part.head.came ? [part.head.came] : []),
         ]
       : 'records' in part
         ? [
@@ -319,7 +327,12 @@ export function encodePart(part: TransferPart): Buffer {
             part.records.map(({ key, record, vectors }) => [key, record, vectors.map(v => [v.model, v.vector])]),
             part.upTo ? vectorToObject(part.upTo) : null,
           ]
-        : [2, part.end.records, ...(part.end.floor ? [packFloor(part.end.floor)] : [])]
+        : [
+            2,
+            part.end.records,
+            ...(part.end.floor || part.end.came ? [packFloor(part.end.floor)] : []),
+            ...(part.end.came ? [part.end.came] : []),
+          ]
   const body = Buffer.concat([Buffer.from([PART_VERSION]), packValue(fields)])
   return Buffer.concat([body, createHash('sha256').update(body).digest()])
 }
@@ -338,13 +351,14 @@ export function decodePart(bytes: Buffer): TransferPart {
     )
   const [kind, ...fields] = unpackValue(body.subarray(1)) as [number, ...unknown[]]
   if (kind === 0) {
-    const [tenant, incarnation, vector, source, floor, skipped] = fields as [
+    const [tenant, incarnation, vector, source, floor, skipped, came] = fields as [
       string,
       string,
       unknown,
       string,
       PackedFloor | null,
       [string, number][],
+      string | undefined,
     ]
     return {
       head: {
@@ -354,12 +368,13 @@ export function decodePart(bytes: Buffer): TransferPart {
         source,
         floor: unpackFloor(floor),
         skipped: skipped ?? [],
+        came,
       },
     }
   }
   if (kind === 2) {
-    const [records, floor] = fields as [number, PackedFloor | undefined]
-    return { end: { records, floor: unpackFloor(floor ?? null) } }
+    const [records, floor, came] = fields as [number, PackedFloor | null | undefined, string | undefined]
+    return { end: { records, floor: unpackFloor(floor ?? null), came } }
   }
   const records = fields[0] as [Uint8Array, Uint8Array, [string, Uint8Array][]][]
   return {

@@ -12,7 +12,7 @@ import type { KvReader } from '../storage/kv.ts'
  * | item | what it says |
  * |---|---|
  * | `entry` | the entry of an origin was applied here; `late`: after it had been given up, so it lies below the vector |
- * | `merged` | records that came as records (a transfer, a repair), and were news here; they move no vector. `lost`: among them may be what had been given up |
+ * | `merged` | records that came as records (a transfer, a repair), and were news here; they move no vector. `lost`: no later move of it need tell of them, since the vector counted them already, or among them is what had been given up |
  * | `moved` | the vector moved without entries, for what came as records since item `from`, or for entries that were given up |
  */
 export type LogItem =
@@ -41,7 +41,7 @@ export type LogItem =
 
 export type Move = readonly [origin: string, before: number, after: number]
 
-/** Which given-up entries the vector counted before the item and behind it; see {@link LostEntries}. */
+/** What the copy's position was before the item and behind it, apart from its vector; see {@link LostEntries}. */
 export type LostMarks = readonly [before: string, after: string]
 
 export interface LoggedChange {
@@ -51,24 +51,48 @@ export interface LoggedChange {
   readonly clock: Clock
 }
 
-/** Entries that the vector counts and that were given up for lost. */
+/** What the vector of a copy does not say of what it has. */
 export interface LostEntries {
+  /** Entries that the vector counts and that were given up for lost. */
   readonly count: number
-  /** Tells one set of them from another; '' when there are none. */
+  /** Tells one state of this from another; '' when every entry came, and nothing else. See {@link splitMark}. */
   readonly mark: string
 }
 
 export const NONE_LOST: LostEntries = { count: 0, mark: '' }
 
-/** Adds an entry to the set, or takes it out. */
-export function toggleLost(lost: LostEntries, origin: string, sequence: number, by: 1 | -1): LostEntries {
-  const count = Math.max(0, lost.count + by)
-  return count === 0 ? NONE_LOST : { count, mark: mixed(lost.mark, `${origin} ${sequence}`) }
+/** Between the two parts of a mark. */
+const CAME = '~'
+
+/**
+ * The parts of a mark. `lost`: which entries were given up; '' when there are none. `came`: which records have changed without a move of the vector, all of them in their order; '' when there are none. No two
+ * copies get the same one by themselves.
+ */
+export function splitMark(mark: string): { readonly lost: string; readonly came: string } {
+  const at = mark.indexOf(CAME)
+  return at < 0 ? { lost: mark, came: '' } : { lost: mark.slice(0, at), came: mark.slice(at + 1) }
 }
 
-/** Something of the set has come, and it is not known what: positions from before are told from those behind it. */
-export const disturbLost = (lost: LostEntries, salt: string): LostEntries =>
-  lost.count === 0 ? lost : { count: lost.count, mark: mixed(lost.mark, `disturbed ${salt}`) }
+export const joinMark = (lost: string, came: string): string => (came === '' ? lost : `${lost}${CAME}${came}`)
+
+/** Adds an entry to the set, or takes it out. */
+export function toggleLost({ count, mark }: LostEntries, origin: string, sequence: number, by: 1 | -1): LostEntries {
+  const left = Math.max(0, count + by)
+  const { lost, came } = splitMark(mark)
+  return { count: left, mark: joinMark(left === 0 ? '' : mixed(lost, `${origin} ${sequence}`), came) }
+}
+
+/** Records have changed and the vector has not moved: positions from before are told from those behind it. `salt` is given once. */
+export function noteCame({ count, mark }: LostEntries, salt: string): LostEntries {
+  const { lost, came } = splitMark(mark)
+  return { count, mark: joinMark(lost, chained(came, salt)) }
+}
+
+/** Of a copy that was made from two: what came to either of them. */
+export const meetCame = (a: string, b: string): string => (a === b ? a : chained(a, b))
+
+const chained = (came: string, text: string): string =>
+  createHash('sha256').update(`${came} ${text}`).digest('hex').slice(0, 16)
 
 /** XOR of digests, so that the order in which entries were given up does not matter. */
 function mixed(mark: string, text: string): string {

@@ -1,12 +1,12 @@
 import { dominates, type VersionVector } from '../clock/vector.ts'
 import { keys } from '../storage/keys.ts'
-import { type LoggedChange, type LogItem, logBackwards, readLog } from './change-log.ts'
+import { joinMark, type LoggedChange, type LogItem, logBackwards, readLog, splitMark } from './change-log.ts'
 import type { Tenant } from './tenant.ts'
 
 /** Where a follower of changes is, on whichever copy. */
 export interface FeedPosition {
   readonly vector: VersionVector
-  /** Which of the entries that the vector counts the follower never got, because they had been given up for lost; '': it got all. */
+  /** Which of the entries that the vector counts the follower never got, because they had been given up for lost, and which records it got that came past the vector; see {@link splitMark}. '': it got all entries, and nothing else. */
   readonly lost: string
 }
 
@@ -31,6 +31,7 @@ const ITEMS_MAX = 128
 export class ChangeReader {
   readonly #origin: string
   readonly #seen: Map<string, number>
+  /** What it lacked of the entries then. */
   readonly #startedWith: string
   /** The first item that this reader looks at; what came as records before it was not given. */
   readonly #first: number
@@ -42,7 +43,7 @@ export class ChangeReader {
   private constructor(origin: string, position: FeedPosition, after: number, old: number) {
     this.#origin = origin
     this.#seen = new Map(position.vector)
-    this.#startedWith = position.lost
+    this.#startedWith = splitMark(position.lost).lost
     this.#lost = position.lost
     this.#after = after
     this.#first = after + 1
@@ -58,7 +59,9 @@ export class ChangeReader {
     const hasAhead = ahead !== undefined && ahead.from > 0 && (await tenant.get(keys.change(ahead.from))) !== undefined
     const aheadAt = hasAhead ? ahead.from : last + 1
     if (from === 'now') return new ChangeReader(tenant.origin, { vector, lost: lost.mark }, aheadAt - 1, last)
-    if (from !== 'earliest' && from.lost !== '' && from.lost !== lost.mark)
+    const now = splitMark(lost.mark)
+    const then = from === 'earliest' ? now : splitMark(from.lost)
+    if (from !== 'earliest' && then.lost !== '' && then.lost !== now.lost)
       throw new LogGap('the position counts entries that were given up elsewhere, or have come since')
     const target = from === 'earliest' ? undefined : from.vector
     const reach = new Map(vector)
@@ -67,11 +70,20 @@ export class ChangeReader {
     /** Items down to here are needed to make sense of those above. */
     let needed = aheadAt
     let mark = lost.mark
+    /** Whether all is read that came past the vector since the position. */
+    let isLevel = then.came === now.came
     let earliest = { n: low, vector, lost: mark }
     for await (const item of logBackwards(tenant, last)) {
-      if (isMet() && item.n < needed) break
+      if (isMet() && isLevel && item.n < needed) break
       low = item.n
-      if (item.lost) mark = item.lost[0]
+      if (item.lost) {
+        const [before, behind] = item.lost
+        mark = before
+        if (!isLevel && splitMark(before).came !== splitMark(behind).came) {
+          needed = Math.min(needed, item.n)
+          isLevel = splitMark(before).came === then.came
+        }
+      }
       if (item.type === 'entry' && !item.lost && reach.get(item.origin) === item.sequence)
         reach.set(item.origin, item.sequence - 1)
       if (item.type === 'moved') needed = Math.min(needed, unwind(item, reach, target))
@@ -79,6 +91,7 @@ export class ChangeReader {
     }
     if (from === 'earliest') return new ChangeReader(tenant.origin, earliest, earliest.n - 1, last)
     if (!isMet()) throw new LogGap('the log does not reach back that far')
+    if (!isLevel) throw new LogGap('records that came by a repair are told of too far back, or on another copy only')
     return new ChangeReader(tenant.origin, from, low - 1, last)
   }
 
@@ -117,9 +130,10 @@ export class ChangeReader {
   #take(item: LogItem): readonly LoggedChange[] | undefined {
     const isNew = item.n > this.#old
     if (item.lost) {
-      const [, behind] = item.lost
+      const { lost, came } = splitMark(item.lost[1])
       // What is replayed to one that lacks something already may be from before that was lost.
-      this.#lost = isNew || this.#startedWith === '' || behind === this.#startedWith ? behind : UNSURE
+      const isSure = isNew || this.#startedWith === '' || lost === this.#startedWith
+      this.#lost = joinMark(isSure ? lost : UNSURE, came)
     }
     switch (item.type) {
       case 'entry': {

@@ -21,12 +21,14 @@ import type { KvOperation, KvOperations, KvReader } from '../storage/kv.ts'
 import { Overlay } from '../storage/overlay.ts'
 import {
   changesOfMerge,
-  disturbLost,
   encodeEntryItem,
   encodeMergedItem,
   encodeMovedItem,
+  joinMark,
+  noteCame,
   type PackedChange,
   packChange,
+  splitMark,
   toggleLost,
 } from './change-log.ts'
 import { documentTerms, indexEntries } from './indexes.ts'
@@ -221,21 +223,28 @@ export class Staging {
 
   /**
    * Notes for feeds what {@link mergeRecord} brought: records of a copy that had no more than `upTo`. `silent`: no feed can be open, and all positions from before are told to read anew, since the
-   * copy is only being made. `regains`: among them may be what was given up here.
+   * copy is only being made. `regains`: among them may be what was given up here, or what was missing for another reason. What no move of the vector will tell of marks the copy: positions from before lack it.
    */
   logMerged(upTo: VersionVector, { silent = false, regains = false } = {}): void {
     const merged = this.#merged
     this.#merged = []
-    if (!dominates(this.#vector, upTo)) {
+    const isCounted = dominates(this.#vector, upTo)
+    if (!isCounted) {
       const { ahead } = this.#state
       const from = silent ? 0 : (ahead?.from ?? this.#state.changes + 1)
       this.#state = { ...this.#state, ahead: { from, vector: joinVectors(ahead?.vector ?? new Map(), upTo) } }
     }
     if (merged.length === 0 || silent) return
     const { lost } = this.#state
-    const after = regains ? disturbLost(lost, `${this.#base.origin} ${this.#state.changes}`) : lost
+    const after = isCounted || regains ? noteCame(lost, `${this.#base.origin} ${this.#state.changes}`) : lost
     this.#state = { ...this.#state, lost: after }
     this.#log(encodeMergedItem(merged, after === lost ? undefined : [lost.mark, after.mark]))
+  }
+
+  /** Of a copy that is being made: all that the copies which it is made of have learned past their vectors, `came`, is in it; see {@link splitMark}. */
+  inheritCame(came: string): void {
+    const { count, mark } = this.#state.lost
+    this.#state = { ...this.#state, lost: { count, mark: joinMark(splitMark(mark).lost, came) } }
   }
 
   /** Takes over the vector of a copy whose every record has been merged here, `lost` of which it never had; without a copy: gives up what is missing. */
