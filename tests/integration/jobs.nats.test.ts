@@ -231,6 +231,15 @@ describe('bad uploads leave nothing', () => {
       code: 'INVALID_ARGUMENT',
       field: 'metadata',
     })
+    // As `curl -F 'category={…};type=application/json'` sends it.
+    const part = (name: string, type: string, text: string) =>
+      `--cut\r\ncontent-disposition: form-data; ${name}\r\ncontent-type: ${type}\r\n\r\n${text}\r\n`
+    const typed = (value: string) =>
+      request(`${url}/upload`, 'POST', {
+        body: `${part('name="file"; filename="x.txt"', 'text/plain', 'x')}${part('name="wat"', 'application/json', value)}--cut--\r\n`,
+        headers: { 'content-type': 'multipart/form-data; boundary=cut' },
+      })
+    expect((await typed('{"toString":1,"valueOf":1}')).body).toMatchObject({ code: 'INVALID_ARGUMENT', field: 'wat' })
     expect((await upload('big.txt', Buffer.alloc(21_000_000, 'x'))).body).toMatchObject({
       status: 413,
       code: 'UPLOAD_TOO_LARGE',
