@@ -68,7 +68,8 @@ function findObvious(operations: readonly RegisterOperation[], initial: string):
   const written = new Set([initial])
   for (const { kind, version, name } of operations) {
     if (kind !== 'written' && kind !== 'unknown') continue
-    if (version === undefined || written.has(version)) throw new Error(`${name} wrote no version of its own`)
+    if (version === undefined) throw new Error(`${name} wrote no version`)
+    if (written.has(version)) return `${name} wrote no version of its own`
     written.add(version)
   }
   const decidedBy = new Map<string, RegisterOperation>()

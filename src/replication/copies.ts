@@ -500,10 +500,16 @@ export class Copies {
       return false
     }
     if (holderOf(placement, node)?.state === 'active') {
-      // The record still speaks of a disk that is gone: others must not wait for what was on it.
+      // The record still speaks of a disk that is gone: others must not wait for what was on it. What the process that had it decided may be on its way to the stream, and must not win over what comes now.
+      const decidedBelowMs = (await directory.readMember(node))?.member.decidesBelowMs ?? 0
       await directory.update(tenant, current =>
         holderOf(current, node)?.state === 'active'
-          ? { ...withHolder(current, node, 'joining'), ...(current.home === node ? { home: undefined } : {}) }
+          ? {
+              ...withHolder(current, node, 'joining'),
+              ...(current.home === node
+                ? { home: undefined, decidesAboveMs: Math.max(current.decidesAboveMs ?? 0, decidedBelowMs) }
+                : {}),
+            }
           : undefined,
       )
     }

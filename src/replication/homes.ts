@@ -4,11 +4,13 @@ import type { Logger } from '../base/logger.ts'
 import type { Time } from '../base/time.ts'
 import type { TenantPool } from '../tenant/pool.ts'
 import type { WriteGuard } from '../tenant/writer.ts'
+import type { Applier } from './applier.ts'
 import type { Copies } from './copies.ts'
 import type { Directory } from './directory.ts'
 import type { Follower } from './follower.ts'
 import type { LeaseProof } from './lease-proof.ts'
 import type { Membership } from './membership.ts'
+import { hasParkedUpTo } from './parked.ts'
 import type { PeerPort } from './peer.ts'
 import { activeHolders, holderOf } from './placement.ts'
 
@@ -21,6 +23,7 @@ export interface HomesOptions {
   readonly copies: Copies
   readonly follower: Follower
   readonly pool: TenantPool
+  readonly applier: Applier
   readonly peers: PeerPort
   readonly proof: LeaseProof
   readonly leaseMs: number
@@ -44,6 +47,8 @@ export class NotHome extends PercolateError {
 const HANDOVERS_MAX = 32
 /** How often a home is claimed whose placement changes meanwhile. */
 const CLAIMS_MAX = 3
+/** Homes that wait for what is parked and whose first attempt is remembered; others wait for what is parked meanwhile, too. */
+const AWAITED_MAX = 10_000
 /** Arrivals that are remembered. */
 const ARRIVALS_MAX = 10_000
 
@@ -61,6 +66,8 @@ export class Homes {
   /** When a home was brought here by its traffic, by our monotonic clock. */
   readonly #arrivedAtMs = new Map<TenantId, number>()
   readonly #preparing = new Map<TenantId, Promise<boolean>>()
+  /** Homes that could not be taken because of what is parked here: the clock that all of it must have come below, as of the first attempt at that epoch of that life of the directory. */
+  readonly #awaited = new Map<TenantId, { readonly life: number; readonly epoch: number; readonly upToMs: number }>()
   handovers = 0
   takeovers = 0
 
@@ -172,6 +179,7 @@ export class Homes {
       if (!over || life === undefined) return false
       // Asked for after the lease was over: whatever was decided under it and published is in the stream by now.
       if (!(await follower.catchUp(tenant))) return false
+      if (!(await this.#hasAllDecided(tenant, life, epoch))) return false
       if (!(await copies.isVouchedFor(tenant, standing.placement))) return false
       // The revision that was read means nothing in a directory that was made anew meanwhile.
       if ((await directory.settledLife()) !== life) return false
@@ -192,6 +200,30 @@ export class Homes {
       logger.debug({ tenant, reason: String(error) }, 'a home could not be taken')
       return false
     }
+  }
+
+  /**
+   * Whether nothing that an earlier home may have decided waits here for its clock: two clocks that are each within the bound differ by up to twice as much, and what has been read and is only *parked* counts in no
+   * vector and shows in no condition (docs/decisions/0037-parked-decisions.md). Asked once the lease of the earlier home is over and the stream has been read: nobody has decided since, as long as `epoch` stands.
+   */
+  async #hasAllDecided(tenant: TenantId, life: number, epoch: number): Promise<boolean> {
+    const { pool, applier, copies, membership } = this.#options
+    const before = this.#awaited.get(tenant)
+    const isSame = before?.life === life && before.epoch === epoch
+    const awaited = isSame ? before : { life, epoch, upToMs: membership.decidedUpToMs }
+    const isParked = await pool.use(tenant, async open => {
+      if (!copies.takesEntries(tenant)) return true
+      // What is due is looked for by a loop only now and then.
+      return (await applier.applyDue(open)) > 0 && hasParkedUpTo(open, awaited.upToMs)
+    })
+    const hasHole = applier.hasHole(tenant)
+    if (hasHole) copies.onHole(tenant)
+    this.#awaited.delete(tenant)
+    if (isParked === false && !hasHole) return true
+    // What is written with clocks that run ahead from now on is no decision, and does not prolong the wait.
+    this.#awaited.set(tenant, awaited)
+    if (this.#awaited.size > AWAITED_MAX) this.#awaited.delete(this.#awaited.keys().next().value!)
+    return false
   }
 
   /** The home was brought here by its traffic; it rests. */

@@ -119,6 +119,18 @@ export class Membership {
     return this.#inheritedMs
   }
 
+  /** Wall clock, milliseconds since the epoch, that no decision of any node that has been made by now is above; generously, since each node's idea of the servers' clock is a little off. */
+  get decidedUpToMs(): number {
+    const { time, leaseMs, clockSkewMsMax } = this.#options
+    // Our own clock may be far behind, and be put right as soon as the home is ours.
+    return Math.max(time.now(), this.#serversMs ?? 0) + 2 * clockSkewMsMax + leaseMs
+  }
+
+  /** The servers' wall clock now; undefined: not known yet. */
+  get #serversMs(): number | undefined {
+    return this.#servers && this.#servers.wallMs + this.#options.time.monotonic() - this.#servers.atMs
+  }
+
   /** A decision needs a clock above {@link decidesBelowMs}: the next heartbeat raises it, as far as clocks may be ahead. */
   wantClock(wallMs: number): void {
     this.#wantedMs = Math.max(this.#wantedMs, wallMs)
@@ -154,8 +166,8 @@ export class Membership {
    */
   #boundMs(): number {
     const { time, leaseMs, clockSkewMsMax } = this.#options
-    if (!this.#servers) return this.#inheritedMs
-    const serversMs = this.#servers.wallMs + time.monotonic() - this.#servers.atMs
+    const serversMs = this.#serversMs
+    if (serversMs === undefined) return this.#inheritedMs
     const wanted = Math.max(time.now(), this.#wantedMs)
     return Math.max(this.#inheritedMs, this.#decidesBelowMs, Math.min(wanted, serversMs + clockSkewMsMax) + leaseMs)
   }

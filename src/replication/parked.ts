@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto'
 import type { TenantId } from '../base/ids.ts'
-import { decodeEntry } from '../storage/codec.ts'
+import { decodeEntry, type Entry } from '../storage/codec.ts'
 import { KeyReader, keyAfter, keys, prefixes, prefixRange, space } from '../storage/keys.ts'
 import type { TenantPool } from '../tenant/pool.ts'
 import type { Tenant } from '../tenant/tenant.ts'
@@ -69,6 +69,21 @@ export async function firstParked(open: Tenant, origin: string, last: number): P
   for await (const chunk of open.chunks({ ...first, limit: 1 }))
     for (const [, value] of chunk) return decodeEntry(value).sequence
   return undefined
+}
+
+/**
+ * Whether something is parked that its writer may have written with a wall clock of `wallMs`, milliseconds since the epoch, or less. One look at each origin: its clock never goes back, so that behind an entry from
+ * beyond that everything is.
+ */
+export async function hasParkedUpTo(open: Tenant, wallMs: number): Promise<boolean> {
+  for (let from: { gte?: Buffer } = {}; ; ) {
+    let first: Entry | undefined
+    for await (const chunk of open.chunks({ ...range(), ...from, limit: 1 }))
+      for (const [, value] of chunk) first ??= decodeEntry(value)
+    if (!first) return false
+    if (first.ops.every(({ clock }) => clock.wall <= wallMs)) return true
+    from = { gte: keyAfter(keys.parked(first.origin, Number.MAX_SAFE_INTEGER)) }
+  }
 }
 
 /**

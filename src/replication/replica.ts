@@ -236,6 +236,7 @@ export class Replica implements TenantHooks {
     this.proof = new LeaseProof({ time, directory: this.directory, leaseMs: settings.leaseMs })
     this.homes = new Homes({
       proof: this.proof,
+      applier: this.applier,
       clockSkewMsMax: settings.clockSkewMsMax,
       node,
       time,

@@ -189,6 +189,8 @@ export class SimCluster {
   readonly requests = new Map<string, number>()
   /** Databases that a process has open at once, from its start on. */
   openTenantsMax = 100
+  /** A database that nobody uses closes after this long; undefined: it stays open. */
+  tenantIdleMs: number | undefined
   natsDown = false
   dropRate = 0
   slowRate = 0
@@ -370,7 +372,7 @@ export class SimProcess implements SimClient {
               openMax: cluster.openTenantsMax,
               memoryBytesMax: 1e12,
               tenantBytes: 1,
-              idleMs: 60_000,
+              idleMs: cluster.tenantIdleMs ?? Number.POSITIVE_INFINITY,
               waitMsMax: 5000,
             },
             tenant: {
@@ -427,6 +429,14 @@ export class SimProcess implements SimClient {
     }
     this.changes = new ChangeOperations(this.#context as never, { feedsMax: 1000, tenantFeedsMax: 1000 })
     this.#gate = new Gate({ replica, auth: new PeerAuth(undefined, node.id), bookmarkWaitMs: BOOKMARK_WAIT_MS })
+    if (cluster.tenantIdleMs !== undefined) void this.#closeIdle(cluster.tenantIdleMs)
+  }
+
+  async #closeIdle(everyMs: number): Promise<void> {
+    while (!this.isDead) {
+      await this.time.sleep(everyMs, { ref: false }).catch(() => {})
+      if (!this.isDead) this.pool.closeIdle()
+    }
   }
 
   kill(): void {

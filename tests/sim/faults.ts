@@ -3,7 +3,7 @@ import { formatClock } from '../../src/clock/hlc.ts'
 import type { Durability } from '../../src/replication/replica.ts'
 import { decodeEntry } from '../../src/storage/codec.ts'
 import { subjects } from '../../src/stream/subjects.ts'
-import { crashPoints, type SimCluster, type SimNode, versionOf } from './cluster.ts'
+import { crashPoints, type SimCluster, type SimNode, TIMES, versionOf } from './cluster.ts'
 import type { SimDisk } from './disk.ts'
 import type { History } from './history.ts'
 import type { Random, World } from './world.ts'
@@ -55,7 +55,7 @@ export const wideFaults = [
 ] as const
 
 /** Those of lives that ask for them by name: too much is lost with each to draw them among the others. */
-export const focusFaults = ['all stores lost', 'holder left behind'] as const
+export const focusFaults = ['all stores lost', 'holder left behind', 'clocks apart'] as const
 type WideFault = (typeof wideFaults)[number] | (typeof focusFaults)[number]
 export type FaultKind = (typeof plainFaults)[number] | WideFault
 
@@ -431,6 +431,9 @@ export class Faults {
       case 'holder left behind':
         this.#leaveBehind()
         return
+      case 'clocks apart':
+        this.#partClocks()
+        return
       case 'all stores lost':
         this.#loseStores()
         heal(random.int(500, 6000), () => {
@@ -475,6 +478,43 @@ export class Faults {
       if (!process.isDead) cluster.count('home lost unread')
       process.kill()
       world.at(random.int(6000, 15_000), () => home.start())
+    })
+  }
+
+  /**
+   * The clock of a home and those of the others differ by more than an entry may be ahead of who reads it, each within the bound. The home decides; then it goes, with its disk or without, or hands the home over, with the
+   * tenant open or closed.
+   */
+  #partClocks(): void {
+    const cluster = this.#cluster
+    const { nodes } = cluster
+    const world = this.#world
+    const random = this.#random
+    const tenant = random.pick(this.#tenants)
+    const home = nodes.find(({ process }) => process?.replica.homes.holdsLease(tenant))
+    if (!home || nodes.some(({ skewMs }) => skewMs !== 0)) return
+    const apartMs = random.int(0.6 * TIMES.clockSkewMsMax, 0.95 * TIMES.clockSkewMsMax)
+    for (const node of nodes) node.skewMs = node === home ? apartMs : -apartMs
+    const isLost = random.chance(0.5)
+    const losesDisk = random.chance(0.3)
+    const decidesMs = random.int(1500, 4000)
+    world.at(decidesMs, () => this.#clients.contend(home, tenant, { rivalMs: [500, 12_000] }))
+    world.at(decidesMs + random.int(200, 1500), () => {
+      const { process } = home
+      if (!process) return
+      cluster.count('clocks apart')
+      if (isLost) {
+        if (losesDisk) this.#loseDisk(home, () => home.loseDisk())
+        process.kill()
+        world.at(random.int(300, 8000), () => home.start())
+        return
+      }
+      const { homes, directory } = process.replica
+      const heir = directory.placement(tenant)?.holders.find(holder => holder.node !== home.id)
+      if (heir) void homes.handOver(tenant, heir.node).catch(() => {})
+    })
+    world.at(decidesMs + random.int(8000, 16_000), () => {
+      for (const node of nodes) node.skewMs = 0
     })
   }
 

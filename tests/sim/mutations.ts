@@ -231,10 +231,18 @@ export const mutations: readonly Mutation[] = [
     edits: [
       edit(
         'replication/homes',
-        'if (!(await follower.catchUp(tenant)))\n                return false;\n            if (!(await copies',
-        'await follower.catchUp(tenant, 1);\n            if (!(await copies',
+        'if (!(await follower.catchUp(tenant)))\n                return false;\n            if (!(await this.#hasAllDecided',
+        'await follower.catchUp(tenant, 1);\n            if (!(await this.#hasAllDecided',
       ),
     ],
+  },
+  {
+    name: 'parked decision passed over',
+    why: 'a home is taken while what the one before it decided waits there for its clock',
+    isWide: true,
+    focus: ['clocks apart'],
+    by: ['linearizability'],
+    edits: [edit('replication/homes', 'if (!(await this.#hasAllDecided(tenant, life, epoch)))', 'if (false)')],
   },
   {
     name: 'home taken unheard',

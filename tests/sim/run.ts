@@ -62,6 +62,9 @@ const REST_MS_MAX = 400_000
 /** The origin of clocks with which a write was only tried out. */
 const REHEARSAL = 'none'
 const FEEDS = 2
+/** Of so many wide lives one has nodes with room for a single open tenant, which closes soon. */
+const CRAMPED_EVERY = 7
+const ROOMY = 100
 /** How long a feed may take to tell of the last write. */
 const FEED_MS_MAX = 20_000
 const IDLE_MS = 5000
@@ -101,6 +104,10 @@ class Run {
     this.#cluster = new SimCluster(this.#world, random.int(3, 4), { ...TIMES, replicas }, this.#isWide ? 2 : 1)
     if (options.trace) this.#cluster.trace = []
     if (this.#isWide) this.#cluster.nats.watchesOutliveServers = random.chance(0.7)
+    if (this.#isWide && options.seed % CRAMPED_EVERY === 3) {
+      this.#cluster.openTenantsMax = 1
+      this.#cluster.tenantIdleMs = 400
+    }
     this.#tenants = ['a', 'b'].map(parseTenantId)
     const clients = {
       writeSlowly: (node: SimNode, ms: number) => {
@@ -429,6 +436,12 @@ class Run {
     const cluster = this.#cluster
     const world = this.#world
     cluster.note('healing')
+    if (cluster.tenantIdleMs !== undefined) {
+      // What is not open is not looked at.
+      cluster.openTenantsMax = ROOMY
+      cluster.tenantIdleMs = undefined
+      for (const node of cluster.nodes) node.process?.kill()
+    }
     // What was to heal later is over now; what is under way may still end a process.
     this.#faults.heal()
     await world.run(AFTERMATH_MS)

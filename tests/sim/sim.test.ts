@@ -54,6 +54,11 @@ describe('the simulated cluster', () => {
     expect((await simulate({ seed, wide: true, copies: 3, focus })).violations).toEqual([])
   })
 
+  it.each([1, 2, 3, 4])('decides nothing twice when clocks are apart (seed %i)', async seed => {
+    const focus = ['clocks apart'] as const
+    expect((await simulate({ seed, wide: true, focus })).violations).toEqual([])
+  })
+
   it.each(FAILED_ONCE.map(seed => [seed]))('seed %i, which failed once, passes', async seed => {
     expect((await simulate({ seed })).violations).toEqual([])
   })

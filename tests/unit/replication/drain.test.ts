@@ -3,6 +3,7 @@ import { describe, expect, it } from 'vitest'
 import { parseTenantId, type TenantId } from '../../../src/base/ids.ts'
 import { Slicer } from '../../../src/base/slice.ts'
 import type { Time } from '../../../src/base/time.ts'
+import { Applier } from '../../../src/replication/applier.ts'
 import type { Copies } from '../../../src/replication/copies.ts'
 import { Directory } from '../../../src/replication/directory.ts'
 import type { Follower } from '../../../src/replication/follower.ts'
@@ -88,6 +89,7 @@ class Node {
       membership: this.membership,
       pool: this.pool,
       proof: new LeaseProof({ ...timing, directory: this.directory }),
+      applier: new Applier({ ...timing, onParked: () => {} }),
       copies: { isCurrent: () => true } as unknown as Copies,
       follower: { catchUp: async () => true } as unknown as Follower,
       peers: {
