@@ -9,6 +9,7 @@ import type { TenantPool } from '../tenant/pool.ts'
 import type { Staging } from '../tenant/staging.ts'
 import type { Tenant } from '../tenant/tenant.ts'
 import { removeHiddenEdges } from './collect.ts'
+import { claimedBy, hasAllOf } from './given-up.ts'
 import { BUCKETS, type Digests, type PeerHandlers } from './peer.ts'
 import { digestBucket, digestTenant, forgetMerging, mergeTransferred } from './transfer.ts'
 import { withCopy } from './with-copy.ts'
@@ -131,11 +132,15 @@ export async function setAsideUnknown(
   const own = await pool.use(tenant, async open => ({
     incarnation: open.identity.incarnation,
     published: new Map([...open.vector, [open.origin, Math.min(open.state.sequence, open.outbox.published)]]),
+    claimed: await claimedBy(open),
   }))
   if (!own) return 0
-  const { incarnation, published } = own
-  for (const other of others)
-    if (await other.awaitVector(tenant, incarnation, published, CATCH_UP_MS).catch(() => false)) return 0
+  const { incarnation, published, claimed } = own
+  const hasAll = async (other: PeerHandlers): Promise<boolean> => {
+    if (!(await other.awaitVector(tenant, incarnation, published, CATCH_UP_MS))) return false
+    return hasAllOf(other, tenant, claimed, (await other.status(tenant))?.skipped)
+  }
+  for (const other of others) if (await hasAll(other).catch(() => false)) return 0
   const [other] = others
   if (!other) return 0
   let count = 0

@@ -695,8 +695,8 @@ export class Copies {
     const lost = (await pool.use(tenant, readSkipped)) ?? []
     for (const status of after) {
       // What others gave up for lost may be here, and the other way round.
-      if (status.skipped > 0 && lost.length === 0) await this.#options.peers.to(status.node).offer(tenant, node)
-      if (lost.length > 0 && status.skipped === 0) await this.#reconciler.takeSkipped(tenant, status.node)
+      if (status.skipped > 0) await this.#options.peers.to(status.node).offer(tenant, node)
+      if (lost.length > 0) await this.#reconciler.takeSkipped(tenant, status.node)
     }
     await this.#reconciler.checkRollback(tenant, after)
     const isKnown = new Set(after.map(status => status.node))

@@ -6,9 +6,10 @@ import type { TenantPool } from '../tenant/pool.ts'
 import type { CopyStore } from './copy-store.ts'
 import type { Directory } from './directory.ts'
 import type { Follower } from './follower.ts'
+import { claimedBy, hasAllOf } from './given-up.ts'
 import { countLate, moveLate } from './late.ts'
 import { handOnParked, summarizeParked } from './parked.ts'
-import type { PeerPort } from './peer.ts'
+import type { CopyStatus, PeerPort } from './peer.ts'
 import { activeHolders, holderOf } from './placement.ts'
 import type { Reconciler } from './reconciler.ts'
 
@@ -43,7 +44,7 @@ export async function dropCopy(
   const mine = holderOf(placement, node)
   if (!placement || !mine || mine.state !== 'dropping') return false
   await follower.unfollow(tenant)
-  const own = await pool.alone(tenant, async open => ({ vector: open.vector, outbox: open.outbox.entries }))
+  const own = await pool.alone(tenant, async open => ({ ...(await claimedBy(open)), outbox: open.outbox.entries }))
   if (own && own.outbox > 0)
     throw new PercolateError('TENANT_UNAVAILABLE', 'The copy has writes that are not published.')
   const others = activeHolders(placement).filter(holder => holder.node !== node)
@@ -53,7 +54,14 @@ export async function dropCopy(
     placement,
   )
   const current = statuses.filter(status => status.state === 'current')
-  const covering = current.filter(status => dominates(status.vector, own?.vector ?? new Map()))
+  const covering: CopyStatus[] = []
+  for (const status of current) {
+    if (!dominates(status.vector, own?.vector ?? new Map())) continue
+    const peer = peers.to(status.node)
+    // Its vector counts what it gave up for lost, too, and this may be the last copy that has it: then it takes that over first.
+    if (!own || (await hasAllOf(peer, tenant, own, status.skipped))) covering.push(status)
+    else await peer.offer(tenant, node)
+  }
   const wanted = Math.max(1, Math.min(replicas, others.length))
   if (covering.length < wanted) for (const status of statuses) await reconciler.nudge(tenant, status)
   if (covering.length < wanted)

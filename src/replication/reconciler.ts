@@ -11,6 +11,7 @@ import type { Tenant } from '../tenant/tenant.ts'
 import type { Applier } from './applier.ts'
 import type { Directory } from './directory.ts'
 import { readSkipped } from './export.ts'
+import { askClaimed, hadBy } from './given-up.ts'
 import { type ParkedPosition, summarizeParked } from './parked.ts'
 import type { CopyStatus, PeerPort, TransferPart } from './peer.ts'
 import type { Placement } from './placement.ts'
@@ -111,7 +112,7 @@ export class Reconciler {
     }
   }
 
-  /** Takes over from another copy what was given up for lost here, when that copy has all of it. */
+  /** Takes over from another copy what was given up for lost here, as far as that copy has it; whether nothing is left. */
   async takeSkipped(tenant: TenantId, from: string): Promise<boolean> {
     const { pool, peers } = this.#options
     // What was given up is so in this copy only; one that is made anew meanwhile has its own list.
@@ -119,8 +120,12 @@ export class Reconciler {
     const given = await use(readSkipped)
     if (given.length === 0) return true
     const status = await peers.to(from).status(tenant)
-    if (!status || status.skipped > 0) return false
-    if (!given.every(([origin, sequence]) => (status.vector.get(origin) ?? 0) >= sequence)) return false
+    if (!status || !given.some(([origin, sequence]) => (status.vector.get(origin) ?? 0) >= sequence)) return false
+    if (status.skipped > 0) {
+      // It gave up something itself, perhaps the same.
+      const theirs = await askClaimed(peers.to(from), tenant, status.incarnation)
+      if (!theirs || hadBy(given, theirs).length === 0) return false
+    }
     if (await this.isBelowFloor(tenant, [status])) {
       this.#options.onBelowFloor(tenant)
       return false
