@@ -172,6 +172,11 @@ function addReplicationMetrics(metrics: Metrics, replica: Replica | undefined): 
     'Attempts to make, check or drop a copy; an idle cluster makes few',
     r => r.copies.counts.attempts,
   )
+  gauge(
+    'copies_other_incarnation',
+    'Databases here of another incarnation of their tenant than the directory tells of: kept, and not used',
+    r => r.copies.others,
+  )
   gauge('copies_corrupt', 'Copies whose database is damaged and that answer nothing', r => r.copies.count('corrupt'))
   gauge('copies_corrupt_total', 'Databases found damaged since the start', r => r.copies.counts.corrupt)
   gauge('entries_waiting', 'Entries that wait in memory for one that is missing', r => r.applier.waiting.entries)

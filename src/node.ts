@@ -120,6 +120,7 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
         ),
       remove: id => dataDir.removeTenant(id),
       setAside: id => dataDir.setTenantAside(id, config.damagedCopiesMax, time.now()),
+      setOtherAside: (id, incarnation) => dataDir.setOtherAside(id, incarnation),
       making: (id, incarnation) => dataDir.makingTenant(id, incarnation),
       makingOf: id => dataDir.makingOf(id),
       made: id => dataDir.madeTenant(id),

@@ -18,6 +18,7 @@ import type { Follower } from './follower.ts'
 import { Holes } from './holes.ts'
 import { countLate, moveLate } from './late.ts'
 import { Losses } from './losses.ts'
+import { yieldPlace } from './other-incarnation.ts'
 import { handOnParked, summarizeParked } from './parked.ts'
 import type { CopyState, CopyStatus, PeerHandlers, PeerPort } from './peer.ts'
 import { activeHolders, completeHolders, holderOf, type Placement, PUT_BACK } from './placement.ts'
@@ -60,6 +61,8 @@ interface Copy {
   isComplete: boolean
   /** Its database was found damaged, and it is the only one. */
   isDamaged: boolean
+  /** Its database is of another incarnation than the directory tells of: it is kept, and not used. */
+  isOther: boolean
   /** What does not decode is not taken for damage of the database before then, by our monotonic clock: it was read through. */
   trustedUntilMs: number
   /** Nobody could be asked what it missed, for as long as that is waited for: it answers with what it has. */
@@ -183,6 +186,13 @@ export class Copies {
   count(state: CopyState): number {
     let count = 0
     for (const copy of this.#copies.values()) if (copy.state === state) count++
+    return count
+  }
+
+  /** Databases here that are of another incarnation of their tenant than the directory tells of: kept, and not used. */
+  get others(): number {
+    let count = 0
+    for (const copy of this.#copies.values()) if (copy.isOther) count++
     return count
   }
 
@@ -317,6 +327,7 @@ export class Copies {
         reason,
         isComplete: false,
         isDamaged: false,
+        isOther: false,
         trustedUntilMs: Number.NEGATIVE_INFINITY,
         isUnvouched: false,
         unheardSinceMs: undefined,
@@ -513,6 +524,12 @@ export class Copies {
           : undefined,
       )
     }
+    const local = await pool.use(tenant, async open => open.identity.incarnation)
+    if (local !== undefined && local !== placement.incarnation) {
+      // It was begun before the directory came to tell of another one.
+      this.#set(tenant, 'verifying', 'what was made of the copy is of another incarnation')
+      return false
+    }
     const { store } = this.#options
     // Others may have written, and be gone by the next attempt.
     if (!isNobodyElses(placement, node)) await store.made(tenant)
@@ -644,11 +661,18 @@ export class Copies {
         changedAtMs: this.#options.time.now(),
       })
     }
-    if (placement.incarnation !== local.incarnation)
-      throw new PercolateError(
-        'TENANT_UNAVAILABLE',
-        `The copy is of the incarnation ${local.incarnation}, the cluster's is ${placement.incarnation}; it is kept, and not used.`,
-      )
+    copy.isOther = placement.incarnation !== local.incarnation
+    if (copy.isOther) {
+      copy.isComplete = false
+      if (!(await yieldPlace(tenant, local.incarnation, this.#options)))
+        throw new PercolateError(
+          'TENANT_UNAVAILABLE',
+          `The copy is of the incarnation ${local.incarnation}, the cluster's is ${placement.incarnation}; it is kept, and not used.`,
+        )
+      copy.isOther = false
+      this.#set(tenant, 'joining', 'the copy is being made')
+      return false
+    }
     if (local.isJoining) {
       if (!holderOf(placement, node)) return this.#forget(tenant)
       this.#set(tenant, 'joining', 'the copy is being made')

@@ -14,6 +14,8 @@ export interface CopyStore extends Pick<TenantStore, 'making' | 'makingOf' | 'ma
   salvage(tenant: TenantId): Promise<Salvage>
   /** Moves a closed and damaged database out of the way, to where an operator finds it; that place. */
   setAside(tenant: TenantId): Promise<string>
+  /** Moves a closed database of another incarnation than the tenant's to where an operator finds it, for good; that place. */
+  setOtherAside(tenant: TenantId, incarnation: string): Promise<string>
 }
 
 export const copyStore = (store: TenantStore, time: Time): CopyStore => ({
@@ -23,6 +25,7 @@ export const copyStore = (store: TenantStore, time: Time): CopyStore => ({
   remove: tenant => store.remove(tenant),
   salvage: tenant => salvageTenant(store, tenant),
   setAside: tenant => store.setAside(tenant),
+  setOtherAside: (tenant, incarnation) => store.setOtherAside(tenant, incarnation),
   making: (tenant, incarnation) => store.making(tenant, incarnation),
   makingOf: tenant => store.makingOf(tenant),
   made: tenant => store.made(tenant),

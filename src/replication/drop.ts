@@ -45,6 +45,8 @@ export async function dropCopy(
   if (!placement || !mine || mine.state !== 'dropping') return false
   await follower.unfollow(tenant)
   const own = await pool.alone(tenant, async open => ({ ...(await claimedBy(open)), outbox: open.outbox.entries }))
+  // Others can't have what is in it: the order, or the record that it stands in, is about something else.
+  if (own && own.incarnation !== placement.incarnation) return false
   if (own && own.outbox > 0)
     throw new PercolateError('TENANT_UNAVAILABLE', 'The copy has writes that are not published.')
   const others = activeHolders(placement).filter(holder => holder.node !== node)
@@ -78,7 +80,8 @@ export async function dropCopy(
   })
   let isStanding = false
   await directory.update(tenant, latest => {
-    isStanding = holderOf(latest, node)?.state === 'dropping' && isDropping()
+    isStanding =
+      latest.incarnation === placement.incarnation && holderOf(latest, node)?.state === 'dropping' && isDropping()
     return isStanding ? { ...latest, holders: latest.holders.filter(holder => holder.node !== node) } : undefined
   })
   if (!isStanding) return false

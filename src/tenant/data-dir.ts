@@ -146,6 +146,18 @@ export class DataDir {
     return target
   }
 
+  /**
+   * Moves the database of a closed tenant, which is of another incarnation than the cluster's, to `other-incarnations/<tenant>.<incarnation>.<random>`. Its place then. It may be all that there is of writes that were acknowledged: nothing
+   * here ever deletes it, and disk space bounds how many there are.
+   */
+  async setOtherAside(id: TenantId, incarnation: string): Promise<string> {
+    const folder = join(this.path, 'other-incarnations')
+    await mkdir(folder, { recursive: true, mode: 0o700 })
+    const target = join(folder, `${id}.${incarnation}.${randomBytes(3).toString('hex')}`)
+    await rename(this.tenantPath(id), target)
+    return target
+  }
+
   /** What the node keeps beside its tenants, by a name such as `placement.acme`. */
   async note(name: string, value: unknown): Promise<void> {
     await this.#kv.write([{ type: 'put', key: noteKey(name), value: packValue(value) }], { sync: false })

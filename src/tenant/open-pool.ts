@@ -20,6 +20,8 @@ export interface TenantStore {
   remove(id: TenantId): Promise<void>
   /** Moves what is on disk of it to where an operator finds it; that place. It is closed. */
   setAside(id: TenantId): Promise<string>
+  /** Moves what is on disk of it, which is of that incarnation, to where an operator finds it and nothing deletes it; that place. It is closed. */
+  setOtherAside(id: TenantId, incarnation: string): Promise<string>
   /** Notes durably that this node is about to enter the tenant as a new one: until {@link made} nothing of this incarnation was ever written on this disk. */
   making(id: TenantId, incarnation: string): Promise<void>
   /** The incarnation that the note of {@link making} names. */

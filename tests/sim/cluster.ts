@@ -344,6 +344,12 @@ export class SimProcess implements SimClient {
         disk.databases.delete(id)
         return id
       },
+      setOtherAside: async (id, incarnation) => {
+        cluster.count('other incarnation set aside')
+        disk.others.set(`${id}.${incarnation}`, disk.databases.get(id)!)
+        disk.databases.delete(id)
+        return id
+      },
       making: async (id, incarnation) => void disk.making.set(id, incarnation),
       makingOf: id => disk.making.get(id),
       made: async id => void disk.making.delete(id),

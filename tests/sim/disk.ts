@@ -173,6 +173,8 @@ export class SimDisk {
   id: string
   databases = new Map<string, SimDatabase>()
   notes = new Map<string, string>()
+  /** Databases that were set aside, as of another incarnation than their tenants'. */
+  others = new Map<string, SimDatabase>()
   /** Tenants that are being made here, and their incarnations. */
   making = new Map<string, string>()
   /** Tenants whose folder is there without a database: its making was cut short. */
@@ -194,6 +196,7 @@ export class SimDisk {
     const copy = new SimDisk(this.id)
     for (const [tenant, database] of this.databases) copy.databases.set(tenant, database.clone())
     copy.notes = new Map(this.notes)
+    copy.others = new Map(this.others)
     copy.making = new Map(this.making)
     copy.halfMade = new Set(this.halfMade)
     return copy

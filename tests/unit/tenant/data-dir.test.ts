@@ -1,4 +1,4 @@
-import { cp, mkdtemp, rename, rm } from 'node:fs/promises'
+import { cp, mkdir, mkdtemp, readdir, rename, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
@@ -74,4 +74,19 @@ describe('the origin under which a node writes', () => {
 it('the start of the machine is known here, and stays', async () => {
   expect(await bootId()).toMatch(/^[0-9a-fA-F-]{8,}$/)
   expect(await bootId()).toBe(await bootId())
+})
+
+it('databases of other incarnations are set aside one beside the other, and none goes for another', async () => {
+  const dir = await DataDir.open(path, 'n1')
+  const places: string[] = []
+  for (const incarnation of ['first', 'second', 'second']) {
+    await mkdir(dir.tenantPath(acme))
+    await writeFile(join(dir.tenantPath(acme), 'CURRENT'), incarnation)
+    places.push(await dir.setOtherAside(acme, incarnation))
+    expect(await dir.hasTenant(acme)).toBe(false)
+  }
+  await dir.close()
+  expect(new Set(places).size).toBe(3)
+  const kept = (await readdir(join(path, 'other-incarnations'))).map(name => name.slice(0, name.lastIndexOf('.')))
+  expect(kept.sort()).toEqual(['acme.first', 'acme.second', 'acme.second'])
 })
