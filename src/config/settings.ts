@@ -255,7 +255,7 @@ export const settings = {
     max: 1024,
     unit: 'reads',
     roles: DATABASE,
-    doc: 'Searches, answers, large listings and walks that a node computes at once, of one tenant at most one less. Each takes up to 2 ms of every turn of the event loop, which everybody else waits for.',
+    doc: 'Searches, answers, large listings, walks and beginnings of change feeds far back that a node computes at once, of one tenant at most one less. Each takes up to 2 ms of every turn of the event loop, which everybody else waits for.',
   },
   heavyReadsWaitingMax: {
     env: 'PERCOLATE_HEAVY_READS_WAITING_MAX',

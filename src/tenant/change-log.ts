@@ -174,12 +174,34 @@ export function changesOfMerge(
   return changes
 }
 
-/** Items behind `after`, oldest first, at most `limit`. */
-export async function readLog(reader: Pick<KvReader, 'chunks'>, after: number, limit: number): Promise<LogItem[]> {
+export interface LogBounds {
+  readonly itemsMax: number
+  /** Of the items as they are stored. */
+  readonly bytesMax: number
+  /** An item is what one write changed: thousands of records, or one. */
+  readonly changesMax: number
+}
+
+export const changesOf = (item: LogItem): number => (item.type === 'moved' ? 0 : item.changes.length)
+
+/** Items behind `after`, oldest first: as many as the bounds allow, and at least one if there is any. */
+export async function readLog(
+  reader: Pick<KvReader, 'chunks'>,
+  after: number,
+  { itemsMax, bytesMax, changesMax }: LogBounds,
+): Promise<LogItem[]> {
   const { lt } = prefixRange(prefixes.space(space.change))
   const items: LogItem[] = []
-  for await (const chunk of reader.chunks({ gte: keys.change(after + 1), lt, limit }))
-    for (const [key, value] of chunk) items.push(decodeItem(new KeyReader(key).u64(), value))
+  let bytes = 0
+  let changes = 0
+  for await (const chunk of reader.chunks({ gte: keys.change(after + 1), lt, limit: itemsMax }))
+    for (const [key, value] of chunk) {
+      bytes += value.length
+      if (items.length > 0 && (bytes > bytesMax || changes >= changesMax)) return items
+      const item = decodeItem(new KeyReader(key).u64(), value)
+      changes += changesOf(item)
+      items.push(item)
+    }
   return items
 }
 

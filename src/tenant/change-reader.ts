@@ -1,6 +1,16 @@
+import { Slicer } from '../base/slice.ts'
 import { dominates, type VersionVector } from '../clock/vector.ts'
 import { keys } from '../storage/keys.ts'
-import { joinMark, type LoggedChange, type LogItem, logBackwards, readLog, splitMark } from './change-log.ts'
+import {
+  changesOf,
+  joinMark,
+  type LogBounds,
+  type LoggedChange,
+  type LogItem,
+  logBackwards,
+  readLog,
+  splitMark,
+} from './change-log.ts'
 import type { Tenant } from './tenant.ts'
 
 /** Where a follower of changes is, on whichever copy. */
@@ -21,8 +31,10 @@ export class LogGap extends Error {}
 
 /** In place of a mark: no copy has lost just these. */
 const UNSURE = 'unsure'
-/** Items read from disk at once. */
-const ITEMS_MAX = 128
+/** What is read from disk at once, and held until the follower has taken it. */
+const READ_MAX: LogBounds = { itemsMax: 128, bytesMax: 256 * 1024, changesMax: 1000 }
+/** How far back {@link ChangeReader.startNear} looks. */
+const NEAR = { itemsMax: 32, changesMax: READ_MAX.changesMax }
 
 /**
  * Follows the change log of one copy from a position. It gives either every change behind the position or throws {@link LogGap}: an item of an origin must continue where the position is, the numbers of items
@@ -50,8 +62,27 @@ export class ChangeReader {
     this.#old = old
   }
 
-  /** From the position; from as far back as the log reaches; or from now. */
-  static async start(tenant: Tenant, from: FeedPosition | 'earliest' | 'now'): Promise<ChangeReader> {
+  /** As {@link start}, when the log needs only be read for a little; undefined: it does not tell within that. */
+  static startNear(tenant: Tenant, from: FeedPosition | 'earliest' | 'now'): Promise<ChangeReader | undefined> {
+    return ChangeReader.#start(tenant, from, NEAR)
+  }
+
+  /** From the position; from as far back as the log reaches; or from now. That may read all of the log, in slices; `throwIfEnded` is called between them. */
+  static async start(
+    tenant: Tenant,
+    from: FeedPosition | 'earliest' | 'now',
+    throwIfEnded?: () => void,
+  ): Promise<ChangeReader> {
+    return (await ChangeReader.#start(tenant, from, undefined, throwIfEnded))!
+  }
+
+  static async #start(
+    tenant: Tenant,
+    from: FeedPosition | 'earliest' | 'now',
+    /** Undefined: all that there are. */
+    near: { readonly itemsMax: number; readonly changesMax: number } | undefined,
+    throwIfEnded?: () => void,
+  ): Promise<ChangeReader | undefined> {
     // Read at the same moment: the batches of one vector are those of one number.
     const { changes: last, lost, ahead } = tenant.state
     const { vector } = tenant
@@ -73,8 +104,14 @@ export class ChangeReader {
     /** Whether all is read that came past the vector since the position. */
     let isLevel = then.came === now.came
     let earliest = { n: low, vector, lost: mark }
+    const slicer = new Slicer(throwIfEnded)
+    let [items, changes] = [0, 0]
     for await (const item of logBackwards(tenant, last)) {
       if (isMet() && isLevel && item.n < needed) break
+      if (near && (items >= near.itemsMax || changes >= near.changesMax)) return undefined
+      items++
+      changes += changesOf(item)
+      await slicer.pause()
       low = item.n
       if (item.lost) {
         const [before, behind] = item.lost
@@ -113,7 +150,10 @@ export class ChangeReader {
   async read(tenant: Tenant): Promise<FeedStep[]> {
     const { changes: last } = tenant.state
     const { vector } = tenant
-    const items = this.#after < last ? await readLog(tenant, this.#after, Math.min(ITEMS_MAX, last - this.#after)) : []
+    const items =
+      this.#after < last
+        ? await readLog(tenant, this.#after, { ...READ_MAX, itemsMax: Math.min(READ_MAX.itemsMax, last - this.#after) })
+        : []
     if (items.length === 0 && this.#after < last) throw new LogGap('the log was cut')
     const steps: FeedStep[] = []
     for (const item of items) {

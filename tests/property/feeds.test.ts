@@ -10,6 +10,7 @@ import { planDelete, planEntity } from '../../src/rem/plan.ts'
 import { exportCopy, readSkipped } from '../../src/replication/export.ts'
 import type { TransferPart } from '../../src/replication/peer.ts'
 import { importTransfer, mergeTransferred } from '../../src/replication/transfer.ts'
+import { HeavyReads } from '../../src/session/heavy-reads.ts'
 import { ANY } from '../../src/session/request.ts'
 import { Session } from '../../src/session/session.ts'
 import { decodeEntry, decodeRecord, type Entry } from '../../src/storage/codec.ts'
@@ -79,7 +80,8 @@ class Copy {
           },
         }),
     })
-    this.feeds = new ChangeOperations({ pool: this.pool, time, logger } as OperationsContext, {
+    const heavyReads = new HeavyReads({ heavyReadsMax: 1, heavyReadsWaitingMax: 100 })
+    this.feeds = new ChangeOperations({ pool: this.pool, time, logger, heavyReads } as OperationsContext, {
       feedsMax: 100,
       tenantFeedsMax: 100,
     })

@@ -20,6 +20,7 @@ import type { Bookmark } from '../../src/session/bookmark.ts'
 import type { SessionContext } from '../../src/session/context.ts'
 import { askEach, lost, misdirected } from '../../src/session/forward.ts'
 import { Gate } from '../../src/session/gate.ts'
+import { HeavyReads } from '../../src/session/heavy-reads.ts'
 import { read } from '../../src/session/read.ts'
 import { ANY } from '../../src/session/request.ts'
 import { type Ending, Session } from '../../src/session/session.ts'
@@ -433,7 +434,11 @@ export class SimProcess implements SimClient {
       admitTenant: () => replica.membership.admitWrite(),
       onTenant: () => {},
     }
-    this.changes = new ChangeOperations(this.#context as never, { feedsMax: 1000, tenantFeedsMax: 1000 })
+    const heavyReads = new HeavyReads({ heavyReadsMax: 4, heavyReadsWaitingMax: 1000 })
+    this.changes = new ChangeOperations({ ...this.#context, heavyReads } as never, {
+      feedsMax: 1000,
+      tenantFeedsMax: 1000,
+    })
     this.#gate = new Gate({ replica, auth: new PeerAuth(undefined, node.id), bookmarkWaitMs: BOOKMARK_WAIT_MS })
     if (cluster.tenantIdleMs !== undefined) void this.#closeIdle(cluster.tenantIdleMs)
   }

@@ -73,32 +73,61 @@ export class ChangeOperations {
     let reader: ChangeReader | undefined
     let hasBegun = false
     let incarnation = typeof start === 'string' ? '' : start.incarnation
+    let hasAnswered = false
+    const throwIfEnded = () => {
+      call.throwIfEnded()
+      if (signal.aborted) throw feedsEnd()
+    }
+    const using = <T>(work: (tenant: Tenant) => Promise<T>) =>
+      pool.use(call.tenant, async tenant => {
+        incarnation ||= tenant.identity.incarnation
+        if (tenant.identity.incarnation !== incarnation) throw expired(tenant, field, 'the tenant was erased since')
+        try {
+          return await work(tenant)
+        } catch (error) {
+          if (error instanceof LogGap) throw expired(tenant, field, error.message)
+          throw error
+        }
+      })
     const at = (position: FeedPosition) => encodeFeedCursor({ incarnation, ...position })
     while (!signal.aborted) {
       this.#assertAnswers(call.tenant, incarnation, reader && at(reader.position))
       const following = reader
+      const from = reader?.position ?? (start as FeedPosition | 'earliest' | 'now')
       const watch = pool.watch(call.tenant, tenant => following?.isBehind(tenant) ?? true)
       try {
-        const steps = await pool.use(call.tenant, async tenant => {
-          incarnation ||= tenant.identity.incarnation
-          if (tenant.identity.incarnation !== incarnation) throw expired(tenant, field, 'the tenant was erased since')
-          try {
-            // A copy that was made anew has another log; what it is asked for is told by the position alone.
-            if (!reader?.isOf(tenant))
-              reader = await ChangeReader.start(tenant, reader?.position ?? (start as FeedPosition))
-            return await readSome(reader, tenant)
-          } catch (error) {
-            if (error instanceof LogGap) throw expired(tenant, field, error.message)
-            throw error
+        let told = false
+        // A copy that was made anew has another log; what it is asked for is told by the position alone.
+        const steps = await using(async tenant => {
+          if (!reader?.isOf(tenant)) {
+            const near = await ChangeReader.startNear(tenant, from)
+            if (!near) return 'far'
+            reader = near
           }
+          return readSome(reader, tenant)
         })
-        for (const { position, changes } of steps ?? []) {
-          if (signal.aborted) break
+        if (steps === 'far') {
+          // All of the log may have to be read for it.
+          const begin = () =>
+            using(async tenant => {
+              reader = await ChangeReader.start(tenant, from, throwIfEnded)
+            })
+          await this.#context.heavyReads.runOpen(pool, call, begin).catch(error => {
+            throw following ? withCursor(error, at(following.position)) : error
+          })
+          continue
+        }
+        const isFirst: boolean = steps !== undefined && !hasAnswered
+        hasAnswered ||= isFirst
+        // What the client has taken is let go of: it may take its time for the rest.
+        for (let step = steps?.shift(); step && !signal.aborted; step = steps?.shift()) {
+          told = true
+          const { position, changes } = step
           yield { cursor: at(position), ...(changes ? { changes: changes.flatMap(toChange) } : {}) }
         }
         if (steps === undefined && reader) throw gone(at(reader.position))
-        if (steps !== undefined && (steps.length > 0 || following === undefined)) {
-          if (steps.length === 0 && reader) yield { cursor: at(reader.position) }
+        if (told || isFirst) {
+          if (!told && reader) yield { cursor: at(reader.position) }
           continue
         }
         if (steps === undefined) {
@@ -167,6 +196,16 @@ function expired(tenant: Tenant, field: string, why: string): PercolateError {
     { field, extra: { cursor, bookmark: encodeBookmark(position) } },
   )
 }
+
+/** What ends a feed that has begun says where to go on. */
+const withCursor = (error: unknown, cursor: string): unknown =>
+  error instanceof PercolateError && error.extra?.cursor === undefined
+    ? new PercolateError(error.code, error.message, {
+        retryAfterS: error.retryAfterS ?? RETRY_S,
+        extra: { ...error.extra, cursor },
+        cause: error,
+      })
+    : error
 
 const gone = (cursor: string) =>
   new PercolateError(

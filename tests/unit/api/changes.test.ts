@@ -8,6 +8,7 @@ import { SlowReaders } from '../../../src/api/slow-readers.ts'
 import { parseTenantId, type TenantId } from '../../../src/base/ids.ts'
 import { createLogger } from '../../../src/base/logger.ts'
 import { Metrics } from '../../../src/base/metrics.ts'
+import { Slicer } from '../../../src/base/slice.ts'
 import { systemTime } from '../../../src/base/time.ts'
 import { planEntity, planResource } from '../../../src/rem/plan.ts'
 import { exportCopy } from '../../../src/replication/export.ts'
@@ -57,7 +58,8 @@ function makeNode(openMax: number, name = 'n') {
       })
     },
   })
-  const feeds = new ChangeOperations({ pool, time: systemTime, logger } as OperationsContext, limits)
+  const heavyReads = new HeavyReads({ heavyReadsMax: 1, heavyReadsWaitingMax: 8 })
+  const feeds = new ChangeOperations({ pool, time: systemTime, logger, heavyReads } as OperationsContext, limits)
   const put = (tenant: TenantId, name: string) =>
     pool.use(tenant, open => open.write(({ clock }) => ({ ops: planEntity({ id: name }, clock), result: undefined })), {
       create: true,
@@ -66,11 +68,16 @@ function makeNode(openMax: number, name = 'n') {
     const controller = new AbortController()
     const session = new Session(
       { tenant, access: 'read', consistency: ANY, asOf: undefined, forwardedBy: undefined },
-      { signal: controller.signal, hasEnded: false },
+      {
+        signal: controller.signal,
+        get hasEnded() {
+          return controller.signal.aborted
+        },
+      },
     )
     return { events: feeds.follow(session, { cursor, field: 'cursor' }, heartbeatMs), stop: () => controller.abort() }
   }
-  return { pool, feeds, put, follow, opened: () => opened }
+  return { pool, feeds, heavyReads, disks, put, follow, opened: () => opened }
 }
 
 /** A feed as it goes over HTTP, to its end. */
@@ -293,4 +300,64 @@ it('as many feeds may be sent on to other nodes as come: who waits for the end o
   feeds.places.close()
   process.off('warning', onWarning)
   expect([ended, warnings]).toEqual([20, []])
+})
+
+describe('a feed that begins far back', () => {
+  const far = 40
+  const made = async () => {
+    const node = makeNode(2)
+    for (let n = 0; n < far; n++) await node.put(id('a'), `e${n}`)
+    await node.put(id('b'), 'other')
+    return node
+  }
+  const session = (tenant: TenantId, signal = new AbortController().signal) =>
+    new Session(
+      { tenant, access: 'read', consistency: ANY, asOf: undefined, forwardedBy: undefined },
+      { signal, hasEnded: false },
+    )
+
+  it('waits for its turn among the reads that compute, and keeps no tenant open meanwhile; one that begins near does not', async () => {
+    const { pool, follow, heavyReads, put } = await made()
+    let free = () => {}
+    const busy = heavyReads.run(session(id('b')), () => new Promise<void>(resolve => (free = resolve)))
+    const feed = follow(id('a'), 'earliest')
+    const first = next(feed.events)
+    while (heavyReads.waiting === 0) await systemTime.sleep(1)
+    expect(pool.stats().leases).toBe(0)
+    const now = follow(id('a'))
+    const { cursor } = await next(now.events)
+    await put(id('a'), 'latest')
+    expect(namesOf(await next(follow(id('a'), cursor).events))).toEqual(['latest'])
+    expect(heavyReads.waiting).toBe(1)
+    free()
+    await busy
+    expect(namesOf(await first)).toEqual(['e0'])
+    for (let n = 1; n < far; n++) expect(namesOf(await next(feed.events))).toEqual([`e${n}`])
+    expect([heavyReads.running, heavyReads.waiting]).toEqual([0, 0])
+  })
+
+  it('reads no more of the log when its client has gone, or the node drains', async () => {
+    for (const how of ['client', 'drain'] as const) {
+      const { disks, feeds, follow } = await made()
+      const disk = disks.get(id('a'))!
+      const feed = follow(id('a'), 'earliest')
+      const chunks = disk.chunks.bind(disk)
+      let scans = 0
+      let given = 0
+      // One item at a time, and somebody ends it all within the second reading, which looks at the whole log.
+      disk.chunks = async function* (range) {
+        const scan = range.reverse ? ++scans : 0
+        for await (const chunk of chunks(range))
+          for (const entry of chunk) {
+            if (scan === 2 && ++given === 5) how === 'client' ? feed.stop() : feeds.places.close()
+            yield [entry]
+          }
+      }
+      const { sliceMs } = Slicer
+      Slicer.sliceMs = 0
+      const end = await feed.events.next().catch(error => error)
+      Slicer.sliceMs = sliceMs
+      expect([how, end.code, given]).toEqual([how, how === 'client' ? 'CANCELLED' : 'SHUTTING_DOWN', 5])
+    }
+  })
 })
