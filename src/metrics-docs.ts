@@ -40,7 +40,7 @@ export async function metricsMarkdown(): Promise<string> {
           activity: new Activity(systemTime, 1),
           tier: 'small',
           replica: undefined,
-          feeds: new FeedPlaces({ feedsMax: 0, tenantFeedsMax: 0 }),
+          changes: { places: new FeedPlaces({ feedsMax: 0, tenantFeedsMax: 0 }), longestCursor: 0 },
           heavyReads: new HeavyReads({ heavyReadsMax: 1, heavyReadsWaitingMax: 0 }),
           disk: new DiskGuard('.', 0),
           room: new StagingRoom(0),

@@ -1,5 +1,6 @@
-import type { FeedPlaces } from './api/feed-places.ts'
 import type { HeldBodies } from './api/held-bodies.ts'
+import type { ChangeOperations } from './api/operations/changes.ts'
+import { BOOKMARK_CHARS_MAX } from './base/limits.ts'
 import type { Metrics } from './base/metrics.ts'
 import type { Replica } from './replication/replica.ts'
 import type { HeavyReads } from './session/heavy-reads.ts'
@@ -14,7 +15,7 @@ export interface NodeMetricsOptions {
   readonly activity: Activity
   readonly tier: string
   readonly replica: Replica | undefined
-  readonly feeds: FeedPlaces
+  readonly changes: Pick<ChangeOperations, 'places' | 'longestCursor'>
   readonly heavyReads: HeavyReads
   readonly disk: DiskGuard
   readonly room: StagingRoom
@@ -28,7 +29,7 @@ export function addNodeMetrics({
   activity,
   tier,
   replica,
-  feeds,
+  changes,
   heavyReads,
   disk,
   room,
@@ -119,16 +120,21 @@ export function addNodeMetrics({
     'Such reads refused because PERCOLATE_HEAVY_READS_WAITING_MAX waited',
     () => heavyReads.refused,
   )
-  metrics.gauge('percolate_change_feeds', 'Change feeds that are being followed here', () => feeds.served)
+  metrics.gauge('percolate_change_feeds', 'Change feeds that are being followed here', () => changes.places.served)
   metrics.gauge(
     'percolate_change_feeds_forwarded',
     'Change feeds that are sent on to the node that holds the tenant; they count against PERCOLATE_FEEDS_MAX too',
-    () => feeds.forwarded,
+    () => changes.places.forwarded,
   )
   metrics.gauge(
     'percolate_change_feeds_refused_total',
     'Change feeds refused because there were too many',
-    () => feeds.refused,
+    () => changes.places.refused,
+  )
+  metrics.gauge(
+    'percolate_feed_cursor_chars',
+    `Characters of the longest cursor that a change feed gave since the start; longer ones than ${BOOKMARK_CHARS_MAX} are refused`,
+    () => changes.longestCursor,
   )
   addReplicationMetrics(metrics, replica)
 }

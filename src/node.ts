@@ -300,7 +300,7 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
       activity,
       tier: config.tier,
       replica,
-      feeds: operations.changes.places,
+      changes: operations.changes,
       heavyReads,
       disk,
       room,

@@ -3,6 +3,7 @@ import { errorTable } from '../base/errors.ts'
 import {
   ALIASES_MAX,
   BATCH_ITEMS_MAX,
+  BOOKMARK_CHARS_MAX,
   CHAT_MESSAGES_MAX,
   CURSOR_CHARS_MAX,
   DIMENSIONS_MAX,
@@ -407,7 +408,7 @@ export const ChangesQuery = Type.Object(
   {
     cursor: Type.Optional(
       Type.String({
-        maxLength: 8192,
+        maxLength: BOOKMARK_CHARS_MAX,
         description: 'From an event, or `earliest`; left out: from now. `Last-Event-ID` wins.',
       }),
     ),
@@ -418,7 +419,9 @@ export const ChangesQuery = Type.Object(
 export type ChangesQuery = Static<typeof ChangesQuery>
 
 export const ReplicationQuery = Type.Object(
-  { bookmark: Type.Optional(Type.String({ maxLength: 8192, description: 'Asks which holders have it.' })) },
+  {
+    bookmark: Type.Optional(Type.String({ maxLength: BOOKMARK_CHARS_MAX, description: 'Asks which holders have it.' })),
+  },
   { $id: 'ReplicationQuery', ...closed },
 )
 export type ReplicationQuery = Static<typeof ReplicationQuery>

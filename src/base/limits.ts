@@ -72,3 +72,6 @@ export const WRITER_QUEUE_MAX = 4096
 export const BALLAST_BYTES = 8 * 1024 * 1024
 /** Longest stretch of our own computation between two turns of the event loop, milliseconds. */
 export const SLICE_MS_MAX = 2
+
+/** A bookmark or a feed's cursor as text. It has to fit, with all else, into the head of a request: Node takes 16 KiB (`--max-http-header-size`), HAProxy 15. */
+export const BOOKMARK_CHARS_MAX = 12 * 1024

@@ -1,4 +1,6 @@
+import { deflateRawSync, inflateRawSync } from 'node:zlib'
 import { PercolateError } from '../base/errors.ts'
+import { BOOKMARK_CHARS_MAX } from '../base/limits.ts'
 import { joinVectors, type VersionVector, vectorFromObject, vectorToObject } from '../clock/vector.ts'
 import { packValue, unpackValue } from '../storage/codec.ts'
 
@@ -8,10 +10,26 @@ export interface Bookmark {
   readonly vector: VersionVector
 }
 
-const BOOKMARK_CHARS_MAX = 8192
+/** Longer ones are compressed: versions before the one that could do so refused them as they were, so shorter ones stay as every version reads them. */
+const PLAIN_CHARS_MAX = 8192
+/** The first byte of a compressed one; the packed list of a plain one begins otherwise. */
+const COMPRESSED = 0
+/** Of one that was compressed. */
+const PACKED_BYTES_MAX = 128 * 1024
+
+function toText(packed: Buffer): string {
+  const plain = packed.toString('base64url')
+  if (plain.length <= PLAIN_CHARS_MAX) return plain
+  return Buffer.concat([Buffer.of(COMPRESSED), deflateRawSync(packed)]).toString('base64url')
+}
+
+function fromText(text: string): Buffer {
+  const bytes = Buffer.from(text, 'base64url')
+  return bytes[0] === COMPRESSED ? inflateRawSync(bytes.subarray(1), { maxOutputLength: PACKED_BYTES_MAX }) : bytes
+}
 
 export const encodeBookmark = ({ incarnation, vector }: Bookmark): string =>
-  packValue([1, incarnation, vectorToObject(vector)]).toString('base64url')
+  toText(packValue([1, incarnation, vectorToObject(vector)]))
 
 /** A bookmark that a feed gave: also, whether the follower lacks something that the vector counts; see `FeedPosition`. */
 export interface FeedCursor extends Bookmark {
@@ -21,7 +39,7 @@ export interface FeedCursor extends Bookmark {
 export const encodeFeedCursor = ({ incarnation, vector, lost }: FeedCursor): string =>
   lost === ''
     ? encodeBookmark({ incarnation, vector })
-    : packValue([1, incarnation, vectorToObject(vector), lost]).toString('base64url')
+    : toText(packValue([1, incarnation, vectorToObject(vector), lost]))
 
 /** `field` names where it came from, for the error. */
 export function parseBookmark(text: string, field: string): Bookmark {
@@ -47,7 +65,7 @@ export function parseFeedCursor(text: string, field: string): FeedCursor {
 function decode(text: string): FeedCursor | undefined {
   try {
     if (text.length > BOOKMARK_CHARS_MAX || !/^[A-Za-z0-9_-]+$/.test(text)) throw new Error('not base64url')
-    const [version, incarnation, vector, lost = ''] = unpackValue(Buffer.from(text, 'base64url')) as unknown[]
+    const [version, incarnation, vector, lost = ''] = unpackValue(fromText(text)) as unknown[]
     const parsed = vectorFromObject(vector)
     if (version === 1 && typeof incarnation === 'string' && parsed && typeof lost === 'string')
       return { incarnation, vector: parsed, lost }

@@ -1,7 +1,10 @@
+import { randomBytes } from 'node:crypto'
 import type { ServiceError } from '@grpc/grpc-js'
 import { afterAll, beforeAll, expect, it } from 'vitest'
 import { PercolateClient } from '../../client/client.ts'
 import type { PercolateClientError } from '../../client/errors.ts'
+import { BOOKMARK_CHARS_MAX } from '../../src/base/limits.ts'
+import { encodeBookmark } from '../../src/session/bookmark.ts'
 import { grpcClient } from '../support/grpc.ts'
 import { remove, startTestNode, type TestNode } from '../support/running.ts'
 
@@ -64,4 +67,34 @@ it('over gRPC: the same in the trailing metadata', async () => {
   expect(error.metadata.get('percolate-bookmark')).toEqual([latest])
   expect(error.metadata.get('x-percolate-bookmark')).toEqual([latest])
   expect(error.metadata.get('percolate-cursor')).toEqual([latest])
+})
+
+it('a cursor as long as they get is read wherever it may be: query, headers, gRPC', async () => {
+  const vector = new Map<string, number>()
+  let cursor = ''
+  for (
+    let next = '';
+    next.length <= BOOKMARK_CHARS_MAX;
+    next = encodeBookmark({ incarnation: '000000000001-0000000000000000', vector })
+  ) {
+    cursor = next
+    for (let n = 0; n < 4; n++) vector.set(`n1.${randomBytes(4).toString('hex')}.${randomBytes(4).toString('hex')}`, 1)
+  }
+  expect(cursor.length).toBeGreaterThan(BOOKMARK_CHARS_MAX - 128)
+  // It is understood: it is of a tenant that was erased.
+  const asked = [
+    node.request('GET', `/api/v1/changes?cursor=${cursor}`),
+    node.request('GET', '/api/v1/changes', { headers: { 'last-event-id': cursor } }),
+  ]
+  for (const { status, body } of await Promise.all(asked)) expect([status, body.code]).toEqual([410, 'CHANGES_EXPIRED'])
+  const read = await node.request('GET', '/api/v1/entities/e1', { headers: { 'x-percolate-bookmark': cursor } })
+  expect(read.status).toBe(200)
+  const { client, metadata } = grpcClient(`127.0.0.1:${node.grpcPort}`, 'acme')
+  const error = await new Promise<ServiceError>(resolve =>
+    client.FollowChanges!({ cursor }, metadata)
+      .on('data', () => {})
+      .on('error', resolve),
+  )
+  client.close()
+  expect(error.metadata.get('percolate-code')).toEqual(['CHANGES_EXPIRED'])
 })

@@ -48,6 +48,8 @@ const RETRY_S = 1
 export class ChangeOperations {
   /** Also of the feeds that this node sends on: the protocols hold a place for each. */
   readonly places: FeedPlaces
+  /** Characters of the longest cursor that a feed gave; beyond `BOOKMARK_CHARS_MAX` none can be taken. */
+  longestCursor = 0
   readonly #context: OperationsContext
 
   constructor(context: OperationsContext, limits: FeedLimits) {
@@ -89,7 +91,11 @@ export class ChangeOperations {
           throw error
         }
       })
-    const at = (position: FeedPosition) => encodeFeedCursor({ incarnation, ...position })
+    const at = (position: FeedPosition) => {
+      const text = encodeFeedCursor({ incarnation, ...position })
+      this.longestCursor = Math.max(this.longestCursor, text.length)
+      return text
+    }
     while (!signal.aborted) {
       this.#assertAnswers(call.tenant, incarnation, reader && at(reader.position))
       const following = reader
