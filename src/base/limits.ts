@@ -49,6 +49,8 @@ export const FIND_DEPTH_MAX = 10_000
 export const TRAVERSE_DEPTH_MAX = 10
 /** Entities and edges that one traversal visits before it stops and says `truncated`. */
 export const TRAVERSE_VISITS_MAX = 10_000
+/** Bytes of entities and edges, as they are stored, that one traversal reads before it stops and says `truncated`; it holds no more of them than that. */
+export const TRAVERSE_BYTES_MAX = 4 * PAGE_BYTES_MAX
 export const CURSOR_CHARS_MAX = 4096
 export const CHAT_MESSAGES_MAX = 100
 export const CHAT_CHARS_MAX = 64 * 1024

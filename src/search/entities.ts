@@ -1,7 +1,9 @@
 import { Slicer } from '../base/slice.ts'
+import type { RecordRef } from '../rem/record.ts'
 import { type Entity, entityView } from '../rem/views.ts'
 import { KeyReader, keyAfter, prefixes, prefixRange, textPart } from '../storage/keys.ts'
 import type { KvRange } from '../storage/kv.ts'
+import { eachRecord, Reading } from '../tenant/reading.ts'
 import type { Tenant } from '../tenant/tenant.ts'
 import { normalizeName, trigrams } from '../text/analyze.ts'
 
@@ -19,8 +21,6 @@ const TRIGRAM_NAMES_MAX = 20_000
 const TRIGRAMS_READ_MAX = 64
 /** Entries of the trigram index that one lookup reads, about. */
 const TRIGRAM_ENTRIES_MAX = 100_000
-/** Entities that are read at once. */
-const ENTITIES_AT_ONCE = 32
 
 export async function readEntities(tenant: Tenant, ids: readonly string[]): Promise<Map<string, Entity>> {
   const records = await tenant.records(ids.map(id => ({ kind: 'entity', key: [id] })))
@@ -32,42 +32,53 @@ export async function readEntities(tenant: Tenant, ids: readonly string[]): Prom
   return found
 }
 
-/** Finds entities by key, alias or name: exact, then by prefix, then fuzzy with typos tolerated. Best first, at most `limit`. */
-export async function findEntities(
+/** Entities by key, alias or name: exact, then by prefix, then (when those are fewer than `enough`) fuzzy with typos tolerated. Best first; read for as long as they are asked for. */
+export async function* matchEntities(
   tenant: Tenant,
   name: string,
-  options: { type?: string | undefined; limit: number; fuzzy?: boolean; throwIfEnded?: () => void },
-): Promise<EntityMatch[]> {
+  options: { type?: string | undefined; enough: number },
+  reading: Reading,
+): AsyncGenerator<EntityMatch> {
   const wanted = normalizeName(name)
-  if (wanted === '') return []
-  const slicer = new Slicer(options.throwIfEnded)
+  if (wanted === '') return
   const scores = new Map<string, { score: number; match: EntityMatch['match'] }>()
   const note = (id: string, score: number, match: EntityMatch['match']) => {
     if ((scores.get(id)?.score ?? 0) < score) scores.set(id, { score, match })
   }
-  const names = await namesIn(tenant, { ...prefixRange(prefixes.entityNames(wanted)), limit: NAMES_READ_MAX }, slicer)
+  const names = await namesIn(tenant, { ...prefixRange(prefixes.entityNames(wanted)), limit: NAMES_READ_MAX }, reading)
   for (const [found, id] of names) {
     if (found === wanted) note(id, 1, 'exact')
     else note(id, 0.9 * (wanted.length / found.length) ** 0.25, 'prefix')
   }
-  if (options.fuzzy !== false && scores.size < options.limit) {
-    for (const { id, similarity } of await fuzzyNames(tenant, wanted, slicer)) note(id, 0.8 * similarity, 'fuzzy')
+  if (scores.size < options.enough) {
+    for (const { id, similarity } of await fuzzyNames(tenant, wanted, reading)) note(id, 0.8 * similarity, 'fuzzy')
   }
   const ordered = [...scores].sort(([idA, a], [idB, b]) => b.score - a.score || (idA < idB ? -1 : 1))
-  const matches: EntityMatch[] = []
-  for (let at = 0; at < ordered.length && matches.length < options.limit; at += ENTITIES_AT_ONCE) {
-    slicer.throwIfEnded()
-    const part = ordered.slice(at, at + ENTITIES_AT_ONCE)
-    const entities = await readEntities(
-      tenant,
-      part.map(([id]) => id),
-    )
-    for (const [id, { score, match }] of part) {
-      const entity = entities.get(id)
-      if (entity && (options.type === undefined || entity.type === options.type)) matches.push({ entity, score, match })
-    }
+  let n = 0
+  for await (const record of eachRecord(
+    tenant,
+    ordered.map(([id]) => entityRef(id)),
+    reading,
+  )) {
+    const [id, found] = ordered[n++]!
+    const entity = entityView(id, record)
+    if (entity && (options.type === undefined || entity.type === options.type)) yield { entity, ...found }
   }
-  return matches.slice(0, options.limit)
+}
+
+/** The best of {@link matchEntities}, at most `limit`. */
+export async function findEntities(
+  tenant: Tenant,
+  name: string,
+  options: { type?: string | undefined; limit: number; throwIfEnded?: () => void },
+): Promise<EntityMatch[]> {
+  const { type, limit } = options
+  const matches: EntityMatch[] = []
+  for await (const match of matchEntities(tenant, name, { type, enough: limit }, new Reading(options.throwIfEnded))) {
+    matches.push(match)
+    if (matches.length === limit) break
+  }
+  return matches
 }
 
 /** Entities that have exactly this normalized name. */
@@ -173,36 +184,26 @@ export function editDistance(a: string, b: string, max: number): number {
   return Math.min(past, previous[b.length - a.length + max + 1]!)
 }
 
-/** A page of all entities, or of those of one type, by id. */
-export async function listEntities(
+/** All entities, or those of one type, by id, from behind `after` on; read for as long as they are asked for. `wanted` as of {@link eachRecord}. */
+export async function* entitiesById(
   tenant: Tenant,
-  options: {
-    type?: string | undefined
-    after?: string | undefined
-    limit: number
-    throwIfEnded?: () => void
-  },
-): Promise<{ entities: Entity[]; more: boolean }> {
-  const entities: Entity[] = []
+  options: { type?: string | undefined; after?: string | undefined; wanted: () => number },
+  reading: Reading,
+): AsyncGenerator<Entity> {
   const prefix = options.type === undefined ? prefixes.kind('entity') : prefixes.entityType(options.type)
   const range = prefixRange(prefix)
   const gte = options.after === undefined ? range.gte : keyAfter(Buffer.concat([prefix, textPart(options.after)]))
   for await (const chunk of tenant.chunks({ gte, lt: range.lt, values: false })) {
     const ids = chunk.map(([key]) => new KeyReader(key, prefix.length).text())
-    for (let at = 0; at < ids.length; at += ENTITIES_AT_ONCE) {
-      options.throwIfEnded?.()
-      const part = ids.slice(at, at + ENTITIES_AT_ONCE)
-      const found = await readEntities(tenant, part)
-      for (const id of part) {
-        const entity = found.get(id)
-        if (!entity) continue
-        if (entities.length === options.limit) return { entities, more: true }
-        entities.push(entity)
-      }
+    let n = 0
+    for await (const record of eachRecord(tenant, ids.map(entityRef), reading, options.wanted)) {
+      const entity = entityView(ids[n++]!, record)
+      if (entity) yield entity
     }
   }
-  return { entities, more: false }
 }
+
+const entityRef = (id: string): RecordRef => ({ kind: 'entity', key: [id] })
 
 /** Names that a text may mention: every run of 1 to 5 words, longest first, that is an entity's exact name. */
 export async function entitiesMentioned(

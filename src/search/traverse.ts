@@ -1,10 +1,10 @@
-import { TRAVERSE_VISITS_MAX } from '../base/limits.ts'
-import { Slicer } from '../base/slice.ts'
+import { TRAVERSE_BYTES_MAX, TRAVERSE_VISITS_MAX } from '../base/limits.ts'
 import { isVisible } from '../rem/merge.ts'
 import type { LwwRecord, RecordRef } from '../rem/record.ts'
 import { type Edge, type Entity, edgeSurvives, edgeView, entityView } from '../rem/views.ts'
 import { decodeRecord } from '../storage/codec.ts'
-import { KeyReader, parseRecordKey, prefixes, prefixRange } from '../storage/keys.ts'
+import { KeyReader, parseRecordKey, prefixes, prefixRange, textPart } from '../storage/keys.ts'
+import { eachRecord, Reading } from '../tenant/reading.ts'
 import type { Tenant } from '../tenant/tenant.ts'
 
 export type Direction = 'out' | 'in' | 'both'
@@ -18,6 +18,8 @@ export interface TraverseRequest {
   readonly limit: number
   /** Called now and then, to stop when nobody waits any more. */
   readonly throwIfEnded?: () => void
+  /** Asked of each entity in the order in which they are reached, until it says no: then the answer is full, and reaches no more. Default: all are taken. */
+  readonly take?: (reached: Reached) => boolean
 }
 
 export interface Reached {
@@ -31,7 +33,7 @@ export interface Traversal {
   readonly reached: Reached[]
   /** Every edge between entities that were reached. */
   readonly edges: Edge[]
-  /** The limit, or the bound on visits, cut the walk short. */
+  /** The limit, `take`, or a bound on visits or bytes cut the walk short. */
   readonly truncated: boolean
 }
 
@@ -45,9 +47,9 @@ const EDGES_AT_ONCE = 32
 
 /** Breadth-first walk; each entity once, so cycles end. Edges to what does not exist, or was deleted since, are not followed. */
 export async function traverse(tenant: Tenant, request: TraverseRequest): Promise<Traversal | undefined> {
-  const slicer = new Slicer(request.throwIfEnded)
+  const reading = new Reading(request.throwIfEnded)
   const ends = new Map<string, End>()
-  await loadEnds(tenant, [request.start], ends)
+  await loadEnds(tenant, [request.start], ends, reading)
   if (!ends.get(request.start)!.isVisible) return undefined
   const reached = new Map<string, Reached>()
   const edges = new Map<string, Edge>()
@@ -55,28 +57,31 @@ export async function traverse(tenant: Tenant, request: TraverseRequest): Promis
   let frontier = [request.start]
   let visits = 0
   let truncated = false
-  for (let depth = 1; depth <= request.depth && frontier.length > 0 && !truncated; depth++) {
+  let isFull = false
+  const isPastBounds = () => visits > TRAVERSE_VISITS_MAX || reading.bytes > TRAVERSE_BYTES_MAX
+  for (let depth = 1; depth <= request.depth && frontier.length > 0 && !isPastBounds(); depth++) {
     const next: string[] = []
     for (const id of frontier) {
-      slicer.throwIfEnded()
-      const found = await edgesAt(tenant, id, request, TRAVERSE_VISITS_MAX - visits + 1)
-      for (let at = 0; at < found.length && visits <= TRAVERSE_VISITS_MAX; at += EDGES_AT_ONCE) {
-        const part = found.slice(at, at + EDGES_AT_ONCE)
+      if (isPastBounds()) break
+      reading.throwIfEnded()
+      const found = await edgesAt(tenant, id, request, TRAVERSE_VISITS_MAX - visits + 1, reading)
+      if (found.isCut) truncated = true
+      for (let at = 0; at < found.edges.length && !isPastBounds(); ) {
+        const part = found.edges.slice(at, at + Math.min(EDGES_AT_ONCE, reading.atOnce))
+        at += part.length
         const loaded = await loadEnds(
           tenant,
           part.flatMap(edge => [edge.from, edge.to]),
           ends,
+          reading,
         )
         for (const edge of part) {
-          if (slicer.due) await slicer.pause()
-          if (++visits > TRAVERSE_VISITS_MAX) {
-            truncated = true
-            break
-          }
+          if (reading.due) await reading.pause()
+          if (++visits > TRAVERSE_VISITS_MAX) break
           if (!isLive(edge, ends)) continue
           const other = edge.from === id ? edge.to : edge.from
           if (!seen.has(other)) {
-            if (reached.size === request.limit) {
+            if (isFull || reached.size === request.limit) {
               truncated = true
               continue
             }
@@ -84,8 +89,14 @@ export async function traverse(tenant: Tenant, request: TraverseRequest): Promis
             const entity = entityView(other, loaded.get(other) ?? (await tenant.records([entityRef(other)]))[0])
             if (!entity) continue
             const path = [...seen.get(id)!, other]
+            const step: Reached = { entity, depth, path }
+            if (request.take && !request.take(step)) {
+              isFull = true
+              truncated = true
+              continue
+            }
             seen.set(other, path)
-            reached.set(other, { entity, depth, path })
+            reached.set(other, step)
             next.push(other)
           }
           edges.set(JSON.stringify([edge.from, edge.type, edge.to]), edge)
@@ -94,7 +105,7 @@ export async function traverse(tenant: Tenant, request: TraverseRequest): Promis
     }
     frontier = next
   }
-  return { reached: [...reached.values()], edges: [...edges.values()], truncated }
+  return { reached: [...reached.values()], edges: [...edges.values()], truncated: truncated || isPastBounds() }
 }
 
 const isLive = (edge: Edge, ends: ReadonlyMap<string, End>): boolean =>
@@ -110,55 +121,76 @@ async function loadEnds(
   tenant: Tenant,
   ids: readonly string[],
   ends: Map<string, End>,
+  reading: Reading,
 ): Promise<Map<string, LwwRecord | undefined>> {
   const missing = [...new Set(ids)].filter(id => !ends.has(id))
-  const records = await tenant.records(missing.map(entityRef))
-  for (const [n, id] of missing.entries()) {
-    const record = records[n]
+  const records = new Map<string, LwwRecord | undefined>()
+  for await (const record of eachRecord(tenant, missing.map(entityRef), reading)) {
+    const id = missing[records.size]!
+    records.set(id, record)
     ends.set(id, { isVisible: record !== undefined && isVisible(record), del: record?.del })
   }
-  return new Map(missing.map((id, n) => [id, records[n]]))
+  return records
 }
 
-async function edgesAt(tenant: Tenant, id: string, request: TraverseRequest, max: number): Promise<Edge[]> {
+/** The edges of one entity, heaviest first; cut when they are too many, or too large to be held together. */
+async function edgesAt(
+  tenant: Tenant,
+  id: string,
+  { direction, type }: TraverseRequest,
+  max: number,
+  reading: Reading,
+): Promise<{ edges: Edge[]; isCut: boolean }> {
   const edges: Edge[] = []
-  if (request.direction !== 'in') edges.push(...(await edgesFrom(tenant, id, max)))
-  if (request.direction !== 'out') {
-    // An edge from an entity to itself is in both lists.
-    edges.push(...(await edgesTo(tenant, id, max)).filter(edge => request.direction === 'in' || edge.from !== id))
-  }
-  const typed = request.type === undefined ? edges : edges.filter(edge => edge.type === request.type)
-  return typed.sort((a, b) => b.weight - a.weight)
-}
-
-/** Visible edges that leave an entity, whatever their other end. */
-export async function edgesFrom(tenant: Tenant, id: string, max: number): Promise<Edge[]> {
-  const edges: Edge[] = []
-  for await (const chunk of tenant.chunks(prefixRange(prefixes.edgesFrom(id)))) {
-    for (const [key, value] of chunk) {
-      const edge = edgeView(parseRecordKey(key).key, decodeRecord(value))
-      if (edge) edges.push(edge)
-      if (edges.length >= max) return edges
+  let isCut = false
+  const gather = async (found: AsyncIterable<Edge>, bytesMax: number) => {
+    const start = reading.bytes
+    let count = 0
+    for await (const edge of found) {
+      // An edge from an entity to itself is in both lists.
+      if (direction !== 'both' || found === outward || edge.from !== id) edges.push(edge)
+      if (++count >= max) break
+      if (reading.bytes - start > bytesMax) {
+        isCut = true
+        break
+      }
     }
   }
-  return edges
+  const outward = edgesFrom(tenant, id, reading, type)
+  const bytesMax = TRAVERSE_BYTES_MAX / (direction === 'both' ? 4 : 2)
+  if (direction !== 'in') await gather(outward, bytesMax)
+  if (direction !== 'out') await gather(edgesTo(tenant, id, reading, type), bytesMax)
+  return { edges: edges.sort((a, b) => b.weight - a.weight), isCut }
 }
 
-async function edgesTo(tenant: Tenant, id: string, max: number): Promise<Edge[]> {
-  const edges: Edge[] = []
+/** Visible edges that leave an entity, whatever their other end, of one type or of all, in the order of their types and ends; read for as long as they are asked for. */
+export async function* edgesFrom(tenant: Tenant, id: string, reading: Reading, type?: string): AsyncGenerator<Edge> {
+  for await (const chunk of tenant.chunks(prefixRange(ofType(prefixes.edgesFrom(id), type)))) {
+    for (const [key, value] of chunk) {
+      reading.count(1, value.length)
+      if (reading.due) await reading.pause()
+      const edge = edgeView(parseRecordKey(key).key, decodeRecord(value))
+      if (edge) yield edge
+    }
+  }
+}
+
+async function* edgesTo(tenant: Tenant, id: string, reading: Reading, type?: string): AsyncGenerator<Edge> {
   const prefix = prefixes.edgesTo(id)
-  for await (const chunk of tenant.chunks({ ...prefixRange(prefix), values: false })) {
+  for await (const chunk of tenant.chunks({ ...prefixRange(ofType(prefix, type)), values: false })) {
     const refs = chunk.map(([key]) => {
       const reader = new KeyReader(key, prefix.length)
-      const type = reader.text()
-      return { kind: 'edge' as const, key: [reader.text(), type, id] }
+      const edgeType = reader.text()
+      return { kind: 'edge' as const, key: [reader.text(), edgeType, id] }
     })
-    const records = await tenant.records(refs)
-    for (const [n, ref] of refs.entries()) {
-      const edge = edgeView(ref.key, records[n])
-      if (edge) edges.push(edge)
-      if (edges.length >= max) return edges
+    let n = 0
+    for await (const record of eachRecord(tenant, refs, reading)) {
+      const edge = edgeView(refs[n++]!.key, record)
+      if (edge) yield edge
     }
   }
-  return edges
 }
+
+/** Of the edges of an entity, those of one type. */
+const ofType = (prefix: Buffer, type: string | undefined): Buffer =>
+  type === undefined ? prefix : Buffer.concat([prefix, textPart(type)])

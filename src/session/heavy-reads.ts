@@ -1,6 +1,7 @@
 import { PercolateError } from '../base/errors.ts'
 import { FairSemaphore } from '../base/fair-semaphore.ts'
 import type { TenantPool } from '../tenant/pool.ts'
+import { type ReadBounds, ReadIsLarge, Reading } from '../tenant/reading.ts'
 import type { Tenant } from '../tenant/tenant.ts'
 import type { SessionContext } from './context.ts'
 import { read } from './read.ts'
@@ -15,6 +16,9 @@ export interface HeavyReadLimits {
 
 /** A read whose tenant was closed for others each time its turn came waits with the tenant open after so many. */
 const LOST_TURNS_MAX = 2
+
+/** What a read may read before it has to wait for its turn: small answers are not made slower by large ones. */
+const LIGHT_READ: ReadBounds = { records: 256, bytes: 1024 * 1024 }
 
 /**
  * Where reads that compute for long (searches, answers, large listings, walks) take turns. Each is cut into slices, and a slice comes in each turn of the event loop: how many there are at once is how long
@@ -106,3 +110,31 @@ export const readInTurn = <T>(
   work: (tenant: Tenant) => Promise<T>,
   empty: () => NoInfer<T>,
 ): Promise<T> => context.heavyReads.runOpen(context.pool, session, () => read(context, session, work, empty))
+
+/**
+ * A read that is small as a rule, and may be large: it begins at once, and when it turns out to be more than {@link LIGHT_READ} it is given up and made anew when it is the session's turn. `work` counts what it reads,
+ * and changes nothing outside of itself.
+ */
+export async function readByWeight<T>(
+  context: SessionContext & { readonly heavyReads: HeavyReads },
+  session: Session,
+  work: (tenant: Tenant, reading: Reading) => Promise<T>,
+  empty: () => NoInfer<T>,
+): Promise<T> {
+  const throwIfEnded = () => session.throwIfEnded()
+  const light = await read<{ value: T } | undefined>(
+    context,
+    session,
+    async tenant => {
+      try {
+        return { value: await work(tenant, new Reading(throwIfEnded, LIGHT_READ)) }
+      } catch (error) {
+        if (error instanceof ReadIsLarge) return undefined
+        throw error
+      }
+    },
+    () => ({ value: empty() }),
+  )
+  if (light) return light.value
+  return readInTurn(context, session, tenant => work(tenant, new Reading(throwIfEnded)), empty)
+}

@@ -16,12 +16,13 @@ import { mergeOp } from '../../rem/merge.ts'
 import { type EntityCommand, planDelete, planEntity } from '../../rem/plan.ts'
 import { EMPTY_RECORD, type LwwRecord, type Op, type RecordRef } from '../../rem/record.ts'
 import { type Edge, type Entity, edgeSurvives, entityView } from '../../rem/views.ts'
-import { findEntities, listEntities } from '../../search/entities.ts'
+import { entitiesById, matchEntities } from '../../search/entities.ts'
 import { edgesFrom, traverse } from '../../search/traverse.ts'
-import { readInTurn } from '../../session/heavy-reads.ts'
-import { read } from '../../session/read.ts'
+import { readByWeight, readInTurn } from '../../session/heavy-reads.ts'
 import type { Session } from '../../session/session.ts'
 import { write, writeExisting } from '../../session/write.ts'
+import { eachRecord, Reading } from '../../tenant/reading.ts'
+import type { Tenant } from '../../tenant/tenant.ts'
 import type { PlanContext } from '../../tenant/writer.ts'
 import { decodeCursor, encodeCursor } from '../cursor.ts'
 import type { EntitiesQuery, EntityInput, EntityOutput, TraverseQuery } from '../schemas.ts'
@@ -75,21 +76,16 @@ export class EntityOperations {
   }
 
   async get(call: Session, id: string): Promise<{ entity: EntityOutput; etag: string }> {
-    return read(
+    return readByWeight(
       this.#context,
       call,
-      async tenant => {
+      async (tenant, reading) => {
         const record = await tenant.record({ kind: 'entity', key: [id] })
         const entity = entityView(id, record)
         if (!entity) throw notFound('entity', id)
-        const found = await edgesFrom(tenant, id, EDGES_SHOWN_MAX + 1)
-        const listed = found.slice(0, EDGES_SHOWN_MAX)
-        const ends = await tenant.records(listed.map(({ to }) => ({ kind: 'entity', key: [to] })))
-        const edges = listed.filter((edge, n) => edgeSurvives(edge, record) && edgeSurvives(edge, ends[n]))
-        const shown = cutPage(edges.map(edgeOutput))
-        const isCut = found.length > listed.length || shown.length < edges.length
+        const { edges, isCut } = await edgesShown(tenant, id, record!, reading)
         return {
-          entity: { ...toOutput(entity), edges: shown, ...(isCut ? { edges_truncated: true } : {}) },
+          entity: { ...toOutput(entity), edges, ...(isCut ? { edges_truncated: true } : {}) },
           etag: etagOf(record!),
         }
       },
@@ -121,38 +117,46 @@ export class EntityOperations {
         this.#context,
         call,
         async tenant => {
-          const found = await findEntities(tenant, query.name!, {
-            type,
-            limit: offset + limit + 1,
-            throwIfEnded: () => call.throwIfEnded(),
-          })
-          const page = found.slice(offset, offset + limit)
-          const results = cutPage(page.map(({ entity, score, match }) => ({ ...toOutput(entity), score, match })))
-          const next = offset + results.length
-          return {
-            results,
-            ...(found.length > next && next <= FIND_DEPTH_MAX ? { cursor: encodeCursor(scope, [next]) } : {}),
+          const results: (ReturnType<typeof toOutput> & { score: number; match: string })[] = []
+          const page = new PageBytes()
+          let skipped = 0
+          let more = false
+          const enough = offset + limit + 1
+          const reading = new Reading(() => call.throwIfEnded())
+          for await (const { entity, score, match } of matchEntities(tenant, query.name!, { type, enough }, reading)) {
+            if (skipped < offset) {
+              skipped++
+              continue
+            }
+            const output = { ...toOutput(entity), score, match }
+            if (results.length === limit || !page.take(output)) {
+              more = true
+              break
+            }
+            results.push(output)
           }
+          const next = offset + results.length
+          return { results, ...(more && next <= FIND_DEPTH_MAX ? { cursor: encodeCursor(scope, [next]) } : {}) }
         },
         () => ({ results: [] }),
       )
     }
     const position =
       query.cursor === undefined ? undefined : (decodeCursor(scope, query.cursor, ['string'])[0] as string)
-    const readPage = limit > LIST_LIMIT_DEFAULT ? readInTurn : read
-    return readPage<EntityPage>(
+    return readByWeight<EntityPage>(
       this.#context,
       call,
-      async tenant => {
-        const { entities, more } = await listEntities(tenant, {
-          type,
-          after: position,
-          limit,
-          throwIfEnded: () => call.throwIfEnded(),
-        })
-        const results = cutPage(entities.map(toOutput))
-        const isCut = more || results.length < entities.length
-        return { results, ...(isCut ? { cursor: encodeCursor(scope, [results.at(-1)!.id]) } : {}) }
+      async (tenant, reading) => {
+        const results: EntityPage['results'] = []
+        const page = new PageBytes()
+        const wanted = () => limit + 1 - results.length
+        for await (const entity of entitiesById(tenant, { type, after: position, wanted }, reading)) {
+          const output = toOutput(entity)
+          if (results.length === limit || !page.take(output))
+            return { results, cursor: encodeCursor(scope, [results.at(-1)!.id]) }
+          results.push(output)
+        }
+        return { results }
       },
       () => ({ results: [] }),
     )
@@ -163,6 +167,8 @@ export class EntityOperations {
       this.#context,
       call,
       async tenant => {
+        const results: (ReturnType<typeof toOutput> & { depth: number; path: string[] })[] = []
+        const page = new PageBytes()
         const walk = await traverse(tenant, {
           start: id,
           depth: query.depth ?? 1,
@@ -170,16 +176,17 @@ export class EntityOperations {
           type: query.type,
           limit: query.limit ?? LIST_LIMIT_DEFAULT,
           throwIfEnded: () => call.throwIfEnded(),
+          take: ({ entity, depth, path }) => {
+            const output = { ...toOutput(entity), depth, path: [...path] }
+            if (!page.take(output)) return false
+            results.push(output)
+            return true
+          },
         })
         if (!walk) throw notFound('entity', id)
-        return {
-          start: id,
-          ...cutWalk(
-            walk.reached.map(({ entity, depth, path }) => ({ ...toOutput(entity), depth, path: [...path] })),
-            walk.edges.map(edgeOutput),
-            walk.truncated,
-          ),
-        }
+        // What one answer carries: the entities nearest to the start, and of the edges between them those that fit beside them.
+        const edges = cutPage(walk.edges.map(edgeOutput), page)
+        return { start: id, results, edges, truncated: walk.truncated || edges.length < walk.edges.length }
       },
       () => {
         throw notFound('entity', id)
@@ -188,22 +195,44 @@ export class EntityOperations {
   }
 }
 
-/** As many as the answer still carries, and one at least of the first that it carries. */
-function cutPage<T extends object>(results: readonly T[], page = new PageBytes()): T[] {
+/** As many as the answer still carries. */
+function cutPage<T extends object>(results: readonly T[], page: PageBytes): T[] {
   const past = results.findIndex(result => !page.take(result))
   return past < 0 ? [...results] : results.slice(0, past)
 }
 
-/** What one answer carries of a walk: the entities nearest to its start, and of the edges between them those that fit. */
-function cutWalk<R extends { id: string }, E extends object>(
-  reached: readonly R[],
-  found: readonly E[],
-  isCut: boolean,
-) {
+/** The edges that an answer about an entity lists: those that outlived its ends, as many as it carries. */
+async function edgesShown(tenant: Tenant, id: string, record: LwwRecord, reading: Reading) {
+  const edges: ReturnType<typeof edgeOutput>[] = []
   const page = new PageBytes()
-  const results = cutPage(reached, page)
-  const edges = cutPage(found, page)
-  return { results, edges, truncated: isCut || results.length < reached.length || edges.length < found.length }
+  /** Whether one of these does not go into the answer any more. */
+  const isFullWith = async (part: readonly Edge[]): Promise<boolean> => {
+    let n = 0
+    for await (const end of eachRecord(
+      tenant,
+      part.map(({ to }) => ({ kind: 'entity', key: [to] })),
+      reading,
+    )) {
+      const edge = part[n++]!
+      if (!edgeSurvives(edge, record) || !edgeSurvives(edge, end)) continue
+      const output = edgeOutput(edge)
+      if (!page.take(output)) return true
+      edges.push(output)
+    }
+    return false
+  }
+  let listed = 0
+  let part: Edge[] = []
+  for await (const edge of edgesFrom(tenant, id, reading)) {
+    if (++listed > EDGES_SHOWN_MAX) {
+      await isFullWith(part)
+      return { edges, isCut: true }
+    }
+    if (part.push(edge) < reading.atOnce) continue
+    if (await isFullWith(part)) return { edges, isCut: true }
+    part = []
+  }
+  return { edges, isCut: await isFullWith(part) }
 }
 
 /** The entity and its edges. */

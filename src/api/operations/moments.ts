@@ -4,12 +4,14 @@ import { checkId } from '../../base/ids.ts'
 import { CATEGORY_BYTES_MAX, LIST_LIMIT_DEFAULT } from '../../base/limits.ts'
 import { PageBytes } from '../../base/page-bytes.ts'
 import { type MomentCommand, planDelete, planMoment } from '../../rem/plan.ts'
+import type { RecordRef } from '../../rem/record.ts'
 import { type Moment, momentView } from '../../rem/views.ts'
-import { readInTurn } from '../../session/heavy-reads.ts'
+import { readByWeight } from '../../session/heavy-reads.ts'
 import { read } from '../../session/read.ts'
 import type { Session } from '../../session/session.ts'
 import { write, writeExisting } from '../../session/write.ts'
 import { KeyReader, keyAfter, newestFirst, prefixes, prefixRange, space, textPart } from '../../storage/keys.ts'
+import { eachRecord, Reading } from '../../tenant/reading.ts'
 import type { Tenant } from '../../tenant/tenant.ts'
 import { decodeCursor, encodeCursor } from '../cursor.ts'
 import type { MomentInput, MomentOutput, MomentsQuery } from '../schemas.ts'
@@ -77,14 +79,13 @@ export class MomentOperations {
       parameters: [fromMs ?? null, toMs ?? null, type ?? null, parent ?? null, resource ?? null, entity ?? null],
     }
     const position = query.cursor === undefined ? undefined : decodeCursor(scope, query.cursor, ['time', 'string'])
-    const readPage = limit > LIST_LIMIT_DEFAULT ? readInTurn : read
-    return readPage<{ results: MomentOutput[]; cursor?: string }>(
+    return readByWeight<{ results: MomentOutput[]; cursor?: string }>(
       this.#context,
       call,
-      async tenant => {
+      async (tenant, reading) => {
         const { results, more } = await readFeed(tenant, {
           limit,
-          throwIfEnded: () => call.throwIfEnded(),
+          reading,
           fromMs,
           toMs,
           type,
@@ -112,13 +113,10 @@ export interface FeedRequest {
   readonly parent?: string | undefined
   readonly resource?: string | undefined
   readonly entity?: string | undefined
-  /** Called now and then, to stop when nobody waits any more. */
-  readonly throwIfEnded?: () => void
+  /** Counts what is read, and stops it; default: nothing does. */
+  readonly reading?: Reading
   readonly after?: { readonly timeMs: number; readonly id: string } | undefined
 }
-
-/** Moments that are read together for a page, which may end before the last of them. */
-const READ_AT_ONCE = 256
 
 /** Walks the narrowest index, newest first, and checks the other conditions on the moment. */
 export async function readFeed(tenant: Tenant, request: FeedRequest): Promise<{ results: Moment[]; more: boolean }> {
@@ -130,19 +128,16 @@ export async function readFeed(tenant: Tenant, request: FeedRequest): Promise<{ 
   const lt = request.fromMs === undefined ? range.lt : keyAfter(Buffer.concat([prefix, newestFirst(request.fromMs)]))
   const results: Moment[] = []
   const page = new PageBytes()
+  const reading = request.reading ?? new Reading()
   for await (const chunk of tenant.chunks({ gte, lt, values: false })) {
-    request.throwIfEnded?.()
     const ids = chunk.map(([key]) => new KeyReader(key, prefix.length + 6).text())
-    const atOnce = Math.min(request.limit + 1, READ_AT_ONCE)
-    for (let at = 0; at < ids.length; at += atOnce) {
-      const part = ids.slice(at, at + atOnce)
-      const records = await tenant.records(part.map(id => ({ kind: 'moment', key: [id] })))
-      for (const [n, id] of part.entries()) {
-        const moment = momentView(id, records[n])
-        if (!moment || !meets(moment, request)) continue
-        if (results.length === request.limit || !page.takeLike(moment)) return { results, more: true }
-        results.push(moment)
-      }
+    const refs = ids.map((id): RecordRef => ({ kind: 'moment', key: [id] }))
+    let n = 0
+    for await (const record of eachRecord(tenant, refs, reading, () => request.limit + 1 - results.length)) {
+      const moment = momentView(ids[n++]!, record)
+      if (!moment || !meets(moment, request)) continue
+      if (results.length === request.limit || !page.takeLike(moment)) return { results, more: true }
+      results.push(moment)
     }
   }
   return { results, more: false }

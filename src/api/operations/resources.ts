@@ -15,11 +15,12 @@ import { type Resource, resourceView } from '../../rem/views.ts'
 import { candidateIds } from '../../search/candidates.ts'
 import { type Filter, matches, parseFilter } from '../../search/filter.ts'
 import { type SearchMode, search } from '../../search/search.ts'
-import { readInTurn } from '../../session/heavy-reads.ts'
+import { readByWeight, readInTurn } from '../../session/heavy-reads.ts'
 import { read } from '../../session/read.ts'
 import type { Session } from '../../session/session.ts'
 import { write, writeExisting } from '../../session/write.ts'
 import { KeyReader, keyAfter, keys, prefixes, prefixRange, space } from '../../storage/keys.ts'
+import { eachRecord } from '../../tenant/reading.ts'
 import type { EmbeddingSpec } from '../../tenant/state.ts'
 import type { Tenant } from '../../tenant/tenant.ts'
 import { decodeCursor, encodeCursor } from '../cursor.ts'
@@ -268,10 +269,10 @@ export class ResourceOperations {
     const limit = query.limit ?? LIST_LIMIT_DEFAULT
     const scope = { tenant: call.tenant, listing: 'pending', parameters: null }
     const position = query.cursor === undefined ? undefined : decodeCursor(scope, query.cursor, ['string'])
-    return read(
+    return readByWeight<ResourcePage>(
       this.#context,
       call,
-      async tenant => {
+      async (tenant, reading) => {
         const range = prefixRange(prefixes.space(space.embeddingPending))
         const gte = position ? keyAfter(keys.embeddingPending(position[0] as string)) : range.gte
         const ids: string[] = []
@@ -280,12 +281,19 @@ export class ResourceOperations {
         }
         const results: ResourceOutput[] = []
         const page = new PageBytes()
-        for (const [n, id] of ids.slice(0, limit).entries()) {
-          for (const resource of await readResources(tenant, [id])) {
-            const output = toOutput(resource, tenant.embedding)
-            if (!page.take(output)) return { results, cursor: encodeCursor(scope, [ids[n - 1]!]) }
-            results.push(output)
-          }
+        const listed = ids.slice(0, limit)
+        let n = 0
+        for await (const record of eachRecord(
+          tenant,
+          listed.map(id => ({ kind: 'resource', key: [id] })),
+          reading,
+        )) {
+          const at = n++
+          const resource = resourceView(listed[at]!, record)
+          if (!resource) continue
+          const output = toOutput(resource, tenant.embedding)
+          if (!page.take(output)) return { results, cursor: encodeCursor(scope, [ids[at - 1]!]) }
+          results.push(output)
         }
         return { results, ...(ids.length > limit ? { cursor: encodeCursor(scope, [ids[limit - 1]!]) } : {}) }
       },
