@@ -20,7 +20,7 @@ function vectorOf(origins: number): Map<string, number> {
 
 const incarnation = '0193a1b2c3d4-0011223344556677'
 /** As versions wrote it that compressed none. */
-const before = (...rest: unknown[]) => packValue([1, incarnation, ...rest] as never).toString('base64url')
+const textBefore = (...rest: unknown[]) => packValue([1, incarnation, ...rest] as never).toString('base64url')
 
 describe('a cursor or bookmark of a tenant with many origins', () => {
   it('is taken as it was given, and no longer than the head of a request may be', () => {
@@ -37,9 +37,13 @@ describe('a cursor or bookmark of a tenant with many origins', () => {
 
   it('is one that other versions read, as long as those would take it at all', () => {
     const vector = vectorOf(120)
-    expect(before(vectorToObject(vector)).length).toBeGreaterThan(6000)
-    expect(encodeBookmark({ incarnation, vector })).toBe(before(vectorToObject(vector)))
-    expect(parseFeedCursor(before(vectorToObject(vector), 'ff'), 'cursor')).toEqual({ incarnation, vector, lost: 'ff' })
+    expect(textBefore(vectorToObject(vector)).length).toBeGreaterThan(6000)
+    expect(encodeBookmark({ incarnation, vector })).toBe(textBefore(vectorToObject(vector)))
+    expect(parseFeedCursor(textBefore(vectorToObject(vector), 'ff'), 'cursor')).toEqual({
+      incarnation,
+      vector,
+      lost: 'ff',
+    })
   })
 
   it('that is none is refused: cut off, too long, or unpacking to more than any has', () => {
