@@ -186,15 +186,14 @@ const laterDelete = (acked: Acked, history: History): boolean =>
   )
 
 /**
- * A write that was refused as it was about to be committed took a clock that no disk knows of: when the process is gone, and its clock runs behind, another write gets the same one. Of several with one version only one
- * can have been committed: the one that was acknowledged, else the last, since a clock that was committed is not given again.
+ * A write that was refused as it was about to be committed took a clock that no disk knows of: when the process is gone, and its clock runs behind, another write gets the same one. Of several with one version the last
+ * is the one that may have been committed, since a clock that was committed is not given again.
  */
 function withoutRefused(operations: readonly RegisterOperation[]): readonly RegisterOperation[] {
+  const isWrite = ({ kind }: RegisterOperation) => kind === 'written' || kind === 'unknown'
   return operations.filter(
-    ({ kind, version }, at) =>
-      kind !== 'unknown' ||
-      !operations.some(
-        (other, n) => other.version === version && (other.kind === 'written' || (other.kind === 'unknown' && n > at)),
-      ),
+    (operation, at) =>
+      !isWrite(operation) ||
+      !operations.some((other, n) => n > at && isWrite(other) && other.version === operation.version),
   )
 }

@@ -237,14 +237,6 @@ export const mutations: readonly Mutation[] = [
     ],
   },
   {
-    name: 'parked decision passed over',
-    why: 'a home is taken while what the one before it decided waits there for its clock',
-    isWide: true,
-    focus: ['clocks apart'],
-    by: ['linearizability'],
-    edits: [edit('replication/homes', 'if (!(await this.#hasAllDecided(tenant, life, epoch)))', 'if (false)')],
-  },
-  {
     name: 'home taken unheard',
     why: 'a home is taken without hearing the other holders, when the stream may have lost what was decided',
     isWide: true,
