@@ -18,7 +18,7 @@ import type { Follower } from './follower.ts'
 import { Holes } from './holes.ts'
 import { countLate, moveLate } from './late.ts'
 import { Losses } from './losses.ts'
-import { yieldPlace } from './other-incarnation.ts'
+import { withoutHome, yieldPlace } from './other-incarnation.ts'
 import { handOnParked, summarizeParked } from './parked.ts'
 import type { CopyState, CopyStatus, PeerHandlers, PeerPort } from './peer.ts'
 import { activeHolders, completeHolders, holderOf, type Placement, PUT_BACK } from './placement.ts'
@@ -515,12 +515,7 @@ export class Copies {
       const decidedBelowMs = (await directory.readMember(node))?.member.decidesBelowMs ?? 0
       await directory.update(tenant, current =>
         holderOf(current, node)?.state === 'active'
-          ? {
-              ...withHolder(current, node, 'joining'),
-              ...(current.home === node
-                ? { home: undefined, decidesAboveMs: Math.max(current.decidesAboveMs ?? 0, decidedBelowMs) }
-                : {}),
-            }
+          ? withHolder(withoutHome(current, node, decidedBelowMs), node, 'joining')
           : undefined,
       )
     }

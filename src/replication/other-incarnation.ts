@@ -39,13 +39,14 @@ export async function yieldPlace(tenant: TenantId, local: string, context: Other
     placement.incarnation === standing.incarnation && activeHolders(placement).some(holder => current.has(holder.node))
   if (!isHeld(standing)) return false
   if (mine?.state === 'joining' && (await moveAway(tenant, local, standing.incarnation, context))) return true
+  const decidedBelowMs = (await directory.readMember(node))?.member.decidesBelowMs ?? 0
   let isStruckOff = false
   await directory.update(tenant, now => {
     const isListed = now.home === node || ['active', 'dropping'].includes(holderOf(now, node)?.state ?? '')
     isStruckOff = isHeld(now) && isListed
     if (!isStruckOff) return undefined
     const holders = now.holders.filter(holder => holder.node !== node || holder.state === 'joining')
-    return { ...withoutHome(now, node, directory), holders }
+    return { ...withoutHome(now, node, decidedBelowMs), holders }
   })
   if (isStruckOff)
     logger.warn(
@@ -86,11 +87,10 @@ async function moveAway(
 }
 
 /**
- * The record without this node as the home, which it gives up without anything to hand over. Who follows decides above all clocks that processes under this node's id may have decided with, as after a takeover:
+ * The record without this node as the home, which it gives up without anything to hand over. Who follows decides above `decidedBelowMs`, up to which processes under this node's id may have decided, as after a takeover:
  * what one of them sent may still be on its way.
  */
-export function withoutHome(placement: Placement, node: string, directory: Directory): Placement {
+export function withoutHome(placement: Placement, node: string, decidedBelowMs: number): Placement {
   if (placement.home !== node) return placement
-  const decidesAboveMs = Math.max(placement.decidesAboveMs ?? 0, directory.member(node)?.decidesBelowMs ?? 0)
-  return { ...placement, home: undefined, ...(decidesAboveMs > 0 ? { decidesAboveMs } : {}) }
+  return { ...placement, home: undefined, decidesAboveMs: Math.max(placement.decidesAboveMs ?? 0, decidedBelowMs) }
 }
