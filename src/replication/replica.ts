@@ -455,11 +455,6 @@ export class Replica implements TenantHooks {
     }
   }
 
-  /** Waits until this copy has everything up to `vector`; false when it has not in time. */
-  async covers(tenant: TenantId, vector: VersionVector, timeoutMs: number): Promise<boolean> {
-    return (await this.#options.pool.waitFor(tenant, open => open.covers(vector), { timeoutMs })) ?? false
-  }
-
   /** Announces that this node is going, so that routers and forwarders turn to others. It goes on answering. */
   async beginDrain(): Promise<void> {
     this.#isLeaving = true

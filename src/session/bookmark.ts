@@ -3,11 +3,16 @@ import { PercolateError } from '../base/errors.ts'
 import { BOOKMARK_CHARS_MAX } from '../base/limits.ts'
 import { joinVectors, type VersionVector, vectorFromObject, vectorToObject } from '../clock/vector.ts'
 import { packValue, unpackValue } from '../storage/codec.ts'
+import type { ToldAhead } from '../tenant/change-reader.ts'
 
 /** A position in a tenant's history: what its holder has when it covers the vector. Opaque to clients. */
 export interface Bookmark {
   readonly incarnation: string
   readonly vector: VersionVector
+  /** The mark of the copy whose whole vector it is; undefined: it names single entries, the last of each origin. See `splitMark`. */
+  readonly lost?: string | undefined
+  /** What a feed told of that the vector does not count. */
+  readonly ahead?: readonly ToldAhead[] | undefined
 }
 
 /** Longer ones are compressed: versions before the one that could do so refused them as they were, so shorter ones stay as every version reads them. */
@@ -28,23 +33,24 @@ function fromText(text: string): Buffer {
   return bytes[0] === COMPRESSED ? inflateRawSync(bytes.subarray(1), { maxOutputLength: PACKED_BYTES_MAX }) : bytes
 }
 
-export const encodeBookmark = ({ incarnation, vector }: Bookmark): string =>
-  toText(packValue([1, incarnation, vectorToObject(vector)]))
+export function encodeBookmark({ incarnation, vector, lost, ahead = [] }: Bookmark): string {
+  const told = ahead.map(one => [one.teller, vectorToObject(one.vector)])
+  const rest = told.length > 0 ? [lost ?? '', told] : lost === undefined ? [] : [lost]
+  return toText(packValue([1, incarnation, vectorToObject(vector), ...rest] as never))
+}
 
 /** A bookmark that a feed gave: also, whether the follower lacks something that the vector counts; see `FeedPosition`. */
 export interface FeedCursor extends Bookmark {
   readonly lost: string
 }
 
-export const encodeFeedCursor = ({ incarnation, vector, lost }: FeedCursor): string =>
-  lost === ''
-    ? encodeBookmark({ incarnation, vector })
-    : toText(packValue([1, incarnation, vectorToObject(vector), lost]))
+export const encodeFeedCursor = ({ lost, ...rest }: FeedCursor): string =>
+  encodeBookmark({ ...rest, lost: lost === '' ? undefined : lost })
 
 /** `field` names where it came from, for the error. */
 export function parseBookmark(text: string, field: string): Bookmark {
-  const cursor = decode(text)
-  if (cursor) return { incarnation: cursor.incarnation, vector: cursor.vector }
+  const bookmark = decode(text)
+  if (bookmark) return bookmark
   throw new PercolateError(
     'INVALID_BOOKMARK',
     `${field} must be one that a write or a feed of this API gave, as it was given; leave it out to read without.`,
@@ -54,7 +60,7 @@ export function parseBookmark(text: string, field: string): Bookmark {
 
 export function parseFeedCursor(text: string, field: string): FeedCursor {
   const cursor = decode(text)
-  if (cursor) return cursor
+  if (cursor) return { ...cursor, lost: cursor.lost ?? '' }
   throw new PercolateError(
     'INVALID_CURSOR',
     `${field} must be one that a feed of this API gave, as it was given; leave it out to begin now, or take "earliest".`,
@@ -62,13 +68,21 @@ export function parseFeedCursor(text: string, field: string): FeedCursor {
   )
 }
 
-function decode(text: string): FeedCursor | undefined {
+function decode(text: string): Bookmark | undefined {
   try {
     if (text.length > BOOKMARK_CHARS_MAX || !/^[A-Za-z0-9_-]+$/.test(text)) throw new Error('not base64url')
-    const [version, incarnation, vector, lost = ''] = unpackValue(fromText(text)) as unknown[]
+    const [version, incarnation, vector, lost, told] = unpackValue(fromText(text)) as unknown[]
     const parsed = vectorFromObject(vector)
-    if (version === 1 && typeof incarnation === 'string' && parsed && typeof lost === 'string')
-      return { incarnation, vector: parsed, lost }
+    if (version !== 1 || typeof incarnation !== 'string' || !parsed) throw new Error('not a position')
+    if (lost !== undefined && typeof lost !== 'string') throw new Error('not a mark')
+    const bookmark = { incarnation, vector: parsed }
+    if (told === undefined) return lost === undefined ? bookmark : { ...bookmark, lost }
+    const ahead = (told as [unknown, unknown][]).map(([teller, names]) => {
+      const named = vectorFromObject(names)
+      if (typeof teller !== 'string' || !named) throw new Error('not what was told ahead')
+      return { teller, vector: named }
+    })
+    return { ...bookmark, lost: lost || undefined, ahead }
   } catch {
     // One message for every way of being wrong.
   }
@@ -82,4 +96,9 @@ export const namesNothing = ({ incarnation, vector }: Bookmark): boolean => inca
 export const joinBookmarks = (a: Bookmark | undefined, b: Bookmark): Bookmark =>
   a === undefined || a.incarnation !== b.incarnation
     ? b
-    : { incarnation: b.incarnation, vector: joinVectors(a.vector, b.vector) }
+    : {
+        incarnation: b.incarnation,
+        vector: joinVectors(a.vector, b.vector),
+        lost: b.lost ?? a.lost,
+        ahead: b.ahead ?? a.ahead,
+      }

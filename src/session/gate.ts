@@ -1,10 +1,12 @@
 import { PercolateError } from '../base/errors.ts'
+import type { TenantId } from '../base/ids.ts'
 import type { PeerAuth } from '../replication/auth.ts'
 import { activeHolders, type Member, protocolOf } from '../replication/placement.ts'
 import type { Replica } from '../replication/replica.ts'
 import type { Route } from '../replication/router.ts'
-import { namesNothing } from './bookmark.ts'
+import { type Bookmark, namesNothing } from './bookmark.ts'
 import { bookmarkNotReached, LACKS_BOOKMARK, NotTaken } from './forward.ts'
+import { hasAll, isReached } from './reached.ts'
 import type { SessionRequest } from './request.ts'
 import { Session } from './session.ts'
 
@@ -78,12 +80,12 @@ export class Gate {
   /** Where the request is answered. A read is answered by who has what its bookmark names: here, after a bounded wait, or by another holder. */
   async pass(request: SessionRequest): Promise<Route> {
     const { tenant, access, consistency, forwardedBy } = request
-    const { replica, bookmarkWaitMs } = this.#options
+    const { replica } = this.#options
     const { needsHome, bookmark } = consistency
     const route = await replica.router.route({ tenant, needsHome, forwardedBy, ending: endingOf(request) })
     if (access !== 'read' || !bookmark || namesNothing(bookmark)) return route
     const placement = replica.directory.placement(tenant)
-    const written = [...bookmark.vector.keys()]
+    const written = [...(bookmark.ahead ?? []).map(({ teller }) => teller), ...bookmark.vector.keys()]
     const byBookmark = (a: Member, b: Member) => rank(b, written, placement?.home) - rank(a, written, placement?.home)
     if (route.kind === 'forward')
       return needsHome ? route : { kind: 'forward', targets: [...route.targets].sort(byBookmark) }
@@ -95,7 +97,7 @@ export class Gate {
           field: 'X-Percolate-Bookmark',
         },
       )
-    if (await replica.covers(tenant, bookmark.vector, bookmarkWaitMs)) return route
+    if (await this.#hasAll(tenant, bookmark)) return route
     const others = placement
       ? replica.directory.liveOrSilent(
           activeHolders(placement)
@@ -112,6 +114,14 @@ export class Gate {
         extra: { lacks: LACKS_BOOKMARK },
       })
     throw bookmarkNotReached()
+  }
+
+  /** Waits, for a bounded time, until the copy here has come so far. What it gave up for lost is not waited for. */
+  async #hasAll(tenant: TenantId, bookmark: Bookmark): Promise<boolean> {
+    const { replica, bookmarkWaitMs } = this.#options
+    const { pool } = replica
+    if (!(await pool.waitFor(tenant, open => isReached(open, bookmark), { timeoutMs: bookmarkWaitMs }))) return false
+    return (await pool.use(tenant, open => hasAll(open, bookmark))) ?? false
   }
 }
 

@@ -2,6 +2,7 @@ import { NotHome } from '../replication/homes.ts'
 import type { Tenant } from '../tenant/tenant.ts'
 import { askNewHome, assertNothingStands, assertReads, type SessionContext } from './context.ts'
 import { NotTaken } from './forward.ts'
+import { hasAll } from './reached.ts'
 import type { Session } from './session.ts'
 
 /**
@@ -22,7 +23,7 @@ export async function read<T>(
   const homes = needsHome && isRead ? replica?.homes : undefined
   const result = await pool.use(session.tenant, async tenant => {
     assertReads(context, session)
-    if (replica && bookmark && isRead && !tenant.covers(bookmark.vector))
+    if (replica && bookmark && isRead && !(await hasAll(tenant, bookmark)))
       throw new NotTaken(
         'the copy was made anew',
         'BOOKMARK_NOT_REACHED',

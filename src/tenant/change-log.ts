@@ -30,6 +30,8 @@ export type LogItem =
       readonly n: number
       readonly changes: readonly LoggedChange[]
       readonly lost: LostMarks | undefined
+      /** When the vector covers this, it counts them; undefined: it did at once, or an older version did not say. */
+      readonly upTo: VersionVector | undefined
     }
   | {
       readonly type: 'moved'
@@ -128,25 +130,25 @@ export const encodeEntryItem = (origin: string, sequence: number, ops: readonly 
   return packValue((lost ? [origin, sequence, changes, 'late', lost] : [origin, sequence, changes]) as never)
 }
 
-export const encodeMergedItem = (changes: readonly PackedChange[], lost?: LostMarks): Buffer =>
-  packOther(changes, 'merged', lost ?? null)
+export const encodeMergedItem = (changes: readonly PackedChange[], lost?: LostMarks, upTo?: VersionVector): Buffer =>
+  packOther(changes, 'merged', lost ?? null, ...(upTo ? [vectorToObject(upTo)] : []))
 
 export const encodeMovedItem = (from: number, moves: readonly Move[], lost: LostMarks): Buffer =>
   packOther([], 'moved', lost, from, moves)
 
 function decodeItem(n: number, value: Buffer): LogItem {
-  const [origin, sequence, packed, type, lost, from, moves] = unpackValue(value) as unknown as [
+  const [origin, sequence, packed, type, lost, rest, moves] = unpackValue(value) as unknown as [
     string,
     number,
     PackedChange[],
     'late' | 'merged' | 'moved' | undefined,
     LostMarks | null | undefined,
-    number,
+    unknown,
     Move[],
   ]
-  if (type === 'moved') return { type, n, from, moves, lost: lost! }
+  if (type === 'moved') return { type, n, from: rest as number, moves, lost: lost! }
   const changes = packed.map(unpackChange)
-  if (type === 'merged') return { type, n, changes, lost: lost ?? undefined }
+  if (type === 'merged') return { type, n, changes, lost: lost ?? undefined, upTo: vectorFromObject(rest) }
   return { type: 'entry', n, origin, sequence, changes, lost: lost ?? undefined }
 }
 

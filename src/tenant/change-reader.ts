@@ -1,5 +1,5 @@
 import { Slicer } from '../base/slice.ts'
-import { dominates, type VersionVector } from '../clock/vector.ts'
+import { dominates, joinVectors, type VersionVector } from '../clock/vector.ts'
 import { keys } from '../storage/keys.ts'
 import {
   changesOf,
@@ -18,6 +18,14 @@ export interface FeedPosition {
   readonly vector: VersionVector
   /** Which of the entries that the vector counts the follower never got, because they had been given up for lost, and which records it got that came past the vector; see {@link splitMark}. '': it got all entries, and nothing else. */
   readonly lost: string
+  /** What it was told that the vector does not count yet. */
+  readonly ahead?: readonly ToldAhead[] | undefined
+}
+
+/** The copy of this origin had told of records that came ahead of its vector: who covers `vector` has them, too. */
+export interface ToldAhead {
+  readonly teller: string
+  readonly vector: VersionVector
 }
 
 export interface FeedStep {
@@ -30,7 +38,9 @@ export interface FeedStep {
 export class LogGap extends Error {}
 
 /** In place of a mark: no copy has lost just these. */
-const UNSURE = 'unsure'
+export const UNSURE = 'unsure'
+/** Copies that have told a follower of what its position does not count yet; the latest are named. */
+const TELLERS_MAX = 8
 /** What is read from disk at once, and held until the follower has taken it. */
 const READ_MAX: LogBounds = { itemsMax: 128, bytesMax: 256 * 1024, changesMax: 1000 }
 /** How far back {@link ChangeReader.startNear} looks. */
@@ -50,6 +60,7 @@ export class ChangeReader {
   /** The last item that there was when it started. */
   readonly #old: number
   #lost: string
+  #ahead: readonly ToldAhead[]
   #after: number
 
   private constructor(origin: string, position: FeedPosition, after: number, old: number) {
@@ -57,6 +68,7 @@ export class ChangeReader {
     this.#seen = new Map(position.vector)
     this.#startedWith = splitMark(position.lost).lost
     this.#lost = position.lost
+    this.#ahead = position.ahead ?? []
     this.#after = after
     this.#first = after + 1
     this.#old = old
@@ -133,7 +145,9 @@ export class ChangeReader {
   }
 
   get position(): FeedPosition {
-    return { vector: new Map(this.#seen), lost: this.#lost }
+    this.#ahead = this.#ahead.filter(({ vector }) => !dominates(this.#seen, vector))
+    const ahead = this.#ahead.length > 0 ? this.#ahead : undefined
+    return { vector: new Map(this.#seen), lost: this.#lost, ahead }
   }
 
   /** Whether the tenant has what was not read; false also says that nothing can have been missed. */
@@ -166,6 +180,15 @@ export class ChangeReader {
     return steps
   }
 
+  /** Until the position covers it, a position alone does not name what was told. */
+  #noteAhead(upTo: VersionVector): void {
+    const own = this.#ahead.find(({ teller }) => teller === this.#origin)
+    const vector = new Map(
+      [...joinVectors(own?.vector ?? new Map(), upTo)].filter(([origin, n]) => n > (this.#seen.get(origin) ?? 0)),
+    )
+    this.#ahead = [...this.#ahead.filter(one => one !== own), { teller: this.#origin, vector }].slice(-TELLERS_MAX)
+  }
+
   /** What the follower is given of an item; an empty list: that its position moved. */
   #take(item: LogItem): readonly LoggedChange[] | undefined {
     const isNew = item.n > this.#old
@@ -186,6 +209,7 @@ export class ChangeReader {
         return item.changes
       }
       case 'merged':
+        if (item.upTo) this.#noteAhead(item.upTo)
         return item.changes
       case 'moved': {
         const moves = item.moves.filter(([origin, , after]) => (this.#seen.get(origin) ?? 0) < after)

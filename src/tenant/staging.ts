@@ -127,6 +127,10 @@ export class Staging {
     return this.#vector
   }
 
+  get state(): TenantState {
+    return this.#state
+  }
+
   /** What the records may be from, at most. */
   get reach(): VersionVector {
     const { ahead } = this.#state
@@ -238,7 +242,8 @@ export class Staging {
     const { lost } = this.#state
     const after = isCounted || regains ? noteCame(lost, `${this.#base.origin} ${this.#state.changes}`) : lost
     this.#state = { ...this.#state, lost: after }
-    this.#log(encodeMergedItem(merged, after === lost ? undefined : [lost.mark, after.mark]))
+    const marks = after === lost ? undefined : ([lost.mark, after.mark] as const)
+    this.#log(encodeMergedItem(merged, marks, isCounted ? undefined : upTo))
   }
 
   /** Of a copy that is being made: all that the copies which it is made of have learned past their vectors, `came`, is in it; see {@link splitMark}. */

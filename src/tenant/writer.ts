@@ -300,7 +300,9 @@ export class TenantWriter {
         const before = staging.vector
         await staging.apply(plan.ops, plan.clock, { needsEntry: pending.options.needsEntry ?? false })
         const own = staging.vector.get(this.#tenant.origin) ?? 0
-        const position = staging.vector === before ? staging.vector : new Map([[this.#tenant.origin, own]])
+        // A vector that counts what was given up names what is not here.
+        const isWhole = staging.vector === before && staging.state.lost.count === 0
+        const position = isWhole ? staging.vector : new Map(own > 0 ? [[this.#tenant.origin, own]] : [])
         planned.push({ pending, result: plan.result, position, clock: plan.clock })
       }
       if (planned.length === 0) return

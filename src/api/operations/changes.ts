@@ -194,8 +194,8 @@ function toChange({ kind, key, action, clock }: LoggedChange): Change[] {
 
 /** The cursor skips what this copy has, so what is read anew must have it too: another holder may not, unless it is asked with the bookmark of that position. */
 function expired(tenant: Tenant, field: string, why: string): PercolateError {
-  const position = { incarnation: tenant.identity.incarnation, vector: tenant.vector }
-  const cursor = encodeFeedCursor({ ...position, lost: tenant.state.lost.mark })
+  const position = { incarnation: tenant.identity.incarnation, vector: tenant.vector, lost: tenant.state.lost.mark }
+  const cursor = encodeFeedCursor(position)
   return new PercolateError(
     'CHANGES_EXPIRED',
     `The change feed does not reach back that far (${why}). Read what you need anew with the bookmark given here as X-Percolate-Bookmark, then follow from the cursor given here.`,
