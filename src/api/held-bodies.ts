@@ -7,6 +7,8 @@ export const SMALL_BODY_BYTES = 64 * 1024
 export interface ArrivingBody {
   /** Counts what came of it. TOO_BUSY when the bodies beside it leave no room. */
   add(bytes: number): void
+  /** So much of what came as a body of its own, all of it when less came: held until what is returned is called; calling that again does nothing. */
+  split(bytes: number): () => void
   /** What came of it is held no more; calling that again does nothing. */
   release(): void
 }
@@ -54,6 +56,12 @@ export class HeldBodies {
       add: bytes => {
         this.#check(bytes, body.bytes(), tenant)
         body.count(bytes)
+      },
+      split: bytes => {
+        const part = this.#begin(tenant)
+        part.count(Math.min(bytes, body.bytes()))
+        body.count(-part.bytes())
+        return part.release
       },
       release: body.release,
     }

@@ -38,6 +38,8 @@ export const FILTER_CHARS_MAX = 256 * 1024
 export const FILTER_DEPTH_MAX = 8
 /** JSON values in the body of a search, about: all that its filter and its embedding may have, twice. */
 export const SEARCH_VALUES_MAX = 2 * (FILTER_VALUES_MAX + DIMENSIONS_MAX)
+/** Texts, byte strings and messages in one message of a gRPC call, all together: 250 a record of the largest batch. Made of a message that has so many they take some 50 MB, and a quarter of a second. */
+export const MESSAGE_VALUES_MAX = 250_000
 /** Bytes of one entity, about: names, aliases and properties, also those that were removed. Edges are records of their own. */
 export const ENTITY_BYTES_MAX = 256 * 1024
 /** Bytes of one edge, about: its properties, also those that were removed. Twice what one request may carry of them. */

@@ -22,13 +22,12 @@ import type { Gate } from '../../session/gate.ts'
 import { type Access, parseRequest } from '../../session/request.ts'
 import { type Ending, Session } from '../../session/session.ts'
 import { type FeedPlaces, feedsEnd } from '../feed-places.ts'
-import type { HeldBodies } from '../held-bodies.ts'
 import type { SlowReaders } from '../slow-readers.ts'
 import { type ConditionField, takeConditions } from './conditions.ts'
 import type { GrpcForward, GrpcForwarder } from './forward.ts'
+import { takeOver } from './held-messages.ts'
 import type { Message } from './messages.ts'
 import { streamOf } from './open-calls.ts'
-import { messageBytes } from './strict-messages.ts'
 
 export interface CallContext {
   readonly logger: Logger
@@ -39,7 +38,6 @@ export interface CallContext {
   readonly node: string
   readonly onTenant: (tenant: TenantId) => void
   readonly readers: SlowReaders
-  readonly bodies?: HeldBodies | undefined
   readonly gate?: Gate | undefined
   readonly forwarder?: GrpcForwarder | undefined
 }
@@ -64,26 +62,25 @@ export function unary(
 ) {
   return (call: ServerUnaryCall<Message, Message>, done: sendUnaryData<Message>) => {
     const observe = timer(context, name)
+    // A handler goes on for a while when its client has gone, and holds what was made of the message.
+    const release = takeOver(call.request)
     const ways = {
       here: async (session: Session) => {
-        const release = context.bodies?.hold(messageBytes(call.request))
-        try {
-          const answer = await handler(session, call.request)
-          return { answer, trailer: trailerOf(context, session) }
-        } finally {
-          release?.()
-        }
+        const answer = await handler(session, call.request)
+        return { answer, trailer: trailerOf(context, session) }
       },
       forward: (forward: GrpcForward) => forward.unary(name, call, call.request),
     }
-    begin(context, call, access, ways, conditions).then(
-      ({ answer, trailer }) => {
-        observe('OK')
-        done(null, answer, trailer)
-        void cutOffUntaken(context, call)
-      },
-      error => done(fail(context, observe, error)),
-    )
+    begin(context, call, access, ways, conditions)
+      .finally(release)
+      .then(
+        ({ answer, trailer }) => {
+          observe('OK')
+          done(null, answer, trailer)
+          void cutOffUntaken(context, call)
+        },
+        error => done(fail(context, observe, error)),
+      )
   }
 }
 
@@ -91,6 +88,7 @@ export function unary(
 export function serverStream(context: CallContext, name: string, handler: StreamHandler, feeds?: FeedPlaces) {
   return (call: ServerWritableStream<Message, Message>) => {
     const observe = timer(context, name)
+    const release = takeOver(call.request)
     const send = async (session: Session, messages: AsyncIterable<Message>, onAnswer: () => void) => {
       let hasSent = false
       try {
@@ -112,18 +110,20 @@ export function serverStream(context: CallContext, name: string, handler: Stream
         return send(session, feeds ? sentOn(feeds, session, messages) : messages, () => {})
       },
       closing: feeds?.closing,
-    }).then(
-      () => {
-        observe('OK')
-        call.end()
-        void cutOffUntaken(context, call)
-      },
-      error => {
-        call.emit('error', fail(context, observe, error))
-        if (error instanceof PercolateError && error.code === 'READER_STALLED' && !cutOff(call))
-          context.logger.error('cannot reset the stream of a reader that stalled: grpc-js keeps it elsewhere')
-      },
-    )
+    })
+      .finally(release)
+      .then(
+        () => {
+          observe('OK')
+          call.end()
+          void cutOffUntaken(context, call)
+        },
+        error => {
+          call.emit('error', fail(context, observe, error))
+          if (error instanceof PercolateError && error.code === 'READER_STALLED' && !cutOff(call))
+            context.logger.error('cannot reset the stream of a reader that stalled: grpc-js keeps it elsewhere')
+        },
+      )
   }
 }
 
@@ -163,7 +163,7 @@ async function cutOffUntaken({ readers }: CallContext, call: object): Promise<vo
 export function clientStream(context: CallContext, name: string, handler: ClientStreamHandler) {
   return (call: ServerReadableStream<Message, Message>, done: sendUnaryData<Message>) => {
     const observe = timer(context, name)
-    const requests = call as AsyncIterable<Message>
+    const requests = lettingGo(call as AsyncIterable<Message>)
     begin(context, call, 'write', {
       here: async session => {
         // What was read of the client's stream cannot be read again.
@@ -181,6 +181,14 @@ export function clientStream(context: CallContext, name: string, handler: Client
       },
       error => done(fail(context, observe, error)),
     )
+  }
+}
+
+/** The messages of a stream; one that was asked for the next has done with the last, unless it has taken it over. */
+async function* lettingGo(messages: AsyncIterable<Message>): AsyncGenerator<Message> {
+  for await (const message of messages) {
+    yield message
+    takeOver(message)()
   }
 }
 

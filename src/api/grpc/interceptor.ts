@@ -6,49 +6,75 @@ import {
   status,
 } from '@grpc/grpc-js'
 import { PercolateError } from '../../base/errors.ts'
+import { HeldBodies } from '../held-bodies.ts'
 import { failure } from './calls.ts'
-import { Malformed } from './strict-messages.ts'
+import { HeldMessages } from './held-messages.ts'
+import { streamOf } from './open-calls.ts'
+import { malformed, Received } from './strict-messages.ts'
 
 type Status = Parameters<ServerInterceptingCallInterface['sendStatus']>[0]
 
 const SERVICE = '/percolate.v1.Rem/'
 
-/**
- * What grpc-js refuses by itself, before or beside a method, is answered with the codes of the error table, too: a message that does not decode, none or two where there is one, a deadline that is no
- * time, a message that does not decompress or is too large. Only what has no call (unknown methods, another content type) stays as grpc-js answers it.
- */
-export const contractInterceptor: ServerInterceptor = (method, call) => {
-  if (!method.path.startsWith(SERVICE)) return new ServerInterceptingCall(call)
-  // grpc-js sends what it refuses from the innermost call, below every interceptor (grpc-internals.test.ts).
-  const send = call.sendStatus.bind(call)
-  call.sendStatus = given => send(translate(given))
-  let messages = 0
-  let hasEnded = false
-  const refuse = (error: PercolateError) => {
-    if (hasEnded) return
-    hasEnded = true
-    send(failure(error))
-  }
-  const listener = new ServerListenerBuilder()
-    .withOnReceiveMessage((message, next) => {
-      if (hasEnded) return
-      if (message instanceof Malformed) return refuse(message.error)
-      messages++
-      if (!method.requestStream && messages > 1)
-        return refuse(malformed('The call takes one message and got two; send each with a call of its own.'))
-      next(message)
-    })
-    .withOnReceiveHalfClose(next => {
-      if (hasEnded) return
-      if (!method.requestStream && messages === 0)
-        return refuse(malformed('The call got no message; send one, it may be empty.'))
-      next()
-    })
-    .build()
-  return new ServerInterceptingCall(call, { start: next => next(listener) })
+export interface ContractOptions {
+  /** Where what calls send is counted. Default: it has room for everything. */
+  readonly bodies?: HeldBodies | undefined
 }
 
-const malformed = (message: string) => new PercolateError('REQUEST_MALFORMED', message, { field: 'message' })
+/**
+ * What stands between grpc-js and the methods. What grpc-js refuses by itself, before or beside a method, is answered with the codes of the error table, too: none or two messages where there is one, a
+ * deadline that is no time, a message that is too large. Only what has no call (unknown methods, another content type) stays as grpc-js answers it. What a call sends is counted as it comes, and a
+ * message is made of it only when it has no more in it than it may have.
+ */
+export const contractInterceptor =
+  ({ bodies = new HeldBodies(Number.POSITIVE_INFINITY) }: ContractOptions = {}): ServerInterceptor =>
+  (method, call) => {
+    // grpc-js sends what it refuses from the innermost call, below every interceptor (grpc-internals.test.ts).
+    const send = call.sendStatus.bind(call)
+    if (method.path.startsWith(SERVICE)) call.sendStatus = status => send(translate(status))
+    const stream = streamOf(call)!
+    const held = new HeldMessages(bodies, stream)
+    let messages = 0
+    let hasEnded = false
+    const refuse = (error: PercolateError) => {
+      if (hasEnded) return
+      hasEnded = true
+      held.end()
+      send(failure(error))
+    }
+    // Before grpc-js keeps it. It has paused the stream: to listen does not make it flow.
+    stream.prependListener('data', (data: Buffer) => {
+      try {
+        held.receive(data.length)
+      } catch (error) {
+        refuse(error as PercolateError)
+      }
+    })
+    const listener = new ServerListenerBuilder()
+      .withOnReceiveMessage((received, next) => {
+        if (hasEnded) return
+        messages++
+        if (!method.requestStream && messages > 1)
+          return refuse(malformed('The call takes one message and got two; send each with a call of its own.'))
+        // Those of the health and reflection services are read by grpc-js.
+        if (!(received instanceof Received)) return next(received)
+        let message: object
+        try {
+          message = held.open(received)
+        } catch (error) {
+          return refuse(error as PercolateError)
+        }
+        next(message)
+      })
+      .withOnReceiveHalfClose(next => {
+        if (hasEnded) return
+        if (!method.requestStream && messages === 0)
+          return refuse(malformed('The call got no message; send one, it may be empty.'))
+        next()
+      })
+      .build()
+    return new ServerInterceptingCall(call, { start: next => next(listener) })
+  }
 
 /** A status that grpc-js made, which has none of our metadata. Its text is the only thing that tells its causes apart. */
 function translate(given: Status): Status {

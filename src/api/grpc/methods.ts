@@ -8,6 +8,7 @@ import type { Operations } from '../operations/operations.ts'
 import * as schemas from '../schemas.ts'
 import { check } from '../validate.ts'
 import { type CallContext, clientStream, serverStream, unary } from './calls.ts'
+import { takeOver } from './held-messages.ts'
 import { citationMessage, type Message, positive, toInput, toMessage } from './messages.ts'
 import { messageBytes } from './strict-messages.ts'
 
@@ -223,7 +224,7 @@ async function* pages(
 }
 
 async function writeResources(
-  { bodies, time }: CallContext,
+  { time }: CallContext,
   call: Session,
   requests: AsyncIterable<Message>,
   resources: Operations['resources'],
@@ -249,9 +250,8 @@ async function writeResources(
     letGo()
   }
   const take = async (request: Message) => {
-    const size = messageBytes(request)
-    if (bodies) releases.push(bodies.hold(size))
-    bytes += size
+    releases.push(takeOver(request))
+    bytes += messageBytes(request)
     batch.push(check<schemas.ResourceInput>(schemas.ResourceInput, { content: '', ...toInput(request) }, 'message'))
     if (batch.length >= Math.min(BULK_ITEMS, BATCH_ITEMS_MAX) || bytes >= BULK_BYTES) await flush()
   }

@@ -11,6 +11,7 @@ import { HealthImplementation } from 'grpc-health-check'
 import { PercolateError } from '../../base/errors.ts'
 import { listenError } from '../../base/listen-error.ts'
 import type { Probes } from '../../base/probes.ts'
+import type { HeldBodies } from '../held-bodies.ts'
 import type { Operations } from '../operations/operations.ts'
 import { type CallContext, failure } from './calls.ts'
 import { contractInterceptor } from './interceptor.ts'
@@ -22,6 +23,7 @@ import { strictService } from './strict-messages.ts'
 
 export interface GrpcApiOptions extends CallContext {
   readonly operations: Operations
+  readonly bodies: HeldBodies
   readonly probes: Probes
   readonly bodyBytesMax: number
   readonly host: string
@@ -57,7 +59,7 @@ export async function createGrpcApi(options: GrpcApiOptions): Promise<GrpcApi> {
   ).percolate.v1.Rem.service
   const calls = new OpenCalls()
   const server = new Server({
-    interceptors: [contractInterceptor, calls.interceptor],
+    interceptors: [contractInterceptor(options), calls.interceptor],
     'grpc.max_receive_message_length': bodyBytesMax,
     'grpc.max_send_message_length': -1,
     // Who reads a stream and vanishes without a word must not keep its tenant open.
@@ -66,12 +68,13 @@ export async function createGrpcApi(options: GrpcApiOptions): Promise<GrpcApi> {
   })
   server.addService(strictService(rem, definition), remMethods(options, operations))
   if (options.peers) {
+    const peerDefinition = loadPeerProto()
     const peer = (
-      loadPackageDefinition(loadPeerProto()) as unknown as {
+      loadPackageDefinition(peerDefinition) as unknown as {
         percolate: { v1: { Peer: { service: ServiceDefinition } } }
       }
     ).percolate.v1.Peer.service
-    server.addService(peer, peerMethods(options.peers))
+    server.addService(strictService(peer, peerDefinition), peerMethods(options.peers))
   }
   const health = new HealthImplementation({ '': 'NOT_SERVING', [SERVICE]: 'NOT_SERVING' })
   health.addToServer(server)

@@ -2,20 +2,33 @@ import { isUtf8 } from 'node:buffer'
 import type { MethodDefinition, ServiceDefinition, UntypedServiceImplementation } from '@grpc/grpc-js'
 import type { PackageDefinition } from '@grpc/proto-loader'
 import { PercolateError } from '../../base/errors.ts'
+import {
+  BYTES,
+  type Descriptor,
+  FIXED32,
+  FIXED64,
+  fieldWithTooMuch,
+  lastPart,
+  TAG_BITS,
+  type TooMuch,
+  VARINT,
+} from './count-fields.ts'
 
-/** As proto-loader describes a message (google.protobuf.DescriptorProto). */
-interface Descriptor {
-  readonly name: string
-  readonly field: readonly { name: string; number: number; type: string; typeName: string }[]
-  readonly nestedType: readonly Descriptor[]
-}
+/** A message as it came: nothing of it is made before the call that it came with has counted it. grpc-js would take an error thrown where it reads a message for its own defect (INTERNAL). */
+export class Received {
+  readonly bytes: Buffer
+  readonly #decode: (bytes: Buffer) => object
 
-/** Stands for a message that does not decode; the interceptor answers it. grpc-js would take a thrown error for its own defect (INTERNAL). */
-export class Malformed {
-  readonly error: PercolateError
+  constructor(bytes: Buffer, decode: (bytes: Buffer) => object) {
+    this.bytes = bytes
+    this.#decode = decode
+  }
 
-  constructor(message: string, field = 'message') {
-    this.error = new PercolateError('REQUEST_MALFORMED', message, { field })
+  /** REQUEST_MALFORMED or INVALID_ARGUMENT, with the field. */
+  decode(): object {
+    const message = this.#decode(this.bytes)
+    sizes.set(message, this.bytes.length)
+    return message
   }
 }
 
@@ -24,7 +37,10 @@ const sizes = new WeakMap<object, number>()
 /** Bytes of a message as it was received. */
 export const messageBytes = (message: object): number => sizes.get(message) ?? 0
 
-/** The service with deserializers that never throw, and that take no text which is not UTF-8: protobufjs reads every wrong byte as U+FFFD, so that different ids would become one. */
+/**
+ * The service with messages that are read when somebody asks for it ({@link Received}): only such as have no more in them than they may have, and no text which is not UTF-8. protobufjs reads every wrong
+ * byte as U+FFFD, so that different ids would become one.
+ */
 export function strictService(
   service: ServiceDefinition,
   definition: PackageDefinition,
@@ -37,28 +53,38 @@ export function strictService(
   for (const entry of Object.values(definition)) if (isMessage(entry)) add(entry.type)
   const strict = (method: MethodDefinition<unknown, unknown>): MethodDefinition<unknown, unknown> => {
     const { type } = (method as unknown as { requestType: { type: Descriptor } }).requestType
-    return {
-      ...method,
-      requestDeserialize: bytes => {
-        let message: unknown
-        try {
-          message = method.requestDeserialize(bytes)
-        } catch {
-          return new Malformed(
-            `The message does not decode as ${type.name}: it is cut short, of another type, compressed without saying so, or nested too deep.`,
-          )
-        }
-        sizes.set(message as object, bytes.length)
-        if (!hasReplacement(message)) return message
-        const wrong = wrongText(bytes, type, descriptors)
-        return wrong === undefined
-          ? message
-          : new Malformed(`${wrong} is not valid UTF-8; encode text as UTF-8.`, wrong)
-      },
+    const decode = (bytes: Buffer): object => {
+      let message: object
+      try {
+        const tooMuch = fieldWithTooMuch(bytes, type, descriptors)
+        if (tooMuch) throw refusalOf(tooMuch)
+        message = method.requestDeserialize(bytes) as object
+      } catch (error) {
+        if (error instanceof PercolateError) throw error
+        throw malformed(
+          `The message does not decode as ${type.name}: it is cut short, of another type, compressed without saying so, or nested too deep.`,
+        )
+      }
+      const wrong = hasReplacement(message) ? wrongText(bytes, type, descriptors) : undefined
+      if (wrong !== undefined) throw malformed(`${wrong} is not valid UTF-8; encode text as UTF-8.`, wrong)
+      return message
     }
+    return { ...method, requestDeserialize: bytes => new Received(bytes, decode) }
   }
   return Object.fromEntries(Object.entries(service).map(([name, method]) => [name, strict(method)]))
 }
+
+export const malformed = (message: string, field = 'message') =>
+  new PercolateError('REQUEST_MALFORMED', message, { field })
+
+const refusalOf = ({ field, max, of }: TooMuch) =>
+  new PercolateError(
+    'INVALID_ARGUMENT',
+    of === 'items'
+      ? `${field} has more than ${max} items; send fewer at once.`
+      : `${field} has more values than a message of ${max} has room for; send less at once, resources as a stream (WriteResources).`,
+    { field },
+  )
 
 const isMessage = (entry: object): entry is { type: Descriptor } =>
   'type' in entry && 'field' in (entry.type as object) && 'nestedType' in (entry.type as object)
@@ -70,9 +96,6 @@ function hasReplacement(value: unknown): boolean {
   if (Array.isArray(value)) return typeof value[0] !== 'number' && value.some(hasReplacement)
   return Object.entries(value).some(([name, item]) => name.includes('\ufffd') || hasReplacement(item))
 }
-
-const TAG_BITS = 3
-const [VARINT, FIXED64, BYTES, FIXED32] = [0, 1, 2, 5]
 
 /** The name of a text field whose bytes are no UTF-8, in a message that decodes (https://protobuf.dev/programming-guides/encoding/). */
 function wrongText(
@@ -101,7 +124,7 @@ function wrongText(
       at += length
       const field = fields.find(({ number }) => number === Math.floor(tag / (1 << TAG_BITS)))
       if (field?.type === 'TYPE_STRING' && !isUtf8(content)) return field.name
-      const inner = field?.type === 'TYPE_MESSAGE' && descriptors.get(field.typeName.split('.').at(-1)!)
+      const inner = field?.type === 'TYPE_MESSAGE' && descriptors.get(lastPart(field.typeName))
       const wrong = inner ? wrongText(content, inner, descriptors) : undefined
       if (wrong !== undefined) return wrong
     }

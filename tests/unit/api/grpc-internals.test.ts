@@ -22,7 +22,7 @@ let held: object | undefined
 const open: (() => void)[] = []
 
 beforeAll(async () => {
-  server = new Server({ interceptors: [contractInterceptor] })
+  server = new Server({ interceptors: [contractInterceptor()] })
   const { percolate } = loadPackageDefinition(loadRemProto()) as unknown as {
     percolate: { v1: { Rem: ServiceClientConstructor } }
   }

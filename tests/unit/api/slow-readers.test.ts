@@ -204,7 +204,7 @@ async function callGrpc(method: string, serve: (context: CallContext) => unknown
   const { percolate } = loadPackageDefinition(loadRemProto()) as unknown as {
     percolate: { v1: { Rem: ServiceClientConstructor } }
   }
-  const server = new Server({ interceptors: [contractInterceptor] })
+  const server = new Server({ interceptors: [contractInterceptor()] })
   server.addService(percolate.v1.Rem.service, { [method]: serve(context) } as UntypedServiceImplementation)
   const port = await new Promise<number>((resolve, reject) =>
     server.bindAsync('127.0.0.1:0', ServerCredentials.createInsecure(), (error, at) =>
