@@ -281,6 +281,7 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
       operations,
       node,
       bodyBytesMax: config.bodyBytesMax,
+      requestReadMs: config.requestReadMs,
       host: config.host,
       port: config.grpcPort,
       drainMs: () => stopping.requestsMs(),

@@ -203,7 +203,7 @@ export const errorTable = {
     'DEADLINE_EXCEEDED',
     'later',
     'debug',
-    'The request did not come in time; see `PERCOLATE_REQUEST_READ_MS`.',
+    'The request did not come in time: see `PERCOLATE_REQUEST_READ_MS`, also for gRPC calls until the client has ended its side, and for a message of a stream.',
   ),
   READER_STALLED: spec(
     408,
@@ -240,6 +240,13 @@ export const errorTable = {
     'fix',
     'debug',
     'The content type is not one that the route takes.',
+  ),
+  COMPRESSION_UNSUPPORTED: spec(
+    415,
+    'UNIMPLEMENTED',
+    'fix',
+    'debug',
+    'Messages of gRPC calls are not taken compressed; send them without (`grpc-encoding: identity`, the default of every client).',
   ),
   UPLOAD_INVALID: spec(
     400,

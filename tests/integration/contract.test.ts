@@ -121,11 +121,11 @@ describe('over gRPC', () => {
       ['garbage', 'PutResources', frame(Buffer.from([0xff, 0xff, 0xff, 0xff])), {}, MALFORMED],
       ['a flag without compression', 'PutResources', frame(Buffer.from('x'), 1), {}, MALFORMED],
       [
-        'no gzip',
+        'gzip',
         'PutResources',
         frame(Buffer.from('x'), 1),
         { 'grpc-encoding': 'gzip' },
-        ['3', 'REQUEST_MALFORMED', 'grpc-encoding'],
+        ['12', 'COMPRESSION_UNSUPPORTED', 'grpc-encoding'],
       ],
       ['no time', 'GetEntity', get, { 'grpc-timeout': 'zz' }, ['3', 'INVALID_ARGUMENT', 'grpc-timeout']],
       [

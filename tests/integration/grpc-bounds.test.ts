@@ -1,10 +1,11 @@
 import { type ClientHttp2Stream, connect as connectHttp2, type IncomingHttpHeaders } from 'node:http2'
+import { gzipSync } from 'node:zlib'
 import { afterEach, expect, it } from 'vitest'
 import { startFileNode } from '../support/running.ts'
 
 /** What one client may make a node do by gRPC with little of its own. */
 
-const node = await startFileNode()
+const node = await startFileNode({ env: { PERCOLATE_REQUEST_READ_MS: '1000' } })
 const open: (() => void)[] = []
 afterEach(() => {
   for (const close of open.splice(0)) close()
@@ -109,4 +110,38 @@ it('what a call has sent is counted while it comes, and no longer when its clien
   }
   expect(await ask('Rem/PutResources', frame(resource))).toMatchObject({ status: '0' })
   expect(await held()).toBe(0)
+})
+
+it('nothing compressed is inflated: the call is refused as it begins', async () => {
+  for (const encoding of ['gzip', 'deflate', 'br']) {
+    const { call, ended } = begin('Rem/PutResources', { 'grpc-encoding': encoding })
+    call.write(frame(gzipSync(repeated('0a00', 2_000_000)), 1))
+    expect(await ended).toMatchObject({ status: '12', code: 'COMPRESSION_UNSUPPORTED', field: 'grpc-encoding' })
+    await new Promise<void>(resolve => (call.closed ? resolve() : call.once('close', resolve)))
+  }
+})
+
+it('a call that does not come to its end is ended: a head alone, a part of a message, a message without the end of its side, a part of a message in a stream', async () => {
+  const message = frame(field(1, Buffer.from('a')))
+  const late = { status: '4', code: 'REQUEST_TIMEOUT', detail: expect.stringMatching(/PERCOLATE_REQUEST_READ_MS/) }
+  const calls = [
+    ['Rem/GetResource', Buffer.alloc(0)],
+    ['Rem/ListResources', message.subarray(0, 6)],
+    ['Rem/GetResource', message],
+    ['Rem/WriteResources', message.subarray(0, 6)],
+  ] as const
+  const begun = calls.map(([method, sent]) => {
+    const { call, ended } = begin(method)
+    call.write(sent)
+    return { ended, closed: new Promise<void>(resolve => call.once('close', resolve)) }
+  })
+  // A stream may wait with its next message.
+  const silent = begin('Rem/WriteResources')
+  silent.call.write(message)
+  for (const [n, { ended, closed }] of begun.entries()) {
+    expect([calls[n]![0], await ended]).toEqual([calls[n]![0], expect.objectContaining(late)])
+    await closed
+  }
+  silent.call.end(frame(field(1, Buffer.from('more'))))
+  expect(await silent.ended).toMatchObject({ status: '0' })
 })

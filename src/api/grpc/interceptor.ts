@@ -1,3 +1,4 @@
+import { constants } from 'node:http2'
 import {
   ServerInterceptingCall,
   type ServerInterceptingCallInterface,
@@ -8,8 +9,9 @@ import {
 import { PercolateError } from '../../base/errors.ts'
 import { HeldBodies } from '../held-bodies.ts'
 import { failure } from './calls.ts'
+import { Frames } from './frames.ts'
 import { HeldMessages } from './held-messages.ts'
-import { streamOf } from './open-calls.ts'
+import { encodingOf, streamOf } from './open-calls.ts'
 import { malformed, Received } from './strict-messages.ts'
 
 type Status = Parameters<ServerInterceptingCallInterface['sendStatus']>[0]
@@ -19,19 +21,34 @@ const SERVICE = '/percolate.v1.Rem/'
 export interface ContractOptions {
   /** Where what calls send is counted. Default: it has room for everything. */
   readonly bodies?: HeldBodies | undefined
+  /** See `PERCOLATE_REQUEST_READ_MS`. Default: no end. */
+  readonly requestReadMs?: number | undefined
 }
+
+/** Within which a client that was refused takes the status, and ends its side. */
+const LAST_WORD_MS = 500
+/** The longest that a timer runs. */
+const TIMER_MS_MAX = 2 ** 31 - 1
 
 /**
  * What stands between grpc-js and the methods. What grpc-js refuses by itself, before or beside a method, is answered with the codes of the error table, too: none or two messages where there is one, a
- * deadline that is no time, a message that is too large. Only what has no call (unknown methods, another content type) stays as grpc-js answers it. What a call sends is counted as it comes, and a
+ * deadline that is no time, a message that is too large or compressed, one that does not come. Only what has no call (unknown methods, another content type) stays as grpc-js answers it. What a call sends is counted as it comes, and a
  * message is made of it only when it has no more in it than it may have.
  */
 export const contractInterceptor =
-  ({ bodies = new HeldBodies(Number.POSITIVE_INFINITY) }: ContractOptions = {}): ServerInterceptor =>
+  ({
+    bodies = new HeldBodies(Number.POSITIVE_INFINITY),
+    requestReadMs = TIMER_MS_MAX,
+  }: ContractOptions = {}): ServerInterceptor =>
   (method, call) => {
     // grpc-js sends what it refuses from the innermost call, below every interceptor (grpc-internals.test.ts).
     const send = call.sendStatus.bind(call)
     if (method.path.startsWith(SERVICE)) call.sendStatus = status => send(translate(status))
+    const sendHead = call.sendMetadata.bind(call)
+    call.sendMetadata = head => {
+      head.set(ACCEPT_ENCODING, 'identity')
+      sendHead(head)
+    }
     const stream = streamOf(call)!
     const held = new HeldMessages(bodies, stream)
     let messages = 0
@@ -39,17 +56,46 @@ export const contractInterceptor =
     const refuse = (error: PercolateError) => {
       if (hasEnded) return
       hasEnded = true
+      clearTimeout(late)
       held.end()
-      send(failure(error))
+      const status = failure(error)
+      status.metadata.set(ACCEPT_ENCODING, 'identity')
+      send(status)
+      // Who does not end its side keeps the stream.
+      setTimeout(() => stream.close(constants.NGHTTP2_NO_ERROR), LAST_WORD_MS).unref()
     }
+    let late: NodeJS.Timeout | undefined
+    const expect = () => {
+      clearTimeout(late)
+      late = setTimeout(() => {
+        // What is held back here is not the client's fault.
+        if (method.requestStream && stream.isPaused()) return expect()
+        refuse(
+          new PercolateError(
+            'REQUEST_TIMEOUT',
+            `The ${method.requestStream ? 'message' : 'call'} did not come whole within ${requestReadMs} ms (PERCOLATE_REQUEST_READ_MS): send it again, and end the client's side behind the message of a call that takes one.`,
+          ),
+        )
+      }, requestReadMs).unref()
+    }
+    if (!method.requestStream) expect()
+    stream.once('close', () => clearTimeout(late))
+    const frames = new Frames()
     // Before grpc-js keeps it. It has paused the stream: to listen does not make it flow.
     stream.prependListener('data', (data: Buffer) => {
       try {
         held.receive(data.length)
+        if (!method.requestStream || hasEnded) return
+        const wasWithin = frames.isWithin
+        const ended = frames.push(data)
+        if (!frames.isWithin) clearTimeout(late)
+        else if (!wasWithin || ended > 0) expect()
       } catch (error) {
         refuse(error as PercolateError)
       }
     })
+    const encoding = encodingOf(call)
+    if (encoding !== 'identity') refuse(compressed(encoding))
     const listener = new ServerListenerBuilder()
       .withOnReceiveMessage((received, next) => {
         if (hasEnded) return
@@ -68,6 +114,7 @@ export const contractInterceptor =
       })
       .withOnReceiveHalfClose(next => {
         if (hasEnded) return
+        clearTimeout(late)
         if (!method.requestStream && messages === 0)
           return refuse(malformed('The call got no message; send one, it may be empty.'))
         next()
@@ -75,6 +122,17 @@ export const contractInterceptor =
       .build()
     return new ServerInterceptingCall(call, { start: next => next(listener) })
   }
+
+/** What says which compression is taken; grpc-js names those that it can read. */
+const ACCEPT_ENCODING = 'grpc-accept-encoding'
+
+/** A thousandth of what it becomes can be sent, so nothing is inflated. */
+const compressed = (encoding: string) =>
+  new PercolateError(
+    'COMPRESSION_UNSUPPORTED',
+    `Messages compressed with ${encoding} are not taken; send them without compression (grpc-encoding: identity).`,
+    { field: 'grpc-encoding' },
+  )
 
 /** A status that grpc-js made, which has none of our metadata. Its text is the only thing that tells its causes apart. */
 function translate(given: Status): Status {
@@ -94,10 +152,6 @@ function fromGrpc({ code, details }: Status): PercolateError | undefined {
   if (code === status.INTERNAL && details.startsWith('Invalid grpc-timeout'))
     return new PercolateError('INVALID_ARGUMENT', `${details}; it is up to 8 digits and one of H M S m u n.`, {
       field: 'grpc-timeout',
-    })
-  if (code === status.INTERNAL && details === 'Failed to decompress message')
-    return new PercolateError('REQUEST_MALFORMED', 'The message does not decompress as grpc-encoding says.', {
-      field: 'grpc-encoding',
     })
   if (code === status.INTERNAL) return new PercolateError('INTERNAL', 'Internal error; the server log has the details.')
   return undefined

@@ -5,15 +5,22 @@ type Status = Parameters<ServerInterceptingCallInterface['sendStatus']>[0]
 
 interface Intercepted {
   readonly nextCall?: object
+  readonly incomingEncoding?: string
   readonly stream?: ServerHttp2Stream
 }
 
-/** The HTTP/2 stream of a call, which grpc-js keeps in the innermost of its parts (grpc-internals.test.ts). */
-export function streamOf(call: object | undefined): ServerHttp2Stream | undefined {
+/** The innermost part of a call of grpc-js (grpc-internals.test.ts). */
+function innermost(call: object | undefined): Intercepted | undefined {
   let inner = call as Intercepted | undefined
   while (inner?.nextCall) inner = inner.nextCall as Intercepted
-  return inner?.stream
+  return inner
 }
+
+/** The HTTP/2 stream of a call. */
+export const streamOf = (call: object | undefined): ServerHttp2Stream | undefined => innermost(call)?.stream
+
+/** How a call's messages are compressed, as it says. */
+export const encodingOf = (call: object): string => innermost(call)?.incomingEncoding ?? 'identity'
 
 /**
  * The calls that a server has under way, of all its services. A server that must not wait for them any longer can still tell their clients so: a connection that just goes is CANCELLED to a client of

@@ -26,6 +26,8 @@ export interface GrpcApiOptions extends CallContext {
   readonly bodies: HeldBodies
   readonly probes: Probes
   readonly bodyBytesMax: number
+  /** How long a client may take to send a call, ms. */
+  readonly requestReadMs: number
   readonly host: string
   readonly port: number
   /** What running calls get, asked when it stops. */

@@ -91,11 +91,11 @@ describe('grpc-js, below its interface', () => {
   it.each([
     ['a deadline that is no time', EMPTY_MESSAGE, { 'grpc-timeout': 'soon' }, 'INVALID_ARGUMENT', '3'],
     [
-      'a message that does not decompress',
+      'a message that is compressed',
       Buffer.from([1, 0, 0, 0, 1, 7]),
       { 'grpc-encoding': 'gzip' },
-      'REQUEST_MALFORMED',
-      '3',
+      'COMPRESSION_UNSUPPORTED',
+      '12',
     ],
     ['a message that is too large', Buffer.from([0, 0x7f, 0, 0, 0]), {}, 'BODY_TOO_LARGE', '8'],
   ] as const)('answers %s through the call that an interceptor is given', async (_, body, headers, code, status) => {
