@@ -122,11 +122,11 @@ describe('what is sent on to one node over HTTP, for longer than there are conne
 
   it('is asked of the next node, or refused, when there is no connection in time', async () => {
     const [busy, free] = [await httpNode('busy'), await httpNode('free')]
-    const alone = await httpEntry([busy], { confirmMs: 20 })
+    const alone = await httpEntry([busy], { confirmMs: 1000 })
     for (let n = 0; n < SOCKETS_MAX; n++) alone.begin('/held')
     while (busy.open.size < SOCKETS_MAX) await systemTime.sleep(1)
     expect(await codeOf(await alone.ask('/e'))).toEqual([503, 'TENANT_UNAVAILABLE'])
-    const both = await httpEntry([busy, free], { confirmMs: 20 })
+    const both = await httpEntry([busy, free], { confirmMs: 1000 })
     for (let n = 0; n < SOCKETS_MAX; n++) both.begin('/held')
     while (busy.open.size < 2 * SOCKETS_MAX) await systemTime.sleep(1)
     // Nothing of it has left this node, so that a write is not in doubt either.
