@@ -4,7 +4,7 @@ import { afterAll, beforeAll, expect, it } from 'vitest'
 import { PercolateClient } from '../../client/client.ts'
 import type { PercolateClientError } from '../../client/errors.ts'
 import { BOOKMARK_CHARS_MAX } from '../../src/base/limits.ts'
-import { encodeBookmark } from '../../src/session/bookmark.ts'
+import { encodeBookmark, parseBookmark } from '../../src/session/bookmark.ts'
 import { grpcClient } from '../support/grpc.ts'
 import { remove, startTestNode, type TestNode } from '../support/running.ts'
 
@@ -13,6 +13,8 @@ import { remove, startTestNode, type TestNode } from '../support/running.ts'
 let node: TestNode
 let first: string
 let latest: string
+/** The same position, of a copy that lacks nothing of it. */
+let whole: string
 beforeAll(async () => {
   node = await startTestNode({ env: { PERCOLATE_CHANGES_MAX: '3' } })
   const write = async (n: number) =>
@@ -21,6 +23,7 @@ beforeAll(async () => {
     )!
   first = await write(0)
   for (let n = 1; n < 6; n++) latest = await write(n)
+  whole = encodeBookmark({ ...parseBookmark(latest, 'latest'), lost: '' })
 })
 afterAll(async () => {
   await node.stop()
@@ -30,8 +33,8 @@ afterAll(async () => {
 it('over HTTP: the answer has the bookmark to read with, in the body and as the header that a read takes', async () => {
   const gone = await node.request('GET', `/api/v1/changes?cursor=${first}`)
   expect([gone.status, gone.body.code]).toEqual([410, 'CHANGES_EXPIRED'])
-  expect(gone.body.bookmark).toBe(latest)
-  expect(gone.headers.get('x-percolate-bookmark')).toBe(latest)
+  expect([gone.body.cursor, gone.body.bookmark]).toEqual([latest, whole])
+  expect(gone.headers.get('x-percolate-bookmark')).toBe(whole)
   expect(gone.body.detail).toMatch(/X-Percolate-Bookmark/)
   const read = await node.request('GET', '/api/v1/entities', {
     headers: { 'x-percolate-bookmark': gone.body.bookmark },
@@ -50,7 +53,7 @@ it('to the client: as members of its error, and the bookmark as an option of its
     () => expect.unreachable(),
     error => error,
   )
-  expect([error.code, error.cursor, error.bookmark]).toEqual(['CHANGES_EXPIRED', latest, latest])
+  expect([error.code, error.cursor, error.bookmark]).toEqual(['CHANGES_EXPIRED', latest, whole])
   expect((await client.findEntities({}, { bookmark: error.bookmark! })).results).toHaveLength(6)
   await expect(client.getEntity('e1', { bookmark: 'none' })).rejects.toMatchObject({ code: 'INVALID_BOOKMARK' })
 })
@@ -64,8 +67,8 @@ it('over gRPC: the same in the trailing metadata', async () => {
   )
   client.close()
   expect([error.code, error.metadata.get('percolate-code')]).toEqual([11, ['CHANGES_EXPIRED']])
-  expect(error.metadata.get('percolate-bookmark')).toEqual([latest])
-  expect(error.metadata.get('x-percolate-bookmark')).toEqual([latest])
+  expect(error.metadata.get('percolate-bookmark')).toEqual([whole])
+  expect(error.metadata.get('x-percolate-bookmark')).toEqual([whole])
   expect(error.metadata.get('percolate-cursor')).toEqual([latest])
 })
 
