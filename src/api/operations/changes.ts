@@ -76,6 +76,12 @@ export class ChangeOperations {
     let hasBegun = false
     let incarnation = typeof start === 'string' ? '' : start.incarnation
     let hasAnswered = false
+    /** The last cursor that the client has; what lies behind it may have been read, and not been told. */
+    let given = typeof start === 'string' ? undefined : cursor
+    const event = (cursor: string, changes?: readonly Change[]): ChangeEvent => {
+      given = cursor
+      return { cursor, ...(changes ? { changes } : {}) }
+    }
     const throwIfEnded = () => {
       call.throwIfEnded()
       if (signal.aborted) throw feedsEnd()
@@ -129,11 +135,12 @@ export class ChangeOperations {
         for (let step = steps?.shift(); step && !signal.aborted; step = steps?.shift()) {
           told = true
           const { position, changes } = step
-          yield { cursor: at(position), ...(changes ? { changes: changes.flatMap(toChange) } : {}) }
+          yield event(at(position), changes?.flatMap(toChange))
         }
+        if (signal.aborted) break
         if (steps === undefined && reader) throw gone(at(reader.position))
         if (told || isFirst) {
-          if (!told && reader) yield { cursor: at(reader.position) }
+          if (!told && reader) yield event(at(reader.position))
           continue
         }
         if (steps === undefined) {
@@ -143,20 +150,20 @@ export class ChangeOperations {
           if (!hasBegun) assertNothingStands(this.#context, call)
           else if (!this.#isNowhere(call)) throw gone(standing)
           hasBegun = true
-          yield { cursor: standing }
+          yield event(standing)
         }
         // A heartbeat opens nothing: nothing has changed.
         while (!(await watch.wait(heartbeatMs, signal)) && !signal.aborted) {
           const cursorNow = reader ? at(reader.position) : encodeFeedCursor(start as FeedCursor)
           if (reader) this.#assertAnswers(call.tenant, incarnation, cursorNow)
           else if (!this.#isNowhere(call)) throw gone(cursorNow)
-          yield { cursor: cursorNow }
+          yield event(cursorNow)
         }
       } finally {
         watch.stop()
       }
     }
-    if (this.places.closing.aborted && !call.signal.aborted) throw feedsEnd(reader && at(reader.position))
+    if (this.places.closing.aborted && !call.signal.aborted) throw feedsEnd(given)
   }
 
   #isNowhere(call: Session): boolean {

@@ -66,19 +66,22 @@ function makeNode(openMax: number, name = 'n') {
     })
   const follow = (tenant: TenantId, cursor?: string, heartbeatMs = 60_000) => {
     const controller = new AbortController()
-    const session = new Session(
-      { tenant, access: 'read', consistency: ANY, asOf: undefined, forwardedBy: undefined },
-      {
-        signal: controller.signal,
-        get hasEnded() {
-          return controller.signal.aborted
-        },
-      },
-    )
+    const session = sessionOf(tenant, controller.signal)
     return { events: feeds.follow(session, { cursor, field: 'cursor' }, heartbeatMs), stop: () => controller.abort() }
   }
   return { pool, feeds, heavyReads, disks, put, follow, opened: () => opened }
 }
+
+const sessionOf = (tenant: TenantId, signal = new AbortController().signal) =>
+  new Session(
+    { tenant, access: 'read', consistency: ANY, asOf: undefined, forwardedBy: undefined },
+    {
+      signal,
+      get hasEnded() {
+        return signal.aborted
+      },
+    },
+  )
 
 /** A feed as it goes over HTTP, to its end. */
 async function served(events: AsyncGenerator<ChangeEvent>) {
@@ -212,6 +215,44 @@ describe('change feeds', () => {
       expect(await end).toMatchObject({ code: 'SHUTTING_DOWN', extra: { cursor: expect.any(String) } })
     expect(feeds.places.served).toBe(0)
     await expect(next(follow(id('t')).events)).rejects.toMatchObject({ code: 'SHUTTING_DOWN' })
+  })
+})
+
+describe('a feed that ends because its node drains', () => {
+  const names = ['a', 'b', 'c', 'd', 'e']
+  const drained = async (events: AsyncGenerator<ChangeEvent>) => {
+    const told: string[] = []
+    for (;;) {
+      const event = await events.next().catch(error => error)
+      if (!('done' in event)) return { told, error: event }
+      told.push(...namesOf(event.value))
+    }
+  }
+
+  it('says to go on behind what it told, not behind what it has read', async () => {
+    for (const toldFirst of [0, 1, 3]) {
+      const { put, follow, feeds, pool } = makeNode(2)
+      await put(id('t'), 'first')
+      const begun = follow(id('t'))
+      const { cursor } = await next(begun.events)
+      begun.stop()
+      for (const name of names) await put(id('t'), name)
+      const { events } = follow(id('t'), cursor)
+      const taken: string[] = []
+      for (let n = 0; n < toldFirst; n++) taken.push(...namesOf(await next(events)))
+      const rest = drained(events)
+      feeds.places.close()
+      const { told, error } = await rest
+      expect(error).toMatchObject({ code: 'SHUTTING_DOWN', extra: { cursor: expect.any(String) } })
+      const other = new ChangeOperations(
+        { pool, time: systemTime, logger, heavyReads: {} } as unknown as OperationsContext,
+        { feedsMax: 1, tenantFeedsMax: 1 },
+      )
+      const later = other.follow(sessionOf(id('t')), { cursor: error.extra.cursor, field: 'cursor' }, 60_000)
+      const all = [...taken, ...told]
+      while (all.length < names.length) all.push(...namesOf(await next(later)))
+      expect([toldFirst, all]).toEqual([toldFirst, names])
+    }
   })
 })
 
