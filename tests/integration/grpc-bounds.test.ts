@@ -112,6 +112,21 @@ it('what a call has sent is counted while it comes, and no longer when its clien
   expect(await held()).toBe(0)
 })
 
+it('what a service that reads by itself has got is counted no more, however long its stream stays open', async () => {
+  const asking = begin('x', { ':path': '/grpc.reflection.v1.ServerReflection/ServerReflectionInfo' })
+  const question = frame(field(3, Buffer.alloc(50_000, 'a')))
+  let answered = 0
+  asking.call.on('data', (data: Buffer) => (answered += data.length))
+  for (let n = 0; n < 20; n++) asking.call.write(question)
+  await expect.poll(() => answered).toBeGreaterThan(20 * 50_000)
+  await expect.poll(held).toBe(0)
+  asking.call.write(question.subarray(0, 1000))
+  await expect.poll(held).toBe(1000)
+  asking.call.end(question.subarray(1000))
+  expect(await asking.ended).toMatchObject({ status: '0' })
+  await expect.poll(held).toBe(0)
+})
+
 it('nothing compressed is inflated: the call is refused as it begins', async () => {
   for (const encoding of ['gzip', 'deflate', 'br']) {
     const { call, ended } = begin('Rem/PutResources', { 'grpc-encoding': encoding })

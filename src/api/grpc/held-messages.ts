@@ -39,6 +39,11 @@ export class HeldMessages {
     }
   }
 
+  /** Of what came nothing is held here any more: it was handed to a service that reads by itself. */
+  letGo(): void {
+    this.#coming.split(Number.POSITIVE_INFINITY)()
+  }
+
   /** Lets go of everything that no handler has taken over. */
   end(): void {
     this.#hasEnded = true

@@ -81,6 +81,10 @@ export const contractInterceptor =
     if (!method.requestStream) expect()
     stream.once('close', () => clearTimeout(late))
     const frames = new Frames()
+    // Nor was the time for which it was held back.
+    stream.on('resume', () => {
+      if (method.requestStream && frames.isWithin && !hasEnded) expect()
+    })
     // Before grpc-js keeps it. It has paused the stream: to listen does not make it flow.
     stream.prependListener('data', (data: Buffer) => {
       try {
@@ -103,7 +107,10 @@ export const contractInterceptor =
         if (!method.requestStream && messages > 1)
           return refuse(malformed('The call takes one message and got two; send each with a call of its own.'))
         // Those of the health and reflection services are read by grpc-js.
-        if (!(received instanceof Received)) return next(received)
+        if (!(received instanceof Received)) {
+          held.letGo()
+          return next(received)
+        }
         let message: object
         try {
           message = held.open(received)
