@@ -111,6 +111,15 @@ export const readInTurn = <T>(
   empty: () => NoInfer<T>,
 ): Promise<T> => context.heavyReads.runOpen(context.pool, session, () => read(context, session, work, empty))
 
+/** As {@link read}, of what fits into {@link LIGHT_READ}: beyond that what `work` counts throws {@link ReadIsLarge}. It never waits for its turn. */
+export const readBriefly = <T>(
+  context: SessionContext,
+  session: Session,
+  work: (tenant: Tenant, reading: Reading) => Promise<T>,
+  empty: () => NoInfer<T>,
+): Promise<T> =>
+  read(context, session, tenant => work(tenant, new Reading(() => session.throwIfEnded(), LIGHT_READ)), empty)
+
 /**
  * A read that is small as a rule, and may be large: it begins at once, and when it turns out to be more than {@link LIGHT_READ} it is given up and made anew when it is the session's turn. `work` counts what it reads,
  * and changes nothing outside of itself.
@@ -121,13 +130,12 @@ export async function readByWeight<T>(
   work: (tenant: Tenant, reading: Reading) => Promise<T>,
   empty: () => NoInfer<T>,
 ): Promise<T> {
-  const throwIfEnded = () => session.throwIfEnded()
-  const light = await read<{ value: T } | undefined>(
+  const light = await readBriefly<{ value: T } | undefined>(
     context,
     session,
-    async tenant => {
+    async (tenant, reading) => {
       try {
-        return { value: await work(tenant, new Reading(throwIfEnded, LIGHT_READ)) }
+        return { value: await work(tenant, reading) }
       } catch (error) {
         if (error instanceof ReadIsLarge) return undefined
         throw error
@@ -136,5 +144,5 @@ export async function readByWeight<T>(
     () => ({ value: empty() }),
   )
   if (light) return light.value
-  return readInTurn(context, session, tenant => work(tenant, new Reading(throwIfEnded)), empty)
+  return readInTurn(context, session, tenant => work(tenant, new Reading(() => session.throwIfEnded())), empty)
 }

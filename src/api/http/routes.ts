@@ -139,7 +139,7 @@ export function addRoutes(app: FastifyInstance, operations: Operations, readers:
         [{ ...(request.body as schemas.EntityPatch), id: entityId }],
         conditionsOf(request),
       )
-      const { entity, etag } = await entities.get(request.call, entityId)
+      const { entity, etag } = await entities.getWritten(request.call, entityId)
       return reply.header('etag', etag).send(entity)
     },
   )

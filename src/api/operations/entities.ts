@@ -18,10 +18,10 @@ import { EMPTY_RECORD, type LwwRecord, type Op, type RecordRef } from '../../rem
 import { type Edge, type Entity, edgeSurvives, entityView } from '../../rem/views.ts'
 import { entitiesById, matchEntities } from '../../search/entities.ts'
 import { edgesFrom, traverse } from '../../search/traverse.ts'
-import { readByWeight, readInTurn } from '../../session/heavy-reads.ts'
+import { readBriefly, readByWeight, readInTurn } from '../../session/heavy-reads.ts'
 import type { Session } from '../../session/session.ts'
 import { write, writeExisting } from '../../session/write.ts'
-import { eachRecord, Reading } from '../../tenant/reading.ts'
+import { eachRecord, ReadIsLarge, Reading } from '../../tenant/reading.ts'
 import type { Tenant } from '../../tenant/tenant.ts'
 import type { PlanContext } from '../../tenant/writer.ts'
 import { decodeCursor, encodeCursor } from '../cursor.ts'
@@ -75,20 +75,23 @@ export class EntityOperations {
     )
   }
 
-  async get(call: Session, id: string): Promise<{ entity: EntityOutput; etag: string }> {
+  async get(call: Session, id: string): Promise<Shown> {
     return readByWeight(
       this.#context,
       call,
-      async (tenant, reading) => {
-        const record = await tenant.record({ kind: 'entity', key: [id] })
-        const entity = entityView(id, record)
-        if (!entity) throw notFound('entity', id)
-        const { edges, isCut } = await edgesShown(tenant, id, record!, reading)
-        return {
-          entity: { ...toOutput(entity), edges, ...(isCut ? { edges_truncated: true } : {}) },
-          etag: etagOf(record!),
-        }
+      (tenant, reading) => shown(tenant, id, reading),
+      () => {
+        throw notFound('entity', id)
       },
+    )
+  }
+
+  /** What a write that stands has made: nothing of it is waited for, and of edges that would take a turn to read those are listed that need none. */
+  async getWritten(call: Session, id: string): Promise<Shown> {
+    return readBriefly(
+      this.#context,
+      call,
+      (tenant, reading) => shown(tenant, id, reading, { mayCut: true }),
       () => {
         throw notFound('entity', id)
       },
@@ -201,9 +204,35 @@ function cutPage<T extends object>(results: readonly T[], page: PageBytes): T[] 
   return past < 0 ? [...results] : results.slice(0, past)
 }
 
-/** The edges that an answer about an entity lists: those that outlived its ends, as many as it carries. */
-async function edgesShown(tenant: Tenant, id: string, record: LwwRecord, reading: Reading) {
+interface Shown {
+  readonly entity: EntityOutput
+  readonly etag: string
+}
+
+/** `mayCut`: a reading beyond its bounds ends the list of edges; else it throws {@link ReadIsLarge}. */
+async function shown(tenant: Tenant, id: string, reading: Reading, { mayCut = false } = {}): Promise<Shown> {
+  const record = await tenant.record({ kind: 'entity', key: [id] })
+  const entity = entityView(id, record)
+  if (!entity) throw notFound('entity', id)
   const edges: ReturnType<typeof edgeOutput>[] = []
+  const isCut = await listEdges(tenant, id, record!, reading, edges).catch(error => {
+    if (mayCut && error instanceof ReadIsLarge) return true
+    throw error
+  })
+  return {
+    entity: { ...toOutput(entity), edges, ...(isCut ? { edges_truncated: true } : {}) },
+    etag: etagOf(record!),
+  }
+}
+
+/** Lists the edges that an answer about an entity shows: those that outlived its ends, as many as it carries. True when there are more. */
+async function listEdges(
+  tenant: Tenant,
+  id: string,
+  record: LwwRecord,
+  reading: Reading,
+  edges: ReturnType<typeof edgeOutput>[],
+): Promise<boolean> {
   const page = new PageBytes()
   /** Whether one of these does not go into the answer any more. */
   const isFullWith = async (part: readonly Edge[]): Promise<boolean> => {
@@ -226,13 +255,13 @@ async function edgesShown(tenant: Tenant, id: string, record: LwwRecord, reading
   for await (const edge of edgesFrom(tenant, id, reading)) {
     if (++listed > EDGES_SHOWN_MAX) {
       await isFullWith(part)
-      return { edges, isCut: true }
+      return true
     }
     if (part.push(edge) < reading.atOnce) continue
-    if (await isFullWith(part)) return { edges, isCut: true }
+    if (await isFullWith(part)) return true
     part = []
   }
-  return { edges, isCut: await isFullWith(part) }
+  return isFullWith(part)
 }
 
 /** The entity and its edges. */

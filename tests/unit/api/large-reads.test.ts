@@ -179,6 +179,21 @@ describe('reads of large records', () => {
     expect((await whileTaken(() => moments.query(session(), { entity: 'e', limit: 50 }))).waited).toBe(false)
   })
 
+  it('are not waited for in the answer of a write, which stands: it lists fewer edges', async () => {
+    const answers = await Promise.all(['hub', 'small'].map(id => entities.get(session(), id)))
+    let written: (typeof answers)[number] | undefined
+    const { bytes, waited } = await whileTaken(async () => {
+      written = await entities.getWritten(session('write'), 'hub')
+    })
+    expect([waited, bytes < 3 * MIB]).toEqual([false, true])
+    const { edges, ...rest } = written!.entity
+    expect([written!.etag, rest]).toEqual([answers[0]!.etag, { ...answers[0]!.entity, edges: undefined }])
+    expect(rest.edges_truncated).toBe(true)
+    expect(edges!.length).toBeGreaterThan(0)
+    expect(edges).toEqual(answers[0]!.entity.edges!.slice(0, edges!.length))
+    expect(await entities.getWritten(session('write'), 'small')).toEqual(answers[1])
+  })
+
   it('stop when their client goes', async () => {
     const whole = await bytesOf(() => moments.query(session(), { entity: 'e', type: 'none' }))
     const gone = new AbortController()
