@@ -20,6 +20,7 @@ import { answerClientErrors } from './client-error.ts'
 import { refuseConditions } from './conditions.ts'
 import { memberWithTooMuch } from './count-values.ts'
 import { LastWord } from './last-word.ts'
+import { boundPipelined } from './pipelined.ts'
 import { cutOffStalled } from './stalled.ts'
 
 export interface HttpServerOptions {
@@ -148,6 +149,7 @@ export function createHttpServer(options: HttpServerOptions): FastifyInstance {
     )
   })
 
+  boundPipelined(app)
   let isClosing = false
   app.addHook('preClose', async () => {
     isClosing = true

@@ -1,0 +1,82 @@
+import { connect } from 'node:net'
+import { afterEach, expect, it } from 'vitest'
+import { createHttpServer } from '../../../src/api/http/server.ts'
+import { Metrics } from '../../../src/base/metrics.ts'
+import { Probes } from '../../../src/base/probes.ts'
+import { logger } from '../../support/running.ts'
+
+const closing: (() => unknown)[] = []
+afterEach(async () => {
+  for (const close of closing.splice(0).reverse()) await close()
+})
+
+const REQUESTS = 1000
+const PAGE = 'x'.repeat(100_000)
+
+/** A server that counts what it has begun, and a client that sends everything at once, and reads when it is told to. */
+async function pipelined() {
+  let begun = 0
+  const app = createHttpServer({
+    logger,
+    metrics: new Metrics(),
+    probes: new Probes(1000),
+    bodyBytesMax: 1024 * 1024,
+    requestReadMs: 60_000,
+    readerStallMs: 60_000,
+  })
+  app.get('/page/:n', async request => {
+    begun++
+    await new Promise(resolve => setImmediate(resolve))
+    return { n: (request.params as { n: string }).n, page: PAGE }
+  })
+  app.post('/size', async request => (request.body as { text: string }).text.length)
+  await app.listen({ host: '127.0.0.1', port: 0 })
+  const socket = connect((app.server.address() as { port: number }).port, '127.0.0.1')
+  closing.push(
+    () => app.close(),
+    () => socket.destroy(),
+  )
+  return { socket, begun: () => begun }
+}
+const get = (n: number) => `GET /page/${n} HTTP/1.1\r\nHost: x\r\n\r\n`
+
+it('requests that nobody takes the answers of are not begun, and all are answered in their order once somebody does', async () => {
+  const { socket, begun } = await pipelined()
+  socket.pause()
+  for (let n = 0; n < REQUESTS; n++) socket.write(get(n))
+  let before = -1
+  while (before !== begun()) {
+    before = begun()
+    await new Promise(resolve => setTimeout(resolve, 200))
+  }
+  // Those that the buffers of the system take, and a few.
+  expect(before).toBeGreaterThan(0)
+  expect(before).toBeLessThan(150)
+  let text = ''
+  let next = 0
+  await new Promise<void>(resolve => {
+    socket.resume().on('data', data => {
+      text += data.toString('latin1')
+      for (let found = /"n":"(\d+)"/.exec(text); found; found = /"n":"(\d+)"/.exec(text)) {
+        expect(Number(found[1])).toBe(next++)
+        text = text.slice(found.index + found[0].length)
+      }
+      text = text.slice(-20)
+      if (next === REQUESTS) resolve()
+    })
+  })
+  expect(begun()).toBe(REQUESTS)
+})
+
+it('bodies behind requests that wait are read', async () => {
+  const { socket } = await pipelined()
+  const body = JSON.stringify({ text: 'y'.repeat(300_000) })
+  const post = `POST /size HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: ${body.length}\r\n\r\n${body}`
+  const last = `${get(7).replace('\r\n\r\n', '\r\nConnection: close\r\n\r\n')}`
+  for (let n = 0; n < 20; n++) socket.write(n % 2 ? post : get(n))
+  socket.write(last)
+  let text = ''
+  for await (const data of socket) text += data.toString('latin1')
+  expect(text.match(/HTTP\/1.1 200/g)).toHaveLength(21)
+  expect(text.match(/\r\n\r\n300000HTTP/g)).toHaveLength(10)
+})
