@@ -162,7 +162,8 @@ export const mutations: readonly Mutation[] = [
         'const wanted = Math.max(1, Math.min(replicas, others.length));',
         'const wanted = 0; covering.push({ node });',
       ),
-      edit('replication/drop', 'isDropping() &&', 'true || isDropping() &&'),
+      edit('replication/drop', 'open.outbox.entries === 0 &&', ''),
+      edit('replication/drop', 'covering.every(status => dominates(status.vector, open.vector)) &&', ''),
     ],
   },
   {
@@ -283,7 +284,8 @@ export const mutations: readonly Mutation[] = [
     by: ['acknowledged writes'],
     edits: [
       edit('replication/drop', 'await pool.alone(tenant,', 'await pool.use(tenant,'),
-      edit('replication/drop', 'isDropping() &&', 'true || isDropping() &&'),
+      edit('replication/drop', 'open.outbox.entries === 0 &&', ''),
+      edit('replication/drop', 'covering.every(status => dominates(status.vector, open.vector)) &&', ''),
     ],
   },
   {
