@@ -1,5 +1,7 @@
 import type { TenantId } from '../base/ids.ts'
 import type { VersionVector } from '../clock/vector.ts'
+import { keys } from '../storage/keys.ts'
+import { collect } from '../storage/kv.ts'
 import type { Tenant } from '../tenant/tenant.ts'
 import { readSkipped, SKIPPED_MAX } from './export.ts'
 import type { PeerHandlers, TransferHead } from './peer.ts'
@@ -28,6 +30,17 @@ export async function askClaimed(
   for await (const part of peer.transfer(tenant, incarnation, undefined))
     return 'head' in part ? { incarnation, vector: part.head.vector, skipped: part.head.skipped } : undefined
   return undefined
+}
+
+/** Whether an entry of one of these origins, which the vector counts, was given up for lost in the copy. */
+export async function hasGivenUp(open: Tenant, origins: readonly string[], vector: VersionVector): Promise<boolean> {
+  if (open.state.lost.count === 0) return false
+  for (const origin of origins) {
+    const lt = keys.skipped(origin, (vector.get(origin) ?? 0) + 1)
+    const found = await collect(open, { gte: keys.skipped(origin, 0), lt, limit: 1, values: false })
+    if (found.length > 0) return true
+  }
+  return false
 }
 
 /** Of `given`, which a copy gave up for lost, what `other` has. */

@@ -94,8 +94,14 @@ export interface Digests {
 export interface PeerHandlers {
   /** Undefined: it has no copy. */
   status(tenant: TenantId): Promise<CopyStatus | undefined>
-  /** Whether its copy has everything up to `vector`, now or within `timeoutMs`. */
-  awaitVector(tenant: TenantId, incarnation: string, vector: VersionVector, timeoutMs: number): Promise<boolean>
+  /** Whether its copy has applied everything up to `vector`, now or within `timeoutMs`. What it gave up for lost counts as applied, but not of the origins of `whole`: none of their entries may be lacking. */
+  awaitVector(
+    tenant: TenantId,
+    incarnation: string,
+    vector: VersionVector,
+    timeoutMs: number,
+    whole?: readonly string[],
+  ): Promise<boolean>
   /** Its records in the order of their keys, from behind `from` on. */
   transfer(tenant: TenantId, incarnation: string, from: Buffer | undefined): AsyncIterable<TransferPart>
   digests(tenant: TenantId, incarnation: string): Promise<Digests>

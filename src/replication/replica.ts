@@ -412,11 +412,17 @@ export class Replica implements TenantHooks {
       { timeoutMs },
     )
     if (wanted === 'stream') return published ? 'stream' : 'local'
-    const applied = await this.#appliedElsewhere(tenant, position, Math.max(0, until - time.monotonic()))
+    const applied = await this.#appliedElsewhere(tenant, [...origins], position, Math.max(0, until - time.monotonic()))
     return applied ? 'replicated' : published ? 'stream' : 'local'
   }
 
-  async #appliedElsewhere(tenant: TenantId, position: VersionVector, timeoutMs: number): Promise<boolean> {
+  /** `origins`: those of the writes themselves, of which nothing may be lacking there. What else the position counts may be given up for lost here as well. */
+  async #appliedElsewhere(
+    tenant: TenantId,
+    origins: readonly string[],
+    position: VersionVector,
+    timeoutMs: number,
+  ): Promise<boolean> {
     const { peers, identity, time } = this.#options
     const until = time.monotonic() + timeoutMs
     for (;;) {
@@ -431,7 +437,7 @@ export class Replica implements TenantHooks {
       const leftMs = until - time.monotonic()
       if (placement && others.length > 0) {
         const asked = others.map(async node => {
-          if (!(await peers.to(node).awaitVector(tenant, placement.incarnation, position, leftMs)))
+          if (!(await peers.to(node).awaitVector(tenant, placement.incarnation, position, leftMs, origins)))
             throw new Error('not in time')
         })
         const answered = Promise.any(asked).then(

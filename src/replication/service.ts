@@ -11,6 +11,7 @@ import type { Applier } from './applier.ts'
 import type { Copies } from './copies.ts'
 import { exportCopy, exportRecords, readSkipped } from './export.ts'
 import type { Follower } from './follower.ts'
+import { hasGivenUp } from './given-up.ts'
 import type { Homes } from './homes.ts'
 import { countLate, lateEntries } from './late.ts'
 import { readLost, readStreams } from './lived.ts'
@@ -79,7 +80,13 @@ export class PeerService implements PeerHandlers {
     return pool.use(tenant, describe, { create: state === 'current' })
   }
 
-  async awaitVector(tenant: TenantId, incarnation: string, vector: VersionVector, timeoutMs: number): Promise<boolean> {
+  async awaitVector(
+    tenant: TenantId,
+    incarnation: string,
+    vector: VersionVector,
+    timeoutMs: number,
+    whole: readonly string[] = [],
+  ): Promise<boolean> {
     if (this.#options.copies.state(tenant) === 'corrupt') throw damaged()
     const covers = (open: Tenant) => {
       if (open.identity.incarnation !== incarnation) throw otherIncarnation()
@@ -87,7 +94,9 @@ export class PeerService implements PeerHandlers {
     }
     const reached = await this.#options.pool.waitFor(tenant, covers, { timeoutMs: Math.min(timeoutMs, AWAIT_MS_MAX) })
     if (reached === undefined) throw new PercolateError('TENANT_UNAVAILABLE', 'This node has no copy of the tenant.')
-    return reached
+    if (!reached || whole.length === 0) return reached
+    const has = async (open: Tenant) => covers(open) && !(await hasGivenUp(open, whole, vector))
+    return (await this.#options.pool.use(tenant, has)) ?? false
   }
 
   async *transfer(tenant: TenantId, incarnation: string, from: Buffer | undefined): AsyncGenerator<TransferPart> {

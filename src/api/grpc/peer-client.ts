@@ -50,8 +50,8 @@ export class GrpcPeers implements PeerPort {
       this.#call(node, method, tenant, request, timeoutMs)
     return {
       status: async tenant => statusOf(await call('Status', tenant, {})),
-      awaitVector: async (tenant, incarnation, vector, timeoutMs) => {
-        const request = { incarnation, vector: vectorMessage(vector), timeout_ms: Math.round(timeoutMs) }
+      awaitVector: async (tenant, incarnation, vector, timeoutMs, whole = []) => {
+        const request = { incarnation, vector: vectorMessage(vector), timeout_ms: Math.round(timeoutMs), whole }
         return (await call('AwaitVector', tenant, request, timeoutMs + this.#options.timeoutMs)).reached === true
       },
       transfer: (tenant, incarnation, from) =>

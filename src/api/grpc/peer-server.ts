@@ -54,6 +54,7 @@ export function peerMethods({ handlers, auth, logger, stallMsMax = STALL_MS_MAX 
         incarnation(request),
         vectorOf(request.vector),
         Number(request.timeout_ms ?? 0),
+        ((request.whole as unknown[] | undefined) ?? []).map(String),
       ),
     })),
     Transfer: (call: ServerWritableStream<Message, Message>) => {

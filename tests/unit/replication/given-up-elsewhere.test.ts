@@ -80,3 +80,30 @@ describe('the last copy of an entry that the others gave up for lost', () => {
     },
   )
 })
+
+it('is not vouched for by a copy that gave it up: a write waits for a second disk that has it', async () => {
+  const small = await SmallCluster.start({ settings: { antiEntropyMs: 1e9 } })
+  const put = (id: string) =>
+    small.settle(
+      small.process('n1').handle(
+        {
+          tenant: small.tenant,
+          ref: { kind: 'entity', key: [id] },
+          durability: 'replicated',
+          write: (_, clock) => planEntity({ id }, clock),
+        },
+        undefined,
+      ),
+    )
+  expect((await put('before')).reached).toBe('replicated')
+  const [origin, last] = (await small.open('n1', async open => [open.origin, open.state.sequence] as const))!
+  // Such as while the writer was suspended for so long that it was struck off.
+  small.cluster.node('n2')!.natsCut = true
+  await small.open('n2', open =>
+    open.change(async staging => staging.joinVector(new Map([[origin, last + 1]]), [[origin, last + 1]])),
+  )
+  expect((await put('lost')).reached).toBe('stream')
+  small.cluster.node('n2')!.natsCut = false
+  expect((await put('later')).reached).toBe('replicated')
+  expect(await small.read('n2', 'lost')).toBeDefined()
+})
