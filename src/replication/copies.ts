@@ -711,12 +711,7 @@ export class Copies {
       await this.#takeFrom(tenant, status)
       await this.#reconciler.takeParked(tenant, status)
     }
-    const lost = (await pool.use(tenant, readSkipped)) ?? []
-    for (const status of after) {
-      // What others gave up for lost may be here, and the other way round.
-      if (status.skipped > 0) await this.#options.peers.to(status.node).offer(tenant, node)
-      if (lost.length > 0) await this.#reconciler.takeSkipped(tenant, status.node)
-    }
+    for (const status of after) await this.#evenOutLosses(tenant, status)
     await this.#reconciler.checkRollback(tenant, after)
     const isKnown = new Set(after.map(status => status.node))
     const unheard = completeHolders(placement)
@@ -764,6 +759,24 @@ export class Copies {
       return false
     }
     return this.#becomeCurrent(tenant, copy, local.incarnation, loss)
+  }
+
+  /**
+   * What another holder gave up for lost may be here, and the other way round. It was so before this copy was checked, too, and is looked at again whenever the two are compared: a holder that is too busy for it now, or
+   * of a version that does not know of it, holds up nobody.
+   */
+  async #evenOutLosses(tenant: TenantId, { node: other, skipped }: CopyStatus): Promise<void> {
+    const { node, pool, peers, logger } = this.#options
+    try {
+      if (skipped > 0) await peers.to(other).offer(tenant, node)
+      const isLosing = ((await pool.use(tenant, readSkipped)) ?? []).length > 0
+      if (isLosing) await this.#reconciler.takeSkipped(tenant, other)
+    } catch (error) {
+      logger.warn(
+        { tenant, with: other, reason: String(error) },
+        'what was given up for lost could not be evened out yet',
+      )
+    }
   }
 
   /**

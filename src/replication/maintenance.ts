@@ -339,6 +339,8 @@ export class Maintenance {
       else await peer.offer(tenant, node)
       return false
     }
+    // Both have, and perhaps not the same.
+    if (isLosing) await reconciler.takeSkipped(tenant, other)
     await reconciler.takeParked(tenant, status)
     const covers = await pool.use(tenant, async open => open.covers(status.vector))
     if (covers === false) copies.onHole(tenant)

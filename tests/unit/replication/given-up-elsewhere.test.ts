@@ -1,4 +1,5 @@
 import { describe, expect, it } from 'vitest'
+import { PercolateError } from '../../../src/base/errors.ts'
 import { planEntity } from '../../../src/rem/plan.ts'
 import { holderOf } from '../../../src/replication/placement.ts'
 import type { ReplicaSettings } from '../../../src/replication/replica.ts'
@@ -107,3 +108,34 @@ it('is not vouched for by a copy that gave it up: a write waits for a second dis
   expect((await put('later')).reached).toBe('replicated')
   expect(await small.read('n2', 'lost')).toBeDefined()
 })
+
+it.each([true, false])(
+  'holds up no copy that comes back to a node which cannot be asked for it (all gave up another one before: %s)',
+  async before => {
+    const small = await withLastCopy(before, { tombstoneMs: 1e9, gcIntervalMs: 1e9, antiEntropyMs: 3000 })
+    // Versions before do not know of it; one that sends other copies is too busy for it.
+    let isOlder = true
+    for (const node of ['n1', 'n2']) {
+      const { service } = small.process(node).replica
+      const offer = service.offer.bind(service)
+      const refused = new PercolateError('NODE_UNAVAILABLE', 'UNIMPLEMENTED')
+      service.offer = (...args) => (isOlder ? Promise.reject(refused) : offer(...args))
+      const transfer = service.transfer.bind(service)
+      service.transfer = (...args) => {
+        if (isOlder) throw refused
+        return transfer(...args)
+      }
+    }
+    await comesBack(small)
+    isOlder = false
+    small.process('n3').replica.maintenance.changed(small.tenant, { data: true, floor: false })
+    for (const node of ['n1', 'n2'])
+      small.process(node).replica.maintenance.changed(small.tenant, { data: true, floor: false })
+    await small.world.run(30_000)
+    expect(await have(small, ['n1', 'n2'])).toEqual([true, true])
+    const left = await Promise.all(
+      ['n1', 'n2', 'n3'].map(node => small.open(node, async open => open.state.lost.count)),
+    )
+    expect(left).toEqual(before ? [1, 1, 1] : [0, 0, 0])
+  },
+)
