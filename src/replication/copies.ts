@@ -591,7 +591,9 @@ export class Copies {
     let lost: string | undefined
     if (source) {
       // What was on its way while the copy was made, and in no stream that was read.
-      const status = await peers.to(source).status(tenant)
+      const answer = await peers.to(source).status(tenant)
+      // It may have a copy of another incarnation by now, which says nothing of what was sent.
+      const status = answer?.incarnation === placement.incarnation ? answer : undefined
       if (status && (await this.#reconciler.isBelowFloor(tenant, [status]))) {
         // It was made over several attempts, and is too old already.
         await this.#wipe(tenant, copy, [])

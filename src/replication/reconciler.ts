@@ -117,13 +117,17 @@ export class Reconciler {
     const { pool, peers } = this.#options
     // What was given up is so in this copy only; one that is made anew meanwhile has its own list.
     const use = sameCopy(work => withCopy(pool, tenant, undefined, work))
-    const given = await use(readSkipped)
+    const { given, incarnation } = await use(async open => ({
+      given: await readSkipped(open),
+      incarnation: open.identity.incarnation,
+    }))
     if (given.length === 0) return true
     const status = await peers.to(from).status(tenant)
-    if (!status || !given.some(([origin, sequence]) => (status.vector.get(origin) ?? 0) >= sequence)) return false
+    if (status?.incarnation !== incarnation) return false
+    if (!given.some(([origin, sequence]) => (status.vector.get(origin) ?? 0) >= sequence)) return false
     if (status.skipped > 0) {
       // It gave up something itself, perhaps the same.
-      const theirs = await askClaimed(peers.to(from), tenant, status.incarnation)
+      const theirs = await askClaimed(peers.to(from), tenant, incarnation)
       if (!theirs || hadBy(given, theirs).length === 0) return false
     }
     if (await this.isBelowFloor(tenant, [status])) {

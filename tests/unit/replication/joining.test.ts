@@ -5,6 +5,7 @@ import { planEntity } from '../../../src/rem/plan.ts'
 import type { Placement } from '../../../src/replication/placement.ts'
 import { SimCluster, TIMES } from '../../sim/cluster.ts'
 import { World } from '../../sim/world.ts'
+import { SmallCluster } from '../../support/small-cluster.ts'
 
 /** Nodes of a simulated cluster that have joined. */
 async function clusterOf(count: number): Promise<SimCluster> {
@@ -103,4 +104,28 @@ describe('a copy that is to be made', () => {
     await world.run(1000)
     expect(n2.copies.state(hopeless(0).tenant)).toBe('current')
   })
+})
+
+it('a copy is not judged by what its source says of another incarnation, of which it has a copy by the time that it is asked', async () => {
+  const small = await SmallCluster.start({ settings: { antiEntropyMs: 1e9 } })
+  let isOther = false
+  for (const node of ['n1', 'n2']) {
+    const { service } = small.process(node).replica
+    const [transfer, status] = [service.transfer.bind(service), service.status.bind(service)]
+    service.transfer = (...args) => {
+      isOther = true
+      return transfer(...args)
+    }
+    service.status = async tenant => {
+      const own = await status(tenant)
+      if (!own || !isOther) return own
+      isOther = false
+      const clock = { wall: small.process(node).time.now(), counter: 0, origin: 'floor' }
+      return { ...own, incarnation: '000000000002-0000000000000000', floor: { clock, vector: new Map([['x.d', 9]]) } }
+    }
+  }
+  await small.hold('n3', 'joining')
+  await small.until('n3 is current', () => small.isCurrent('n3'))
+  const { counts } = small.process('n3').replica.copies
+  expect([isOther, counts.wiped, counts.joined]).toEqual([false, 0, 1])
 })
