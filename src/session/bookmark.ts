@@ -11,6 +11,8 @@ export interface Bookmark {
   readonly vector: VersionVector
   /** The mark of the copy whose whole vector it is; undefined: it names single entries, the last of each origin. See `splitMark`. */
   readonly lost?: string | undefined
+  /** All that this copy had given up for lost, when there was little of it: who lacks no more than that has what the vector names. */
+  readonly lacks?: readonly (readonly [origin: string, sequence: number])[] | undefined
   /** What a feed told of that the vector does not count. */
   readonly ahead?: readonly ToldAhead[] | undefined
 }
@@ -33,9 +35,10 @@ function fromText(text: string): Buffer {
   return bytes[0] === COMPRESSED ? inflateRawSync(bytes.subarray(1), { maxOutputLength: PACKED_BYTES_MAX }) : bytes
 }
 
-export function encodeBookmark({ incarnation, vector, lost, ahead = [] }: Bookmark): string {
+export function encodeBookmark({ incarnation, vector, lost, ahead = [], lacks = [] }: Bookmark): string {
   const told = ahead.map(one => [one.teller, vectorToObject(one.vector)])
-  const rest = told.length > 0 ? [lost ?? '', told] : lost === undefined ? [] : [lost]
+  const last = lacks.length > 0 ? [told, lacks] : told.length > 0 ? [told] : []
+  const rest = lost === undefined && last.length === 0 ? [] : [lost ?? null, ...last]
   return toText(packValue([1, incarnation, vectorToObject(vector), ...rest] as never))
 }
 
@@ -43,9 +46,6 @@ export function encodeBookmark({ incarnation, vector, lost, ahead = [] }: Bookma
 export interface FeedCursor extends Bookmark {
   readonly lost: string
 }
-
-export const encodeFeedCursor = ({ lost, ...rest }: FeedCursor): string =>
-  encodeBookmark({ ...rest, lost: lost === '' ? undefined : lost })
 
 /** `field` names where it came from, for the error. */
 export function parseBookmark(text: string, field: string): Bookmark {
@@ -71,18 +71,24 @@ export function parseFeedCursor(text: string, field: string): FeedCursor {
 function decode(text: string): Bookmark | undefined {
   try {
     if (text.length > BOOKMARK_CHARS_MAX || !/^[A-Za-z0-9_-]+$/.test(text)) throw new Error('not base64url')
-    const [version, incarnation, vector, lost, told] = unpackValue(fromText(text)) as unknown[]
+    const [version, incarnation, vector, lost, told = [], lacks = []] = unpackValue(fromText(text)) as unknown[]
     const parsed = vectorFromObject(vector)
     if (version !== 1 || typeof incarnation !== 'string' || !parsed) throw new Error('not a position')
-    if (lost !== undefined && typeof lost !== 'string') throw new Error('not a mark')
-    const bookmark = { incarnation, vector: parsed }
-    if (told === undefined) return lost === undefined ? bookmark : { ...bookmark, lost }
+    if (lost !== undefined && lost !== null && typeof lost !== 'string') throw new Error('not a mark')
     const ahead = (told as [unknown, unknown][]).map(([teller, names]) => {
       const named = vectorFromObject(names)
       if (typeof teller !== 'string' || !named) throw new Error('not what was told ahead')
       return { teller, vector: named }
     })
-    return { ...bookmark, lost: lost || undefined, ahead }
+    for (const [origin, sequence] of lacks as [unknown, unknown][])
+      if (typeof origin !== 'string' || !Number.isSafeInteger(sequence)) throw new Error('not entries')
+    return {
+      incarnation,
+      vector: parsed,
+      ...(typeof lost === 'string' ? { lost } : {}),
+      ...(ahead.length > 0 ? { ahead } : {}),
+      ...((lacks as unknown[]).length > 0 ? { lacks: lacks as [string, number][] } : {}),
+    }
   } catch {
     // One message for every way of being wrong.
   }
@@ -99,6 +105,6 @@ export const joinBookmarks = (a: Bookmark | undefined, b: Bookmark): Bookmark =>
     : {
         incarnation: b.incarnation,
         vector: joinVectors(a.vector, b.vector),
-        lost: b.lost ?? a.lost,
+        ...(b.lost === undefined ? { lost: a.lost, lacks: a.lacks } : { lost: b.lost, lacks: b.lacks }),
         ahead: b.ahead ?? a.ahead,
       }

@@ -1,8 +1,9 @@
 import { PercolateError } from '../../base/errors.ts'
 import type { TenantId } from '../../base/ids.ts'
 import { formatClock } from '../../clock/hlc.ts'
-import { encodeBookmark, encodeFeedCursor, type FeedCursor, parseFeedCursor } from '../../session/bookmark.ts'
+import { encodeBookmark, type FeedCursor, parseFeedCursor } from '../../session/bookmark.ts'
 import { assertNothingStands } from '../../session/context.ts'
+import { bookmarkOf } from '../../session/reached.ts'
 import type { Session } from '../../session/session.ts'
 import type { LoggedChange } from '../../tenant/change-log.ts'
 import { ChangeReader, type FeedPosition, type FeedStep, LogGap } from '../../tenant/change-reader.ts'
@@ -89,16 +90,17 @@ export class ChangeOperations {
     const using = <T>(work: (tenant: Tenant) => Promise<T>) =>
       pool.use(call.tenant, async tenant => {
         incarnation ||= tenant.identity.incarnation
-        if (tenant.identity.incarnation !== incarnation) throw expired(tenant, field, 'the tenant was erased since')
+        if (tenant.identity.incarnation !== incarnation)
+          throw await expired(tenant, field, 'the tenant was erased since')
         try {
           return await work(tenant)
         } catch (error) {
-          if (error instanceof LogGap) throw expired(tenant, field, error.message)
+          if (error instanceof LogGap) throw await expired(tenant, field, error.message)
           throw error
         }
       })
     const at = (position: FeedPosition) => {
-      const text = encodeFeedCursor({ incarnation, ...position })
+      const text = encodeBookmark({ incarnation, ...position })
       this.longestCursor = Math.max(this.longestCursor, text.length)
       return text
     }
@@ -146,7 +148,7 @@ export class ChangeOperations {
         if (steps === undefined) {
           // The tenant does not exist yet, anywhere; its first change will be the first event.
           if (typeof start === 'string') start = { incarnation: '', ...BEFORE_ALL }
-          const standing = encodeFeedCursor(start)
+          const standing = encodeBookmark(start)
           if (!hasBegun) assertNothingStands(this.#context, call)
           else if (!this.#isNowhere(call)) throw gone(standing)
           hasBegun = true
@@ -154,7 +156,7 @@ export class ChangeOperations {
         }
         // A heartbeat opens nothing: nothing has changed.
         while (!(await watch.wait(heartbeatMs, signal)) && !signal.aborted) {
-          const cursorNow = reader ? at(reader.position) : encodeFeedCursor(start as FeedCursor)
+          const cursorNow = reader ? at(reader.position) : encodeBookmark(start as FeedCursor)
           if (reader) this.#assertAnswers(call.tenant, incarnation, cursorNow)
           else if (!this.#isNowhere(call)) throw gone(cursorNow)
           yield event(cursorNow)
@@ -200,13 +202,13 @@ function toChange({ kind, key, action, clock }: LoggedChange): Change[] {
 }
 
 /** The cursor skips what this copy has, so what is read anew must have it too: another holder may not, unless it is asked with the bookmark of that position. */
-function expired(tenant: Tenant, field: string, why: string): PercolateError {
-  const position = { incarnation: tenant.identity.incarnation, vector: tenant.vector, lost: tenant.state.lost.mark }
-  const cursor = encodeFeedCursor(position)
+async function expired(tenant: Tenant, field: string, why: string): Promise<PercolateError> {
+  const { lacks, ...position } = await bookmarkOf(tenant)
+  const cursor = encodeBookmark(position)
   return new PercolateError(
     'CHANGES_EXPIRED',
     `The change feed does not reach back that far (${why}). Read what you need anew with the bookmark given here as X-Percolate-Bookmark, then follow from the cursor given here.`,
-    { field, extra: { cursor, bookmark: encodeBookmark(position) } },
+    { field, extra: { cursor, bookmark: encodeBookmark({ ...position, lacks }) } },
   )
 }
 

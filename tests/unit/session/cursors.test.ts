@@ -2,7 +2,7 @@ import { createHash } from 'node:crypto'
 import { describe, expect, it } from 'vitest'
 import { BOOKMARK_CHARS_MAX } from '../../../src/base/limits.ts'
 import { vectorToObject } from '../../../src/clock/vector.ts'
-import { encodeBookmark, encodeFeedCursor, parseBookmark, parseFeedCursor } from '../../../src/session/bookmark.ts'
+import { encodeBookmark, parseBookmark, parseFeedCursor } from '../../../src/session/bookmark.ts'
 import { packValue } from '../../../src/storage/codec.ts'
 
 /** A vector as a tenant has it whose copies were made anew so many times. */
@@ -26,7 +26,7 @@ describe('a cursor or bookmark of a tenant with many origins', () => {
   it('is taken as it was given, and no longer than the head of a request may be', () => {
     for (const origins of [1, 150, 195, 300, 500]) {
       const cursor = { incarnation, vector: vectorOf(origins), lost: '00112233aabbccdd' }
-      const text = encodeFeedCursor(cursor)
+      const text = encodeBookmark(cursor)
       expect(text).toMatch(/^[A-Za-z0-9_-]+$/)
       expect(text.length, `${origins} origins`).toBeLessThanOrEqual(BOOKMARK_CHARS_MAX)
       expect(parseFeedCursor(text, 'cursor')).toEqual(cursor)
@@ -47,8 +47,8 @@ describe('a cursor or bookmark of a tenant with many origins', () => {
   })
 
   it('that is none is refused: cut off, too long, or unpacking to more than any has', () => {
-    const text = encodeFeedCursor({ incarnation, vector: vectorOf(300), lost: '' })
-    const bomb = encodeFeedCursor({ incarnation, vector: new Map(), lost: 'x'.repeat(2_000_000) })
+    const text = encodeBookmark({ incarnation, vector: vectorOf(300), lost: '' })
+    const bomb = encodeBookmark({ incarnation, vector: new Map(), lost: 'x'.repeat(2_000_000) })
     expect(bomb.length).toBeLessThan(BOOKMARK_CHARS_MAX)
     for (const bad of [text.slice(0, -8), `${text}AAAA`.padEnd(BOOKMARK_CHARS_MAX + 1, 'A'), bomb, 'AA', 'AAAA'])
       expect(() => parseFeedCursor(bad, 'cursor'), bad.slice(0, 20)).toThrow(/cursor must be one that a feed/)

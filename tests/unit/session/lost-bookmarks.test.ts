@@ -11,7 +11,6 @@ import { importTransfer } from '../../../src/replication/transfer.ts'
 import {
   type Bookmark,
   encodeBookmark,
-  encodeFeedCursor,
   joinBookmarks,
   parseBookmark,
   parseFeedCursor,
@@ -87,7 +86,7 @@ async function follow(tenant: Tenant, cursor: string) {
 describe('a bookmark and what was given up for lost', () => {
   it('of a feed that ended at a copy which has the entry is not on one that lacks it', async () => {
     const { b, c, gone } = await losers()
-    const cursor = encodeFeedCursor({ ...of(b, b.vector), lost: b.state.lost.mark })
+    const cursor = encodeBookmark({ ...of(b, b.vector), lost: b.state.lost.mark })
     expect(await c.apply(gone)).toBe('applied')
     const { ended } = await follow(c, cursor)
     const bookmark = parseBookmark(ended!.bookmark!, 'bookmark')
@@ -102,7 +101,7 @@ describe('a bookmark and what was given up for lost', () => {
 
   it('of a feed that ended is on every copy that lacks no more than the one that gave it', async () => {
     const { b, c, gone } = await losers()
-    const { ended } = await follow(c, encodeFeedCursor({ ...of(c, new Map()), lost: 'another' }))
+    const { ended } = await follow(c, encodeBookmark({ ...of(c, new Map()), lost: 'another' }))
     const bookmark = parseBookmark(ended!.bookmark!, 'bookmark')
     for (const copy of [b, c]) expect(await hasAll(copy, bookmark)).toBe(true)
     // What is given up later is not named by it; what has turned up since is more than it names.
@@ -110,6 +109,44 @@ describe('a bookmark and what was given up for lost', () => {
     expect(await hasAll(b, bookmark)).toBe(true)
     await c.apply(gone)
     expect(await hasAll(c, bookmark)).toBe(true)
+  })
+
+  it('of a feed that has begun at a copy which lacks nothing is not on one that does', async () => {
+    const { b, c, gone } = await losers()
+    expect(await c.apply(gone)).toBe('applied')
+    const { event } = await follow(c, '')
+    const bookmark = parseBookmark(event!.cursor, 'bookmark')
+    expect(await hasAll(c, bookmark)).toBe(true)
+    expect(await hasAll(b, bookmark)).toBe(false)
+    expect(await hasAll(b, joinBookmarks(bookmark, of(b, new Map([['x.d', 1]]))))).toBe(false)
+  })
+
+  it('of a feed that ended is on every copy that lacks less than the one that gave it, also when no copy lacks just that any more', async () => {
+    const { b, c, gone } = await losers()
+    for (const copy of [b, c]) await giveUp(copy, 'y.d', 1)
+    const { ended } = await follow(b, encodeBookmark({ ...of(b, new Map()), lost: 'another' }))
+    const bookmark = parseBookmark(ended!.bookmark!, 'bookmark')
+    const carried = parseBookmark(encodeBookmark(joinBookmarks(bookmark, of(b, new Map([['x.d', 1]])))), 'bookmark')
+    for (const copy of [b, c]) {
+      expect(await copy.apply(gone)).toBe('applied')
+      for (const one of [bookmark, carried]) expect(await hasAll(copy, one)).toBe(true)
+    }
+    // One that gave up something else lacks what the bookmark names.
+    const other = await openCopy('o')
+    await giveUp(other, 'x.d', 3)
+    await giveUp(other, 'y.d', 1)
+    expect(await hasAll(other, bookmark)).toBe(false)
+  })
+
+  it('of a feed that ended says no more of what is lacking than it has room for', async () => {
+    const { b, gone } = await losers()
+    for (let n = 1; n <= 100; n++) await giveUp(b, 'y.d', n)
+    const { ended } = await follow(b, encodeBookmark({ ...of(b, new Map()), lost: 'another' }))
+    const bookmark = parseBookmark(ended!.bookmark!, 'bookmark')
+    expect(ended!.bookmark!.length).toBeLessThan(200)
+    expect(await hasAll(b, bookmark)).toBe(true)
+    await b.apply(gone)
+    expect(await hasAll(b, bookmark)).toBe(false)
   })
 
   it('of the very write that was given up is not reached where that is so, others of its origin are', async () => {
@@ -165,7 +202,7 @@ describe('what a feed tells ahead of the vector of its copy', () => {
     await put(a, 'base')
     for (const copy of [b, c]) for (const entry of await entriesOf(a)) await copy.apply(entry)
     await put(a, 'news')
-    const cursor = encodeFeedCursor({ ...of(b, b.vector), lost: '' })
+    const cursor = encodeBookmark({ ...of(b, b.vector), lost: '' })
     const parts: TransferPart[] = []
     for await (const part of exportCopy(work => work(a), 'a', undefined)) parts.push(part)
     const allButTheLast = async function* () {
@@ -191,13 +228,22 @@ describe('what a feed tells ahead of the vector of its copy', () => {
   it('is read and written in bookmarks of either form', () => {
     const plain = { incarnation: '1-a', vector: new Map([['a.d', 3]]) }
     const ahead = [{ teller: 'b.d', vector: new Map([['a.d', 5]]) }]
-    for (const bookmark of [plain, { ...plain, lost: '' }, { ...plain, lost: 'm~c' }, { ...plain, lost: 'm', ahead }])
+    const lacks = [['x.d', 2]] as const
+    for (const bookmark of [
+      plain,
+      { ...plain, lost: '' },
+      { ...plain, lost: 'm~c' },
+      { ...plain, lost: 'm', lacks },
+      { ...plain, lost: 'm', ahead },
+      { ...plain, lost: '', ahead },
+      { ...plain, lost: 'm', ahead, lacks },
+    ])
       expect(parseBookmark(encodeBookmark(bookmark), 'bookmark')).toEqual(bookmark)
-    expect(parseFeedCursor(encodeFeedCursor({ ...plain, lost: '', ahead }), 'cursor')).toEqual({
+    expect(parseFeedCursor(encodeBookmark({ ...plain, lost: '', ahead }), 'cursor')).toEqual({
       ...plain,
       lost: '',
       ahead,
     })
-    expect(parseFeedCursor(encodeFeedCursor({ ...plain, lost: '' }), 'cursor')).toEqual({ ...plain, lost: '' })
+    expect(parseFeedCursor(encodeBookmark({ ...plain, lost: '' }), 'cursor')).toEqual({ ...plain, lost: '' })
   })
 })
