@@ -1,4 +1,5 @@
 import { PercolateError } from '../../base/errors.ts'
+import { FairSemaphore } from '../../base/fair-semaphore.ts'
 import { formatClock } from '../../clock/hlc.ts'
 import { dominates, lagOf, vectorToObject } from '../../clock/vector.ts'
 import type { Op } from '../../rem/record.ts'
@@ -12,8 +13,12 @@ import { decodeEntry } from '../../storage/codec.ts'
 import { parseRecordKey } from '../../storage/keys.ts'
 import { isoTime, notFound, type OperationsContext } from './context.ts'
 
-/** Differences that one comparison names. */
+/** Differences that one comparison names, and ranges of keys that are looked through for them: as a rule each that differs has one. */
 const DIFFERENCES_MAX = 10
+/** Comparisons at once. Each reads all of a tenant, on every holder. */
+const CHECKS_MAX = 2
+const CHECKS_WAITING_MAX = 32
+const TENANT_CHECKS_WAITING_MAX = 4
 
 const unknownTenant = (tenant: string) =>
   new PercolateError('NOT_FOUND', `The cluster knows no tenant "${tenant}": nothing has been written to it.`, {
@@ -23,6 +28,13 @@ const unknownTenant = (tenant: string) =>
 /** What a tenant can learn of its copies, and what an operator can do about what was set aside. */
 export class ReplicationOperations {
   readonly #context: OperationsContext
+  readonly #checks = new FairSemaphore({
+    permits: CHECKS_MAX,
+    perKeyMax: 1,
+    waitersMax: CHECKS_WAITING_MAX,
+    waitersPerKeyMax: TENANT_CHECKS_WAITING_MAX,
+    name: 'a comparison of holders',
+  })
 
   constructor(context: OperationsContext) {
     this.#context = context
@@ -74,29 +86,39 @@ export class ReplicationOperations {
     }
   }
 
-  /** Compares the holders with one another; names the first differences. */
+  /** Compares the holders with one another; names the first differences. TOO_BUSY when too many wait for that; it ends with its client, when the holder that is asked has answered. */
   async check(call: Session) {
+    const release = await this.#checks.acquire(call.tenant, call.signal)
+    try {
+      return await this.#compare(call)
+    } finally {
+      release()
+    }
+  }
+
+  async #compare(call: Session) {
     const replica = this.#replica()
     const placement = replica.directory.placement(call.tenant) ?? (await replica.router.lookups.look(call.tenant, call))
     if (!placement) throw unknownTenant(call.tenant)
     const { tenant } = call
     const { incarnation } = placement
     const digests = new Map<string, Digests | undefined>()
-    for (const { node, state } of placement.holders)
-      if (state !== 'joining')
-        digests.set(
-          node,
-          await this.#handlers(replica, node)
-            .digests(tenant, incarnation)
-            .catch(() => undefined),
-        )
+    for (const { node, state } of placement.holders) {
+      if (state === 'joining') continue
+      call.throwIfEnded()
+      const answer = await this.#handlers(replica, node)
+        .digests(tenant, incarnation)
+        .catch(() => undefined)
+      digests.set(node, answer)
+    }
     const [first, ...others] = [...digests].filter((pair): pair is [string, Digests] => pair[1] !== undefined)
     const comparisons = []
     for (const [node, theirs] of first ? others : []) {
       const { verdict, buckets } = compareDigests(first![1], theirs)
       const differences = []
-      for (const bucket of buckets) {
+      for (const bucket of buckets.slice(0, DIFFERENCES_MAX)) {
         if (differences.length >= DIFFERENCES_MAX) break
+        call.throwIfEnded()
         const [here, there] = await Promise.all([
           this.#handlers(replica, first![0]).bucket(tenant, incarnation, bucket),
           this.#handlers(replica, node).bucket(tenant, incarnation, bucket),
