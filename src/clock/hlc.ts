@@ -58,7 +58,7 @@ export class HybridLogicalClock {
   }
 
   /** Takes note of another origin's reading, so that later ticks are above it. */
-  observe(other: Clock): void {
+  observe(other: Pick<Clock, 'wall' | 'counter'>): void {
     if (other.wall > this.#wall || (other.wall === this.#wall && other.counter > this.#counter)) {
       this.#wall = other.wall
       this.#counter = other.counter

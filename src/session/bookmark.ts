@@ -1,6 +1,7 @@
 import { deflateRawSync, inflateRawSync } from 'node:zlib'
 import { PercolateError } from '../base/errors.ts'
 import { BOOKMARK_CHARS_MAX } from '../base/limits.ts'
+import { type Clock, COUNTER_MAX, WALL_MAX } from '../clock/hlc.ts'
 import { joinVectors, type VersionVector, vectorFromObject, vectorToObject } from '../clock/vector.ts'
 import { packValue, unpackValue } from '../storage/codec.ts'
 import type { ToldAhead } from '../tenant/change-reader.ts'
@@ -15,7 +16,10 @@ export interface Bookmark {
   readonly lacks?: readonly (readonly [origin: string, sequence: number])[] | undefined
   /** What a feed told of that the vector does not count. */
   readonly ahead?: readonly ToldAhead[] | undefined
+  /** The latest that a write behind it carries: who writes with the bookmark is later, whatever the clock of the node says that takes it. */
+  readonly clock?: Reading | undefined
 }
+type Reading = Pick<Clock, 'wall' | 'counter'>
 
 /** Longer ones are compressed: versions before the one that could do so refused them as they were, so shorter ones stay as every version reads them. */
 const PLAIN_CHARS_MAX = 8192
@@ -35,10 +39,15 @@ function fromText(text: string): Buffer {
   return bytes[0] === COMPRESSED ? inflateRawSync(bytes.subarray(1), { maxOutputLength: PACKED_BYTES_MAX }) : bytes
 }
 
-export function encodeBookmark({ incarnation, vector, lost, ahead = [], lacks = [] }: Bookmark): string {
-  const told = ahead.map(one => [one.teller, vectorToObject(one.vector)])
-  const last = lacks.length > 0 ? [told, lacks] : told.length > 0 ? [told] : []
-  const rest = lost === undefined && last.length === 0 ? [] : [lost ?? null, ...last]
+export function encodeBookmark({ incarnation, vector, lost, ahead = [], lacks = [], clock }: Bookmark): string {
+  const rest = [
+    lost,
+    ahead.length > 0 ? ahead.map(one => [one.teller, vectorToObject(one.vector)]) : undefined,
+    lacks.length > 0 ? lacks : undefined,
+    clock && [clock.wall, clock.counter],
+  ]
+  // Versions before read the first ones, and leave the others.
+  while (rest.length > 0 && rest.at(-1) === undefined) rest.pop()
   return toText(packValue([1, incarnation, vectorToObject(vector), ...rest] as never))
 }
 
@@ -71,10 +80,10 @@ export function parseFeedCursor(text: string, field: string): FeedCursor {
 function decode(text: string): Bookmark | undefined {
   try {
     if (text.length > BOOKMARK_CHARS_MAX || !/^[A-Za-z0-9_-]+$/.test(text)) throw new Error('not base64url')
-    const [version, incarnation, vector, lost, told = [], lacks = []] = unpackValue(fromText(text)) as unknown[]
+    const [version, incarnation, vector, lost, told = [], lacks = [], clock] = unpackValue(fromText(text)) as unknown[]
     const parsed = vectorFromObject(vector)
     if (version !== 1 || typeof incarnation !== 'string' || !parsed) throw new Error('not a position')
-    if (lost !== undefined && lost !== null && typeof lost !== 'string') throw new Error('not a mark')
+    if (lost !== undefined && typeof lost !== 'string') throw new Error('not a mark')
     const ahead = (told as [unknown, unknown][]).map(([teller, names]) => {
       const named = vectorFromObject(names)
       if (typeof teller !== 'string' || !named) throw new Error('not what was told ahead')
@@ -82,18 +91,25 @@ function decode(text: string): Bookmark | undefined {
     })
     for (const [origin, sequence] of lacks as [unknown, unknown][])
       if (typeof origin !== 'string' || !Number.isSafeInteger(sequence)) throw new Error('not entries')
+    const [wall, counter] = (clock ?? []) as unknown[]
+    if (clock !== undefined && !(isWithin(wall, WALL_MAX) && isWithin(counter, COUNTER_MAX)))
+      throw new Error('not a clock')
     return {
       incarnation,
       vector: parsed,
       ...(typeof lost === 'string' ? { lost } : {}),
       ...(ahead.length > 0 ? { ahead } : {}),
       ...((lacks as unknown[]).length > 0 ? { lacks: lacks as [string, number][] } : {}),
+      ...(clock === undefined ? {} : { clock: { wall, counter } as Reading }),
     }
   } catch {
     // One message for every way of being wrong.
   }
   return undefined
 }
+
+const isWithin = (value: unknown, max: number): boolean =>
+  Number.isSafeInteger(value) && (value as number) >= 0 && (value as number) <= max
 
 /** Before everything: what a feed gives of a tenant that is not there yet, whatever its incarnation will be. Every copy has that. */
 export const namesNothing = ({ incarnation, vector }: Bookmark): boolean => incarnation === '' && vector.size === 0
@@ -107,4 +123,8 @@ export const joinBookmarks = (a: Bookmark | undefined, b: Bookmark): Bookmark =>
         vector: joinVectors(a.vector, b.vector),
         ...(b.lost === undefined ? { lost: a.lost, lacks: a.lacks } : { lost: b.lost, lacks: b.lacks }),
         ahead: b.ahead ?? a.ahead,
+        clock: later(a.clock, b.clock),
       }
+
+const later = (a: Reading | undefined, b: Reading | undefined): Reading | undefined =>
+  !a || !b ? (a ?? b) : (a.wall - b.wall || a.counter - b.counter) > 0 ? a : b

@@ -65,7 +65,10 @@ export function parseRequest(
   const wanted = head.header('x-percolate-consistency')
   const consistency: Consistency = {
     durability: durability === undefined ? undefined : parseDurability(durability),
-    bookmark: bookmark === undefined ? undefined : parseBookmark(bookmark, 'X-Percolate-Bookmark'),
+    bookmark:
+      bookmark === undefined
+        ? undefined
+        : withinBounds(parseBookmark(bookmark, 'X-Percolate-Bookmark'), nowMs + asOfAheadMsMax),
     needsHome: head.isConditional || (wanted !== undefined && parseConsistency(wanted)),
     ...(head.isNewCondition ? { protocol: 2 } : {}),
   }
@@ -79,6 +82,10 @@ export function parseRequest(
     forwardedBy: token === undefined ? undefined : auth?.verify(token, tenant),
   }
 }
+
+/** A clock that no write is admitted at is none of ours: nothing is moved to it. */
+const withinBounds = (bookmark: Bookmark, wallMax: number): Bookmark =>
+  bookmark.clock && bookmark.clock.wall > wallMax ? { ...bookmark, clock: undefined } : bookmark
 
 function parseAsOf(text: string, nowMs: number, aheadMsMax: number): Clock {
   const field = 'X-Percolate-As-Of'

@@ -10,7 +10,7 @@ import { NotTaken } from './forward.ts'
 import type { Session } from './session.ts'
 
 /** What a session tells the writer beside its plan; `asOf` instead of its own. */
-export type Commit = Omit<WriteOptions, 'onCommitted' | 'guard' | 'ending' | 'turn' | 'needsEntry'>
+export type Commit = Omit<WriteOptions, 'onCommitted' | 'guard' | 'above' | 'ending' | 'turn' | 'needsEntry'>
 
 /**
  * Plans and commits one command, and answers when the session's durability is reached. A tenant comes to be with its first write, when all that can be refused of it has been looked at: what is refused
@@ -120,13 +120,15 @@ class Writing {
     if (consistency.needsHome) this.#epoch ??= homes?.assertHome(id)
     const guard = this.#epoch === undefined ? undefined : homes?.guard(id, this.#epoch)
     this.#incarnation = tenant.identity.incarnation
+    const { bookmark } = consistency
+    const above = bookmark?.incarnation === this.#incarnation ? bookmark.clock : undefined
     const onCommitted = (position: VersionVector, clock: Clock, origin: string) => {
       this.#origins.add(origin)
       this.#clock = laterClock(this.#clock, clock)
       this.#position = this.#position ? joinVectors(this.#position, position) : position
     }
     const needsEntry = this.#context.replica !== undefined && this.#wanted !== 'local'
-    return { ...commit, guard, needsEntry, ...(this.first ?? { ending: this.#session }), onCommitted }
+    return { ...commit, guard, above, needsEntry, ...(this.first ?? { ending: this.#session }), onCommitted }
   }
 
   async finish<T>(result: T): Promise<T> {
@@ -138,7 +140,11 @@ class Writing {
     const reached = replica
       ? await replica.reach(tenant, this.#origins, position, wanted, durabilityTimeoutMs)
       : 'local'
-    const bookmark = joinBookmarks(consistency.bookmark, { incarnation: this.#incarnation, vector: position })
+    const bookmark = joinBookmarks(consistency.bookmark, {
+      incarnation: this.#incarnation,
+      vector: position,
+      clock: this.#clock,
+    })
     this.#session.outcome = { reached, bookmark, clock: this.#clock }
     // The same lease, from before the condition was looked at until now: nobody else decided meanwhile.
     if (this.#epoch !== undefined && replica?.homes.assertHome(tenant) !== this.#epoch)

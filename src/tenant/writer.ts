@@ -66,6 +66,8 @@ export interface WriteGuard {
 export interface WriteOptions {
   /** The clock to write with, for retries of work that began earlier; default: now. */
   readonly asOf?: Clock | undefined
+  /** What the client has seen of the tenant's clock: the command's own is later. */
+  readonly above?: Pick<Clock, 'wall' | 'counter'> | undefined
   /** How many ops the command makes, about; decides how many commands share a batch. */
   readonly weight?: number
   /** Bytes of text that it has to be indexed, about; decides how many commands share a batch, and whether the batch waits for others. Default: 0. */
@@ -364,7 +366,7 @@ export class TenantWriter {
     staging: Staging,
     pending: Pending,
   ): Promise<{ ops: readonly Op[]; result: unknown; clock: Clock } | undefined> {
-    const { asOf, guard } = pending.options
+    const { asOf, above, guard } = pending.options
     const settled = laterClock(this.#tenant.floor?.clock, this.#tenant.promised)
     if (asOf && settled && compareClocks(asOf, settled) <= 0) {
       this.#settled.add(pending)
@@ -379,8 +381,8 @@ export class TenantWriter {
     }
     // What comes after must be later, also than a client's clock that runs ahead of ours.
     if (asOf) this.#tenant.clock.observe(asOf)
-    if (guard && guard.aboveMs > 0)
-      this.#tenant.clock.observe({ wall: guard.aboveMs + 1, counter: 0, origin: this.#tenant.origin })
+    if (above) this.#tenant.clock.observe(above)
+    if (guard && guard.aboveMs > 0) this.#tenant.clock.observe({ wall: guard.aboveMs + 1, counter: 0 })
     const ticked = this.#tenant.clock.tick()
     const clock = asOf ?? ticked
     try {

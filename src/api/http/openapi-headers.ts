@@ -20,7 +20,10 @@ const header = (name: string, description: string, rest: object = {}) => ({
 
 const BOOKMARK = header('X-Percolate-Bookmark', 'Of a write or a feed: the answer has all that it names.')
 const CONSISTENCY = header('X-Percolate-Consistency', "`home`: the tenant's home answers.", { enum: ['any', 'home'] })
-const WRITE_BOOKMARK = header('X-Percolate-Bookmark', 'The bookmark of the answer names what this one names, too.')
+const WRITE_BOOKMARK = header(
+  'X-Percolate-Bookmark',
+  'The write is later than what it names, and the bookmark of the answer names that, too.',
+)
 const DURABILITY = header(
   'X-Percolate-Durability',
   'Wait until the write is this durable; 503 when it is not in time.',

@@ -3,7 +3,7 @@ import { describe, expect, it } from 'vitest'
 import { BOOKMARK_CHARS_MAX } from '../../../src/base/limits.ts'
 import { vectorToObject } from '../../../src/clock/vector.ts'
 import { encodeBookmark, parseBookmark, parseFeedCursor } from '../../../src/session/bookmark.ts'
-import { packValue } from '../../../src/storage/codec.ts'
+import { packValue, unpackValue } from '../../../src/storage/codec.ts'
 
 /** A vector as a tenant has it whose copies were made anew so many times. */
 function vectorOf(origins: number): Map<string, number> {
@@ -44,6 +44,20 @@ describe('a cursor or bookmark of a tenant with many origins', () => {
       vector,
       lost: 'ff',
     })
+  })
+
+  it('has the clock behind what versions before read of it', () => {
+    const bookmark = { incarnation, vector: vectorOf(2), clock: { wall: 1_795_000_000_000, counter: 7 } }
+    const text = encodeBookmark(bookmark)
+    expect(parseBookmark(text, 'bookmark')).toEqual(bookmark)
+    const [version, , , lost, told] = unpackValue(Buffer.from(text, 'base64url')) as unknown[]
+    expect([version, lost, told]).toEqual([1, undefined, undefined])
+    for (const clock of [
+      { wall: -1, counter: 0 },
+      { wall: 2 ** 48, counter: 0 },
+      { wall: 1, counter: 0.5 },
+    ])
+      expect(() => parseBookmark(encodeBookmark({ ...bookmark, clock }), 'bookmark')).toThrow(/bookmark must be one/)
   })
 
   it('that is none is refused: cut off, too long, or unpacking to more than any has', () => {
