@@ -28,15 +28,16 @@ export async function sendEvents(
     for (let next = first; !next.done && !raw.destroyed; next = await events.next())
       if (!raw.write(textOf(next.value)) && !(await readers.keepsUp(raw))) return void raw.destroy()
   } catch (error) {
-    if (error instanceof PercolateError)
-      raw.write(
-        `event: error\ndata: ${JSON.stringify({ code: error.code, detail: error.message, ...error.extra })}\n\n`,
-      )
+    if (error instanceof PercolateError) raw.write(errorEvent(error))
   } finally {
     await events.return(undefined)
     raw.end()
   }
 }
+
+/** How a feed that has begun says why it ends. */
+export const errorEvent = ({ code, message, extra }: PercolateError): string =>
+  `event: error\ndata: ${JSON.stringify({ code, detail: message, ...extra })}\n\n`
 
 const textOf = ({ cursor, changes }: ChangeEvent): string =>
   changes === undefined

@@ -8,6 +8,7 @@ import type { Member } from '../../replication/placement.ts'
 import { askEach, lost, misdirected } from '../../session/forward.ts'
 import type { FeedPlaces } from '../feed-places.ts'
 import { KeptBody } from './kept-body.ts'
+import { passEvents } from './passed-events.ts'
 
 /** Connections to one other node for requests that end by themselves, and as many again for those whose answer may take long. Feeds have as many as there are places for them. */
 const SOCKETS_MAX = 512
@@ -171,17 +172,12 @@ export class HttpForwarder {
       answer.setTimeout(0)
       // A stream of events is sent on as it comes.
       raw.flushHeaders()
-      answer.pipe(raw)
-      answer.once('error', () => raw.destroy())
-      // Nothing is written behind what may be half an event.
-      const end = () => {
-        answer.unpipe(raw)
-        raw.end()
+      if (isFeed && answer.statusCode === 200) passEvents(answer, raw, this.#feeds.closing)
+      else {
+        answer.pipe(raw)
+        answer.once('error', () => raw.destroy())
       }
-      if (isFeed && this.#feeds.closing.aborted) end()
-      else if (isFeed) this.#feeds.closing.addEventListener('abort', end, { once: true })
       raw.once('close', () => {
-        this.#feeds.closing.removeEventListener('abort', end)
         answer.destroy()
         resolve()
       })

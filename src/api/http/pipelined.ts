@@ -32,6 +32,8 @@ export function boundPipelined(app: FastifyInstance): void {
     if (open < AT_ONCE_MAX) return begin(line, reply.raw, done)
     socket.pause()
     waiting.push(() => {
+      // Nobody is there any more who would take an answer.
+      if (socket.destroyed) return
       if (waiting.length === 0) socket.resume()
       begin(line, reply.raw, done)
     })

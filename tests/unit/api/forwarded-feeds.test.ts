@@ -153,14 +153,34 @@ describe('change feeds that are sent on over HTTP', () => {
     expect(target.open.size).toBe(5)
   })
 
-  it('end when this node drains, and no more are taken', async () => {
-    const { ask, places } = await httpEntry([await httpNode('n2')])
+  it('end when this node drains, behind a whole event, with the cursor to go on from, and no more are taken', async () => {
+    const target = await httpNode('n2')
+    const { ask, places } = await httpEntry([target])
     const feed = await ask('/feed')
+    const [sender] = target.open
+    sender!.write('id: first\nevent: change\ndata: {"changes":["é"]}\n\nid: sec')
+    let text = ''
+    feed.setEncoding('utf8').on('data', chunk => (text += chunk))
+    const ended = new Promise(resolve => feed.once('end', resolve))
+    while (!text.includes('first')) await systemTime.sleep(1)
     places.close()
+    await ended
+    expect(text).toMatch(
+      /^: heartbeat\n\nid: first\nevent: change\ndata: \{"changes":\["é"\]\}\n\nevent: error\ndata: \{"code":"SHUTTING_DOWN",.*"cursor":"first"\}\n\n$/,
+    )
+    expect(await codeOf(await ask('/feed'))).toEqual([503, 'SHUTTING_DOWN'])
+    while (places.forwarded > 0) await systemTime.sleep(1)
+  })
+
+  it('say so when the node that they come from breaks off, and where to go on', async () => {
+    const target = await httpNode('n2')
+    const { ask, places } = await httpEntry([target])
+    const feed = await ask('/feed')
+    const [sender] = target.open
+    sender!.write(': heartbeat\nid: latest\n\n', () => sender!.destroy())
     let text = ''
     for await (const chunk of feed) text += chunk
-    expect(text).toBe(': heartbeat\n\n')
-    expect(await codeOf(await ask('/feed'))).toEqual([503, 'SHUTTING_DOWN'])
+    expect(text).toMatch(/id: latest\n\nevent: error\ndata: \{"code":"NODE_UNAVAILABLE",.*"cursor":"latest"\}\n\n$/)
     while (places.forwarded > 0) await systemTime.sleep(1)
   })
 })

@@ -68,6 +68,19 @@ it('requests that nobody takes the answers of are not begun, and all are answere
   expect(begun()).toBe(REQUESTS)
 })
 
+it('requests of a client that has gone are not begun', async () => {
+  const { socket, begun } = await pipelined()
+  socket.pause()
+  for (let n = 0; n < REQUESTS; n++) socket.write(get(n))
+  while (begun() === 0) await new Promise(resolve => setTimeout(resolve, 20))
+  socket.destroy()
+  await new Promise(resolve => setTimeout(resolve, 100))
+  const before = begun()
+  await new Promise(resolve => setTimeout(resolve, 500))
+  expect(begun()).toBe(before)
+  expect(before).toBeLessThan(150)
+})
+
 it('bodies behind requests that wait are read', async () => {
   const { socket } = await pipelined()
   const body = JSON.stringify({ text: 'y'.repeat(300_000) })
