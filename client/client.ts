@@ -27,7 +27,7 @@ export interface CallOptions {
   readonly asOf?: string | undefined
   /** See what this position has (`X-Percolate-Bookmark`): that of a write, or of a feed that ended with `CHANGES_EXPIRED`. */
   readonly bookmark?: string | undefined
-  /** The ETag that a read gave (or `*`): 412 PRECONDITION_FAILED when the one record has changed since. */
+  /** The ETag that an answer gave (or `*`): 412 PRECONDITION_FAILED when the one record has changed since. */
   readonly ifMatch?: string | undefined
   /** `*`: make the one entity only when it is not there, else 412. */
   readonly ifNoneMatch?: '*' | undefined

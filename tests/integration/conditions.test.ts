@@ -104,6 +104,57 @@ describe('If-Match over HTTP', () => {
   })
 })
 
+describe('the ETag of an entity', () => {
+  const put = (id: string, body: object, headers: Record<string, string> = {}) =>
+    node.request('PUT', `/api/v1/entities/${id}`, { body, headers })
+  const get = async (id: string, headers: Record<string, string> = {}) => {
+    const answer = await node.request('GET', `/api/v1/entities/${id}`, { headers })
+    return { status: answer.status, edges: answer.body?.edges?.length, etag: answer.headers.get('etag')! }
+  }
+
+  it('changes with the edges that are listed, also when another entity is deleted', async () => {
+    await put('end', {})
+    const written = await put('start', { edges: [{ type: 'to', to: 'end' }] })
+    const etag = written.headers.get('etag')!
+    expect(await get('start', { 'if-none-match': etag })).toEqual({ status: 304, edges: undefined, etag })
+    await node.request('DELETE', '/api/v1/entities/end')
+    const ended = await get('start', { 'if-none-match': etag })
+    expect([ended.status, ended.edges]).toEqual([200, 0])
+    expect(ended.etag).not.toBe(etag)
+    // The end comes back, and the edge does not.
+    await put('end', {})
+    expect((await get('start', { 'if-none-match': ended.etag })).status).toBe(304)
+    const again = (await put('start', { edges: [{ type: 'to', to: 'end' }] })).headers.get('etag')!
+    expect((await get('start', { 'if-none-match': again })).status).toBe(304)
+    expect((await get('start', { 'if-none-match': `${etag}, ${ended.etag}` })).edges).toBe(1)
+  })
+
+  it('changes with an edge that is written with an earlier clock than the entity', async () => {
+    const etag = await made('edged-later')
+    const past = { 'x-percolate-as-of': clockOf(Date.now() - 60_000) }
+    await put('edged-later', { edges: [{ type: 'to', to: 'f', weight: 1 }] }, past)
+    const edged = await get('edged-later', { 'if-none-match': etag })
+    expect([edged.status, edged.edges]).toEqual([200, 1])
+    const later = { 'x-percolate-as-of': clockOf(Date.now() - 50_000) }
+    await put('edged-later', { edges: [{ type: 'to', to: 'f', weight: 2 }] }, later)
+    expect((await get('edged-later', { 'if-none-match': edged.etag })).status).toBe(200)
+  })
+
+  it('counts in If-Match as that of the record: by the delete of what an edge leads to nothing is refused', async () => {
+    await put('other', {})
+    await put('record', { edges: [{ type: 'to', to: 'other' }] })
+    const { etag } = await get('record')
+    await node.request('DELETE', '/api/v1/entities/other')
+    expect((await get('record', { 'if-match': etag })).status).toBe(200)
+    expect((await put('record', { properties: { n: 1 } }, { 'if-match': `"other", ${etag}` })).status).toBe(200)
+    const refused = await put('record', { properties: { n: 2 } }, { 'if-match': etag })
+    expect([refused.status, refused.body.code]).toEqual([412, 'PRECONDITION_FAILED'])
+    const [named] = /"[^"]+"/.exec(refused.body.detail)!
+    expect((await put('record', { properties: { n: 3 } }, { 'if-match': named })).status).toBe(200)
+    expect((await get('record', { 'if-match': etag })).status).toBe(412)
+  })
+})
+
 describe('If-None-Match: *', () => {
   it('makes an entity that is not there, once', async () => {
     const headers = { 'if-none-match': '*' }

@@ -48,7 +48,7 @@ const OF_WRITE = {
   'X-Percolate-Bookmark': given('Reads that carry it see this write.'),
   'X-Percolate-Clock': given('The clock that the write carries.'),
 }
-const ETAG = { ETag: given('For `If-Match`.') }
+const ETAG = { ETag: given('For `If-Match`, and `If-None-Match` of a read.') }
 
 /** POSTs that change nothing. */
 const READS = /\/(search|chat|completions)$/

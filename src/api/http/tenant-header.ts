@@ -10,13 +10,15 @@ const CONDITIONS = {
   'if-match': {
     'If-Match': {
       type: 'string',
-      description: 'An ETag that a read gave, several, or `*`: 412 unless the record is so now. With one record only.',
+      description:
+        'An ETag that an answer gave, several, or `*`: 412 unless the record is so now. With one record only. Of an entity it asks nothing of the edges.',
     },
   },
   'if-none-match': {
     'If-None-Match': {
       type: 'string',
-      description: 'On a write `*`: 412 when the record exists. On a read an ETag: 304 when the record is still so.',
+      description:
+        'On a write `*`: 412 when the record exists. On a read an ETag: 304 when the answer would be the same, with the edges that an entity shows.',
     },
   },
 }

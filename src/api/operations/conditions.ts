@@ -37,6 +37,15 @@ export function etagOf(record: LwwRecord): string {
   return etag
 }
 
+/** Of an answer that shows more than its record: begins with the record's, and ends with what names the rest. `rest`: nothing, or what tells it from any other. */
+export function etagWith(record: LwwRecord, rest: readonly string[]): string {
+  const etag = etagOf(record)
+  return rest.length === 0 ? etag : `${etag.slice(0, -1)}-${derivedId(...rest).slice(0, 20)}"`
+}
+
+/** The record's part of an ETag. */
+const ofRecord = (etag: string): string => etag.replace(/-[0-9a-f]+"$/, '"')
+
 /**
  * Throws PRECONDITION_FAILED when a condition does not hold for the record, and CLOCK_NOT_LATER when it holds and the write would not be seen. What does not exist (`isThere` false; a delete
  * may be remembered of it) has no state that could match.
@@ -59,13 +68,16 @@ export function checkConditions(
   if (asOf) assertLater(record, asOf)
 }
 
-/** `etag`: of the record as it is now; undefined: there is none, and nothing can match (RFC 9110, 13.1.1). */
+/**
+ * Throws PRECONDITION_FAILED. `etag`: of the record as it is now, or of an answer about it; undefined: there is none, and nothing can match (RFC 9110, 13.1.1). Of what an answer shows beside the
+ * record nothing is asked: the home would have to read all of it to decide.
+ */
 export function checkIfMatch(etag: string | undefined, ifMatch: string): void {
   if (etag === undefined)
     throw new PercolateError('PRECONDITION_FAILED', 'There is no such record now; leave If-Match out to make it.', {
       field: 'If-Match',
     })
-  if (ifMatch.trim() === '*' || ifMatch.split(',').some(tag => tag.trim() === etag)) return
+  if (ifMatch.trim() === '*' || ifMatch.split(',').some(tag => ofRecord(tag.trim()) === ofRecord(etag))) return
   throw new PercolateError(
     'PRECONDITION_FAILED',
     `The record has changed: its ETag is ${etag}. Read it again and decide anew.`,

@@ -11,7 +11,7 @@ import {
   LIST_LIMIT_DEFAULT,
   NAME_BYTES_MAX,
 } from '../../base/limits.ts'
-import { PageBytes } from '../../base/page-bytes.ts'
+import { jsonOf, PageBytes } from '../../base/page-bytes.ts'
 import { mergeOp } from '../../rem/merge.ts'
 import { type EntityCommand, planDelete, planEntity } from '../../rem/plan.ts'
 import { EMPTY_RECORD, type LwwRecord, type Op, type RecordRef } from '../../rem/record.ts'
@@ -27,7 +27,7 @@ import type { PlanContext } from '../../tenant/writer.ts'
 import { decodeCursor, encodeCursor } from '../cursor.ts'
 import type { EntitiesQuery, EntityInput, EntityOutput, TraverseQuery } from '../schemas.ts'
 import { checkName } from './check-fields.ts'
-import { assertLater, type Conditions, checkConditions, etagOf, hasCondition } from './conditions.ts'
+import { assertLater, type Conditions, checkConditions, etagWith, hasCondition } from './conditions.ts'
 import { isoTime, notFound, type OperationsContext } from './context.ts'
 
 /** Edges that one answer about an entity lists; traversal reaches the others. */
@@ -61,7 +61,7 @@ export class EntityOperations {
           const { id } = commands[0]!
           const record = await context.read({ kind: 'entity', key: [id] })
           checkConditions(record, entityView(id, record) !== undefined, conditions, call.asOf)
-          // An edge is a record of its own, which the ETag does not tell of.
+          // An edge is a record of its own, of which If-Match asks nothing.
           if (call.asOf) for (const ref of touchedBy(commands[0]!)) assertLater(await context.read(ref), call.asOf)
         }
         const ops = commands.map(command => planEntity(command, context.clock))
@@ -221,7 +221,8 @@ async function shown(tenant: Tenant, id: string, reading: Reading, { mayCut = fa
   })
   return {
     entity: { ...toOutput(entity), edges, ...(isCut ? { edges_truncated: true } : {}) },
-    etag: etagOf(record!),
+    // An edge can change, and end with the entity that it leads to, while the record of this one stays as it is.
+    etag: etagWith(record!, [...edges.map(edge => jsonOf(edge)!), ...(isCut ? ['truncated'] : [])]),
   }
 }
 

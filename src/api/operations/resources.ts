@@ -26,7 +26,7 @@ import type { Tenant } from '../../tenant/tenant.ts'
 import { decodeCursor, encodeCursor } from '../cursor.ts'
 import type { EmbeddingsInput, ResourceInput, ResourceOutput, ResourcesQuery, SearchInput } from '../schemas.ts'
 import { checkContent, checkEmbedding, checkName, checkTitle } from './check-fields.ts'
-import { checkConditions, etagOf } from './conditions.ts'
+import { checkConditions, etagWith } from './conditions.ts'
 import { isoTime, notFound, type OperationsContext } from './context.ts'
 
 /** After the provider failed, writes store without asking it again for this long; an `embed` job catches up. */
@@ -122,7 +122,10 @@ export class ResourceOperations {
         const record = await tenant.record({ kind: 'resource', key: [id] })
         const resource = resourceView(id, record)
         if (!resource) throw notFound('resource', id)
-        return { resource: toOutput(resource, tenant.embedding), etag: etagOf(record!) }
+        const output = toOutput(resource, tenant.embedding)
+        // Of vectors of other models than the tenant has here another holder may say something else.
+        const isPlain = resource.embeddings.every(model => model === output.embedding_model)
+        return { resource: output, etag: etagWith(record!, isPlain ? [] : [String(output.embedding_model)]) }
       },
       () => {
         throw notFound('resource', id)
