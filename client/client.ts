@@ -9,6 +9,7 @@ import type {
   ResourceInput,
   ResourceOutput,
   RetractionInput,
+  RetractionOutput,
 } from '../src/api/schemas.ts'
 import { PercolateClientError } from './errors.ts'
 
@@ -97,8 +98,11 @@ export class PercolateClient {
     return this.request('GET', '/api/v1/moments', { query, ...options })
   }
 
-  /** Takes back what was written with the clock `asOf`: later writes stay, and one of that clock which arrives afterwards comes to nothing. */
-  retract(records: RetractionInput, options: CallOptions & { readonly asOf: string }): Promise<{ retracted: number }> {
+  /**
+   * Takes back records that were made with the clock `asOf`: later writes stay, and one of that clock which arrives afterwards comes to nothing. `kept`: those that have something earlier, which are
+   * left as they are.
+   */
+  retract(records: RetractionInput, options: CallOptions & { readonly asOf: string }): Promise<RetractionOutput> {
     return this.request('POST', '/api/v1/retractions', { body: records, ...options })
   }
 

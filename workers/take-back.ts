@@ -1,5 +1,7 @@
 import { PercolateClient } from '../client/client.ts'
 import { PercolateClientError } from '../client/errors.ts'
+import type { RetractionInput } from '../src/api/schemas.ts'
+import { parseClock } from '../src/clock/hlc.ts'
 import type { JobRecord } from '../src/jobs/model.ts'
 import { documentEntityId, momentId } from './ids.ts'
 
@@ -20,7 +22,7 @@ const BATCH = 500
 /**
  * Takes back what a job has written: its chunks, the document's entity with its edges, the moment. It is deleted with the clock that the job writes with: what others wrote to the same records later
  * stays, also what no listing shows as yet, and a write of the job that is still on its way comes to nothing. What others had written before the job is not in the trace, and does not carry the
- * job's name. Answers when a listing that knows of everything any holder has shows nothing of the job.
+ * job's name. What has something from before the job all the same stays, with what the job set on it. Answers when a listing that knows of everything any holder has shows nothing else of the job.
  */
 export async function takeBack(
   options: { readonly nodeUrl: string },
@@ -38,14 +40,44 @@ export async function takeBack(
       const entities =
         trace.hasEntity || (await entityOwner(client, job, bookmark)) === job.job_id ? [documentEntityId(job.uri!)] : []
       const moments = trace.hasMoment || (await hasMoment(client, job, bookmark)) ? [momentId(job)] : []
-      if (entities.length + moments.length > 0) await client.retract({ entities, moments }, { asOf: job.clock })
+      if (entities.length + moments.length > 0) await retract(client, job, { entities, moments }, bookmark)
     } else if (left.size === 0) return
     const ids = [...left]
     for (let at = 0; at < ids.length; at += BATCH)
-      await client.retract({ resources: ids.slice(at, at + BATCH) }, { asOf: job.clock })
+      await retract(client, job, { resources: ids.slice(at, at + BATCH) }, bookmark)
     for (const id of ids) taken.add(id)
     left = new Set()
   }
+}
+
+/** Retracts, and deletes of what is kept that which an earlier run of the same job wrote and none since: a job that is done over takes that for its own. */
+async function retract(
+  client: PercolateClient,
+  job: JobRecord,
+  records: RetractionInput,
+  bookmark: string | undefined,
+): Promise<void> {
+  const { kept = [] } = await client.retract(records, { asOf: job.clock })
+  const beganAtMs = parseClock(job.clock)?.wall ?? 0
+  for (const { kind, id } of kept) {
+    const path = `/api/v1/${kind === 'entity' ? 'entities' : `${kind}s`}/${encodeURIComponent(id)}`
+    try {
+      const record = await client.request<StandingRecord>('GET', path, { bookmark })
+      const owner = nameOf((record.metadata ?? record.properties)?.job_id)
+      if (owner === job.job_id && Date.parse(record.updated_at ?? record.time ?? '') < beganAtMs)
+        await client.request('DELETE', path, { asOf: job.clock })
+    } catch (error) {
+      if (!(error instanceof PercolateClientError) || error.code !== 'NOT_FOUND') throw error
+    }
+  }
+}
+
+interface StandingRecord {
+  readonly updated_at?: string
+  /** Of a moment, which has no other: when the job began that wrote it. */
+  readonly time?: string
+  readonly metadata?: Readonly<Record<string, unknown>>
+  readonly properties?: Readonly<Record<string, unknown>>
 }
 
 /**

@@ -102,6 +102,28 @@ export const RetractionInput = Type.Object(
 )
 export type RetractionInput = Static<typeof RetractionInput>
 
+export const RetractionOutput = Type.Object(
+  {
+    retracted: Type.Integer({
+      description: 'Records that are deleted as of the clock, whether they were there or not.',
+    }),
+    kept: Type.Optional(
+      Type.Array(
+        Type.Object({
+          kind: Type.Union([Type.Literal('resource'), Type.Literal('entity'), Type.Literal('moment')]),
+          id: Type.String(),
+        }),
+        {
+          description:
+            'Records that have something from before the clock. They are left as they are, also with what was written with it.',
+        },
+      ),
+    ),
+  },
+  { $id: 'RetractionOutput' },
+)
+export type RetractionOutput = Static<typeof RetractionOutput>
+
 export const EdgeInput = Type.Object(
   {
     type: Type.String({ minLength: 1 }),

@@ -189,6 +189,47 @@ describe('a job that is cancelled while it writes', () => {
   })
 })
 
+describe('what stood before a job under clocks that its look did not show', () => {
+  it('stays when the job is cancelled, which ends all the same', async () => {
+    const tenant = parseTenantId('unseen')
+    const uri = 'file:///unseen.md'
+    startRunner(new HeldEmbedder(2))
+    const id = await upload(tenant, uri)
+    const written = await eventually('it has written', async () => {
+      const found = await chunks(tenant, uri)
+      return found.length > 50 ? found : undefined
+    })
+    // Acknowledged by another holder before the upload, and arrived here after the job had looked.
+    const client = new PercolateClient({ url: node.url, tenant })
+    const wallMs = Number.parseInt((await jobs.get(tenant, id))!.clock.slice(0, 12), 16) - 1000
+    const { ordinal, content } = written[0]!
+    await client.putResources([{ uri, ordinal, content, category: 'mine' }], {
+      asOf: `${wallMs.toString(16).padStart(12, '0')}-00000000-other`,
+    })
+    await cancel(tenant, id)
+    await eventually('it is taken back', async () => (await job(tenant, id)).stage === 'retracted')
+    expect((await chunks(tenant, uri)).map(({ category }) => category)).toEqual(['mine'])
+  })
+})
+
+describe('a job that stood when it was done over', () => {
+  it('is taken back with what it had written before', async () => {
+    const tenant = parseTenantId('over')
+    const held = new HeldEmbedder(2)
+    const one = startRunner(held)
+    const id = await upload(tenant, 'file:///over.md')
+    await eventually('it has begun', async () => held.isReached)
+    await one.stop()
+    expect((await chunks(tenant, 'file:///over.md')).length).toBeGreaterThan(50)
+    const clock = `${Date.now().toString(16).padStart(12, '0')}-00000000-retry`
+    await jobs.update((await jobs.get(tenant, id))!, () => ({ clock }))
+    await cancel(tenant, id)
+    startRunner(new HashingEmbedder())
+    await eventually('it is taken back', async () => (await job(tenant, id)).stage === 'retracted')
+    expect(await chunks(tenant, 'file:///over.md')).toEqual([])
+  })
+})
+
 describe('a job that was started too often', () => {
   it('is taken back before it is called dead', async () => {
     const tenant = parseTenantId('poison')

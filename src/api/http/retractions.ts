@@ -13,7 +13,8 @@ export function addRetractionRoute(app: FastifyInstance, { retractions }: Operat
     {
       schema: {
         tags: ['resources'],
-        summary: 'Take back what was written with the clock in `X-Percolate-As-Of`; later writes stay',
+        summary:
+          'Delete records as of the clock in `X-Percolate-As-Of`, with which they were made; later writes stay, and records with something earlier',
         headers: {
           ...tenantHeader,
           required: [...tenantHeader.required, 'X-Percolate-As-Of'],
@@ -21,7 +22,7 @@ export function addRetractionRoute(app: FastifyInstance, { retractions }: Operat
         },
         body: ref('RetractionInput'),
         response: {
-          200: { type: 'object', required: ['retracted'], properties: { retracted: { type: 'integer' } } },
+          200: ref('RetractionOutput'),
           '4XX': ref('Problem'),
           '5XX': ref('Problem'),
         },

@@ -1,9 +1,12 @@
 import { PercolateError } from '../../base/errors.ts'
 import { checkId } from '../../base/ids.ts'
+import { type Clock, compareClocks } from '../../clock/hlc.ts'
+import { isVisible } from '../../rem/merge.ts'
 import { planDelete } from '../../rem/plan.ts'
+import type { LwwRecord, Op } from '../../rem/record.ts'
 import type { Session } from '../../session/session.ts'
 import { write } from '../../session/write.ts'
-import type { RetractionInput } from '../schemas.ts'
+import type { RetractionInput, RetractionOutput } from '../schemas.ts'
 import type { OperationsContext } from './context.ts'
 
 const KINDS = { resources: 'resource', entities: 'entity', moments: 'moment' } as const
@@ -18,9 +21,10 @@ export class RetractionOperations {
 
   /**
    * Deletes records *as of the clock that was written with*, all or none: what anybody wrote later stays, whichever holder has seen it by now. A record that is not there is deleted as well, so that
-   * a write of that clock which is still on its way comes to nothing when it arrives.
+   * a write of that clock which is still on its way comes to nothing when it arrives. `kept`: records that stood before that clock, as far as is known here. A delete would take that along, so they
+   * are left as they are, with what was written to them.
    */
-  async retract(call: Session, input: RetractionInput): Promise<{ retracted: number }> {
+  async retract(call: Session, input: RetractionInput): Promise<RetractionOutput> {
     if (!call.asOf)
       throw new PercolateError(
         'INVALID_ARGUMENT',
@@ -34,11 +38,24 @@ export class RetractionOperations {
     return write(
       this.#context,
       call,
-      ({ clock }) => ({
-        ops: records.map(({ kind, id }) => planDelete(kind, id, clock)),
-        result: { retracted: records.length },
-      }),
+      async ({ clock, read }) => {
+        const ops: Op[] = []
+        const kept: RetractionOutput['kept'] = []
+        for (const { kind, id } of records) {
+          const record = await read({ kind, key: [id] })
+          if (record && stoodBefore(record, clock)) kept.push({ kind, id })
+          else ops.push(planDelete(kind, id, clock))
+        }
+        return { ops, result: { retracted: ops.length, ...(kept.length > 0 ? { kept } : {}) } }
+      },
       { weight: records.length, touches: records.map(({ kind, id }) => ({ kind, key: [id] })) },
     )
   }
+}
+
+/** Whether it is there, and something of it is from before `clock`. What a later write of the same field overtook is not known any more. */
+function stoodBefore(record: LwwRecord, clock: Clock): boolean {
+  if (!isVisible(record)) return false
+  const clocks = [record.put!, ...[...record.fields.values()].map(register => register.clock)]
+  return clocks.some(other => compareClocks(other, clock) < 0)
 }
