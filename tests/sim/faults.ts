@@ -309,6 +309,7 @@ export class Faults {
         if (!process) return
         void process.replica
           .beginDrain()
+          .then(() => process.changes.places.close())
           .then(() => process.replica.handOff(1500))
           .then(() => process.replica.drain(3000))
           .catch(() => {})

@@ -13,6 +13,8 @@ const HEARTBEAT_MS = 1000
 /** A client that hears nothing for this long turns to another node. */
 const SILENCE_MS_MAX = 5000
 const RETRY_MS = 300
+/** How long a slow client takes for an event. */
+const SLOW_MS = 700
 
 /** What a client of a feed has seen without a gap, as it was told. */
 export interface FeedWindow {
@@ -49,6 +51,7 @@ export class SimFeed {
   #cursor: string | undefined
   #window: FeedWindow | undefined
   #isOver = false
+  #isInHaste = false
 
   constructor(cluster: SimCluster, tenant: TenantId) {
     this.#cluster = cluster
@@ -57,6 +60,11 @@ export class SimFeed {
 
   start(): void {
     void this.#run()
+  }
+
+  /** From now on its client takes events as they come. */
+  hasten(): void {
+    this.#isInHaste = true
   }
 
   stop(): void {
@@ -90,9 +98,14 @@ export class SimFeed {
     this.#cluster.count(`feed ${code}`)
     this.#cluster.note(`feed of ${this.tenant}: ${String(error)}`)
     if (!(error instanceof PercolateError)) throw error
-    if (code !== 'CHANGES_EXPIRED') return
+    const { cursor } = error.extra ?? {}
+    if (code !== 'CHANGES_EXPIRED') {
+      // Where it may go on is a word of the feed as its events are.
+      if (cursor !== undefined) this.#take({ cursor })
+      return
+    }
     // It reads everything anew, and goes on from there.
-    this.#cursor = error.extra?.cursor as string
+    this.#cursor = cursor!
     this.#window = undefined
     this.#begin(vectorOf(this.#cursor))
   }
@@ -110,6 +123,7 @@ export class SimFeed {
     this.#cluster.note(`feed of ${this.tenant} is read from ${process.name}`)
     const events = process.changes.follow(session, { cursor: this.#cursor, field: 'cursor' }, HEARTBEAT_MS)
     const time = world.timeOf({ skewMs: 0, isDead: false })
+    const isSlow = world.random.int(0, 1) === 0
     for (;;) {
       let arrived: Awaited<ReturnType<typeof events.next>> | undefined
       let failure: unknown
@@ -131,6 +145,8 @@ export class SimFeed {
         return
       }
       this.#take(arrived.value)
+      // What was read with it waits in the node meanwhile.
+      if (isSlow && !this.#isInHaste) await time.sleep(SLOW_MS)
     }
   }
 

@@ -303,6 +303,17 @@ export const mutations: readonly Mutation[] = [
     ],
   },
   {
+    name: 'drain tells what was read',
+    why: 'a feed that ends because its node drains gives a cursor behind changes that it has read and not told',
+    isWide: true,
+    focus: ['busy drain'],
+    by: ['feeds'],
+    edits: [
+      edit('api/operations/changes', 'throw feedsEnd(given)', 'throw feedsEnd(reader && at(reader.position))'),
+      edit('api/operations/changes', 'if (signal.aborted)\n                    break;', ''),
+    ],
+  },
+  {
     name: 'feed holds its lease',
     why: 'a feed keeps its tenant open while it waits',
     isWide: true,

@@ -149,6 +149,7 @@ class Run {
       this.#watch.look()
     }
     await world.runUntil(() => this.#inFlight === 0, 60_000)
+    for (const feed of this.#feeds) feed.hasten()
     let healed = await this.#heal()
     let copies = await this.#finalCopies()
     // A floor may have moved while the copies were read.
