@@ -31,7 +31,7 @@ export interface IngestOptions {
 
 export interface ParseLimits {
   readonly bytesMax: number
-  /** Longest time that any document may take. */
+  /** Longest time of a processor that any document may take. */
   readonly timeoutMs: number
   /** What the smallest may take, and what each MiB adds. */
   readonly timeoutBaseMs: number
@@ -85,7 +85,7 @@ export async function ingest(
     parsed = await sandbox.parse({
       name: file.name,
       contentType: file.contentType,
-      timeoutMs: parseTimeoutMs(options.parseLimits, file.bytes, job.attempts),
+      timeoutMs: parseTimeoutMs(options.parseLimits, file.bytes, job.error ? 1 : job.attempts),
       timeoutSettings: parseTimeoutSettings(options.parseLimits, file.bytes),
       signal: progress.signal,
     })

@@ -278,7 +278,7 @@ export const errorTable = {
     'RESOURCE_EXHAUSTED',
     'fix',
     'warn',
-    'Parsing the document would exceed a bound on size, time or memory (a zip bomb does).',
+    'Parsing the document would exceed a bound on size, processor time or memory (a zip bomb does).',
   ),
   DOCUMENT_EMPTY: spec(422, 'INVALID_ARGUMENT', 'fix', 'info', 'The document contains no text.'),
   TOO_BUSY: spec(503, 'UNAVAILABLE', 'later', 'warn', 'A bounded queue is full; retry after `Retry-After`.'),

@@ -1092,7 +1092,7 @@ export const settings = {
     max: 3_600_000,
     unit: 'ms',
     roles: WORKER,
-    doc: 'Longest time that parsing one document may take.',
+    doc: 'Longest time of a processor that parsing one document may take. On the clock ten times as much: a document whose parser does not get the processor is tried again.',
   },
   parseTimeoutBaseMs: {
     env: 'PERCOLATE_PARSE_TIMEOUT_BASE_MS',
@@ -1102,7 +1102,7 @@ export const settings = {
     max: 3_600_000,
     unit: 'ms',
     roles: WORKER,
-    doc: 'Longest time that parsing a small document may take. One whose worker ended before has half.',
+    doc: 'Longest time of a processor that parsing a small document may take. One whose worker ended before has half.',
   },
   parseTimeoutPerMibMs: {
     env: 'PERCOLATE_PARSE_TIMEOUT_PER_MIB_MS',

@@ -29,7 +29,7 @@ export interface ParsedFile {
 export interface ParseRequest {
   readonly name: string
   readonly contentType: string | null
-  /** How long parsing may take once the file is there. */
+  /** How much of a processor's time parsing may take once the file is there; on the clock {@link WAITING_FACTOR} times as much, since others may have the processor. */
   readonly timeoutMs: number
   /** The settings that say so, for the error. */
   readonly timeoutSettings: string
@@ -39,7 +39,11 @@ export interface ParseRequest {
 const CHUNKS_MAX = 50_000
 /** Beside the heap: code, stacks, buffers. */
 const RSS_MARGIN_BYTES = 384 * 1024 * 1024
-const RSS_CHECK_MS = 200
+const CHECK_MS = 200
+/** A process that has had less of the processor than its document may take is ended after this many times that on the clock, and tried again. */
+const WAITING_FACTOR = 10
+/** Of `/proc/<pid>/stat`: so many a second on every Linux. */
+const CPU_TICK_MS = 10
 const LINE_BYTES_MAX = 4 * 1024 * 1024
 /** Loading the parsers takes half a second of a whole core; a machine that needs this long is out of order. */
 const READY_MS_MAX = 60_000
@@ -136,7 +140,7 @@ export class Sandbox {
     signal.addEventListener('abort', abort, { once: true })
     if (signal.aborted) abort()
     let timer = setTimeout(() => stop(new PercolateError('INTERNAL', 'A parser process did not start.')), READY_MS_MAX)
-    let memory: NodeJS.Timeout | undefined
+    let checks: NodeJS.Timeout | undefined
     try {
       await this.#ready.catch(error => {
         throw stopped ?? error
@@ -144,21 +148,29 @@ export class Sandbox {
       clearTimeout(timer)
       if (!stopped && (this.#child.exitCode !== null || this.#child.signalCode !== null))
         throw new PercolateError('INTERNAL', 'A parser process ended before it had anything to parse.')
+      const usedBefore = await cpuMs(this.#child)
       timer = setTimeout(
         () =>
           stop(
             new PercolateError(
-              'DOCUMENT_TOO_COSTLY',
-              `${name} took longer than ${timeoutMs / 1000} s to parse, what a document of its size may take (${timeoutSettings}).`,
+              'INTERNAL',
+              `${name} was not parsed within ${(timeoutMs * WAITING_FACTOR) / 1000} s, and its parser did not get the ${timeoutMs / 1000} s of a processor that it may take: the machine has too much to do, or the parser hangs.`,
             ),
           ),
-        timeoutMs,
+        timeoutMs * WAITING_FACTOR,
       )
-      memory = setInterval(
-        () =>
-          void checkMemory(this.#child, options.memoryBytes + RSS_MARGIN_BYTES, () => stop(outOfMemory(name, options))),
-        RSS_CHECK_MS,
-      )
+      checks = setInterval(() => {
+        void checkMemory(this.#child, options.memoryBytes + RSS_MARGIN_BYTES, () => stop(outOfMemory(name, options)))
+        void cpuMs(this.#child).then(used => {
+          if (used !== undefined && used - (usedBefore ?? 0) > timeoutMs)
+            stop(
+              new PercolateError(
+                'DOCUMENT_TOO_COSTLY',
+                `${name} took more than ${timeoutMs / 1000} s of a processor to parse, what a document of its size may take (${timeoutSettings}).`,
+              ),
+            )
+        })
+      }, CHECK_MS)
       const message: SandboxRequest = {
         path: this.path,
         name,
@@ -171,7 +183,7 @@ export class Sandbox {
       return await this.#answer(name, () => stopped)
     } finally {
       clearTimeout(timer)
-      clearInterval(memory)
+      clearInterval(checks)
       signal.removeEventListener('abort', abort)
       await this.close()
     }
@@ -230,4 +242,13 @@ async function checkMemory(child: ChildProcess, bytesMax: number, exceeded: () =
     (await readFile(join('/proc', String(child.pid), 'statm'), 'utf8').catch(() => '0 0')).split(' ')[1],
   )
   if (pages * 4096 > bytesMax) exceeded()
+}
+
+/** The processor time that the process has had, all its threads together. Undefined: it is not known (elsewhere than on Linux), or the process is gone. */
+async function cpuMs(child: ChildProcess): Promise<number | undefined> {
+  if (process.platform !== 'linux' || child.pid === undefined) return undefined
+  const stat = await readFile(join('/proc', String(child.pid), 'stat'), 'utf8').catch(() => undefined)
+  // The second field, the name, is in parentheses and may hold anything; `utime` and `stime` are fields 14 and 15.
+  const fields = stat?.slice(stat.lastIndexOf(')') + 2).split(' ')
+  return fields && (Number(fields[11]) + Number(fields[12])) * CPU_TICK_MS
 }

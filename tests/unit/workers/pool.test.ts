@@ -81,6 +81,26 @@ describe('parsers that are kept ready', () => {
     }
   })
 
+  it('a document whose parser does not get the processor is not called too costly for that', async () => {
+    const paused = async (ms: number, timeoutMs: number) => {
+      const sandbox: Sandbox = pool.take()
+      await writeFile(sandbox.path, 'A short text.')
+      await sandbox.ready
+      process.kill(sandbox.pid!, 'SIGSTOP')
+      const resume = systemTime.sleep(ms).then(() => isAlive(sandbox.pid!) && process.kill(sandbox.pid!, 'SIGCONT'))
+      return { parsing: sandbox.parse(request('a.txt', { timeoutMs })), resume }
+    }
+    const slow = await paused(1500, 1000)
+    expect((await slow.parsing).chunks[0]!.content).toBe('A short text.')
+    // It is tried again, as often as others.
+    const hanging = await paused(5000, 300)
+    await expect(hanging.parsing).rejects.toMatchObject({
+      code: 'INTERNAL',
+      message: expect.stringMatching(/within 3 s/),
+    })
+    await Promise.all([slow.resume, hanging.resume])
+  })
+
   it('a document that takes too much memory is stopped', async () => {
     const small = new ParserPool({ ...limits, memoryBytes: 64 * MIB, time: systemTime, warm: 0 })
     const sandbox = small.take()
