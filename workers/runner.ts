@@ -42,6 +42,9 @@ const HELD_MAX = 64
 const HELD_PER_TENANT_MAX = 16
 /** A job of a tenant that has its share here comes back after this, and later each time: so the jobs behind it come to the front. */
 const SHARE_RELEASE_MS = 500
+/** How long a job lets earlier uploads of its document go first before it looks again: shorter when the next one is at work. It grows with each look. */
+const TURN_MS = 250
+const TURN_MS_MAX = { working: 2000, waiting: 15_000 } as const
 /** A hint says at once that a job was cancelled; hints can be lost, so the record is looked at as well. */
 const RECORD_CHECK_MS = 2000
 /** Stages in which a document is written. */
@@ -56,7 +59,7 @@ interface RunningJob {
 /**
  * Pulls jobs and runs them, shared between tenants: one never gets more than its part of the slots, and tenants that wait get the others in turn.
  * A message is counted before its work starts; one that was started too often (it takes its worker down, or hangs it) is dead-lettered before it
- * is started again. What fails because a service is away is given back and not held against it. A job that is cancelled stops at once.
+ * is started again. Uploads of one document are worked on one after the other, as they came. What fails because a service is away is given back and not held against it. A job that is cancelled stops at once.
  */
 export class JobRunner {
   readonly #options: RunnerOptions
@@ -218,12 +221,28 @@ export class JobRunner {
 
   async #run(delivery: Delivery, message: JobRecord, signal: AbortSignal): Promise<void> {
     const { jobs, logger, attemptsMax } = this.#options
+    const { job: next, ahead } = await jobs.turn(message)
+    if (ahead !== 'nobody') {
+      // It is not an attempt: it holds nothing here while it waits.
+      delivery.release(Math.min(TURN_MS_MAX[ahead], TURN_MS * 2 ** Math.min(delivery.deliveries, 6)))
+      return
+    }
     let poisoned = false
-    const started = await jobs.update(message, job => {
+    let isRetried = false
+    const started = await jobs.update(next, job => {
+      isRetried = job.clock !== next.clock
       poisoned = !isFinished(job.status) && job.attempts >= attemptsMax
-      if (isFinished(job.status) || poisoned) return undefined
-      return { status: 'running', attempts: job.attempts + 1 }
+      if (isFinished(job.status) || poisoned || isRetried) return undefined
+      return {
+        status: 'running',
+        attempts: job.attempts + 1,
+        ...(job.turn ? { turn: { clock: job.clock, after: [] } } : {}),
+      }
     })
+    if (isRetried && !isFinished(started.status)) {
+      delivery.release(TURN_MS)
+      return
+    }
     const trace = newTrace()
     if (poisoned) {
       const detail = `Started ${started.attempts} times and never finished${started.error ? `; the last reason: ${started.error.detail.replace(/\.+$/, '')}` : ': it takes its worker down or hangs'}.`

@@ -4,6 +4,7 @@ import type { Time } from '../base/time.ts'
 import { formatClock } from '../clock/hlc.ts'
 import type { Delivery, KvBucket, StreamPort } from '../stream/port.ts'
 import { subjects } from '../stream/subjects.ts'
+import { DocumentLines, type Place } from './line.ts'
 import { encodeJobMessage, isFinished, isRetracting, type JobRecord } from './model.ts'
 
 export interface JobsOptions {
@@ -30,15 +31,27 @@ const LISTED_MAX = 5000
 const DEAD_MESSAGES_MAX = 100_000
 const ACK_PENDING_MAX = 10_000
 const UPDATE_ATTEMPTS_MAX = 10
+/** A job that others wait for, and whose record has not changed for this long, gets another message: its own may never have been sent. A parser may take an hour. */
+const REMIND_MS = 600_000
+const REMIND_RUNNING_MS = 7_200_000
+
+/** Who of a document's earlier uploads has not come to an end: one that is at work, or none as yet. */
+export type Ahead = 'nobody' | 'working' | 'waiting'
 
 /** Job records (KV), job messages (work queue) and dead letters, for gateway, node and workers alike. */
 export class Jobs {
   readonly #options: JobsOptions
+  readonly #lines: DocumentLines
   #bucket: Promise<KvBucket> | undefined
   #prepared: Promise<void> | undefined
 
   constructor(options: JobsOptions) {
     this.#options = options
+    this.#lines = new DocumentLines({
+      time: options.time,
+      records: () => this.#records(),
+      get: (tenant, jobId) => this.get(tenant, jobId),
+    })
   }
 
   static of(settings: JobSettings, parts: Pick<JobsOptions, 'stream' | 'time' | 'tier'>): Jobs {
@@ -67,7 +80,10 @@ export class Jobs {
     return this.prepare()
   }
 
-  /** Record first, then message; when the message can't be stored the record goes again, and the caller learns that there is no job. */
+  /**
+   * Record first, then the place in the document's line, then the message; when the message can't be stored place and record go again, and the caller learns that there is no job. One that has
+   * another behind it already stays as a cancelled one, by which that one finds who is further ahead.
+   */
   async enqueue(job: JobRecord, messageId: string = job.job_id): Promise<void> {
     const prepared = this.#prepared
     try {
@@ -75,7 +91,9 @@ export class Jobs {
     } catch (error) {
       // Now it is looked at anew whether stream and bucket are there. Both steps may be done twice.
       if (prepared === undefined || !isUnavailable(error)) throw error
-      await this.#enqueue(job, messageId)
+      // One that could not be withdrawn still comes after those that it came after.
+      const turn = (await this.get(job.tenant, job.job_id))?.turn
+      await this.#enqueue(turn ? { ...job, turn } : job, messageId)
     }
   }
 
@@ -85,13 +103,78 @@ export class Jobs {
       const bucket = await this.#records()
       const key = subjects.jobKey(job.tenant, job.job_id)
       await bucket.put(key, encodeRecord(job))
+      let place: Place | undefined
       try {
-        await this.#send(job, messageId)
+        place = await this.#place(job)
+        await this.#send(place ? await this.#takePlace(job, place) : job, messageId)
       } catch (error) {
-        await bucket.delete(key).catch(() => {})
+        await this.#withdraw(bucket, job, place).catch(() => {})
         throw error
       }
     })
+  }
+
+  async #withdraw(bucket: KvBucket, job: JobRecord, place: Place | undefined): Promise<void> {
+    if (!place || (await place.undo())) await bucket.delete(subjects.jobKey(job.tenant, job.job_id))
+    else
+      await this.#update(job, now =>
+        isFinished(now.status) ? undefined : { status: 'cancelled', clock: place.turn.clock, turn: place.turn },
+      )
+  }
+
+  async #place(job: JobRecord): Promise<Place | undefined> {
+    return job.kind === 'ingest' && job.uri !== undefined ? this.#lines.enter({ ...job, uri: job.uri }) : undefined
+  }
+
+  /** Notes the place in the job's record, unless it has ended or was given another one meanwhile. */
+  async #takePlace(job: JobRecord, place: Place): Promise<JobRecord> {
+    const { turn } = place
+    const placed = await this.#update(job, now =>
+      isFinished(now.status) || now.clock !== job.clock || hasPlace(now) ? undefined : { clock: turn.clock, turn },
+    )
+    if (placed.clock !== turn.clock) await place.undo()
+    return placed
+  }
+
+  /**
+   * Whether it is a job's turn among the uploads of its document. One without a place (its gateway is of a version before, or ended halfway) gets the last. `job` is the record that this is true of: while
+   * its clock is the same, nobody gets ahead of it again.
+   */
+  async turn(fallback: JobRecord): Promise<{ job: JobRecord; ahead: Ahead }> {
+    let job = (await this.get(fallback.tenant, fallback.job_id)) ?? fallback
+    if (isFinished(job.status)) return { job, ahead: 'nobody' }
+    if (!hasPlace(job)) {
+      const place = await this.#place(job)
+      if (!place) return { job, ahead: 'nobody' }
+      job = await this.#whileThere(() => this.#takePlace(job, place))
+      // Retried meanwhile: whoever does that gives it its place.
+      if (!hasPlace(job) && !isFinished(job.status)) return { job, ahead: 'waiting' }
+    }
+    const { after, one } = await this.#lines.ahead(job)
+    if (after.length === 0) return { job, ahead: 'nobody' }
+    if (one) await this.#remind(one)
+    const known = JSON.stringify(job.turn?.after)
+    if (JSON.stringify(after) !== known)
+      job = await this.update(job, now =>
+        now.status === 'queued' && JSON.stringify(now.turn) === JSON.stringify(job.turn)
+          ? { turn: { clock: job.clock, after } }
+          : undefined,
+      )
+    return { job, ahead: one && one.status !== 'queued' ? 'working' : 'waiting' }
+  }
+
+  /** A job that others wait for may have lost its message, or never have had one: then it would hold them up for as long as its record is kept. */
+  async #remind(job: JobRecord): Promise<void> {
+    const silentMs = this.#options.time.now() - Date.parse(job.updated_at)
+    if (silentMs < (job.status === 'running' ? REMIND_RUNNING_MS : REMIND_MS)) return
+    if (job.status === 'queued' && (await this.#lines.ahead(job)).after.length > 0) return
+    let isMine = false
+    const reminded = await this.update(job, now => {
+      // What stands in for a record that has gone is `job` itself.
+      isMine = now !== job && now.updated_at === job.updated_at
+      return isMine ? {} : undefined
+    })
+    if (isMine) await this.#send(reminded, `${job.job_id}-reminded-${job.updated_at}`)
   }
 
   async get(tenant: TenantId, jobId: string): Promise<JobRecord | undefined> {
@@ -185,8 +268,12 @@ export class Jobs {
       }
     })
     await this.prepare()
-    await this.#whileThere(() => this.#send(queued, `${jobId}-${this.#options.time.now()}`))
-    return queued
+    return this.#whileThere(async () => {
+      const place = await this.#place(queued)
+      const placed = place ? await this.#takePlace(queued, place) : queued
+      await this.#send(placed, `${jobId}-${this.#options.time.now()}`)
+      return placed
+    })
   }
 
   /** A queued job will not be started; a running one stops at once. What it wrote is taken back by a worker: its stage says so. JOB_STATE: it has ended, or stands already. */
@@ -294,6 +381,8 @@ export class Jobs {
     return new Date(this.#options.time.now()).toISOString()
   }
 }
+
+const hasPlace = ({ clock, turn }: JobRecord): boolean => turn?.clock === clock
 
 const isUnavailable = (error: unknown): boolean =>
   error instanceof PercolateError && error.code === 'STREAM_UNAVAILABLE'

@@ -11,6 +11,23 @@ export type JobStatus = 'queued' | 'running' | 'completed' | 'failed' | 'dead' |
 export const isRetracting = ({ status, stage }: Pick<JobRecord, 'status' | 'stage'>): boolean =>
   status === 'cancelled' && stage === 'retract'
 export const isFinished = (status: JobStatus): boolean => status !== 'queued' && status !== 'running'
+/** Whether it may still write, or take back what it wrote. */
+export const isOpen = (job: Pick<JobRecord, 'status' | 'stage'>): boolean =>
+  !isFinished(job.status) || isRetracting(job)
+
+/** An upload of a document, or a retry of it by hand, which has a clock of its own. */
+export interface Upload {
+  readonly job_id: string
+  readonly clock: string
+}
+
+/** The place of an upload among those of the same document. */
+export interface Turn {
+  /** Of another clock than its job: the job has been retried since, and has no place as yet. */
+  readonly clock: string
+  /** Those that it waits for, and what they waited for. */
+  readonly after: readonly Upload[]
+}
 
 export interface UploadedFile {
   /** As the client named it; never a path here. */
@@ -48,6 +65,8 @@ export interface JobRecord {
   readonly clock: string
   readonly file?: UploadedFile
   readonly uri?: string
+  /** Undefined: nobody has given it a place as yet. */
+  readonly turn?: Turn
   /** The uri came from the client: this version of the document replaces the one before. */
   readonly replaces?: boolean
   readonly category?: string

@@ -13,6 +13,8 @@ export const subjects = {
   jobsBucket: 'percolate-jobs',
   jobKey: (tenant: TenantId, jobId: string) => `${tenant}.${jobId}`,
   jobKeysOf: (tenant: TenantId) => `${tenant}.*`,
+  /** Of the line of a document's uploads; {@link jobKeysOf} does not list it. */
+  documentKey: (tenant: TenantId, document: string) => `${tenant}.document.${document}`,
   syncStream: (tenant: TenantId) => `percolate-sync-${tenant}`,
   syncAll: (tenant: TenantId) => `percolate.sync.${tenant}.>`,
   syncOps: (tenant: TenantId) => `percolate.sync.${tenant}.ops`,

@@ -2,11 +2,14 @@ import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest'
 import { PercolateClient } from '../../client/client.ts'
 import { parseTenantId, type TenantId } from '../../src/base/ids.ts'
 import { systemTime } from '../../src/base/time.ts'
+import { formatClock } from '../../src/clock/hlc.ts'
 import { HashingEmbedder } from '../../src/embedding/hashing.ts'
 import type { Embedder } from '../../src/embedding/port.ts'
+import { Jobs } from '../../src/jobs/jobs.ts'
 import { encodeJobMessage } from '../../src/jobs/model.ts'
 import { planFloor } from '../../src/rem/floor.ts'
 import { openRocksKv } from '../../src/storage/rocksdb.ts'
+import type { Delivery } from '../../src/stream/port.ts'
 import { subjects } from '../../src/stream/subjects.ts'
 import { DataDir } from '../../src/tenant/data-dir.ts'
 import { Tenant } from '../../src/tenant/tenant.ts'
@@ -230,6 +233,115 @@ describe('a job that stood when it was done over', () => {
   })
 })
 
+describe('uploads of one document', () => {
+  const ended = (tenant: TenantId, id: string, status: string) =>
+    eventually(`it is ${status}`, async () => {
+      const { status: now, stage } = await job(tenant, id)
+      return now === status && stage !== 'retract'
+    })
+  /** For as long as another would have begun to write if it did not wait. */
+  const aWhile = () => systemTime.sleep(1500)
+  /** Takes the first message of the queue, as a worker does that then ends. */
+  const take = async (): Promise<Delivery> => {
+    const [delivery] = await jobs.fetch(1, 3000, new AbortController().signal)
+    return delivery!
+  }
+
+  it('the second, cancelled while it writes, takes nothing away from the first, which is in', async () => {
+    const tenant = parseTenantId('twice')
+    const first = new HeldEmbedder(1)
+    startRunner(first)
+    const a = await upload(tenant, 'file:///twice.md')
+    await eventually('the first has begun', async () => first.isReached)
+    const second = new HeldEmbedder(2)
+    startRunner(second)
+    const b = await upload(tenant, 'file:///twice.md')
+    await aWhile()
+    first.letGo()
+    await ended(tenant, a, 'completed')
+    await eventually('the second has begun to write', async () => first.isReached && second.isReached)
+    await cancel(tenant, b)
+    await ended(tenant, b, 'cancelled')
+    expect((await chunks(tenant, 'file:///twice.md')).length).toBe((await job(tenant, a)).total)
+    expect((await entities(tenant)).length).toBe(1)
+  })
+
+  it('the second waits for the first also when the queue has it first, and stays the one that is in; it costs no attempt', async () => {
+    const tenant = parseTenantId('versions')
+    const a = await upload(tenant, 'file:///v.md', '# Old\n\nThe first version of the document.')
+    const b = await upload(tenant, 'file:///v.md', '# New\n\nThe second version of the document.')
+    ;(await take()).release(1500)
+    startRunner(new HashingEmbedder())
+    await ended(tenant, b, 'completed')
+    await ended(tenant, a, 'completed')
+    expect((await chunks(tenant, 'file:///v.md')).map(({ content }) => content)).toEqual([
+      expect.stringContaining('The second version'),
+    ])
+    expect((await job(tenant, b)).attempts).toBe(1)
+  })
+
+  it('one that was cancelled in line, or whose record is gone, lets those behind it see who is further ahead; one whose record is gone holds up nobody', async () => {
+    const tenant = parseTenantId('line')
+    const first = new HeldEmbedder(2)
+    startRunner(first)
+    const a = await upload(tenant, 'file:///line.md')
+    await eventually('the first has begun', async () => first.isReached)
+    const b = await upload(tenant, 'file:///line.md')
+    const c = await upload(tenant, 'file:///line.md')
+    startRunner(new HashingEmbedder())
+    await cancel(tenant, b)
+    await aWhile()
+    expect(await job(tenant, c)).toMatchObject({ status: 'queued', attempts: 0 })
+    // Retried, it comes behind the third.
+    expect((await request(`${url}/jobs/${b}/retry`, 'POST', { tenant })).status).toBe(202)
+    const records = await stream.bucket(subjects.jobsBucket, { maxAgeMs: parts.config.jobRecordMaxAgeMs, replicas: 1 })
+    const [one, two, three] = await Promise.all([a, b, c].map(async id => (await jobs.get(tenant, id))!.clock))
+    expect([one! < three!, three! < two!]).toEqual([true, true])
+    await records.delete(subjects.jobKey(tenant, a))
+    await ended(tenant, c, 'completed')
+    await ended(tenant, b, 'completed')
+  })
+
+  it('one that never got its message gets one when another waits for it', async () => {
+    const tenant = parseTenantId('lost')
+    const a = await upload(tenant, 'file:///lost.md', 'The first.')
+    await (await take()).ack()
+    const records = await stream.bucket(subjects.jobsBucket, { maxAgeMs: parts.config.jobRecordMaxAgeMs, replicas: 1 })
+    const long = { ...(await jobs.get(tenant, a))!, updated_at: new Date(Date.now() - 3_600_000).toISOString() }
+    await records.put(subjects.jobKey(tenant, a), Buffer.from(JSON.stringify(long)))
+    const b = await upload(tenant, 'file:///lost.md', 'The second.')
+    startRunner(new HashingEmbedder())
+    await ended(tenant, b, 'completed')
+    expect((await job(tenant, a)).status).toBe('completed')
+    expect((await chunks(tenant, 'file:///lost.md')).map(({ content }) => content)).toEqual(['The second.'])
+  })
+
+  it('many at once, from several gateways whose clocks differ, all get a place of their own', async () => {
+    const tenant = parseTenantId('many')
+    const gateways = [0, 8000].map(offset =>
+      Jobs.of(parts.config, {
+        stream,
+        time: { ...systemTime, now: () => Date.now() - offset, sleep: systemTime.sleep.bind(systemTime) },
+        tier: 'elsewhere',
+      }),
+    )
+    const ids = Array.from({ length: 60 }, (_, n) => `many-${n}`)
+    await Promise.all(
+      ids.map((job_id, n) => {
+        const clock = formatClock({ wall: Date.now() - (n % 2) * 8000, counter: 0, origin: job_id })
+        const file = { name: 'a.md', objectKey: 'none', bytes: 1, contentType: null, sha256: 'none' }
+        const gateway = gateways[n % 2]!
+        return gateway.enqueue(gateway.newRecord({ job_id, tenant, kind: 'ingest', clock, file, uri: 'file:///many' }))
+      }),
+    )
+    const all = (await jobs.list(tenant)).sort((a, b) => (a.clock < b.clock ? -1 : 1))
+    expect(all.map(({ turn }) => turn!.after.map(({ clock }) => clock))).toEqual(
+      all.map((_, n) => (n === 0 ? [] : [all[n - 1]!.clock])),
+    )
+    expect(all.length).toBe(60)
+  })
+})
+
 describe('a job that was started too often', () => {
   it('is taken back before it is called dead', async () => {
     const tenant = parseTenantId('poison')
@@ -335,6 +447,17 @@ describe('a retraction', () => {
     expect((await client.listResources()).results.map(({ content }) => content).sort()).toEqual(['kept', 'other'])
     expect((await client.getResource(kept!)).category).toBe('later')
     expect((await client.listMoments()).results).toEqual([])
+    const headers = { 'X-Percolate-As-Of': asOf }
+    await client.retract({ entities: ['lost'] }, { asOf })
+    expect((await node.request('PUT', '/api/v1/entities/lost', { tenant, headers, body: { type: 'x' } })).status).toBe(
+      404,
+    )
+    const posted = { resources: [{ content: 'gone' }] }
+    expect(await node.request('POST', '/api/v1/resources', { tenant, headers, body: posted })).toMatchObject({
+      status: 201,
+      body: { ids: [gone] },
+    })
+    expect((await node.request('GET', `/api/v1/resources/${gone}`, { tenant })).status).toBe(404)
     await client.putMoments([late])
     expect((await client.listMoments()).results.length).toBe(1)
   })
