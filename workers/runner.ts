@@ -42,9 +42,9 @@ const HELD_MAX = 64
 const HELD_PER_TENANT_MAX = 16
 /** A job of a tenant that has its share here comes back after this, and later each time: so the jobs behind it come to the front. */
 const SHARE_RELEASE_MS = 500
-/** How long a job lets earlier uploads of its document go first before it looks again: shorter when the next one is at work. It grows with each look. */
+/** How long a job lets earlier uploads of its document go first before it looks again: shorter when there is only one. It grows with each look. */
 const TURN_MS = 250
-const TURN_MS_MAX = { working: 2000, waiting: 15_000 } as const
+const TURN_MS_MAX = { one: 2000, several: 15_000 } as const
 /** A hint says at once that a job was cancelled; hints can be lost, so the record is looked at as well. */
 const RECORD_CHECK_MS = 2000
 /** Stages in which a document is written. */

@@ -35,8 +35,8 @@ const UPDATE_ATTEMPTS_MAX = 10
 const REMIND_MS = 600_000
 const REMIND_RUNNING_MS = 7_200_000
 
-/** Who of a document's earlier uploads has not come to an end: one that is at work, or none as yet. */
-export type Ahead = 'nobody' | 'working' | 'waiting'
+/** How many of a document's earlier uploads have not come to an end. */
+export type Ahead = 'nobody' | 'one' | 'several'
 
 /** Job records (KV), job messages (work queue) and dead letters, for gateway, node and workers alike. */
 export class Jobs {
@@ -148,11 +148,12 @@ export class Jobs {
       if (!place) return { job, ahead: 'nobody' }
       job = await this.#whileThere(() => this.#takePlace(job, place))
       // Retried meanwhile: whoever does that gives it its place.
-      if (!hasPlace(job) && !isFinished(job.status)) return { job, ahead: 'waiting' }
+      if (!hasPlace(job) && !isFinished(job.status)) return { job, ahead: 'several' }
     }
     const { after, one } = await this.#lines.ahead(job)
     if (after.length === 0) return { job, ahead: 'nobody' }
-    if (one) await this.#remind(one)
+    const isNext = one !== undefined && (one.status !== 'queued' || (await this.#lines.ahead(one)).after.length === 0)
+    if (isNext) await this.#remind(one)
     const known = JSON.stringify(job.turn?.after)
     if (JSON.stringify(after) !== known)
       job = await this.update(job, now =>
@@ -160,14 +161,13 @@ export class Jobs {
           ? { turn: { clock: job.clock, after } }
           : undefined,
       )
-    return { job, ahead: one && one.status !== 'queued' ? 'working' : 'waiting' }
+    return { job, ahead: isNext && after.length === 1 ? 'one' : 'several' }
   }
 
-  /** A job that others wait for may have lost its message, or never have had one: then it would hold them up for as long as its record is kept. */
+  /** A job that others wait for, and that waits for none itself, may have lost its message, or never have had one: then it would hold them up for as long as its record is kept. */
   async #remind(job: JobRecord): Promise<void> {
     const silentMs = this.#options.time.now() - Date.parse(job.updated_at)
     if (silentMs < (job.status === 'running' ? REMIND_RUNNING_MS : REMIND_MS)) return
-    if (job.status === 'queued' && (await this.#lines.ahead(job)).after.length > 0) return
     let isMine = false
     const reminded = await this.update(job, now => {
       // What stands in for a record that has gone is `job` itself.

@@ -316,6 +316,46 @@ describe('uploads of one document', () => {
     expect((await chunks(tenant, 'file:///lost.md')).map(({ content }) => content)).toEqual(['The second.'])
   })
 
+  it('one whose message the queue has no room for leaves the line as it was, also when others come behind it meanwhile', async () => {
+    const tenant = parseTenantId('full')
+    const [free, full] = ['elsewhere', 'full'].map(tier =>
+      Jobs.of(
+        { ...parts.config, ...(tier === 'full' ? { jobBytesMax: 400 } : {}) },
+        { stream, time: systemTime, tier },
+      ),
+    )
+    const enqueue = (on: Jobs, job_id: string) => {
+      const clock = formatClock({ wall: Date.now(), counter: 0, origin: job_id })
+      const file = { name: 'a.md', objectKey: 'none', bytes: 1, contentType: null, sha256: 'none' }
+      return on.enqueue(on.newRecord({ job_id, tenant, kind: 'ingest', clock, file, uri: 'file:///full' }))
+    }
+    await free!.prepare()
+    await enqueue(free!, 'first')
+    await expect(enqueue(full!, 'refused')).rejects.toMatchObject({ code: 'STREAM_FULL' })
+    expect(await jobs.get(tenant, 'refused')).toBeUndefined()
+    await enqueue(free!, 'second')
+    const first = (await jobs.get(tenant, 'first'))!
+    expect((await jobs.get(tenant, 'second'))!.turn!.after).toEqual([{ job_id: 'first', clock: first.clock }])
+    const outcomes = await Promise.all(
+      Array.from({ length: 20 }, (_, n) =>
+        Promise.all([
+          enqueue(full!, `refused-${n}`).catch(error => error.code),
+          enqueue(free!, `more-${n}`).then(() => 'queued'),
+        ]),
+      ),
+    )
+    expect(new Set(outcomes.flat())).toEqual(new Set(['STREAM_FULL', 'queued']))
+    const left = (await jobs.list(tenant)).sort((a, b) => (a.clock < b.clock ? -1 : 1))
+    expect(left.filter(({ status }) => status === 'queued').length).toBe(22)
+    // The last is done first: it finds, through those that were refused, that others are ahead; and so does each.
+    for (const { job_id, status } of left.reverse()) {
+      if (status !== 'queued') continue
+      const { ahead } = await jobs.turn((await jobs.get(tenant, job_id))!)
+      const expected = (id: string) => (id === 'first' ? 'nobody' : id === 'second' ? 'one' : 'several')
+      expect([job_id, ahead]).toEqual([job_id, expected(job_id)])
+    }
+  })
+
   it('many at once, from several gateways whose clocks differ, all get a place of their own', async () => {
     const tenant = parseTenantId('many')
     const gateways = [0, 8000].map(offset =>
