@@ -340,7 +340,15 @@ export class Maintenance {
       return false
     }
     // Both have, and perhaps not the same.
-    if (isLosing) await reconciler.takeSkipped(tenant, other)
+    if (isLosing)
+      await reconciler
+        .takeSkipped(tenant, other)
+        .catch(error =>
+          this.#options.logger.warn(
+            { tenant, with: other, reason: String(error) },
+            'what was given up for lost could not be evened out yet',
+          ),
+        )
     await reconciler.takeParked(tenant, status)
     const covers = await pool.use(tenant, async open => open.covers(status.vector))
     if (covers === false) copies.onHole(tenant)

@@ -22,7 +22,7 @@ const BOOKMARK = header('X-Percolate-Bookmark', 'Of a write or a feed: the answe
 const CONSISTENCY = header('X-Percolate-Consistency', "`home`: the tenant's home answers.", { enum: ['any', 'home'] })
 const WRITE_BOOKMARK = header(
   'X-Percolate-Bookmark',
-  'The write is later than what it names, and the bookmark of the answer names that, too.',
+  'The write is later than the write that it came with, and the bookmark of the answer names that, too.',
 )
 const DURABILITY = header(
   'X-Percolate-Durability',

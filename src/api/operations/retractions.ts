@@ -3,7 +3,7 @@ import { checkId } from '../../base/ids.ts'
 import { type Clock, compareClocks } from '../../clock/hlc.ts'
 import { isVisible } from '../../rem/merge.ts'
 import { planDelete } from '../../rem/plan.ts'
-import type { LwwRecord, Op } from '../../rem/record.ts'
+import { EMBEDDING_FIELD_PREFIX, type LwwRecord, type Op } from '../../rem/record.ts'
 import type { Session } from '../../session/session.ts'
 import { write } from '../../session/write.ts'
 import type { RetractionInput, RetractionOutput } from '../schemas.ts'
@@ -56,6 +56,8 @@ export class RetractionOperations {
 /** Whether it is there, and something of it is from before `clock`. What a later write of the same field overtook is not known any more. */
 function stoodBefore(record: LwwRecord, clock: Clock): boolean {
   if (!isVisible(record)) return false
-  const clocks = [record.put!, ...[...record.fields.values()].map(register => register.clock)]
+  // A vector says nothing of that: it may be left from a record that was deleted.
+  const registers = [...record.fields].filter(([name]) => !name.startsWith(EMBEDDING_FIELD_PREFIX))
+  const clocks = [record.put!, ...registers.map(([, { clock }]) => clock)]
   return clocks.some(other => compareClocks(other, clock) < 0)
 }

@@ -1,4 +1,4 @@
-import { connect } from 'node:net'
+import { connect, type Socket } from 'node:net'
 import { afterEach, expect, it } from 'vitest'
 import { createHttpServer } from '../../../src/api/http/server.ts'
 import { Metrics } from '../../../src/base/metrics.ts'
@@ -16,6 +16,10 @@ const PAGE = 'x'.repeat(100_000)
 /** A server that counts what it has begun, and a client that sends everything at once, and reads when it is told to. */
 async function pipelined() {
   let begun = 0
+  let closed = 0
+  let read = () => 0
+  let letOn = () => {}
+  const held = new Promise<void>(resolve => (letOn = resolve))
   const app = createHttpServer({
     logger,
     metrics: new Metrics(),
@@ -29,6 +33,15 @@ async function pipelined() {
     await new Promise(resolve => setImmediate(resolve))
     return { n: (request.params as { n: string }).n, page: PAGE }
   })
+  app.get('/held', async (_, reply) => {
+    begun++
+    reply.raw.once('close', () => closed++)
+    await held
+    return {}
+  })
+  app.server.on('connection', (socket: Socket) => {
+    read = () => socket.bytesRead
+  })
   app.post('/size', async request => (request.body as { text: string }).text.length)
   await app.listen({ host: '127.0.0.1', port: 0 })
   const socket = connect((app.server.address() as { port: number }).port, '127.0.0.1')
@@ -36,7 +49,7 @@ async function pipelined() {
     () => app.close(),
     () => socket.destroy(),
   )
-  return { socket, begun: () => begun }
+  return { socket, begun: () => begun, closed: () => closed, read: () => read(), letOn }
 }
 const get = (n: number) => `GET /page/${n} HTTP/1.1\r\nHost: x\r\n\r\n`
 
@@ -79,6 +92,29 @@ it('requests of a client that has gone are not begun', async () => {
   await new Promise(resolve => setTimeout(resolve, 500))
   expect(begun()).toBe(before)
   expect(before).toBeLessThan(150)
+})
+
+it('of requests that wait no more is read than is at work, however small they and their answers are', async () => {
+  const { socket, begun, read, letOn } = await pipelined()
+  const requests = 100_000
+  const text = 'GET /held HTTP/1.1\r\nHost: x\r\n\r\n'
+  socket.write(text.repeat(requests))
+  await new Promise(resolve => setTimeout(resolve, 500))
+  expect(begun()).toBe(4)
+  expect(read()).toBeLessThan(300_000)
+  letOn()
+  let answers = 0
+  socket.on('data', data => (answers += data.toString('latin1').split('HTTP/1.1 200').length - 1))
+  await expect.poll(() => answers, { timeout: 30_000 }).toBeGreaterThan(5000)
+})
+
+it('all that are at work learn that their client has gone', async () => {
+  const { socket, begun, closed, letOn } = await pipelined()
+  socket.write('GET /held HTTP/1.1\r\nHost: x\r\n\r\n'.repeat(4))
+  await expect.poll(begun).toBe(4)
+  socket.destroy()
+  await expect.poll(closed).toBe(4)
+  letOn()
 })
 
 it('bodies behind requests that wait are read', async () => {
