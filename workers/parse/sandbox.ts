@@ -29,7 +29,7 @@ export interface ParsedFile {
 export interface ParseRequest {
   readonly name: string
   readonly contentType: string | null
-  /** How much of a processor's time parsing may take once the file is there; on the clock {@link WAITING_FACTOR} times as much, since others may have the processor. */
+  /** How much of a processor's time parsing may take once the file is there; on the clock {@link WAITING_FACTOR} times as much, since others may have the processor. Where that is not known, the clock alone counts. */
   readonly timeoutMs: number
   /** The settings that say so, for the error. */
   readonly timeoutSettings: string
@@ -42,7 +42,7 @@ const RSS_MARGIN_BYTES = 384 * 1024 * 1024
 const CHECK_MS = 200
 /** A process that has had less of the processor than its document may take is ended after this many times that on the clock, and tried again. */
 const WAITING_FACTOR = 10
-/** Of `/proc/<pid>/stat`: so many a second on every Linux. */
+/** Of `/proc/<pid>/task/<pid>/stat`: so many a second on every Linux. */
 const CPU_TICK_MS = 10
 const LINE_BYTES_MAX = 4 * 1024 * 1024
 /** Loading the parsers takes half a second of a whole core; a machine that needs this long is out of order. */
@@ -148,21 +148,28 @@ export class Sandbox {
       clearTimeout(timer)
       if (!stopped && (this.#child.exitCode !== null || this.#child.signalCode !== null))
         throw new PercolateError('INTERNAL', 'A parser process ended before it had anything to parse.')
-      const usedBefore = await cpuMs(this.#child)
+      const usedBefore = await processorMs(this.#child.pid)
+      const isCounted = usedBefore !== undefined
+      const clockMs = timeoutMs * (isCounted ? WAITING_FACTOR : 1)
       timer = setTimeout(
         () =>
           stop(
-            new PercolateError(
-              'INTERNAL',
-              `${name} was not parsed within ${(timeoutMs * WAITING_FACTOR) / 1000} s, and its parser did not get the ${timeoutMs / 1000} s of a processor that it may take: the machine has too much to do, or the parser hangs.`,
-            ),
+            isCounted
+              ? new PercolateError(
+                  'INTERNAL',
+                  `${name} was not parsed within ${clockMs / 1000} s, and its parser did not get the ${timeoutMs / 1000} s of a processor that it may take: the machine has too much to do, or the parser hangs.`,
+                )
+              : new PercolateError(
+                  'DOCUMENT_TOO_COSTLY',
+                  `${name} took longer than ${clockMs / 1000} s to parse, what a document of its size may take (${timeoutSettings}).`,
+                ),
           ),
-        timeoutMs * WAITING_FACTOR,
+        clockMs,
       )
       checks = setInterval(() => {
         void checkMemory(this.#child, options.memoryBytes + RSS_MARGIN_BYTES, () => stop(outOfMemory(name, options)))
-        void cpuMs(this.#child).then(used => {
-          if (used !== undefined && used - (usedBefore ?? 0) > timeoutMs)
+        void processorMs(this.#child.pid).then(used => {
+          if (isCounted && used !== undefined && used - usedBefore > timeoutMs)
             stop(
               new PercolateError(
                 'DOCUMENT_TOO_COSTLY',
@@ -244,10 +251,14 @@ async function checkMemory(child: ChildProcess, bytesMax: number, exceeded: () =
   if (pages * 4096 > bytesMax) exceeded()
 }
 
-/** The processor time that the process has had, all its threads together. Undefined: it is not known (elsewhere than on Linux), or the process is gone. */
-async function cpuMs(child: ChildProcess): Promise<number | undefined> {
-  if (process.platform !== 'linux' || child.pid === undefined) return undefined
-  const stat = await readFile(join('/proc', String(child.pid), 'stat'), 'utf8').catch(() => undefined)
+/**
+ * The processor time that the main thread of a process has had: that is where a document is parsed. What collects garbage and compiles beside it
+ * may take more than that again. Undefined: it is not known (elsewhere than on Linux), or the process is gone.
+ */
+export async function processorMs(pid: number | undefined): Promise<number | undefined> {
+  if (process.platform !== 'linux' || pid === undefined) return undefined
+  const path = join('/proc', String(pid), 'task', String(pid), 'stat')
+  const stat = await readFile(path, 'utf8').catch(() => undefined)
   // The second field, the name, is in parentheses and may hold anything; `utime` and `stime` are fields 14 and 15.
   const fields = stat?.slice(stat.lastIndexOf(')') + 2).split(' ')
   return fields && (Number(fields[11]) + Number(fields[12])) * CPU_TICK_MS

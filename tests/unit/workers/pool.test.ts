@@ -1,3 +1,4 @@
+import { spawn } from 'node:child_process'
 import { existsSync } from 'node:fs'
 import { writeFile } from 'node:fs/promises'
 import { dirname } from 'node:path'
@@ -5,7 +6,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { PercolateError } from '../../../src/base/errors.ts'
 import { systemTime } from '../../../src/base/time.ts'
 import { ParserPool } from '../../../workers/parse/pool.ts'
-import type { Sandbox } from '../../../workers/parse/sandbox.ts'
+import { processorMs, type Sandbox } from '../../../workers/parse/sandbox.ts'
 import { makeSpinningPdf } from '../../support/documents.ts'
 import { eventually } from '../../support/running.ts'
 
@@ -99,6 +100,19 @@ describe('parsers that are kept ready', () => {
       message: expect.stringMatching(/within 3 s/),
     })
     await Promise.all([slow.resume, hanging.resume])
+  })
+
+  it.runIf(process.platform === 'linux')('what other threads do beside the parsing is not counted', async () => {
+    const spin = 'for (const end = Date.now() + 1000; Date.now() < end; );'
+    const program = `new (require('node:worker_threads').Worker)(${JSON.stringify(spin)}, { eval: true }).on('exit', () => console.log()); setInterval(() => {}, 1000)`
+    const child = spawn(process.execPath, ['-e', program], { stdio: ['ignore', 'pipe', 'inherit'] })
+    try {
+      const before = await processorMs(child.pid)
+      await new Promise(resolve => child.stdout!.once('data', resolve))
+      expect((await processorMs(child.pid))! - before!).toBeLessThan(300)
+    } finally {
+      child.kill('SIGKILL')
+    }
   })
 
   it('a document that takes too much memory is stopped', async () => {
