@@ -24,6 +24,7 @@ class Line {
   readonly #socket: Socket
   readonly #open = new Set<ServerResponse>()
   readonly #waiting: (() => void)[] = []
+  #isHeld = false
 
   constructor(socket: Socket) {
     this.#socket = socket
@@ -46,13 +47,17 @@ class Line {
       if (this.#socket.destroyed) return
       this.#waiting.shift()?.()
       if (this.#waiting.length > 0) this.#hold()
-      else this.#socket.resume()
+      else if (this.#isHeld) {
+        this.#isHeld = false
+        this.#socket.resume()
+      }
     })
     begin()
   }
 
   /** Behind a request without a body Node reads on, whatever was said before. That the client has gone shows when the next answer is written. */
   #hold(): void {
+    this.#isHeld = true
     this.#socket.pause()
     setImmediate(() => {
       if (this.#waiting.length > 0) this.#socket.pause()
