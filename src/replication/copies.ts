@@ -719,8 +719,9 @@ export class Copies {
     const unheard = completeHolders(placement)
       .map(holder => holder.node)
       .filter(holder => holder !== node && !isKnown.has(holder))
-    // Somebody who may know of more could not say whether this disk went back in time, or has it from a copy that is being made: it writes under a new origin, which costs little.
-    const isUnsure = placement.holders.some(holder => holder.node !== node && !isKnown.has(holder.node))
+    // Somebody who may know of more could not say whether this disk went back in time, or has it from a copy that is being made: it writes under a new origin, which costs little. Nor does a directory that cannot be read say who they all are.
+    const isUnsure =
+      !directory.isWatching || placement.holders.some(holder => holder.node !== node && !isKnown.has(holder.node))
     if (isUnsure) await pool.use(tenant, open => open.changeOrigin())
     // Nor what it missed while it was away, of which its stream has nothing left.
     if (mayHaveMissed && (unheard.length > 0 || after.length === 0))
