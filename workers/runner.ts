@@ -45,6 +45,11 @@ const SHARE_RELEASE_MS = 500
 /** How long a job lets earlier uploads of its document go first before it looks again: shorter when there is only one. It grows with each look. */
 const TURN_MS = 250
 const TURN_MS_MAX = { one: 2000, several: 15_000 } as const
+const SUPERSEDED = {
+  code: 'CONFLICT',
+  detail:
+    'A later upload of this document came before this one had its place in line, and replaces it. Retry the job if this version is to stand after all.',
+}
 /** A hint says at once that a job was cancelled; hints can be lost, so the record is looked at as well. */
 const RECORD_CHECK_MS = 2000
 /** Stages in which a document is written. */
@@ -221,25 +226,35 @@ export class JobRunner {
 
   async #run(delivery: Delivery, message: JobRecord, signal: AbortSignal): Promise<void> {
     const { jobs, logger, attemptsMax } = this.#options
-    const { job: next, ahead } = await jobs.turn(message)
+    const { job: next, ahead, isIts } = await jobs.look(message, delivery.sequence)
+    if (!isIts) {
+      await delivery.ack()
+      return
+    }
+    if (ahead === 'later') {
+      await this.#end(delivery, next, 'failed', SUPERSEDED, newTrace())
+      return
+    }
     if (ahead !== 'nobody') {
       // It is not an attempt: it holds nothing here while it waits.
       delivery.release(Math.min(TURN_MS_MAX[ahead], TURN_MS * 2 ** Math.min(delivery.deliveries, 6)))
       return
     }
     let poisoned = false
-    let isRetried = false
+    let isChanged = false
     const started = await jobs.update(next, job => {
-      isRetried = job.clock !== next.clock
+      isChanged = job.clock !== next.clock || (job.message !== undefined && job.message !== delivery.sequence)
       poisoned = !isFinished(job.status) && job.attempts >= attemptsMax
-      if (isFinished(job.status) || poisoned || isRetried) return undefined
+      if (isFinished(job.status) || poisoned || isChanged) return undefined
       return {
         status: 'running',
         attempts: job.attempts + 1,
+        message: delivery.sequence,
         ...(job.turn ? { turn: { clock: job.clock, after: [] } } : {}),
       }
     })
-    if (isRetried && !isFinished(started.status)) {
+    if (isChanged && !isFinished(started.status)) {
+      // Retried meanwhile, or begun by another message: the next look shows which.
       delivery.release(TURN_MS)
       return
     }
@@ -292,12 +307,18 @@ export class JobRunner {
     }
     if (retry === 'later') {
       // Not the job's fault: it does not count as an attempt.
-      await jobs.update(job, now =>
+      const { waits = 0 } = await jobs.update(job, now =>
         isFinished(now.status)
           ? undefined
-          : { status: 'queued', stage: 'waiting', attempts: Math.max(0, now.attempts - 1), error: reason },
+          : {
+              status: 'queued',
+              stage: 'waiting',
+              attempts: Math.max(0, now.attempts - 1),
+              waits: (now.waits ?? 0) + 1,
+              error: reason,
+            },
       )
-      delivery.release(Math.min(RELEASE_MS_MAX, AWAY_MS * 2 ** Math.min(delivery.deliveries, 6)))
+      delivery.release(Math.min(RELEASE_MS_MAX, AWAY_MS * 2 ** Math.min(waits, 6)))
       logger.warn({ job: job.job_id, ...reason }, 'a service is away; the job waits')
       return
     }

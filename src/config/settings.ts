@@ -314,8 +314,8 @@ export const settings = {
     min: 100,
     max: 600000,
     unit: 'milliseconds',
-    roles: DATABASE,
-    doc: 'How far clocks may differ: writes are refused on a node that is off by more, and entries from further ahead wait.',
+    roles: ALL,
+    doc: 'How far clocks may differ: writes are refused on a node that is off by more, and entries from further ahead wait. Uploads of one document are ordered within it.',
   },
   consumerIdleMs: {
     env: 'PERCOLATE_CONSUMER_IDLE_MS',

@@ -1,11 +1,11 @@
 import { PercolateError } from '../base/errors.ts'
 import type { TenantId } from '../base/ids.ts'
 import type { Time } from '../base/time.ts'
-import { formatClock } from '../clock/hlc.ts'
+import { formatClock, parseClock } from '../clock/hlc.ts'
 import type { Delivery, KvBucket, StreamPort } from '../stream/port.ts'
 import { subjects } from '../stream/subjects.ts'
-import { DocumentLines, type Place } from './line.ts'
-import { encodeJobMessage, isFinished, isRetracting, type JobRecord } from './model.ts'
+import { DocumentLines, type Entry, type Place } from './line.ts'
+import { encodeJobMessage, hasPlace, isFinished, isOpen, isRetracting, type JobRecord, type Turn } from './model.ts'
 
 export interface JobsOptions {
   readonly stream: StreamPort
@@ -16,6 +16,7 @@ export interface JobsOptions {
   readonly recordMaxAgeMs: number
   /** Of job messages, of records, and of dead letters, each. */
   readonly bytesMax: number
+  readonly clockSkewMsMax: number
 }
 
 /** The settings that all who share the jobs of a tier must have alike. */
@@ -24,19 +25,29 @@ export interface JobSettings {
   readonly jobAckWaitMs: number
   readonly jobRecordMaxAgeMs: number
   readonly jobBytesMax: number
+  readonly clockSkewMsMax: number
 }
 
 /** Jobs of a tenant that one listing reads at most. */
 const LISTED_MAX = 5000
+/** How the origins of clocks begin that retries have. */
+const RETRY_ORIGIN = 'retry-'
 const DEAD_MESSAGES_MAX = 100_000
 const ACK_PENDING_MAX = 10_000
 const UPDATE_ATTEMPTS_MAX = 10
 /** A job that others wait for, and whose record has not changed for this long, gets another message: its own may never have been sent. A parser may take an hour. */
 const REMIND_MS = 600_000
-const REMIND_RUNNING_MS = 7_200_000
+const REMIND_RUNNING_MS = 12 * 3_600_000
 
-/** How many of a document's earlier uploads have not come to an end. */
-export type Ahead = 'nobody' | 'one' | 'several'
+/** What a message of a job is for now. */
+export interface Look {
+  /** The record that this is true of: while its clock is the same, nobody gets ahead of it again. */
+  readonly job: JobRecord
+  /** How many of the document's earlier uploads have not come to an end. `later`: it has no place in line, and one with a later clock has. */
+  readonly ahead: 'nobody' | 'one' | 'several' | 'later'
+  /** False: the job is worked on by another message. */
+  readonly isIts: boolean
+}
 
 /** Job records (KV), job messages (work queue) and dead letters, for gateway, node and workers alike. */
 export class Jobs {
@@ -49,6 +60,7 @@ export class Jobs {
     this.#options = options
     this.#lines = new DocumentLines({
       time: options.time,
+      clockSkewMsMax: options.clockSkewMsMax,
       records: () => this.#records(),
       get: (tenant, jobId) => this.get(tenant, jobId),
     })
@@ -61,6 +73,7 @@ export class Jobs {
       ackWaitMs: settings.jobAckWaitMs,
       recordMaxAgeMs: settings.jobRecordMaxAgeMs,
       bytesMax: settings.jobBytesMax,
+      clockSkewMsMax: settings.clockSkewMsMax,
     })
   }
 
@@ -82,7 +95,7 @@ export class Jobs {
 
   /**
    * Record first, then the place in the document's line, then the message; when the message can't be stored place and record go again, and the caller learns that there is no job. One that has
-   * another behind it already stays as a cancelled one, by which that one finds who is further ahead.
+   * another behind it already stays as a cancelled one, by which that one finds who is further ahead. TOO_BUSY: too many uploads of the document are in line.
    */
   async enqueue(job: JobRecord, messageId: string = job.job_id): Promise<void> {
     const prepared = this.#prepared
@@ -97,84 +110,104 @@ export class Jobs {
     }
   }
 
-  async #enqueue(job: JobRecord, messageId: string): Promise<void> {
+  async #enqueue({ message: _message, ...job }: JobRecord, messageId: string): Promise<void> {
     await this.prepare()
     await this.#whileThere(async () => {
       const bucket = await this.#records()
       const key = subjects.jobKey(job.tenant, job.job_id)
-      await bucket.put(key, encodeRecord(job))
+      let placed = job
       let place: Place | undefined
       try {
-        place = await this.#place(job)
-        await this.#send(place ? await this.#takePlace(job, place) : job, messageId)
+        if (isInLine(job)) {
+          // Nobody knows of it as yet: it may say that it has its place before it has.
+          const note = async (turn: Turn) => {
+            placed = { ...job, clock: turn.clock, turn }
+            await bucket.put(key, encodeRecord(placed))
+            return true
+          }
+          place = (await this.#lines.enter(job, { note, toLater: 'wait', isBounded: true })) as Place
+        } else await bucket.put(key, encodeRecord(job))
+        await this.#send(placed, messageId)
       } catch (error) {
-        await this.#withdraw(bucket, job, place).catch(() => {})
+        await this.#withdraw(bucket, placed, place).catch(() => {})
         throw error
       }
     })
   }
 
   async #withdraw(bucket: KvBucket, job: JobRecord, place: Place | undefined): Promise<void> {
-    if (!place || (await place.undo())) await bucket.delete(subjects.jobKey(job.tenant, job.job_id))
-    else
-      await this.#update(job, now =>
-        isFinished(now.status) ? undefined : { status: 'cancelled', clock: place.turn.clock, turn: place.turn },
-      )
+    const isOut = place ? await place.undo() : !isInLine(job) || !hasPlace(job) || (await this.#lines.leave(job))
+    if (isOut) await bucket.delete(subjects.jobKey(job.tenant, job.job_id))
+    else await this.#update(job, now => (isFinished(now.status) ? undefined : { status: 'cancelled' }))
   }
 
-  async #place(job: JobRecord): Promise<Place | undefined> {
-    return job.kind === 'ingest' && job.uri !== undefined ? this.#lines.enter({ ...job, uri: job.uri }) : undefined
-  }
-
-  /** Notes the place in the job's record, unless it has ended or was given another one meanwhile. */
-  async #takePlace(job: JobRecord, place: Place): Promise<JobRecord> {
+  /** Gives a job that is known, and may be looked at by others meanwhile, its place. `later`: one with a later clock has one. Undefined: it has ended, or was retried. */
+  async #place(
+    job: JobRecord & { readonly uri: string },
+    how: Pick<Entry, 'toLater' | 'isBounded'>,
+  ): Promise<{ job: JobRecord; place: Place } | 'later' | undefined> {
+    const isWanted = (now: JobRecord) => !isFinished(now.status) && now.clock === job.clock && !hasPlace(now)
+    const note = async (turn: Turn) => {
+      let isNoted = false
+      await this.#update(job, now => {
+        isNoted = isWanted(now)
+        return isNoted ? { turn: { ...turn, isEntering: true } } : undefined
+      })
+      return isNoted
+    }
+    const place = await this.#lines.enter(job, { ...how, note })
+    if (place === 'later' || !place) return place
     const { turn } = place
-    const placed = await this.#update(job, now =>
-      isFinished(now.status) || now.clock !== job.clock || hasPlace(now) ? undefined : { clock: turn.clock, turn },
-    )
-    if (placed.clock !== turn.clock) await place.undo()
-    return placed
+    const placed = await this.#update(job, now => (isWanted(now) ? { clock: turn.clock, turn } : undefined))
+    if (placed.clock === turn.clock && hasPlace(placed)) return { job: placed, place }
+    await place.undo()
+    return undefined
   }
 
   /**
-   * Whether it is a job's turn among the uploads of its document. One without a place (its gateway is of a version before, or ended halfway) gets the last. `job` is the record that this is true of: while
-   * its clock is the same, nobody gets ahead of it again.
+   * What a message of a job, by its sequence, is for: whether it is the job's turn among the uploads of its document. One without a place (its gateway is of a version before, or a retry ended halfway) gets
+   * the last; but a version that a later one would have replaced yields to it.
    */
-  async turn(fallback: JobRecord): Promise<{ job: JobRecord; ahead: Ahead }> {
+  async look(fallback: JobRecord, sequence?: number): Promise<Look> {
+    const isIts = (job: JobRecord) => job.message === undefined || sequence === undefined || job.message === sequence
     let job = (await this.get(fallback.tenant, fallback.job_id)) ?? fallback
-    if (isFinished(job.status)) return { job, ahead: 'nobody' }
+    if (isOpen(job) && !isIts(job)) return { job, ahead: 'nobody', isIts: false }
+    if (isFinished(job.status) || !isInLine(job)) return { job, ahead: 'nobody', isIts: true }
     if (!hasPlace(job)) {
-      const place = await this.#place(job)
-      if (!place) return { job, ahead: 'nobody' }
-      job = await this.#whileThere(() => this.#takePlace(job, place))
-      // Retried meanwhile: whoever does that gives it its place.
-      if (!hasPlace(job) && !isFinished(job.status)) return { job, ahead: 'several' }
+      const unplaced = job
+      const toLater = job.replaces && !isRetried(job) ? 'yield' : 'wait'
+      const placed = await this.#whileThere(() => this.#place(unplaced, { toLater, isBounded: false }))
+      if (placed === 'later') return { job, ahead: 'later', isIts: true }
+      // Ended or retried meanwhile: the next look shows it.
+      if (!placed) return { job, ahead: 'several', isIts: true }
+      job = placed.job
     }
     const { after, one } = await this.#lines.ahead(job)
-    if (after.length === 0) return { job, ahead: 'nobody' }
+    if (after.length === 0) return { job, ahead: 'nobody', isIts: true }
     const isNext = one !== undefined && (one.status !== 'queued' || (await this.#lines.ahead(one)).after.length === 0)
     if (isNext) await this.#remind(one)
-    const known = JSON.stringify(job.turn?.after)
-    if (JSON.stringify(after) !== known)
+    const known = JSON.stringify(job.turn)
+    const message = job.message ?? sequence
+    const noted = { turn: { clock: job.clock, after }, ...(message === undefined ? {} : { message }) }
+    if (JSON.stringify(noted.turn) !== known || message !== job.message)
       job = await this.update(job, now =>
-        now.status === 'queued' && JSON.stringify(now.turn) === JSON.stringify(job.turn)
-          ? { turn: { clock: job.clock, after } }
-          : undefined,
+        now.status === 'queued' && JSON.stringify(now.turn) === known && isIts(now) ? noted : undefined,
       )
-    return { job, ahead: isNext && after.length === 1 ? 'one' : 'several' }
+    return { job, ahead: isNext && after.length === 1 ? 'one' : 'several', isIts: isIts(job) }
   }
 
-  /** A job that others wait for, and that waits for none itself, may have lost its message, or never have had one: then it would hold them up for as long as its record is kept. */
+  /**
+   * A job that others wait for, and that waits for none itself, may have lost its message, or never have had one: then it would hold them up for as long as its record is kept. Whichever of its messages
+   * comes first is the one that it is worked on by.
+   */
   async #remind(job: JobRecord): Promise<void> {
     const silentMs = this.#options.time.now() - Date.parse(job.updated_at)
     if (silentMs < (job.status === 'running' ? REMIND_RUNNING_MS : REMIND_MS)) return
-    let isMine = false
-    const reminded = await this.update(job, now => {
+    await this.#send(job, `${job.job_id}-reminded-${job.updated_at}`)
+    await this.update(job, now =>
       // What stands in for a record that has gone is `job` itself.
-      isMine = now !== job && now.updated_at === job.updated_at
-      return isMine ? {} : undefined
-    })
-    if (isMine) await this.#send(reminded, `${job.job_id}-reminded-${job.updated_at}`)
+      now !== job && now.updated_at === job.updated_at ? { message: undefined as never } : undefined,
+    )
   }
 
   async get(tenant: TenantId, jobId: string): Promise<JobRecord | undefined> {
@@ -248,32 +281,56 @@ export class Jobs {
         `The job is ${job.status}; only failed, dead and cancelled jobs can be retried.`,
       )
     }
-    const queued = await this.update(job, ({ error: _error, ...rest }) => {
-      if (isRetracting(rest))
+    let before = job
+    const queued = await this.update(job, now => {
+      before = now
+      if (isRetracting(now))
         throw new PercolateError(
           'JOB_STATE',
           'What the job wrote is being taken back; retry it when its stage is "retracted" or "retained".',
         )
       return {
-        ...rest,
-        error: undefined as never,
+        ...FRESH,
         status: 'queued',
         stage: 'waiting',
         attempts: 0,
         done: 0,
         total: 0,
-        written: undefined as never,
-        settled: undefined as never,
-        clock: formatClock({ wall: this.#options.time.now(), counter: 0, origin: `retry-${jobId}` }),
+        clock: formatClock({ wall: this.#options.time.now(), counter: 0, origin: `${RETRY_ORIGIN}${jobId}` }),
       }
     })
-    await this.prepare()
-    return this.#whileThere(async () => {
-      const place = await this.#place(queued)
-      const placed = place ? await this.#takePlace(queued, place) : queued
-      await this.#send(placed, `${jobId}-${this.#options.time.now()}`)
-      return placed
+    let placed: { job: JobRecord; place?: Place } | undefined
+    try {
+      await this.prepare()
+      return await this.#whileThere(async () => {
+        placed = await this.#placeRetried(queued)
+        await this.#send(placed.job, `${jobId}-${this.#options.time.now()}`)
+        return placed.job
+      })
+    } catch (error) {
+      return await this.#unretry(before, placed?.job ?? queued, placed?.place, error)
+    }
+  }
+
+  async #placeRetried(queued: JobRecord): Promise<{ job: JobRecord; place?: Place }> {
+    if (!isInLine(queued)) return { job: queued }
+    const placed = await this.#place(queued, { toLater: 'wait', isBounded: true })
+    if (placed === undefined || placed === 'later')
+      return { job: (await this.get(queued.tenant, queued.job_id)) ?? queued }
+    return placed
+  }
+
+  /** A job whose retry got no message is again what it was, and the caller learns why; but one that a worker has all the same goes on. */
+  async #unretry(before: JobRecord, queued: JobRecord, place: Place | undefined, error: unknown): Promise<JobRecord> {
+    let isBack = false
+    const isOut = await place?.undo()
+    const now = await this.update(queued, current => {
+      isBack = current.status === 'queued' && current.clock === queued.clock && current.message === undefined
+      // Others behind it look there for those further ahead.
+      return isBack ? { ...FRESH, ...before, ...(isOut === false ? { turn: current.turn } : {}) } : undefined
     })
+    if (isBack) throw error
+    return now
   }
 
   /** A queued job will not be started; a running one stops at once. What it wrote is taken back by a worker: its stage says so. JOB_STATE: it has ended, or stands already. */
@@ -382,7 +439,20 @@ export class Jobs {
   }
 }
 
-const hasPlace = ({ clock, turn }: JobRecord): boolean => turn?.clock === clock
+/** What a job that is done over has no longer. */
+const FRESH = {
+  error: undefined as never,
+  written: undefined as never,
+  settled: undefined as never,
+  message: undefined as never,
+  waits: undefined as never,
+} satisfies Partial<JobRecord>
+
+const isRetried = ({ clock }: JobRecord): boolean => parseClock(clock)?.origin.startsWith(RETRY_ORIGIN) === true
+
+/** Whether it is one of the uploads of a document. */
+const isInLine = (job: JobRecord): job is JobRecord & { readonly uri: string } =>
+  job.kind === 'ingest' && job.uri !== undefined
 
 const isUnavailable = (error: unknown): boolean =>
   error instanceof PercolateError && error.code === 'STREAM_UNAVAILABLE'

@@ -8,12 +8,17 @@ import { isOpen, type JobRecord, type Turn, type Upload } from './model.ts'
 
 export interface DocumentLinesOptions {
   readonly time: Time
+  readonly clockSkewMsMax: number
   readonly records: () => Promise<KvBucket>
   readonly get: (tenant: TenantId, jobId: string) => Promise<JobRecord | undefined>
 }
 
 /** The last upload of a document, in the bucket of the job records, and what that one came after. */
-type Tail = Upload & { readonly after: readonly Upload[] }
+interface Tail extends Upload {
+  readonly after: readonly Upload[]
+  /** Uploads in line at most, itself included: some may have ended. Undefined: a version before wrote it. */
+  readonly length?: number
+}
 
 /** A place that a job has been given. */
 export interface Place {
@@ -22,12 +27,23 @@ export interface Place {
   undo(): Promise<boolean>
 }
 
+export interface Entry {
+  /** Notes in the job's record whom it is about to come after, before others may come behind it: they look there. False: it needs no place any more. */
+  readonly note: (turn: Turn) => Promise<boolean>
+  /** `wait`: behind all others, with a clock above theirs. `yield`: not behind one with a later clock. */
+  readonly toLater: 'wait' | 'yield'
+  /** TOO_BUSY when {@link UPLOADS_IN_LINE_MAX} are in line. */
+  readonly isBounded: boolean
+}
+
+/** Uploads of one document that may wait for one another. */
+export const UPLOADS_IN_LINE_MAX = 100
 const ENTER_ATTEMPTS_MAX = 20
 const ENTER_PAUSE_MS = 20
 /** Records that one look at who is ahead reads at most. */
 const LOOKS_MAX = 64
-/** A clock that is further ahead than nodes allow by default (PERCOLATE_CLOCK_SKEW_MS_MAX) wrote nothing; an upload above it would be refused like it. */
-const AHEAD_MS_MAX = 10_000
+/** Records that are read to count who is in line; where they do not suffice, it counts as full. */
+const COUNT_LOOKS_MAX = 4 * UPLOADS_IN_LINE_MAX
 
 /**
  * The uploads of one document (a uri of a tenant) stand in line: each knows the one that was the last when it came, and has a later clock. So a
@@ -42,11 +58,11 @@ export class DocumentLines {
     this.#options = options
   }
 
-  /** Puts a job, whose record is there, at the end of its document's line. */
-  async enter(job: JobRecord & { readonly uri: string }): Promise<Place> {
-    const key = subjects.documentKey(job.tenant, derivedId(job.uri))
+  /** Puts a job at the end of its document's line. Undefined: it needs no place any more; `later`: one with a later clock is there. */
+  async enter(job: JobRecord & { readonly uri: string }, entry: Entry): Promise<Place | 'later' | undefined> {
+    const key = keyOf(job)
     const before = this.#entering.get(key)
-    const entering = (before ?? Promise.resolve()).then(() => this.#enter(key, job))
+    const entering = (before ?? Promise.resolve()).then(() => this.#enter(key, job, entry))
     const settled = entering.catch(() => {})
     this.#entering.set(key, settled)
     try {
@@ -56,31 +72,75 @@ export class DocumentLines {
     }
   }
 
-  async #enter(key: string, job: JobRecord): Promise<Place> {
-    const { time, records } = this.#options
+  async #enter(key: string, job: JobRecord, { note, toLater, isBounded }: Entry): Promise<Place | 'later' | undefined> {
+    const { time, records, clockSkewMsMax } = this.#options
     const bucket = await records()
     for (let attempt = 0; attempt < ENTER_ATTEMPTS_MAX; attempt++) {
       const record = await bucket.get(key)
-      const tail = record && (JSON.parse(record.value.toString()) as Tail | null)
-      const last = tail ? (tail.job_id === job.job_id ? tail.after : [{ job_id: tail.job_id, clock: tail.clock }]) : []
+      const tail = record && decodeTail(record.value)
+      const isOwn = tail?.job_id === job.job_id
+      if (tail && toLater === 'yield' && !isOwn && tail.clock > job.clock) return 'later'
+      const last = tail ? (isOwn ? tail.after : [{ job_id: tail.job_id, clock: tail.clock }]) : []
       const turn: Turn = {
-        clock: tail ? clockAbove(job.clock, tail.clock, time.now()) : job.clock,
+        clock: tail ? clockAbove(job.clock, tail.clock, time.now() + clockSkewMsMax) : job.clock,
         // One that is retried before its turn had come still comes after those that it came after.
         after: [
           ...(job.turn?.after ?? []).filter(({ job_id }) => !last.some(other => other.job_id === job_id)),
           ...last,
         ],
       }
-      const mine: Tail = { job_id: job.job_id, ...turn }
-      const revision = await bucket.update(key, encode(mine), record?.revision ?? 0)
+      const length = 1 + (isBounded && tail ? await this.#inLine(job.tenant, tail) : (tail?.length ?? 0))
+      if (isBounded && length > UPLOADS_IN_LINE_MAX)
+        throw new PercolateError(
+          'TOO_BUSY',
+          `${UPLOADS_IN_LINE_MAX} uploads of this document wait for one another; cancel those that are not needed, or retry when some have ended.`,
+          { field: 'uri' },
+        )
+      if (!(await note(turn))) return undefined
+      const mine: Tail = { job_id: job.job_id, ...turn, length }
+      const revision = await bucket.update(key, encodeTail(mine), record?.revision ?? 0)
       if (revision !== undefined)
-        return {
-          turn,
-          undo: async () => (await bucket.update(key, encode(tail ?? null), revision)) !== undefined,
-        }
+        return { turn, undo: async () => (await bucket.update(key, encodeTail(tail), revision)) !== undefined }
       await time.sleep(ENTER_PAUSE_MS * (1 + (attempt % 5)) * Math.random())
     }
     throw new PercolateError('STREAM_UNAVAILABLE', 'Too many upload the same document at once.')
+  }
+
+  /**
+   * Takes a job out of its line of which it is not known whether it came to stand there. False: others may be behind it, who look at its record
+   * for those further ahead.
+   */
+  async leave(job: JobRecord & { readonly uri: string }): Promise<boolean> {
+    const bucket = await this.#options.records()
+    const key = keyOf(job)
+    const record = await bucket.get(key)
+    if (!record) return true
+    const tail = decodeTail(record.value)
+    if (tail?.job_id !== job.job_id) return false
+    // Its own place is as good as the one before when that is not known any more: nobody waits for what has ended.
+    const before = tail.after.at(-1)
+    const back: Tail | undefined = before && { ...before, after: tail.after.slice(0, -1) }
+    return (await bucket.update(key, encodeTail(back), record.revision)) !== undefined
+  }
+
+  /** How many uploads are in line up to the last one, which has not to be counted while it says that there are few. */
+  async #inLine(tenant: TenantId, tail: Tail): Promise<number> {
+    if (tail.length !== undefined && tail.length < UPLOADS_IN_LINE_MAX) return tail.length
+    let count = 0
+    const seen = new Set<string>()
+    for (let open: Upload[] = [tail]; open.length > 0; ) {
+      const upload = open.shift()!
+      if (seen.has(upload.clock)) continue
+      if (seen.size >= COUNT_LOOKS_MAX) return UPLOADS_IN_LINE_MAX
+      seen.add(upload.clock)
+      const record = await this.#options.get(tenant, upload.job_id)
+      if (!record) continue
+      if (isOpen(record) && record.clock <= upload.clock) count++
+      if (count >= UPLOADS_IN_LINE_MAX) return count
+      // It started when all before it had ended.
+      if (record.status !== 'completed' && record.status !== 'running') open = [...open, ...(record.turn?.after ?? [])]
+    }
+    return count
   }
 
   /**
@@ -110,11 +170,16 @@ export class DocumentLines {
   }
 }
 
-const encode = (tail: Tail | null): Buffer => Buffer.from(JSON.stringify(tail))
+const keyOf = ({ tenant, uri }: JobRecord & { readonly uri: string }): string =>
+  subjects.documentKey(tenant, derivedId(uri))
 
-function clockAbove(own: string, last: string, now: number): string {
+const encodeTail = (tail: Tail | undefined): Buffer => Buffer.from(JSON.stringify(tail ?? null))
+const decodeTail = (bytes: Buffer): Tail | undefined => (JSON.parse(bytes.toString()) as Tail | null) ?? undefined
+
+/** A clock that is further ahead than nodes allow wrote nothing; an upload above it would be refused like it. */
+function clockAbove(own: string, last: string, latestMs: number): string {
   const mine = parseClock(own)
   const theirs = parseClock(last)
-  if (!mine || !theirs || compareClocks(mine, theirs) > 0 || theirs.wall > now + AHEAD_MS_MAX) return own
+  if (!mine || !theirs || compareClocks(mine, theirs) > 0 || theirs.wall > latestMs) return own
   return formatClock({ wall: theirs.wall, counter: theirs.counter + 1, origin: mine.origin })
 }

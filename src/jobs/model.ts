@@ -21,12 +21,18 @@ export interface Upload {
   readonly clock: string
 }
 
+/** Whether it stands in its document's line. */
+export const hasPlace = ({ clock, turn }: Pick<JobRecord, 'clock' | 'turn'>): boolean =>
+  turn?.clock === clock && !turn.isEntering
+
 /** The place of an upload among those of the same document. */
 export interface Turn {
   /** Of another clock than its job: the job has been retried since, and has no place as yet. */
   readonly clock: string
   /** Those that it waits for, and what they waited for. */
   readonly after: readonly Upload[]
+  /** It is on its way into the line, and has no place there as yet. */
+  readonly isEntering?: true
 }
 
 export interface UploadedFile {
@@ -59,6 +65,10 @@ export interface JobRecord {
   readonly error?: { readonly code: string; readonly detail: string }
   /** How often a worker started on it and did not get to give it back. */
   readonly attempts: number
+  /** How often it waited for a service that was away. */
+  readonly waits?: number
+  /** The message in the stream, by its sequence, by which it is worked on: others of the same job come to nothing. Undefined: no worker has looked at it since it was queued. */
+  readonly message?: number
   readonly created_at: string
   readonly updated_at: string
   /** The clock that everything written for this job carries. */

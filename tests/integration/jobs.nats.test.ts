@@ -93,7 +93,7 @@ describe('the way of a document', () => {
     const before = (await node.request('GET', '/api/v1/resources?query=quetzalcoatl')).body.results
     expect(before.length).toBe(1)
     const record = (await jobs.get(acme, body.job_id))!
-    await jobs.update(record, () => ({ status: 'queued' }))
+    await jobs.update(record, () => ({ status: 'queued', message: undefined as never }))
     await stream.publish(subjects.jobs('small'), encodeJobMessage(record), `again-${Date.now()}`)
     await eventually(
       'it completes again',
@@ -103,7 +103,7 @@ describe('the way of a document', () => {
     )
     expect((await node.request('GET', '/api/v1/resources?query=quetzalcoatl')).body.results).toEqual(before)
     await node.request('DELETE', `/api/v1/resources/${before[0].id}`)
-    await jobs.update(record, () => ({ status: 'queued' }))
+    await jobs.update(record, () => ({ status: 'queued', message: undefined as never }))
     await stream.publish(subjects.jobs('small'), encodeJobMessage(record), `again-${Date.now()}`)
     await eventually(
       'it completes a third time',

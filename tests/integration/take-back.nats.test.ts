@@ -5,11 +5,12 @@ import { systemTime } from '../../src/base/time.ts'
 import { formatClock } from '../../src/clock/hlc.ts'
 import { HashingEmbedder } from '../../src/embedding/hashing.ts'
 import type { Embedder } from '../../src/embedding/port.ts'
-import { Jobs } from '../../src/jobs/jobs.ts'
+import { type JobSettings, Jobs } from '../../src/jobs/jobs.ts'
+import { UPLOADS_IN_LINE_MAX } from '../../src/jobs/line.ts'
 import { encodeJobMessage } from '../../src/jobs/model.ts'
 import { planFloor } from '../../src/rem/floor.ts'
 import { openRocksKv } from '../../src/storage/rocksdb.ts'
-import type { Delivery } from '../../src/stream/port.ts'
+import type { Delivery, KvBucket } from '../../src/stream/port.ts'
 import { subjects } from '../../src/stream/subjects.ts'
 import { DataDir } from '../../src/tenant/data-dir.ts'
 import { Tenant } from '../../src/tenant/tenant.ts'
@@ -350,10 +351,136 @@ describe('uploads of one document', () => {
     // The last is done first: it finds, through those that were refused, that others are ahead; and so does each.
     for (const { job_id, status } of left.reverse()) {
       if (status !== 'queued') continue
-      const { ahead } = await jobs.turn((await jobs.get(tenant, job_id))!)
+      const { ahead } = await jobs.look((await jobs.get(tenant, job_id))!)
       const expected = (id: string) => (id === 'first' ? 'nobody' : id === 'second' ? 'one' : 'several')
       expect([job_id, ahead]).toEqual([job_id, expected(job_id)])
     }
+  })
+
+  it('one that was cancelled and retried in line, or has several messages, is worked on once', async () => {
+    const tenant = parseTenantId('messages')
+    const uri = 'file:///messages.md'
+    const first = new HeldEmbedder(1)
+    startRunner(first)
+    const a = await upload(tenant, uri)
+    await eventually('the first has begun', async () => first.isReached)
+    const others = [1, 2, 3].map(() => startRunner(new HashingEmbedder()))
+    const b = await upload(tenant, uri)
+    for (let n = 0; n < 4; n++) {
+      await eventually('it was looked at', async () => (await jobs.get(tenant, b))!.message !== undefined)
+      await cancel(tenant, b)
+      expect((await request(`${url}/jobs/${b}/retry`, 'POST', { tenant })).status).toBe(202)
+    }
+    const record = (await jobs.get(tenant, b))!
+    for (let n = 0; n < 5; n++) await stream.publish(subjects.jobs(record.tier), encodeJobMessage(record), `more-${n}`)
+    await aWhile()
+    first.letGo()
+    await ended(tenant, a, 'completed')
+    await ended(tenant, b, 'completed')
+    expect((await job(tenant, b)).attempts).toBe(1)
+    await eventually('no message is left', async () => (await jobs.depth()) === 0)
+    expect((await job(tenant, b)).attempts).toBe(1)
+    expect((await chunks(tenant, uri)).length).toBe((await job(tenant, b)).total)
+    await Promise.all(others.map(runner => runner.stop()))
+  })
+
+  it('one whose gateway gave it no place does not replace a later one that has; retried, it does', async () => {
+    const tenant = parseTenantId('roll')
+    const uri = 'file:///roll.md'
+    const older = await upload(tenant, uri, 'The older version.')
+    const { turn: _turn, ...unplaced } = (await jobs.get(tenant, older))!
+    const records = await stream.bucket(subjects.jobsBucket, { maxAgeMs: parts.config.jobRecordMaxAgeMs, replicas: 1 })
+    await records.put(subjects.jobKey(tenant, older), Buffer.from(JSON.stringify(unplaced)))
+    const newer = await upload(tenant, uri, 'The newer version.')
+    startRunner(new HashingEmbedder())
+    await ended(tenant, newer, 'completed')
+    await ended(tenant, older, 'failed')
+    expect((await job(tenant, older)).error).toMatchObject({ code: 'CONFLICT' })
+    expect((await chunks(tenant, uri)).map(({ content }) => content)).toEqual(['The newer version.'])
+    expect((await request(`${url}/jobs/${older}/retry`, 'POST', { tenant })).status).toBe(202)
+    await ended(tenant, older, 'completed')
+    expect((await chunks(tenant, uri)).map(({ content }) => content)).toEqual(['The older version.'])
+  })
+
+  /** Puts uploads in line, of which no worker here knows. */
+  const enqueue = (on: Jobs, tenant: TenantId, job_id: string, uri: string) => {
+    const clock = formatClock({ wall: Date.now(), counter: 0, origin: job_id })
+    const file = { name: 'a.md', objectKey: 'none', bytes: 1, contentType: null, sha256: 'none' }
+    return on.enqueue(on.newRecord({ job_id, tenant, kind: 'ingest', clock, file, uri }))
+  }
+  const elsewhere = (over: Partial<JobSettings> = {}, on = stream, tier = 'elsewhere') =>
+    Jobs.of({ ...parts.config, ...over }, { stream: on, time: systemTime, tier })
+
+  it('are a hundred at most; one that has ended makes room', async () => {
+    const tenant = parseTenantId('hundred')
+    const on = elsewhere()
+    await on.prepare()
+    for (let n = 0; n < UPLOADS_IN_LINE_MAX; n++) await enqueue(on, tenant, `in-line-${n}`, 'file:///hundred')
+    const refused = { code: 'TOO_BUSY', field: 'uri' }
+    await expect(enqueue(on, tenant, 'one-more', 'file:///hundred')).rejects.toMatchObject(refused)
+    expect(await on.get(tenant, 'one-more')).toBeUndefined()
+    await enqueue(on, tenant, 'another-document', 'file:///another')
+    await on.cancel(tenant, 'in-line-7')
+    await enqueue(on, tenant, 'one-more', 'file:///hundred')
+    // Nor has a retry room, and it is what it was.
+    await expect(on.retry(tenant, 'in-line-7')).rejects.toMatchObject(refused)
+    expect(await on.get(tenant, 'in-line-7')).toMatchObject({ status: 'cancelled' })
+  })
+
+  it('one whose retry the queue has no room for is what it was, and so is the line', async () => {
+    const tenant = parseTenantId('no-retry')
+    const [free, full] = [elsewhere(), elsewhere({ jobBytesMax: 400 }, stream, 'full')]
+    await Promise.all([free.prepare(), full.prepare()])
+    await enqueue(free, tenant, 'tried', 'file:///no-retry')
+    await enqueue(free, tenant, 'behind', 'file:///no-retry')
+    const error = { code: 'DOCUMENT_DAMAGED', detail: 'It is cut short.' }
+    const before = await free.update((await free.get(tenant, 'tried'))!, () => ({
+      status: 'failed',
+      tier: 'full',
+      attempts: 2,
+      error,
+    }))
+    await expect(full.retry(tenant, 'tried')).rejects.toMatchObject({ code: 'STREAM_FULL' })
+    const { updated_at: _then, ...was } = before
+    const { updated_at: _now, ...is } = (await free.get(tenant, 'tried'))!
+    expect(is).toEqual(was)
+    await enqueue(free, tenant, 'last', 'file:///no-retry')
+    expect((await free.get(tenant, 'last'))!.turn!.after.map(({ job_id }) => job_id)).toEqual(['behind'])
+  })
+
+  it('who comes behind one sees whom that comes after, wherever its gateway ends', async () => {
+    const tenant = parseTenantId('halfway')
+    const seen: string[][] = []
+    const watched = new Proxy(stream, {
+      get: (target, name) => {
+        if (name !== 'bucket') {
+          const value = Reflect.get(target, name)
+          return typeof value === 'function' ? value.bind(target) : value
+        }
+        return async (...args: Parameters<typeof stream.bucket>) => {
+          const bucket = await stream.bucket(...args)
+          const update: KvBucket['update'] = async (key, value, revision) => {
+            if (key.includes('.document.')) {
+              const { job_id } = JSON.parse(value.toString())
+              seen.push((await jobs.get(tenant, job_id))!.turn!.after.map(other => other.job_id))
+            }
+            return bucket.update(key, value, revision)
+          }
+          return new Proxy(bucket, {
+            get: (from, what) => {
+              const value = Reflect.get(from, what)
+              return what === 'update' ? update : typeof value === 'function' ? value.bind(from) : value
+            },
+          })
+        }
+      },
+    })
+    const on = elsewhere({}, watched)
+    for (const id of ['one', 'two', 'three']) await enqueue(on, tenant, id, 'file:///halfway')
+    await on.cancel(tenant, 'one')
+    await on.retry(tenant, 'one')
+    expect(seen).toEqual([[], ['one'], ['two'], ['three']])
+    expect((await jobs.look((await jobs.get(tenant, 'one'))!)).ahead).toBe('several')
   })
 
   it('many at once, from several gateways whose clocks differ, all get a place of their own', async () => {
@@ -392,7 +519,6 @@ describe('a job that was started too often', () => {
     await one.stop()
     const record = (await jobs.get(tenant, id))!
     await jobs.update(record, () => ({ attempts: 3 }))
-    await stream.publish(subjects.jobs(record.tier), encodeJobMessage(record), `poison-${id}`)
     startRunner(new HashingEmbedder())
     await eventually('it is dead', async () => (await job(tenant, id)).status === 'dead')
     expect(await chunks(tenant, 'file:///poison.md')).toEqual([])
