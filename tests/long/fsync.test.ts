@@ -21,6 +21,7 @@ interface Trace {
 function readTrace(text: string): Trace {
   const written = new Map<string, number>()
   const synced = new Map<string, number>()
+  const writing = new Map<string, string>()
   const started = new Map<string, { path: string; length: number }>()
   let answers = 0
   let early = 0
@@ -29,6 +30,15 @@ function readTrace(text: string): Trace {
     const [, pid = '', call = ''] = /^(\d+)\s+(.*)$/.exec(line) ?? []
     const write = /^(?:write|pwrite64|writev)\(\d+<([^>]*)>.*\)\s*=\s*(\d+)$/.exec(call)
     if (write && isLog(write[1]!)) written.set(write[1]!, (written.get(write[1]!) ?? 0) + Number(write[2]))
+    // A call during which another thread makes one is in two lines.
+    const begun = /^(?:write|pwrite64|writev)\(\d+<([^>]*)>.*<unfinished \.\.\.>$/.exec(call)
+    if (begun && isLog(begun[1]!)) writing.set(pid, begun[1]!)
+    const done = /^<\.\.\. (?:write|pwrite64|writev) resumed>.*\)\s*=\s*(\d+)$/.exec(call)
+    if (done) {
+      const path = writing.get(pid)
+      if (path) written.set(path, (written.get(path) ?? 0) + Number(done[1]))
+      writing.delete(pid)
+    }
     const sync = /^(?:fdatasync|fsync)\(\d+<([^>]*)>/.exec(call)
     if (sync && isLog(sync[1]!)) {
       const covered = { path: sync[1]!, length: written.get(sync[1]!) ?? 0 }
@@ -119,6 +129,14 @@ it('the reader of traces sees an answer that comes too early', () => {
   const write = `1 write(9<${log}>, "x"..., 100) = 100`
   const answer = '1 writev(20<TCP:[1]>, [{iov_base="HTTP/1.1 201 Created"}], 1) = 300'
   expect(readTrace([write, answer].join('\n')).early).toBe(1)
+  const halves = [
+    `1 write(9<${log}>, "x"..., 100 <unfinished ...>`,
+    '3 write(4<pipe:[1]>, "x", 1) = 1',
+    '1 <... write resumed>) = 100',
+  ]
+  expect(readTrace([...halves, answer].join('\n')).early).toBe(1)
+  const whole = readTrace([...halves, `2 fdatasync(9<${log}>) = 0`, answer].join('\n'))
+  expect([whole.early, whole.synced.get(log)]).toEqual([0, 100])
   expect(
     readTrace([write, `2 fdatasync(9<${log}> <unfinished ...>`, answer, '2 <... fdatasync resumed>) = 0'].join('\n'))
       .early,

@@ -6,12 +6,20 @@ const CLOSE_LIST = 0x5d
 const OPEN_OBJECT = 0x7b
 const CLOSE_OBJECT = 0x7d
 
+/** What a body nests at most: a good deal more than any that is taken. A parser takes most of a second for a million levels. */
+export const BODY_DEPTH_MAX = 64
+
+export interface TooMuch {
+  readonly of: 'values' | 'levels'
+  /** The member of the outermost object in which the bound is passed, `body` where it is in none. */
+  readonly member: string
+}
+
 /**
- * Whether a JSON text has more than about `max` values, looked at without making them: parsing takes tens of milliseconds for some hundred thousand of them, this a fraction of one until it has seen
- * too many. Each value but the first of a list or an object comes after a comma; a list and an object count for themselves as well. If so, the member of the outermost object in which the bound
- * is passed, `body` where it is in none; else undefined.
+ * Whether a JSON text has more than about `max` values, or nests deeper than {@link BODY_DEPTH_MAX}, looked at without making them: parsing takes tens of milliseconds for some hundred thousand of them, this a
+ * fraction of one until it has seen too many. Each value but the first of a list or an object comes after a comma; a list and an object count for themselves as well.
  */
-export function memberWithTooMuch(json: Uint8Array, max: number): string | undefined {
+export function memberWithTooMuch(json: Uint8Array, max: number): TooMuch | undefined {
   let values = 1
   let depth = 0
   let textFrom = -1
@@ -31,7 +39,8 @@ export function memberWithTooMuch(json: Uint8Array, max: number): string | undef
     else if (byte === CLOSE_LIST || byte === CLOSE_OBJECT) depth--
     else if (byte === COMMA || byte === OPEN_LIST || byte === OPEN_OBJECT) {
       if (byte !== COMMA) depth++
-      if (++values > max) return depth > 1 && name ? textOf(json.subarray(...name)) : 'body'
+      const of = ++values > max ? 'values' : depth > BODY_DEPTH_MAX ? 'levels' : undefined
+      if (of) return { of, member: depth > 1 && name ? textOf(json.subarray(...name)) : 'body' }
     }
   }
   return undefined

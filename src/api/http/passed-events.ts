@@ -10,7 +10,9 @@ const ID = /(?:^|\n)id: ([^\n]*)/g
  * Sends the events of another node on, whole ones only, so that an error event can be the last of them: when this node drains, and when the other one breaks off. Both tell the cursor of the last event that went out.
  */
 export function passEvents(answer: IncomingMessage, raw: ServerResponse, closing: AbortSignal): void {
-  let rest = ''
+  /** The pieces of an event that has not come whole. */
+  let rest: string[] = []
+  let endsLine = false
   let cursor: string | undefined
   answer.setEncoding('utf8')
   const end = (error?: PercolateError) => {
@@ -23,13 +25,16 @@ export function passEvents(answer: IncomingMessage, raw: ServerResponse, closing
   const drain = () => end(feedsEnd(cursor))
   const finish = () => end()
   const take = (text: string) => {
-    const whole = (rest + text).lastIndexOf(BETWEEN_EVENTS) + BETWEEN_EVENTS.length
-    if (whole < BETWEEN_EVENTS.length) {
-      rest += text
+    // What has been looked at is not looked at again: an event may come in many pieces.
+    const last = text.lastIndexOf(BETWEEN_EVENTS)
+    const whole = last >= 0 ? last + BETWEEN_EVENTS.length : endsLine && text.startsWith('\n') ? 1 : 0
+    endsLine = text.endsWith('\n')
+    if (whole === 0) {
+      rest.push(text)
       return
     }
-    const events = (rest + text).slice(0, whole)
-    rest = (rest + text).slice(whole)
+    const events = rest.join('') + text.slice(0, whole)
+    rest = [text.slice(whole)]
     for (const [, id] of events.matchAll(ID)) cursor = id
     if (raw.write(events)) return
     answer.pause()

@@ -18,7 +18,7 @@ import { PEER_HEADER } from '../../replication/auth.ts'
 import { bodyAjv, queryAjv, validationError } from '../validate.ts'
 import { answerClientErrors } from './client-error.ts'
 import { refuseConditions } from './conditions.ts'
-import { memberWithTooMuch } from './count-values.ts'
+import { BODY_DEPTH_MAX, memberWithTooMuch } from './count-values.ts'
 import { LastWord } from './last-word.ts'
 import { boundPipelined } from './pipelined.ts'
 import { cutOffStalled } from './stalled.ts'
@@ -103,13 +103,15 @@ export function createHttpServer(options: HttpServerOptions): FastifyInstance {
       done(new PercolateError(code, message, { field }))
     if (!isUtf8(body)) return invalid('INVALID_JSON', 'The body is not valid UTF-8; encode its text as UTF-8.')
     const { bodyValues } = request.routeOptions.config
-    const field = bodyValues && memberWithTooMuch(body, bodyValues.max)?.slice(0, FIELD_CHARS_MAX)
-    if (field !== undefined)
-      return invalid(
-        'INVALID_ARGUMENT',
-        `${field} has more values than a body of ${bodyValues!.max} has room for; ${bodyValues!.remedy}`,
-        field,
-      )
+    const tooMuch = memberWithTooMuch(body, bodyValues?.max ?? Number.POSITIVE_INFINITY)
+    if (tooMuch) {
+      const field = tooMuch.member.slice(0, FIELD_CHARS_MAX)
+      const why =
+        tooMuch.of === 'levels'
+          ? `is nested deeper than ${BODY_DEPTH_MAX} levels; send it flatter.`
+          : `has more values than a body of ${bodyValues!.max} has room for; ${bodyValues!.remedy}`
+      return invalid('INVALID_ARGUMENT', `${field} ${why}`, field)
+    }
     return parseJson(request, body.toString(), done)
   })
   app.setSerializerCompiler(() => value => JSON.stringify(value))

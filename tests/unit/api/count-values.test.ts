@@ -1,8 +1,9 @@
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
-import { memberWithTooMuch } from '../../../src/api/http/count-values.ts'
+import { BODY_DEPTH_MAX, memberWithTooMuch } from '../../../src/api/http/count-values.ts'
 import * as schemas from '../../../src/api/schemas.ts'
 import { check } from '../../../src/api/validate.ts'
+import { checkObject } from '../../../src/base/check-object.ts'
 import { parseFilter } from '../../../src/search/filter.ts'
 
 /** Values of a document as a whole, counted when it is parsed: each list and object, and each thing in one. */
@@ -25,7 +26,7 @@ describe('values of a JSON text', () => {
         const json = Buffer.from(JSON.stringify(given, null, isSpaced ? 2 : 0))
         const count = 1 + valuesIn(given)
         expect(memberWithTooMuch(json, count)).toBe(undefined)
-        if (count > 1) expect(memberWithTooMuch(json, count - 1)).toEqual(expect.any(String))
+        if (count > 1) expect(memberWithTooMuch(json, count - 1)).toMatchObject({ of: 'values' })
       }),
       { numRuns: 300 },
     )
@@ -39,7 +40,7 @@ describe('values of a JSON text', () => {
         return bytes[name as unknown as number]
       },
     })
-    expect(memberWithTooMuch(json, 1000)).toBe('body')
+    expect(memberWithTooMuch(json, 1000)).toEqual({ of: 'values', member: 'body' })
     expect(looks).toBeLessThan(10_000)
   })
 })
@@ -53,7 +54,35 @@ describe('the member with too many values', () => {
     [Array(100).fill(1), 'body'],
     [{ filter: {}, query: Array(3).fill({}) }, undefined],
   ])('%j: %s', (value, member) => {
-    expect(memberWithTooMuch(Buffer.from(JSON.stringify(value)), 50)).toBe(member)
+    expect(memberWithTooMuch(Buffer.from(JSON.stringify(value)), 50)?.member).toBe(member)
+  })
+})
+
+describe('a JSON text that nests too deep', () => {
+  const nested = (levels: number) =>
+    Buffer.from(`{"metadata":{"a":${'['.repeat(levels - 2)}${']'.repeat(levels - 2)}}}`)
+
+  it('is known by its member as soon as it does', () => {
+    expect(memberWithTooMuch(nested(BODY_DEPTH_MAX), 1000)).toBe(undefined)
+    expect(memberWithTooMuch(nested(BODY_DEPTH_MAX + 1), 1000)).toEqual({ of: 'levels', member: 'metadata' })
+    const flat = Buffer.from(`[${Array(1000).fill('[[]]').join(',')}]`)
+    expect(memberWithTooMuch(flat, 10_000)).toBe(undefined)
+  })
+})
+
+describe('metadata that is far too large', () => {
+  it('is not looked at to its end', () => {
+    let looks = 0
+    const wide = new Proxy(Object.fromEntries(Array.from({ length: 300_000 }, (_, n) => [`k${n}`, n])), {
+      get: (object, name) => {
+        looks++
+        return object[name as string]
+      },
+    })
+    expect(() => checkObject(wide, 'metadata')).toThrow(/^metadata has more than 65536 bytes as JSON/)
+    expect(looks).toBeLessThan(65_536)
+    expect(() => checkObject({ a: 'é'.repeat(40_000) }, 'metadata')).toThrow(/^metadata has 80008 bytes as JSON/)
+    expect(checkObject({ a: 'x'.repeat(65_528) }, 'metadata')).toEqual({ a: expect.any(String) })
   })
 })
 
