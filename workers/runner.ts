@@ -7,7 +7,7 @@ import type { Metrics } from '../src/base/metrics.ts'
 import type { Time } from '../src/base/time.ts'
 import type { Embedder } from '../src/embedding/port.ts'
 import type { Jobs } from '../src/jobs/jobs.ts'
-import { decodeJobMessage, isFinished, isRetracting, type JobRecord } from '../src/jobs/model.ts'
+import { decodeJobMessage, isFinished, isRetracting, type JobRecord, messageOf } from '../src/jobs/model.ts'
 import type { ObjectStore } from '../src/objects/port.ts'
 import type { Delivery } from '../src/stream/port.ts'
 import { embedPending } from './embed.ts'
@@ -59,6 +59,8 @@ interface RunningJob {
   readonly pulled: PulledJob
   readonly stop: AbortController
   readonly done: Promise<void>
+  /** The record as its work began; undefined: it has not. */
+  started?: JobRecord
 }
 
 /**
@@ -102,8 +104,10 @@ export class JobRunner {
   start(): void {
     const { jobs, ackWaitMs } = this.#options
     this.#endListening = jobs.onChange(changed => {
-      for (const { pulled, stop } of this.#running.values())
-        if (pulled.job.tenant === changed.tenant && pulled.job.job_id === changed.jobId) void this.#check(pulled, stop)
+      for (const running of this.#running.values()) {
+        const { job } = running.pulled
+        if (job.tenant === changed.tenant && job.job_id === changed.jobId) void this.#check(running)
+      }
     })
     this.#tickers = [
       this.#every(Math.max(200, ackWaitMs / 3), () => {
@@ -111,7 +115,7 @@ export class JobRunner {
         for (const delivery of this.#running.keys()) delivery.working()
       }),
       this.#every(RECORD_CHECK_MS, () => {
-        for (const { pulled, stop } of this.#running.values()) void this.#check(pulled, stop)
+        for (const running of this.#running.values()) void this.#check(running)
       }),
     ]
     this.#pulling = this.#pull()
@@ -218,10 +222,27 @@ export class JobRunner {
     delivery.release(AWAY_MS)
   }
 
-  /** Stops a running job whose record says that it was cancelled. */
-  async #check({ job }: PulledJob, stop: AbortController): Promise<void> {
+  /** Stops a running job whose record says that it was cancelled, or has been queued anew since. */
+  async #check({ pulled: { delivery, job }, stop, started }: RunningJob): Promise<void> {
     const current = await this.#options.jobs.get(job.tenant, job.job_id).catch(() => undefined)
-    if (current?.status === 'cancelled') stop.abort(new PercolateError('CANCELLED', 'The job was cancelled.'))
+    if (current && started && (current.status === 'cancelled' || !isOf(delivery, current, started)))
+      stop.abort(new PercolateError('CANCELLED', 'The job was cancelled.'))
+  }
+
+  /**
+   * Changes the record of a job that is worked on by this message, unless it has ended. Undefined: it is not any more (it was cancelled and retried, say), and nothing was changed.
+   */
+  async #change(
+    delivery: Delivery,
+    job: JobRecord,
+    change: (now: JobRecord) => Partial<JobRecord> | undefined,
+  ): Promise<JobRecord | undefined> {
+    let isIts = false
+    const changed = await this.#options.jobs.update(job, now => {
+      isIts = isOf(delivery, now, job)
+      return isIts && !isFinished(now.status) ? change(now) : undefined
+    })
+    return isIts ? changed : undefined
   }
 
   async #run(delivery: Delivery, message: JobRecord, signal: AbortSignal): Promise<void> {
@@ -243,21 +264,18 @@ export class JobRunner {
     let poisoned = false
     let isChanged = false
     const started = await jobs.update(next, job => {
-      isChanged = job.clock !== next.clock || (job.message !== undefined && job.message !== delivery.sequence)
+      isChanged = !isOf(delivery, job, next)
       poisoned = !isFinished(job.status) && job.attempts >= attemptsMax
       if (isFinished(job.status) || poisoned || isChanged) return undefined
       return {
         status: 'running',
         attempts: job.attempts + 1,
-        message: delivery.sequence,
+        message: { sequence: delivery.sequence, clock: job.clock },
         ...(job.turn ? { turn: { clock: job.clock, after: [] } } : {}),
       }
     })
-    if (isChanged && !isFinished(started.status)) {
-      // Retried meanwhile, or begun by another message: the next look shows which.
-      delivery.release(TURN_MS)
-      return
-    }
+    // Retried meanwhile, or begun by another message: the next look shows which.
+    if (isChanged) return delivery.release(TURN_MS)
     const trace = newTrace()
     if (poisoned) {
       const detail = `Started ${started.attempts} times and never finished${started.error ? `; the last reason: ${started.error.detail.replace(/\.+$/, '')}` : ': it takes its worker down or hangs'}.`
@@ -268,6 +286,8 @@ export class JobRunner {
       await this.#settle(delivery, started, trace)
       return
     }
+    const running = this.#running.get(delivery)
+    if (running) running.started = started
     logger.info(
       { job: started.job_id, tenant: started.tenant, kind: started.kind, attempt: started.attempts },
       'job started',
@@ -275,13 +295,15 @@ export class JobRunner {
     try {
       const counts =
         started.kind === 'ingest'
-          ? await ingest(this.#options, started, this.#progress(started, signal), trace)
-          : await embedPending(this.#options, started, this.#progress(started, signal))
-      const ended = await jobs.update(started, job =>
-        isFinished(job.status)
-          ? undefined
-          : { status: 'completed', stage: 'done', ...counts, error: undefined as never },
-      )
+          ? await ingest(this.#options, started, this.#progress(delivery, started, signal), trace)
+          : await embedPending(this.#options, started, this.#progress(delivery, started, signal))
+      const ended = await this.#change(delivery, started, () => ({
+        status: 'completed',
+        stage: 'done',
+        ...counts,
+        error: undefined as never,
+      }))
+      if (!ended) return delivery.release(TURN_MS)
       await this.#settle(delivery, ended, trace)
       if (ended.status !== 'completed') return
       this.#finished?.inc({ outcome: 'completed' })
@@ -292,33 +314,29 @@ export class JobRunner {
   }
 
   async #failed(delivery: Delivery, job: JobRecord, error: unknown, trace: IngestTrace): Promise<void> {
-    const { jobs, logger, attemptsMax } = this.#options
+    const { logger, attemptsMax } = this.#options
     const { code, retry } = classify(error)
     const reason = { code, detail: errorMessage(error) }
     if (code === 'CANCELLED') {
-      const current = await jobs.update(job, now =>
+      const current = await this.#change(delivery, job, now =>
         now.status === 'running'
           ? { status: 'queued', stage: 'waiting', attempts: Math.max(0, now.attempts - 1) }
           : undefined,
       )
-      if (isFinished(current.status)) await this.#settle(delivery, current, trace)
+      if (current && isFinished(current.status)) await this.#settle(delivery, current, trace)
       else delivery.release(0)
       return
     }
     if (retry === 'later') {
       // Not the job's fault: it does not count as an attempt.
-      const { waits = 0 } = await jobs.update(job, now =>
-        isFinished(now.status)
-          ? undefined
-          : {
-              status: 'queued',
-              stage: 'waiting',
-              attempts: Math.max(0, now.attempts - 1),
-              waits: (now.waits ?? 0) + 1,
-              error: reason,
-            },
-      )
-      delivery.release(Math.min(RELEASE_MS_MAX, AWAY_MS * 2 ** Math.min(waits, 6)))
+      const given = await this.#change(delivery, job, now => ({
+        status: 'queued',
+        stage: 'waiting',
+        attempts: Math.max(0, now.attempts - 1),
+        waits: (now.waits ?? 0) + 1,
+        error: reason,
+      }))
+      delivery.release(Math.min(RELEASE_MS_MAX, AWAY_MS * 2 ** Math.min(given?.waits ?? 0, 6)))
       logger.warn({ job: job.job_id, ...reason }, 'a service is away; the job waits')
       return
     }
@@ -327,9 +345,7 @@ export class JobRunner {
       return
     }
     logger.error({ job: job.job_id, attempt: job.attempts, err: error }, 'job failed; it will be tried again')
-    await jobs.update(job, now =>
-      isFinished(now.status) ? undefined : { status: 'queued', stage: 'waiting', error: reason },
-    )
+    await this.#change(delivery, job, () => ({ status: 'queued', stage: 'waiting', error: reason }))
     delivery.release(Math.min(RELEASE_MS_MAX, 250 * 2 ** job.attempts))
   }
 
@@ -346,7 +362,8 @@ export class JobRunner {
     // One that was replacing an earlier version stands; that one is gone in part.
     const standing = now.written && !now.settled ? await this.#takeBack(job, trace) : undefined
     const whole = standing ? { ...reason, detail: `${reason.detail} ${standing}` } : reason
-    const ended = await jobs.update(job, current => (isFinished(current.status) ? undefined : { status, error: whole }))
+    const ended = await this.#change(delivery, job, () => ({ status, error: whole }))
+    if (!ended) return delivery.release(TURN_MS)
     if (ended.status === status) await this.#bury(delivery, whole, job.job_id, status)
     else await this.#settle(delivery, ended, trace)
   }
@@ -358,7 +375,7 @@ export class JobRunner {
       const ended: Partial<JobRecord> = standing
         ? { stage: 'retained', error: { code: 'CLOCK_SETTLED', detail: standing } }
         : { stage: 'retracted' }
-      await this.#options.jobs.update(job, now => (isRetracting(now) ? ended : undefined))
+      await this.#options.jobs.update(job, now => (isRetracting(now) && now.clock === job.clock ? ended : undefined))
     }
     await delivery.ack()
   }
@@ -392,12 +409,11 @@ export class JobRunner {
     )
   }
 
-  #progress(job: JobRecord, signal: AbortSignal): JobProgress {
-    const { jobs } = this.#options
+  #progress(delivery: Delivery, job: JobRecord, signal: AbortSignal): JobProgress {
     const note = async (change: Partial<JobRecord>) => {
       if (signal.aborted) throw signal.reason
-      const current = await jobs.update(job, now => (isFinished(now.status) ? undefined : change))
-      if (isFinished(current.status)) throw new PercolateError('CANCELLED', 'The job was cancelled.')
+      const current = await this.#change(delivery, job, () => change)
+      if (!current || isFinished(current.status)) throw new PercolateError('CANCELLED', 'The job was cancelled.')
     }
     return {
       signal,
@@ -407,6 +423,10 @@ export class JobRunner {
     }
   }
 }
+
+/** Whether a record is still that of the job which a message began, and worked on by that message. */
+const isOf = ({ sequence }: Delivery, now: JobRecord, job: JobRecord): boolean =>
+  now.clock === job.clock && (messageOf(now) ?? sequence) === sequence
 
 /** `never`: the document is at fault; `later`: a service is away; `again`: anything else, counted. */
 function classify(error: unknown): { code: string; retry: 'never' | 'later' | 'again' } {

@@ -1,3 +1,4 @@
+import { randomUUID } from 'node:crypto'
 import { PercolateError } from '../base/errors.ts'
 import type { TenantId } from '../base/ids.ts'
 import type { Time } from '../base/time.ts'
@@ -5,7 +6,16 @@ import { formatClock, parseClock } from '../clock/hlc.ts'
 import type { Delivery, KvBucket, StreamPort } from '../stream/port.ts'
 import { subjects } from '../stream/subjects.ts'
 import { DocumentLines, type Entry, type Place } from './line.ts'
-import { encodeJobMessage, hasPlace, isFinished, isOpen, isRetracting, type JobRecord, type Turn } from './model.ts'
+import {
+  encodeJobMessage,
+  hasPlace,
+  isFinished,
+  isOpen,
+  isRetracting,
+  type JobRecord,
+  messageOf,
+  type Turn,
+} from './model.ts'
 
 export interface JobsOptions {
   readonly stream: StreamPort
@@ -102,11 +112,11 @@ export class Jobs {
     try {
       await this.#enqueue(job, messageId)
     } catch (error) {
-      // Now it is looked at anew whether stream and bucket are there. Both steps may be done twice.
+      // Now it is looked at anew whether stream and bucket are there.
       if (prepared === undefined || !isUnavailable(error)) throw error
-      // One that could not be withdrawn still comes after those that it came after.
+      // One that could not be withdrawn still comes after those that it came after. Its first message may be there, and have been worked on.
       const turn = (await this.get(job.tenant, job.job_id))?.turn
-      await this.#enqueue(turn ? { ...job, turn } : job, messageId)
+      await this.#enqueue(turn ? { ...job, turn } : job, `${messageId}-again`)
     }
   }
 
@@ -129,16 +139,24 @@ export class Jobs {
         } else await bucket.put(key, encodeRecord(job))
         await this.#send(placed, messageId)
       } catch (error) {
-        await this.#withdraw(bucket, placed, place).catch(() => {})
-        throw error
+        if (!(await this.#withdraw(bucket, placed, place, error).catch(() => false))) throw error
       }
     })
   }
 
-  async #withdraw(bucket: KvBucket, job: JobRecord, place: Place | undefined): Promise<void> {
-    const isOut = place ? await place.undo() : !isInLine(job) || !hasPlace(job) || (await this.#lines.leave(job))
+  /** True: the message is there all the same, and a worker has it. */
+  async #withdraw(bucket: KvBucket, job: JobRecord, place: Place | undefined, error: unknown): Promise<boolean> {
+    let isTaken = false
+    let isThere = true
+    await this.#update(job, now => {
+      isThere = now !== job
+      isTaken = isThere && (now.status !== 'queued' || messageOf(now) !== undefined)
+      return isThere && !isTaken ? { status: 'cancelled' } : undefined
+    })
+    if (isTaken || !isThere) return isTaken
+    const isOut = place ? await place.undo() : !isInLine(job) || isBusy(error) || (await this.#lines.leave(job))
     if (isOut) await bucket.delete(subjects.jobKey(job.tenant, job.job_id))
-    else await this.#update(job, now => (isFinished(now.status) ? undefined : { status: 'cancelled' }))
+    return false
   }
 
   /** Gives a job that is known, and may be looked at by others meanwhile, its place. `later`: one with a later clock has one. Undefined: it has ended, or was retried. */
@@ -169,7 +187,7 @@ export class Jobs {
    * the last; but a version that a later one would have replaced yields to it.
    */
   async look(fallback: JobRecord, sequence?: number): Promise<Look> {
-    const isIts = (job: JobRecord) => job.message === undefined || sequence === undefined || job.message === sequence
+    const isIts = (now: JobRecord) => (messageOf(now) ?? sequence) === sequence || sequence === undefined
     let job = (await this.get(fallback.tenant, fallback.job_id)) ?? fallback
     if (isOpen(job) && !isIts(job)) return { job, ahead: 'nobody', isIts: false }
     if (isFinished(job.status) || !isInLine(job)) return { job, ahead: 'nobody', isIts: true }
@@ -184,30 +202,39 @@ export class Jobs {
     }
     const { after, one } = await this.#lines.ahead(job)
     if (after.length === 0) return { job, ahead: 'nobody', isIts: true }
+    if (one) await this.#remind(one)
     const isNext = one !== undefined && (one.status !== 'queued' || (await this.#lines.ahead(one)).after.length === 0)
-    if (isNext) await this.#remind(one)
     const known = JSON.stringify(job.turn)
-    const message = job.message ?? sequence
-    const noted = { turn: { clock: job.clock, after }, ...(message === undefined ? {} : { message }) }
-    if (JSON.stringify(noted.turn) !== known || message !== job.message)
+    const message = messageOf(job) ?? sequence
+    const { clock } = job
+    const noted = {
+      turn: { clock, after },
+      ...(message === undefined ? {} : { message: { sequence: message, clock } }),
+    }
+    if (JSON.stringify(noted.turn) !== known || message !== messageOf(job))
       job = await this.update(job, now =>
-        now.status === 'queued' && JSON.stringify(now.turn) === known && isIts(now) ? noted : undefined,
+        now.status === 'queued' && now.clock === clock && JSON.stringify(now.turn) === known && isIts(now)
+          ? noted
+          : undefined,
       )
     return { job, ahead: isNext && after.length === 1 ? 'one' : 'several', isIts: isIts(job) }
   }
 
   /**
-   * A job that others wait for, and that waits for none itself, may have lost its message, or never have had one: then it would hold them up for as long as its record is kept. Whichever of its messages
-   * comes first is the one that it is worked on by.
+   * A job that others wait for may have lost its message, or never have had one: then it would hold them up for as long as its record is kept. Whichever of its messages comes first now is the one that
+   * it is worked on by. False: there is news of it.
    */
-  async #remind(job: JobRecord): Promise<void> {
+  async #remind(job: JobRecord): Promise<boolean> {
     const silentMs = this.#options.time.now() - Date.parse(job.updated_at)
-    if (silentMs < (job.status === 'running' ? REMIND_RUNNING_MS : REMIND_MS)) return
-    await this.#send(job, `${job.job_id}-reminded-${job.updated_at}`)
-    await this.update(job, now =>
+    if (silentMs < (job.status === 'running' ? REMIND_RUNNING_MS : REMIND_MS)) return false
+    let isSilent = false
+    const reminded = await this.update(job, now => {
       // What stands in for a record that has gone is `job` itself.
-      now !== job && now.updated_at === job.updated_at ? { message: undefined as never } : undefined,
-    )
+      isSilent = now !== job && now.updated_at === job.updated_at
+      return isSilent ? { message: undefined as never } : undefined
+    })
+    if (isSilent) await this.#send(reminded, `${job.job_id}-reminded-${reminded.updated_at}`)
+    return isSilent
   }
 
   async get(tenant: TenantId, jobId: string): Promise<JobRecord | undefined> {
@@ -272,18 +299,21 @@ export class Jobs {
     )
   }
 
-  /** Starts a failed, dead or cancelled job over, as if it had been uploaded now: what it wrote was taken back, and an older clock would lose against that. */
+  /**
+   * Starts a failed, dead or cancelled job over, as if it had been uploaded now: what it wrote was taken back, and an older clock would lose against that. One that is open, and of which there has been no
+   * news for ten minutes (twelve hours while it runs), gets another message: its own may be lost.
+   */
   async retry(tenant: TenantId, jobId: string): Promise<JobRecord> {
     const job = await this.#existing(tenant, jobId)
-    if (job.status !== 'failed' && job.status !== 'dead' && job.status !== 'cancelled') {
-      throw new PercolateError(
-        'JOB_STATE',
-        `The job is ${job.status}; only failed, dead and cancelled jobs can be retried.`,
-      )
-    }
+    if (isOpen(job) && (await this.#remind(job))) return job
     let before = job
     const queued = await this.update(job, now => {
       before = now
+      if (!isFinished(now.status) || now.status === 'completed')
+        throw new PercolateError(
+          'JOB_STATE',
+          `The job is ${now.status}; only failed, dead and cancelled jobs can be retried.`,
+        )
       if (isRetracting(now))
         throw new PercolateError(
           'JOB_STATE',
@@ -296,41 +326,39 @@ export class Jobs {
         attempts: 0,
         done: 0,
         total: 0,
-        clock: formatClock({ wall: this.#options.time.now(), counter: 0, origin: `${RETRY_ORIGIN}${jobId}` }),
+        clock: formatClock({ wall: this.#options.time.now(), counter: 0, origin: `${RETRY_ORIGIN}${randomUUID()}` }),
       }
     })
-    let placed: { job: JobRecord; place?: Place } | undefined
+    let place: Place | undefined
     try {
       await this.prepare()
       return await this.#whileThere(async () => {
-        placed = await this.#placeRetried(queued)
-        await this.#send(placed.job, `${jobId}-${this.#options.time.now()}`)
-        return placed.job
+        const placed = isInLine(queued) ? await this.#place(queued, { toLater: 'wait', isBounded: true }) : undefined
+        place = placed === 'later' ? undefined : placed?.place
+        const now = (placed !== 'later' && placed?.job) || ((await this.get(tenant, jobId)) ?? queued)
+        await this.#send(now, `${jobId}-${this.#options.time.now()}`)
+        return now
       })
     } catch (error) {
-      return await this.#unretry(before, placed?.job ?? queued, placed?.place, error)
+      return await this.#unretry(before, queued, place, error)
     }
-  }
-
-  async #placeRetried(queued: JobRecord): Promise<{ job: JobRecord; place?: Place }> {
-    if (!isInLine(queued)) return { job: queued }
-    const placed = await this.#place(queued, { toLater: 'wait', isBounded: true })
-    if (placed === undefined || placed === 'later')
-      return { job: (await this.get(queued.tenant, queued.job_id)) ?? queued }
-    return placed
   }
 
   /** A job whose retry got no message is again what it was, and the caller learns why; but one that a worker has all the same goes on. */
   async #unretry(before: JobRecord, queued: JobRecord, place: Place | undefined, error: unknown): Promise<JobRecord> {
+    let isTaken = false
     let isBack = false
-    const isOut = await place?.undo()
-    const now = await this.update(queued, current => {
-      isBack = current.status === 'queued' && current.clock === queued.clock && current.message === undefined
-      // Others behind it look there for those further ahead.
-      return isBack ? { ...FRESH, ...before, ...(isOut === false ? { turn: current.turn } : {}) } : undefined
-    })
-    if (isBack) throw error
-    return now
+    const now = await this.#update(queued, current => {
+      const isIts = originOf(current.clock) === originOf(queued.clock)
+      isTaken = isIts && (current.status !== 'queued' || messageOf(current) !== undefined)
+      isBack = isIts && !isTaken
+      // Others may be behind it, who look there for those further ahead.
+      return isBack ? { ...FRESH, ...before, ...(current.turn ? { turn: current.turn } : {}) } : undefined
+    }).catch(() => undefined)
+    if (now && isTaken) return now
+    if (isBack && isInLine(queued) && !isBusy(error))
+      await (place ? place.undo() : this.#lines.leave(queued)).catch(() => {})
+    throw error
   }
 
   /** A queued job will not be started; a running one stops at once. What it wrote is taken back by a worker: its stage says so. JOB_STATE: it has ended, or stands already. */
@@ -448,7 +476,8 @@ const FRESH = {
   waits: undefined as never,
 } satisfies Partial<JobRecord>
 
-const isRetried = ({ clock }: JobRecord): boolean => parseClock(clock)?.origin.startsWith(RETRY_ORIGIN) === true
+const originOf = (clock: string): string | undefined => parseClock(clock)?.origin
+const isRetried = ({ clock }: JobRecord): boolean => originOf(clock)?.startsWith(RETRY_ORIGIN) === true
 
 /** Whether it is one of the uploads of a document. */
 const isInLine = (job: JobRecord): job is JobRecord & { readonly uri: string } =>
@@ -456,6 +485,8 @@ const isInLine = (job: JobRecord): job is JobRecord & { readonly uri: string } =
 
 const isUnavailable = (error: unknown): boolean =>
   error instanceof PercolateError && error.code === 'STREAM_UNAVAILABLE'
+
+const isBusy = (error: unknown): boolean => error instanceof PercolateError && error.code === 'TOO_BUSY'
 
 const encodeRecord = (job: JobRecord): Buffer => Buffer.from(JSON.stringify(job))
 

@@ -42,7 +42,7 @@ const ENTER_ATTEMPTS_MAX = 20
 const ENTER_PAUSE_MS = 20
 /** Records that one look at who is ahead reads at most. */
 const LOOKS_MAX = 64
-/** Records that are read to count who is in line; where they do not suffice, it counts as full. */
+/** Records that are read to count who is in line; those behind many that were cancelled are not counted. */
 const COUNT_LOOKS_MAX = 4 * UPLOADS_IN_LINE_MAX
 
 /**
@@ -79,7 +79,8 @@ export class DocumentLines {
       const record = await bucket.get(key)
       const tail = record && decodeTail(record.value)
       const isOwn = tail?.job_id === job.job_id
-      if (tail && toLater === 'yield' && !isOwn && tail.clock > job.clock) return 'later'
+      if (tail && toLater === 'yield' && tail.clock > job.clock && (await this.#stands(job.tenant, tail)))
+        return 'later'
       const last = tail ? (isOwn ? tail.after : [{ job_id: tail.job_id, clock: tail.clock }]) : []
       const turn: Turn = {
         clock: tail ? clockAbove(job.clock, tail.clock, time.now() + clockSkewMsMax) : job.clock,
@@ -89,7 +90,7 @@ export class DocumentLines {
           ...last,
         ],
       }
-      const length = 1 + (isBounded && tail ? await this.#inLine(job.tenant, tail) : (tail?.length ?? 0))
+      const length = 1 + (tail ? await this.#inLine(job.tenant, tail) : 0)
       if (isBounded && length > UPLOADS_IN_LINE_MAX)
         throw new PercolateError(
           'TOO_BUSY',
@@ -123,6 +124,12 @@ export class DocumentLines {
     return (await bucket.update(key, encodeTail(back), record.revision)) !== undefined
   }
 
+  /** Whether an upload is in, or may come to be. */
+  async #stands(tenant: TenantId, { job_id }: Upload): Promise<boolean> {
+    const record = await this.#options.get(tenant, job_id)
+    return record !== undefined && (record.status === 'completed' || isOpen(record))
+  }
+
   /** How many uploads are in line up to the last one, which has not to be counted while it says that there are few. */
   async #inLine(tenant: TenantId, tail: Tail): Promise<number> {
     if (tail.length !== undefined && tail.length < UPLOADS_IN_LINE_MAX) return tail.length
@@ -131,7 +138,7 @@ export class DocumentLines {
     for (let open: Upload[] = [tail]; open.length > 0; ) {
       const upload = open.shift()!
       if (seen.has(upload.clock)) continue
-      if (seen.size >= COUNT_LOOKS_MAX) return UPLOADS_IN_LINE_MAX
+      if (seen.size >= COUNT_LOOKS_MAX) return count
       seen.add(upload.clock)
       const record = await this.#options.get(tenant, upload.job_id)
       if (!record) continue

@@ -21,6 +21,18 @@ export interface Upload {
   readonly clock: string
 }
 
+/** Which message a job is worked on by: the first one that a worker looked at. */
+interface JobMessageNote {
+  /** In the stream of jobs. */
+  readonly sequence: number
+  /** Of the job. With another clock it has been queued anew since, also by one who does not know of this note. */
+  readonly clock: string
+}
+
+/** The message in the stream, by its sequence, by which a job is worked on: others of the same job come to nothing. Undefined: no worker has looked at it since it was queued. */
+export const messageOf = ({ clock, message }: Pick<JobRecord, 'clock' | 'message'>): number | undefined =>
+  message?.clock === clock ? message.sequence : undefined
+
 /** Whether it stands in its document's line. */
 export const hasPlace = ({ clock, turn }: Pick<JobRecord, 'clock' | 'turn'>): boolean =>
   turn?.clock === clock && !turn.isEntering
@@ -67,8 +79,8 @@ export interface JobRecord {
   readonly attempts: number
   /** How often it waited for a service that was away. */
   readonly waits?: number
-  /** The message in the stream, by its sequence, by which it is worked on: others of the same job come to nothing. Undefined: no worker has looked at it since it was queued. */
-  readonly message?: number
+  /** The message by which it is worked on, see {@link messageOf}. */
+  readonly message?: JobMessageNote
   readonly created_at: string
   readonly updated_at: string
   /** The clock that everything written for this job carries. */
@@ -89,7 +101,7 @@ export interface JobMessage {
   readonly job: JobRecord
 }
 
-export const encodeJobMessage = (job: JobRecord): Buffer =>
+export const encodeJobMessage = ({ message: _message, ...job }: JobRecord): Buffer =>
   Buffer.from(JSON.stringify({ version: 1, job } satisfies JobMessage))
 
 /** Throws INVALID_ARGUMENT for what is not a job message; such a message is dead-lettered, never run. */
