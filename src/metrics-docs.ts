@@ -1,6 +1,7 @@
 import { addGatewayMetrics } from '../gateway/metrics.ts'
 import { JobRunner } from '../workers/runner.ts'
 import { FeedPlaces } from './api/feed-places.ts'
+import { HeldAnswers } from './api/held-answers.ts'
 import { HeldBodies } from './api/held-bodies.ts'
 import { FairSemaphore } from './base/fair-semaphore.ts'
 import { Metrics } from './base/metrics.ts'
@@ -45,6 +46,8 @@ export async function metricsMarkdown(): Promise<string> {
           disk: new DiskGuard('.', 0),
           room: new StagingRoom(0),
           bodies: new HeldBodies(0),
+          answers: new HeldAnswers(0),
+          calls: { held: 0, refused: 0 },
         }),
     ],
     [

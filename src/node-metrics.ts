@@ -1,3 +1,4 @@
+import type { HalfShares } from './api/half-shares.ts'
 import type { HeldBodies } from './api/held-bodies.ts'
 import type { ChangeOperations } from './api/operations/changes.ts'
 import { BOOKMARK_CHARS_MAX } from './base/limits.ts'
@@ -20,6 +21,8 @@ export interface NodeMetricsOptions {
   readonly disk: DiskGuard
   readonly room: StagingRoom
   readonly bodies: HeldBodies
+  readonly answers: HalfShares
+  readonly calls: Pick<HalfShares, 'held' | 'refused'>
 }
 
 /** The database node's own metrics; `docs/metrics.md` lists them. */
@@ -34,6 +37,8 @@ export function addNodeMetrics({
   disk,
   room,
   bodies,
+  answers,
+  calls,
 }: NodeMetricsOptions): void {
   metrics.gauge(
     'percolate_active_tenants',
@@ -59,12 +64,32 @@ export function addNodeMetrics({
   metrics.gauge(
     'percolate_held_body_bytes',
     'Bodies of the requests that are worked on or wait: PERCOLATE_HELD_BODY_BYTES_MAX at most',
-    () => bodies.bytes,
+    () => bodies.held,
   )
   metrics.gauge(
     'percolate_held_bodies_refused_total',
     'Requests refused (503 TOO_BUSY) because their body did not fit beside the others',
     () => bodies.refused,
+  )
+  metrics.gauge(
+    'percolate_held_answer_bytes',
+    'Answers that their clients have not taken yet: PERCOLATE_HELD_ANSWER_BYTES_MAX at most, and as much again of such as cannot be refused',
+    () => answers.held,
+  )
+  metrics.gauge(
+    'percolate_held_answers_refused_total',
+    'Requests refused (503 TOO_BUSY) because their answer did not fit beside those that are not taken',
+    () => answers.refused,
+  )
+  metrics.gauge(
+    'percolate_grpc_calls',
+    'Calls by gRPC that are open: PERCOLATE_GRPC_CALLS_MAX of each service at most',
+    () => calls.held,
+  )
+  metrics.gauge(
+    'percolate_grpc_calls_refused_total',
+    'Calls by gRPC refused (TOO_BUSY) because too many were open',
+    () => calls.refused,
   )
   metrics.gauge(
     'percolate_writes_too_late_total',

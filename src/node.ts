@@ -1,6 +1,8 @@
 import { GrpcForwarder } from './api/grpc/forward.ts'
+import { HeldCalls } from './api/grpc/held-calls.ts'
 import { GrpcPeers } from './api/grpc/peer-client.ts'
 import { createGrpcApi } from './api/grpc/server.ts'
+import { HeldAnswers } from './api/held-answers.ts'
 import { HeldBodies } from './api/held-bodies.ts'
 import { createHttpApi } from './api/http/api.ts'
 import { closeServer, listen } from './api/http/server.ts'
@@ -251,6 +253,8 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
     // A tick above it may carry over into the next millisecond.
     const asOfAheadMsMax = Math.max(0, config.clockSkewMsMax - 1)
     const bodies = new HeldBodies(config.heldBodyBytesMax)
+    const answers = new HeldAnswers(config.heldAnswerBytesMax)
+    const calls = new HeldCalls(config.grpcCallsMax)
     const readers = new SlowReaders(config.readerStallMs, metrics)
     const httpApi = await createHttpApi({
       logger,
@@ -266,6 +270,7 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
       onTenant,
       readers,
       bodies,
+      answers,
       gate,
     })
     await replica?.load()
@@ -289,6 +294,8 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
       onTenant,
       readers,
       bodies,
+      answers,
+      calls,
       gate,
       forwarder,
       peers: replica && { handlers: replica.service, auth, logger },
@@ -306,6 +313,8 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
       disk,
       room,
       bodies,
+      answers,
+      calls,
     })
     const ticker = setInterval(() => pool.closeIdle(), Math.min(IDLE_CHECK_MS_MAX, config.tenantIdleMs)).unref()
     parts.add('idle closing', () => clearInterval(ticker))

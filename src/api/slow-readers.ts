@@ -14,6 +14,20 @@ export class SlowReaders {
     this.#metrics = metrics
   }
 
+  /** How long a reader may take nothing, ms. */
+  get stallMsMax(): number {
+    return this.#stallMsMax
+  }
+
+  /** Calls back, and counts it, when what is begun now is not taken in time: unless what is returned is called before. */
+  watch(onStalled: () => void): () => void {
+    const timer = setTimeout(() => {
+      this.#metrics.countError('READER_STALLED')
+      onStalled()
+    }, this.#stallMsMax).unref()
+    return () => clearTimeout(timer)
+  }
+
   /** Waits for a stream that is full; false when its reader is gone, or is to be cut off, which is counted. */
   async keepsUp(stream: EventEmitter): Promise<boolean> {
     const how = await drained(stream, this.#stallMsMax)

@@ -15,7 +15,7 @@ const LOST = [
   '| UNAVAILABLE | there is no connection, or it went (`Connection dropped`); a router has no node (`Received HTTP status code 503`), or lost it before it took the call (`Stream refused`). When no initial metadata came, nothing was done |',
   '| INTERNAL, `Received RST_STREAM with code …` (with code 0: `Call ended without gRPC status`) | the node was lost after its initial metadata, which come before a write is begun, and with the beginning of what is read. A router cannot say so in words of gRPC: HAProxy ends the stream as if it were whole (code 0), others reset it. It is no defect of Percolate: that has `percolate-code: INTERNAL` |',
   '| CANCELLED, and the client did not cancel | the same while the client still sends; a connection that its server cut |',
-  '| RESOURCE_EXHAUSTED, `Bandwidth exhausted …` (behind a router: INTERNAL, code 0) | the stream of a reader that took nothing for too long (`READER_STALLED`); or more than 128 pairs of metadata |',
+  '| RESOURCE_EXHAUSTED, `Bandwidth exhausted …` (behind a router: INTERNAL, code 0) | a call whose reader took nothing for too long, and not even what was on its way in up to 5 s more: behind that a stream carries the code (`READER_STALLED`); or more than 128 pairs of metadata |',
   '| RESOURCE_EXHAUSTED, `Received message larger than max` | the client takes no answer of that size; with long contents raise its limit (`grpc.max_receive_message_length`) above 4 MiB |',
   '| DEADLINE_EXCEEDED | the clock of the client itself |',
   '',

@@ -3,6 +3,18 @@ import { PAGE_BYTES_MAX } from './limits.ts'
 /** The JSON of results that were counted. They are not changed from then on, and it goes with them. */
 const counted = new WeakMap<object, string>()
 
+/** Bytes of the results that were counted as something else. */
+const alike = new WeakMap<object, number>()
+
+/** Bytes of a result, about, as a page counted it; of one that no page counted none. */
+export const countedBytes = (result: object): number => counted.get(result)?.length ?? alike.get(result) ?? 0
+
+/** A result that is sent in the place of one that was counted, with its bytes. */
+export function inPlaceOf<T extends object>(result: T, like: object): T {
+  alike.set(result, countedBytes(like))
+  return result
+}
+
 /** The JSON of a member of an answer: that of a result that was counted is not made twice. Undefined for what JSON has no word for. */
 export const jsonOf = (value: unknown): string | undefined =>
   (typeof value === 'object' && value !== null ? counted.get(value) : undefined) ?? JSON.stringify(value)
@@ -19,9 +31,11 @@ export class PageBytes {
     return fits
   }
 
-  /** As {@link take}, of a result that is sent as something else, made from this. */
+  /** As {@link take}, of a result that is sent as something else, made from this; see {@link inPlaceOf}. */
   takeLike(result: object): boolean {
-    return this.#fits(JSON.stringify(result))
+    const json = JSON.stringify(result)
+    alike.set(result, json.length)
+    return this.#fits(json)
   }
 
   #fits(json: string): boolean {

@@ -22,12 +22,14 @@ import type { Gate } from '../../session/gate.ts'
 import { type Access, parseRequest } from '../../session/request.ts'
 import { type Ending, Session } from '../../session/session.ts'
 import { type FeedPlaces, feedsEnd } from '../feed-places.ts'
+import type { HeldAnswer, HeldAnswers } from '../held-answers.ts'
 import type { SlowReaders } from '../slow-readers.ts'
 import { type ConditionField, takeConditions } from './conditions.ts'
 import type { GrpcForward, GrpcForwarder } from './forward.ts'
 import { takeOver } from './held-messages.ts'
 import type { Message } from './messages.ts'
-import { streamOf } from './open-calls.ts'
+import { cutOffWith, streamOf } from './open-calls.ts'
+import type { Encoded } from './strict-messages.ts'
 
 export interface CallContext {
   readonly logger: Logger
@@ -38,6 +40,9 @@ export interface CallContext {
   readonly node: string
   readonly onTenant: (tenant: TenantId) => void
   readonly readers: SlowReaders
+  /** Where answers are counted until they are taken, and what makes their bytes; without them none is. */
+  readonly answers?: HeldAnswers | undefined
+  readonly encode?: ((method: string, message: object) => Encoded) | undefined
   readonly gate?: Gate | undefined
   readonly forwarder?: GrpcForwarder | undefined
 }
@@ -49,7 +54,8 @@ type AnyCall =
   | ServerDuplexStream<Message, Message>
 
 export type UnaryHandler = (call: Session, request: Message) => Promise<Message>
-export type StreamHandler = (call: Session, request: Message) => AsyncIterable<Message>
+/** `hold`: counts results that wait here to be sent, so many bytes; TOO_BUSY when there is no room. */
+export type StreamHandler = (call: Session, request: Message, hold: (bytes: number) => void) => AsyncIterable<Message>
 export type ClientStreamHandler = (call: Session, requests: AsyncIterable<Message>) => Promise<Message>
 
 /** `conditions`: those that the method decides on. */
@@ -66,10 +72,13 @@ export function unary(
     const release = takeOver(call.request)
     const ways = {
       here: async (session: Session) => {
-        const answer = await handler(session, call.request)
+        const answer = made(context, name, call, session, await handler(session, call.request))
         return { answer, trailer: trailerOf(context, session) }
       },
-      forward: (forward: GrpcForward) => forward.unary(name, call, call.request),
+      forward: async (forward: GrpcForward, session: Session) => {
+        const { answer, trailer } = await forward.unary(name, call, call.request)
+        return { answer: made(context, name, call, session, answer), trailer }
+      },
     }
     begin(context, call, access, ways, conditions)
       .finally(release)
@@ -89,25 +98,37 @@ export function serverStream(context: CallContext, name: string, handler: Stream
   return (call: ServerWritableStream<Message, Message>) => {
     const observe = timer(context, name)
     const release = takeOver(call.request)
-    const send = async (session: Session, messages: AsyncIterable<Message>, onAnswer: () => void) => {
+    const stream = streamOf((call as { call?: object }).call)
+    const send = async (session: Session, messages: AsyncIterable<Message>, onMessage: (bytes: number) => void) => {
       let hasSent = false
       try {
         for await (const message of messages) {
           if (session.signal.aborted) return
-          onAnswer()
+          const encoded = context.encode?.(name, message)
+          onMessage(encoded?.bytes.length ?? 0)
           hasSent = true
           // A slow reader holds us back; a cancelled one does not.
-          if (!call.write(message)) await context.readers.wait(call, session.signal)
+          if (!call.write((encoded ?? message) as Message)) await context.readers.wait(call, session.signal)
+          else if (stream?.writableNeedDrain) await context.readers.wait(stream, session.signal)
         }
       } catch (error) {
         throw hasSent ? final(error) : error
       }
     }
     begin(context, call, 'read', {
-      here: (session, onAnswer) => send(session, handler(session, call.request), onAnswer),
+      here: (session, onAnswer) => {
+        const hold = feeds ? undefined : heldFor(context, call, session)
+        return send(
+          session,
+          handler(session, call.request, bytes => hold?.atLeast(bytes)),
+          onAnswer,
+        )
+      },
       forward: (forward, session) => {
         const messages = forward.serverStream(name, call, call.request)
-        return send(session, feeds ? sentOn(feeds, session, messages) : messages, () => {})
+        if (feeds) return send(session, sentOn(feeds, session, messages), () => {})
+        const hold = heldFor(context, call, session)
+        return send(session, messages, bytes => hold?.atLeast(bytes * READ_AHEAD))
       },
       closing: feeds?.closing,
     })
@@ -119,12 +140,33 @@ export function serverStream(context: CallContext, name: string, handler: Stream
           void cutOffUntaken(context, call)
         },
         error => {
-          call.emit('error', fail(context, observe, error))
-          if (error instanceof PercolateError && error.code === 'READER_STALLED' && !cutOff(call))
+          const status = fail(context, observe, error)
+          if (!(error instanceof PercolateError && error.code === 'READER_STALLED')) return call.emit('error', status)
+          if (!cutOffWith(call, error))
             context.logger.error('cannot reset the stream of a reader that stalled: grpc-js keeps it elsewhere')
         },
       )
   }
+}
+
+/** What is held of the answer to a call, until its stream is closed. */
+function heldFor({ answers }: CallContext, call: object, { tenant }: Session): HeldAnswer | undefined {
+  const stream = streamOf((call as { call?: object }).call)
+  if (!answers || !stream || stream.closed || stream.destroyed) return undefined
+  const held = answers.answer(tenant)
+  stream.once('close', held.release)
+  return held
+}
+
+/** An answer as it goes out, counted. TOO_BUSY when there is no room for that to a read; what was written stands, and is told. */
+function made(context: CallContext, name: string, call: object, session: Session, answer: Message): Message {
+  const encoded = context.encode?.(name, answer)
+  if (!encoded) return answer
+  const { length } = encoded.bytes
+  const held = heldFor(context, call, session)
+  if (session.access === 'read') held?.atLeast(length)
+  else held?.count(length)
+  return encoded as unknown as Message
 }
 
 /** A change feed of another node, in its place, until this one drains. */
@@ -257,6 +299,7 @@ async function begin<T>(
       ),
       ending,
     )
+    context.answers?.admit(session.tenant)
     const onAnswer = () => sendHead(context.node)
     const here = async () => {
       context.onTenant(session.tenant)
@@ -311,6 +354,9 @@ function fail(context: CallContext, observe: (outcome: string) => void, raw: unk
   context.logger[log]({ code: error.code, ...(http >= 500 ? { err: error.cause ?? error } : {}) }, error.message)
   return failure(error)
 }
+
+/** Messages of a stream that grpc-js reads ahead, as a client of another node, and keeps until they are written. */
+const READ_AHEAD = 16
 
 /** Characters of an error's text and of its field that are sent: routers take some 15 KiB of trailers (HAProxy), and percent-encoding makes up to nine bytes of a character. */
 const TEXT_CHARS_MAX = 1024

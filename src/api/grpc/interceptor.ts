@@ -8,25 +8,34 @@ import {
 } from '@grpc/grpc-js'
 import { PercolateError } from '../../base/errors.ts'
 import { HeldBodies } from '../held-bodies.ts'
+import type { SlowReaders } from '../slow-readers.ts'
 import { failure } from './calls.ts'
 import { Frames } from './frames.ts'
+import { HeldCalls } from './held-calls.ts'
 import { HeldMessages } from './held-messages.ts'
-import { encodingOf, streamOf } from './open-calls.ts'
+import { holdBack } from './hold-back.ts'
+import { encodingOf, onCutOff, streamOf } from './open-calls.ts'
 import { malformed, Received } from './strict-messages.ts'
 
 type Status = Parameters<ServerInterceptingCallInterface['sendStatus']>[0]
 
-const SERVICE = '/percolate.v1.Rem/'
+const PACKAGE = '/percolate.v1.'
+const SERVICE = `${PACKAGE}Rem/`
 
 export interface ContractOptions {
   /** Where what calls send is counted. Default: it has room for everything. */
   readonly bodies?: HeldBodies | undefined
+  /** Where calls are counted. Default: it has room for every one. */
+  readonly calls?: HeldCalls | undefined
+  readonly readers?: SlowReaders | undefined
   /** See `PERCOLATE_REQUEST_READ_MS`. Default: no end. */
   readonly requestReadMs?: number | undefined
 }
 
 /** Within which a client that was refused takes the status, and ends its side. */
 const LAST_WORD_MS = 500
+/** And one that was too slow, at most. */
+const SLOW_LAST_WORD_MS_MAX = 5000
 /** The longest that a timer runs. */
 const TIMER_MS_MAX = 2 ** 31 - 1
 
@@ -38,22 +47,34 @@ const TIMER_MS_MAX = 2 ** 31 - 1
 export const contractInterceptor =
   ({
     bodies = new HeldBodies(Number.POSITIVE_INFINITY),
+    calls = new HeldCalls(Number.POSITIVE_INFINITY),
+    readers,
     requestReadMs = TIMER_MS_MAX,
   }: ContractOptions = {}): ServerInterceptor =>
   (method, call) => {
     // grpc-js sends what it refuses from the innermost call, below every interceptor (grpc-internals.test.ts).
     const send = call.sendStatus.bind(call)
-    if (method.path.startsWith(SERVICE)) call.sendStatus = status => send(translate(status))
+    const isOurs = method.path.startsWith(SERVICE)
+    const stream = streamOf(call)!
+    call.sendStatus = status => {
+      send(isOurs ? translate(status) : status)
+      // A client that takes nothing at all does not get the status either, and its stream would stay.
+      if (!readers || stream.closed || stream.destroyed) return
+      stream.once(
+        'close',
+        readers.watch(() => stream.close(constants.NGHTTP2_ENHANCE_YOUR_CALM)),
+      )
+    }
     const sendHead = call.sendMetadata.bind(call)
     call.sendMetadata = head => {
       head.set(ACCEPT_ENCODING, 'identity')
       sendHead(head)
     }
-    const stream = streamOf(call)!
     const held = new HeldMessages(bodies, stream)
     let messages = 0
     let hasEnded = false
-    const refuse = (error: PercolateError) => {
+    /** Nothing follows the status, and the stream goes when it is not taken in time. */
+    const end = (error: PercolateError, rst: number, lastWordMs: number) => {
       if (hasEnded) return
       hasEnded = true
       clearTimeout(late)
@@ -61,9 +82,15 @@ export const contractInterceptor =
       const status = failure(error)
       status.metadata.set(ACCEPT_ENCODING, 'identity')
       send(status)
-      // Who does not end its side keeps the stream.
-      setTimeout(() => stream.close(constants.NGHTTP2_NO_ERROR), LAST_WORD_MS).unref()
+      setTimeout(() => stream.close(rst), lastWordMs).unref()
     }
+    // Who does not end its side keeps the stream.
+    const refuse = (error: PercolateError) => end(error, constants.NGHTTP2_NO_ERROR, LAST_WORD_MS)
+    onCutOff(stream, error =>
+      end(error, constants.NGHTTP2_ENHANCE_YOUR_CALM, Math.min(readers?.stallMsMax ?? 0, SLOW_LAST_WORD_MS_MAX)),
+    )
+    // Those for other nodes are written with an eye on their readers, too.
+    if (!method.path.startsWith(PACKAGE)) holdBack(call, stream, readers)
     let late: NodeJS.Timeout | undefined
     const expect = () => {
       clearTimeout(late)
@@ -101,6 +128,15 @@ export const contractInterceptor =
     const encoding = encodingOf(call)
     if (encoding !== 'identity') refuse(compressed(encoding))
     const listener = new ServerListenerBuilder()
+      .withOnReceiveMetadata((metadata, next) => {
+        const tenant = isOurs ? metadata.get('x-tenant-id')[0]?.toString() : undefined
+        try {
+          stream.once('close', calls.hold(method.path, tenant))
+        } catch (error) {
+          return refuse(error as PercolateError)
+        }
+        next(metadata)
+      })
       .withOnReceiveMessage((received, next) => {
         if (hasEnded) return
         messages++
@@ -127,7 +163,12 @@ export const contractInterceptor =
         next()
       })
       .build()
-    return new ServerInterceptingCall(call, { start: next => next(listener) })
+    return new ServerInterceptingCall(call, {
+      start: next => next(listener),
+      sendMessage: (message, next) => {
+        if (!hasEnded) next(message)
+      },
+    })
   }
 
 /** What says which compression is taken; grpc-js names those that it can read. */

@@ -1,6 +1,7 @@
 import { PercolateError } from '../../base/errors.ts'
 import { checkId } from '../../base/ids.ts'
 import { BATCH_ITEMS_MAX, LIST_LIMIT_MAX } from '../../base/limits.ts'
+import { countedBytes } from '../../base/page-bytes.ts'
 import type { Time } from '../../base/time.ts'
 import type { Session } from '../../session/session.ts'
 import type { Conditions } from '../operations/conditions.ts'
@@ -59,14 +60,16 @@ export function remMethods(
       'read',
     ),
     DeleteResource: remover('DeleteResource', resources),
-    ListResources: serverStream(context, 'ListResources', (call, request) => {
+    ListResources: serverStream(context, 'ListResources', (call, request, hold) => {
       const { limit: _limit, ...query } = toInput(request)
       const base = check<schemas.ResourcesQuery>(schemas.ResourcesQuery, query, 'request')
-      return pages(positive(request.limit), async (limit, cursor) =>
-        resources.query(call, { ...base, limit, ...(cursor ? { cursor } : {}) }),
+      return pages(
+        positive(request.limit),
+        async (limit, cursor) => resources.query(call, { ...base, limit, ...(cursor ? { cursor } : {}) }),
+        hold,
       )
     }),
-    SearchResources: serverStream(context, 'SearchResources', async function* (call, request) {
+    SearchResources: serverStream(context, 'SearchResources', async function* (call, request, hold) {
       const { limit: _limit, ...rest } = toInput(request)
       const limit = positive(request.limit)
       const input = check<schemas.SearchInput>(
@@ -75,6 +78,7 @@ export function remMethods(
         'request',
       )
       const { results, cursor, warnings } = await resources.search(call, input)
+      hold(bytesOf(results))
       for (const [n, { score, snippet, ...resource }] of results.entries()) {
         const last = n === results.length - 1
         yield {
@@ -116,11 +120,13 @@ export function remMethods(
       'read',
     ),
     DeleteEntity: remover('DeleteEntity', entities),
-    FindEntities: serverStream(context, 'FindEntities', (call, request) => {
+    FindEntities: serverStream(context, 'FindEntities', (call, request, hold) => {
       const { limit: _limit, ...query } = toInput(request)
       const base = check<schemas.EntitiesQuery>(schemas.EntitiesQuery, query, 'request')
-      return pages(positive(request.limit), async (limit, cursor) =>
-        entities.query(call, { ...base, limit, ...(cursor ? { cursor } : {}) }),
+      return pages(
+        positive(request.limit),
+        async (limit, cursor) => entities.query(call, { ...base, limit, ...(cursor ? { cursor } : {}) }),
+        hold,
       )
     }),
     TraverseEntities: unary(
@@ -159,11 +165,13 @@ export function remMethods(
       'read',
     ),
     DeleteMoment: remover('DeleteMoment', moments),
-    ListMoments: serverStream(context, 'ListMoments', (call, request) => {
+    ListMoments: serverStream(context, 'ListMoments', (call, request, hold) => {
       const { limit: _limit, ...query } = toInput(request)
       const base = check<schemas.MomentsQuery>(schemas.MomentsQuery, query, 'request')
-      return pages(positive(request.limit), async (limit, cursor) =>
-        moments.query(call, { ...base, limit, ...(cursor ? { cursor } : {}) }),
+      return pages(
+        positive(request.limit),
+        async (limit, cursor) => moments.query(call, { ...base, limit, ...(cursor ? { cursor } : {}) }),
+        hold,
       )
     }),
 
@@ -206,10 +214,13 @@ export function remMethods(
   }
 }
 
-/** Streams a listing page by page, so that memory stays bounded however long it is. */
+const bytesOf = (results: readonly object[]): number => results.reduce((sum: number, one) => sum + countedBytes(one), 0)
+
+/** Streams a listing page by page, so that memory stays bounded however long it is: a page is held until it is sent. */
 async function* pages(
   total: number | undefined,
   read: (limit: number, cursor: string | undefined) => Promise<{ results: readonly object[]; cursor?: string }>,
+  hold: (bytes: number) => void,
 ): AsyncGenerator<Message> {
   if (total !== undefined && total < 0)
     throw new PercolateError('INVALID_ARGUMENT', 'limit must not be negative.', { field: 'limit' })
@@ -217,6 +228,7 @@ async function* pages(
   let cursor: string | undefined
   do {
     const page = await read(Math.min(left, LIST_LIMIT_MAX / 4), cursor)
+    hold(bytesOf(page.results))
     for (const result of page.results) yield toMessage(result as Record<string, unknown>)
     left -= page.results.length
     cursor = page.cursor

@@ -1,5 +1,6 @@
 import type { ServerHttp2Stream } from 'node:http2'
 import { ServerInterceptingCall, type ServerInterceptingCallInterface, type ServerInterceptor } from '@grpc/grpc-js'
+import type { PercolateError } from '../../base/errors.ts'
 
 type Status = Parameters<ServerInterceptingCallInterface['sendStatus']>[0]
 
@@ -21,6 +22,20 @@ export const streamOf = (call: object | undefined): ServerHttp2Stream | undefine
 
 /** How a call's messages are compressed, as it says. */
 export const encodingOf = (call: object): string => innermost(call)?.incomingEncoding ?? 'identity'
+
+const cutOffs = new WeakMap<object, (error: PercolateError) => void>()
+
+/** Sets what {@link cutOffWith} does with a stream. */
+export const onCutOff = (stream: ServerHttp2Stream, end: (error: PercolateError) => void): void =>
+  void cutOffs.set(stream, end)
+
+/** Ends a call whose reader is too slow: what is on its way is all that it gets, with the error behind it, and when it does not take that either the stream is reset. False: there is no stream to be found. */
+export function cutOffWith(call: object, error: PercolateError): boolean {
+  const stream = streamOf((call as { call?: object }).call)
+  const end = stream && cutOffs.get(stream)
+  end?.(error)
+  return end !== undefined
+}
 
 /**
  * The calls that a server has under way, of all its services. A server that must not wait for them any longer can still tell their clients so: a connection that just goes is CANCELLED to a client of

@@ -11,19 +11,23 @@ import { HealthImplementation } from 'grpc-health-check'
 import { PercolateError } from '../../base/errors.ts'
 import { listenError } from '../../base/listen-error.ts'
 import type { Probes } from '../../base/probes.ts'
+import type { HeldAnswers } from '../held-answers.ts'
 import type { HeldBodies } from '../held-bodies.ts'
 import type { Operations } from '../operations/operations.ts'
 import { type CallContext, failure } from './calls.ts'
+import type { HeldCalls } from './held-calls.ts'
 import { contractInterceptor } from './interceptor.ts'
 import { remMethods } from './methods.ts'
 import { OpenCalls } from './open-calls.ts'
 import { type PeerServerOptions, peerMethods } from './peer-server.ts'
 import { loadPeerProto, loadRemProto } from './protos.ts'
-import { strictService } from './strict-messages.ts'
+import { encoderOf, strictService } from './strict-messages.ts'
 
-export interface GrpcApiOptions extends CallContext {
+export interface GrpcApiOptions extends Omit<CallContext, 'encode'> {
   readonly operations: Operations
   readonly bodies: HeldBodies
+  readonly answers: HeldAnswers
+  readonly calls: HeldCalls
   readonly probes: Probes
   readonly bodyBytesMax: number
   /** How long a client may take to send a call, ms. */
@@ -59,16 +63,18 @@ export async function createGrpcApi(options: GrpcApiOptions): Promise<GrpcApi> {
   const rem = (
     loadPackageDefinition(definition) as unknown as { percolate: { v1: { Rem: { service: ServiceDefinition } } } }
   ).percolate.v1.Rem.service
-  const calls = new OpenCalls()
+  const open = new OpenCalls()
   const server = new Server({
-    interceptors: [contractInterceptor(options), calls.interceptor],
+    interceptors: [contractInterceptor(options), open.interceptor],
     'grpc.max_receive_message_length': bodyBytesMax,
     'grpc.max_send_message_length': -1,
+    // What is refused stays until its client has taken the refusal: no connection may have more of it than the node takes calls.
+    'grpc.max_concurrent_streams': options.calls.max,
     // Who reads a stream and vanishes without a word must not keep its tenant open.
     'grpc.keepalive_time_ms': 10_000,
     'grpc.keepalive_timeout_ms': 5000,
   })
-  server.addService(strictService(rem, definition), remMethods(options, operations))
+  server.addService(strictService(rem, definition), remMethods({ ...options, encode: encoderOf(rem) }, operations))
   if (options.peers) {
     const peerDefinition = loadPeerProto()
     const peer = (
@@ -105,7 +111,7 @@ export async function createGrpcApi(options: GrpcApiOptions): Promise<GrpcApi> {
       for (const service of ['', SERVICE]) health.setStatus(service, 'NOT_SERVING')
       let forced = setTimeout(
         () => {
-          calls.end(failure(new PercolateError('SHUTTING_DOWN', GOING)))
+          open.end(failure(new PercolateError('SHUTTING_DOWN', GOING)))
           forced = setTimeout(() => server.forceShutdown(), LAST_WORD_MS).unref()
         },
         Math.min(options.drainMs(), CALLS_END_MS_MAX),

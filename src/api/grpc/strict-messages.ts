@@ -32,13 +32,28 @@ export class Received {
   }
 }
 
+/** A message as it goes out: who counts its bytes makes them, and grpc-js sends these. */
+export class Encoded {
+  readonly bytes: Buffer
+
+  constructor(bytes: Buffer) {
+    this.bytes = bytes
+  }
+}
+
+/** Makes what a method of the service sends of a message. */
+export const encoderOf =
+  (service: ServiceDefinition): ((method: string, message: object) => Encoded) =>
+  (method, message) =>
+    new Encoded(service[method]!.responseSerialize(message))
+
 const sizes = new WeakMap<object, number>()
 
 /** Bytes of a message as it was received. */
 export const messageBytes = (message: object): number => sizes.get(message) ?? 0
 
 /**
- * The service with messages that are read when somebody asks for it ({@link Received}): only such as have no more in them than they may have, and no text which is not UTF-8. protobufjs reads every wrong
+ * The service with messages that may be made before they are sent ({@link Encoded}), and that are read when somebody asks for it ({@link Received}): only such as have no more in them than they may have, and no text which is not UTF-8. protobufjs reads every wrong
  * byte as U+FFFD, so that different ids would become one.
  */
 export function strictService(
@@ -69,7 +84,11 @@ export function strictService(
       if (wrong !== undefined) throw malformed(`${wrong} is not valid UTF-8; encode text as UTF-8.`, wrong)
       return message
     }
-    return { ...method, requestDeserialize: bytes => new Received(bytes, decode) }
+    return {
+      ...method,
+      requestDeserialize: bytes => new Received(bytes, decode),
+      responseSerialize: message => (message instanceof Encoded ? message.bytes : method.responseSerialize(message)),
+    }
   }
   return Object.fromEntries(Object.entries(service).map(([name, method]) => [name, strict(method)]))
 }

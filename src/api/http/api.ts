@@ -2,6 +2,7 @@ import type { FastifyInstance } from 'fastify'
 import type { TenantId } from '../../base/ids.ts'
 import type { Time } from '../../base/time.ts'
 import type { Gate } from '../../session/gate.ts'
+import type { HeldAnswers } from '../held-answers.ts'
 import type { HeldBodies } from '../held-bodies.ts'
 import type { Operations } from '../operations/operations.ts'
 import * as schemas from '../schemas.ts'
@@ -27,6 +28,7 @@ export interface HttpApiOptions extends HttpServerOptions {
   readonly gate: Gate | undefined
   readonly readers: SlowReaders
   readonly bodies: HeldBodies
+  readonly answers: HeldAnswers
 }
 
 const UPLOADS_ELSEWHERE = 'uploads and jobs are at the upload gateway, port 8081 unless set otherwise'

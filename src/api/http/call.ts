@@ -8,6 +8,7 @@ import { encodeBookmark } from '../../session/bookmark.ts'
 import type { Gate } from '../../session/gate.ts'
 import { type Access, parseRequest } from '../../session/request.ts'
 import { Session } from '../../session/session.ts'
+import type { HeldAnswers } from '../held-answers.ts'
 import { type ArrivingBody, type HeldBodies, SMALL_BODY_BYTES } from '../held-bodies.ts'
 import { isConditional, isNewCondition } from './conditions.ts'
 import type { HttpForwarder } from './forward.ts'
@@ -38,6 +39,8 @@ export interface TenantHookOptions {
   readonly forwarder?: HttpForwarder | undefined
   /** Where bodies are counted; the gateway streams its own. */
   readonly bodies?: HeldBodies | undefined
+  /** Where answers are counted until they are taken. */
+  readonly answers?: HeldAnswers | undefined
   /** What a body may have that does not say its length. */
   readonly bodyBytesMax?: number | undefined
 }
@@ -76,6 +79,16 @@ function letGo(request: FastifyRequest): void {
   releases.delete(request)
 }
 
+/** Counts an answer until the system has all of it, or refuses that to a read: what was written stands, and is told. */
+function holdAnswer(answers: HeldAnswers, { call }: FastifyRequest, reply: FastifyReply, payload: unknown): void {
+  if (!call || !(typeof payload === 'string' || Buffer.isBuffer(payload)) || reply.raw.destroyed) return
+  const answer = answers.answer(call.tenant)
+  const bytes = Buffer.byteLength(payload)
+  if (call.access === 'read' && reply.statusCode < 400) answer.atLeast(bytes)
+  else answer.count(bytes)
+  reply.raw.once('close', answer.release)
+}
+
 /** The same stream, counted. */
 function counted(payload: Readable, body: ArrivingBody): Readable {
   const count = new Transform({
@@ -109,7 +122,7 @@ export function holdContinue(app: FastifyInstance): void {
 
 /** Reads who asks, for the routes of one scope, decides whether this node answers, and ends the session when the client goes away. */
 export function addTenantHook(scope: FastifyInstance, options: TenantHookOptions): void {
-  const { bodies, bodyBytesMax = 0 } = options
+  const { bodies, answers, bodyBytesMax = 0 } = options
   scope.decorateRequest('call')
   scope.addHook('onRequest', async (request, reply) => {
     const { headers } = request
@@ -130,6 +143,7 @@ export function addTenantHook(scope: FastifyInstance, options: TenantHookOptions
       new ReplyEnding(reply),
     )
     request.call = session
+    answers?.admit(session.tenant)
     const { forwarder } = options
     if (gate && forwarder) {
       const isHere = await gate.answer(
@@ -191,6 +205,7 @@ export function addTenantHook(scope: FastifyInstance, options: TenantHookOptions
       }
     })
   }
+  if (answers) scope.addHook('onSend', async (request, reply, payload) => holdAnswer(answers, request, reply, payload))
   scope.addHook('onSend', async (request, reply) => {
     const { outcome } = request.call ?? {}
     if (!outcome) return

@@ -2,7 +2,7 @@ import { checkObject } from '../../base/check-object.ts'
 import { PercolateError } from '../../base/errors.ts'
 import { checkId } from '../../base/ids.ts'
 import { CATEGORY_BYTES_MAX, LIST_LIMIT_DEFAULT } from '../../base/limits.ts'
-import { PageBytes } from '../../base/page-bytes.ts'
+import { inPlaceOf, PageBytes } from '../../base/page-bytes.ts'
 import { type MomentCommand, planDelete, planMoment } from '../../rem/plan.ts'
 import type { RecordRef } from '../../rem/record.ts'
 import { type Moment, momentView } from '../../rem/views.ts'
@@ -96,7 +96,7 @@ export class MomentOperations {
         })
         const last = results.at(-1)
         return {
-          results: results.map(toOutput),
+          results: results.map(moment => inPlaceOf(toOutput(moment), moment)),
           ...(more && last ? { cursor: encodeCursor(scope, [last.timeMs, last.id]) } : {}),
         }
       },

@@ -7,7 +7,7 @@ import {
   SEARCH_LIMIT_DEFAULT,
   URI_BYTES_MAX,
 } from '../../base/limits.ts'
-import { PageBytes } from '../../base/page-bytes.ts'
+import { inPlaceOf, PageBytes } from '../../base/page-bytes.ts'
 import { Slicer } from '../../base/slice.ts'
 import { embedAhead } from '../../embedding/ahead.ts'
 import { planDelete, planEmbedding, planResource, type ResourceCommand, resourceId, vectorOf } from '../../rem/plan.ts'
@@ -214,11 +214,9 @@ export class ResourceOperations {
         })
         const next = offset + answer.hits.length
         return {
-          results: answer.hits.map(({ resource, score, snippet }) => ({
-            ...toOutput(resource, tenant.embedding),
-            score,
-            snippet,
-          })),
+          results: answer.hits.map(({ resource, score, snippet }) =>
+            inPlaceOf({ ...toOutput(resource, tenant.embedding), score, snippet }, resource),
+          ),
           ...(answer.more && next < SEARCH_DEPTH_MAX ? { cursor: encodeCursor(scope, [next]) } : {}),
           ...(answer.warnings.length > 0 ? { warnings: answer.warnings } : {}),
         }

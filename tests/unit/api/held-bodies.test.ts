@@ -15,14 +15,14 @@ describe('the bodies that a node holds', () => {
     const small = bodies.hold(SMALL_BODY_BYTES)
     huge()
     huge()
-    expect([bodies.bytes, bodies.refused]).toEqual([SMALL_BODY_BYTES, 1])
+    expect([bodies.held, bodies.refused]).toEqual([SMALL_BODY_BYTES, 1])
     small()
     const both = [bodies.hold(LARGE), bodies.hold(LARGE)]
     expect(() => bodies.hold(LARGE)).toThrow(expect.objectContaining({ code: 'TOO_BUSY', retryAfterS: 1 }))
     both[0]!()
     bodies.hold(LARGE)()
     both[1]!()
-    expect([bodies.bytes, bodies.refused]).toEqual([0, 2])
+    expect([bodies.held, bodies.refused]).toEqual([0, 2])
   })
 
   it('of one tenant take no more than half of the room, and leave the rest to others', () => {
@@ -31,14 +31,14 @@ describe('the bodies that a node holds', () => {
     expect(() => bodies.hold(LARGE, 'acme')).toThrow(/of this tenant/)
     held.push(bodies.hold(SMALL_BODY_BYTES, 'acme'), bodies.hold(LARGE, 'globex'))
     for (const release of held) release()
-    expect(bodies.bytes).toBe(0)
+    expect(bodies.held).toBe(0)
     bodies.hold(2 * LARGE, 'acme')()
   })
 
   it('count what has come of one that is still coming, and nothing of it afterwards', () => {
     const bodies = new HeldBodies(2 * LARGE)
     const [first, second] = [bodies.arriving('acme'), bodies.arriving('globex')]
-    expect(bodies.bytes).toBe(0)
+    expect(bodies.held).toBe(0)
     first.add(2 * LARGE)
     second.add(SMALL_BODY_BYTES)
     expect(() => second.add(2)).toThrow(expect.objectContaining({ code: 'TOO_BUSY' }))
@@ -47,7 +47,7 @@ describe('the bodies that a node holds', () => {
     second.release()
     second.release()
     second.add(LARGE)
-    expect(bodies.bytes).toBe(0)
+    expect(bodies.held).toBe(0)
   })
 })
 
@@ -89,20 +89,20 @@ describe('a request with a body', () => {
     const { bodies, open } = await serve(10 * LARGE)
     const socket = open('acme', headers)
     socket.write(some)
-    await expect.poll(() => bodies.bytes).toBeGreaterThan(0)
+    await expect.poll(() => bodies.held).toBeGreaterThan(0)
     socket.destroy()
-    await expect.poll(() => bodies.bytes).toBe(0)
+    await expect.poll(() => bodies.held).toBe(0)
   })
 
   it('takes no room for what it announces and does not send', async () => {
     const { bodies, open, answer } = await serve(4 * LARGE)
     const idle = Array.from({ length: 8 }, (_, n) => open(`idle-${n}`, `content-length: ${2 * LARGE}`))
     for (const socket of idle) socket.write('x')
-    await expect.poll(() => bodies.bytes).toBe(8)
+    await expect.poll(() => bodies.held).toBe(8)
     const socket = open('acme', `content-length: ${2 * LARGE}`)
     socket.write('x'.repeat(2 * LARGE))
     expect(await answer(socket)).toMatch(/ 200 /)
-    await expect.poll(() => bodies.bytes).toBe(8)
+    await expect.poll(() => bodies.held).toBe(8)
   })
 
   it('is refused when there is no more room while it comes, and hears so', async () => {
@@ -111,12 +111,12 @@ describe('a request with a body', () => {
     const other = open('globex', `content-length: ${2 * LARGE}`)
     for (const socket of [slow, other]) socket.write('x'.repeat(LARGE))
     const late = open('initech', `content-length: ${2 * LARGE}`)
-    await expect.poll(() => bodies.bytes).toBe(2 * LARGE)
+    await expect.poll(() => bodies.held).toBe(2 * LARGE)
     // Let in, since there was room for all of it; then the others went on.
     late.write('x'.repeat(SMALL_BODY_BYTES / 2))
-    await expect.poll(() => bodies.bytes).toBe(2 * LARGE + SMALL_BODY_BYTES / 2)
+    await expect.poll(() => bodies.held).toBe(2 * LARGE + SMALL_BODY_BYTES / 2)
     for (const socket of [slow, other]) socket.write('x'.repeat(LARGE - 1))
-    await expect.poll(() => bodies.bytes).toBe(4 * LARGE - 2 + SMALL_BODY_BYTES / 2)
+    await expect.poll(() => bodies.held).toBe(4 * LARGE - 2 + SMALL_BODY_BYTES / 2)
     const refusal = answer(late)
     late.write('x'.repeat(2 * LARGE - SMALL_BODY_BYTES / 2))
     expect(await refusal).toMatch(/ 503 /)
