@@ -253,7 +253,7 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
     // A tick above it may carry over into the next millisecond.
     const asOfAheadMsMax = Math.max(0, config.clockSkewMsMax - 1)
     const bodies = new HeldBodies(config.heldBodyBytesMax)
-    const answers = new HeldAnswers(config.heldAnswerBytesMax)
+    const answers = new HeldAnswers(config.heldAnswerBytesMax, { time, patienceMs: config.readerStallMs })
     const calls = new HeldCalls(config.grpcCallsMax)
     const readers = new SlowReaders(config.readerStallMs, metrics)
     const httpApi = await createHttpApi({

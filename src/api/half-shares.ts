@@ -79,15 +79,25 @@ export class HalfShares {
 
   /** As {@link check}, of what has `own` counted already. `times`: how often the bound may be filled. */
   protected checkMore(amount: number, own: number, tenant: string | undefined, times = 1): void {
-    const { smallMax, refuse } = this.#options
-    if (own + amount <= smallMax) return
+    const full = this.fullFor(amount, own, tenant, times)
+    if (!full) return
+    this.#refused++
+    throw this.#options.refuse(full.held, full.ofTenant)
+  }
+
+  /** What leaves no room for it, all that is held or what its tenant holds; undefined when there is room. */
+  protected fullFor(
+    amount: number,
+    own: number,
+    tenant: string | undefined,
+    times = 1,
+  ): { readonly held: number; readonly ofTenant: boolean } | undefined {
+    if (own + amount <= this.#options.smallMax) return undefined
     const max = this.#options.max * times
     const isFull = (held: number, bound: number) => held > own && held + amount > bound
+    if (isFull(this.#held, max)) return { held: this.#held, ofTenant: false }
     const ofTenant = tenant === undefined ? 0 : this.#heldBy(tenant)
-    const isFullForAll = isFull(this.#held, max)
-    if (!isFullForAll && !isFull(ofTenant, max / 2)) return
-    this.#refused++
-    throw refuse(isFullForAll ? this.#held : ofTenant, !isFullForAll)
+    return isFull(ofTenant, max / 2) ? { held: ofTenant, ofTenant: true } : undefined
   }
 
   #heldBy(tenant: string): number {

@@ -1,4 +1,5 @@
 import { PercolateError } from '../base/errors.ts'
+import { systemTime, type Time } from '../base/time.ts'
 import { HalfShares, type Share } from './half-shares.ts'
 
 /** Answers up to this size are counted, and refused only when twice as much is held as may be. */
@@ -6,17 +7,37 @@ export const SMALL_ANSWER_BYTES = 64 * 1024
 
 /** What is held of one answer. */
 export interface HeldAnswer extends Share {
-  /** Counts so many bytes when fewer are counted by now. TOO_BUSY when the answers beside it leave no room. */
+  /** Counts so many bytes when fewer are counted by now; what it had before was taken. TOO_BUSY when the answers beside it leave no room. */
   atLeast(bytes: number): void
+}
+
+export interface HeldAnswersOptions {
+  readonly time?: Pick<Time, 'monotonic'>
+  /** After so long without being taken an answer gives way to another, ms. Default: never. */
+  readonly patienceMs?: number
+}
+
+/** A large answer that may have to give way. */
+interface Waiting {
+  readonly tenant: string
+  readonly sinceMs: number
+  readonly giveWay: () => void
 }
 
 /**
  * Answers that were made and that their clients have not taken: each is memory of this process until the system has the last of it. All of them together are bounded, and those of one tenant to half of
  * that. What cannot be refused when it is made (small answers, and those to writes, which stand) may fill the bound once more; then no request is begun.
+ *
+ * As long as there is room a client may take its time, since who takes some of an answer now and then is not cut off. When another does not fit, large answers that had their time give way, the oldest first.
  */
 export class HeldAnswers extends HalfShares {
+  readonly #time: Pick<Time, 'monotonic'>
+  readonly #patienceMs: number
+  /** In the order in which they began to wait. */
+  readonly #waiting = new Map<HeldAnswer, Waiting>()
+
   /** `bytesMax`: see `PERCOLATE_HELD_ANSWER_BYTES_MAX`. */
-  constructor(bytesMax: number) {
+  constructor(bytesMax: number, { time = systemTime, patienceMs = Number.POSITIVE_INFINITY }: HeldAnswersOptions = {}) {
     super({
       max: bytesMax,
       smallMax: SMALL_ANSWER_BYTES,
@@ -26,22 +47,59 @@ export class HeldAnswers extends HalfShares {
           `The clients of this ${ofTenant ? 'tenant, which may have half of the room,' : 'node'} have ${held} bytes of answers to take (PERCOLATE_HELD_ANSWER_BYTES_MAX); read what was asked for, ask for less at once (limit), or retry in a moment.`,
         ),
     })
+    this.#time = time
+    this.#patienceMs = patienceMs
   }
 
   /** TOO_BUSY when no request may begin, whatever it asks for. */
   admit(tenant: string): void {
-    this.checkMore(SMALL_ANSWER_BYTES + 1, 0, tenant, 2)
+    this.#checkOrMakeRoom(SMALL_ANSWER_BYTES + 1, 0, tenant, 2)
   }
 
-  answer(tenant: string): HeldAnswer {
+  /** `cutOff`: ends the answer when it has to give way. */
+  answer(tenant: string, cutOff: () => void): HeldAnswer {
     const share = this.begin(tenant)
-    return Object.assign(share, {
-      atLeast: (bytes: number) => {
-        const more = bytes - share.amount
-        if (more <= 0) return
-        this.checkMore(more, share.amount, tenant)
-        share.count(more)
+    const wait = () => {
+      this.#waiting.delete(held)
+      if (share.amount <= SMALL_ANSWER_BYTES) return
+      const giveWay = () => {
+        release()
+        cutOff()
+      }
+      this.#waiting.set(held, { tenant, sinceMs: this.#time.monotonic(), giveWay })
+    }
+    const release = () => {
+      this.#waiting.delete(held)
+      share.release()
+    }
+    const held: HeldAnswer = {
+      get amount() {
+        return share.amount
       },
-    })
+      count: bytes => {
+        share.count(bytes)
+        wait()
+      },
+      atLeast: bytes => {
+        const more = bytes - share.amount
+        if (more > 0) {
+          this.#checkOrMakeRoom(more, share.amount, tenant)
+          share.count(more)
+        }
+        wait()
+      },
+      release,
+    }
+    return held
+  }
+
+  #checkOrMakeRoom(bytes: number, own: number, tenant: string, times = 1): void {
+    const beforeMs = this.#time.monotonic() - this.#patienceMs
+    for (const waiting of this.#waiting.values()) {
+      const full = this.fullFor(bytes, own, tenant, times)
+      if (!full || waiting.sinceMs > beforeMs) break
+      if (!full.ofTenant || waiting.tenant === tenant) waiting.giveWay()
+    }
+    this.checkMore(bytes, own, tenant, times)
   }
 }

@@ -19,10 +19,15 @@ export class SlowReaders {
     return this.#stallMsMax
   }
 
+  /** Counts one that others cut off. */
+  countStalled(): void {
+    this.#metrics.countError('READER_STALLED')
+  }
+
   /** Calls back, and counts it, when what is begun now is not taken in time: unless what is returned is called before. */
   watch(onStalled: () => void): () => void {
     const timer = setTimeout(() => {
-      this.#metrics.countError('READER_STALLED')
+      this.countStalled()
       onStalled()
     }, this.#stallMsMax).unref()
     return () => clearTimeout(timer)
@@ -31,14 +36,14 @@ export class SlowReaders {
   /** Waits for a stream that is full; false when its reader is gone, or is to be cut off, which is counted. */
   async keepsUp(stream: EventEmitter): Promise<boolean> {
     const how = await drained(stream, this.#stallMsMax)
-    if (how === 'stalled') this.#metrics.countError('READER_STALLED')
+    if (how === 'stalled') this.countStalled()
     return how === 'drained'
   }
 
   /** Whether the rest of an answer, which nothing will follow, is not taken: its stream neither drains nor closes. Cut it off; it is counted. */
   async leavesRest(stream: EventEmitter): Promise<boolean> {
     const isStalled = (await drained(stream, this.#stallMsMax)) === 'stalled'
-    if (isStalled) this.#metrics.countError('READER_STALLED')
+    if (isStalled) this.countStalled()
     return isStalled
   }
 

@@ -769,7 +769,7 @@ export const settings = {
     max: 64 * 1024 * MIB,
     unit: 'bytes',
     roles: DATABASE,
-    doc: 'Answers that were made and that their clients have not taken, over HTTP and gRPC, of all tenants together, and half of that for one tenant. An answer to a read counts from when it is made until the system has the last of it (of a stream by gRPC a page, for as long as the stream lasts), and one of more than 64 KiB that does not fit beside the others gets TOO_BUSY. Small ones and those of writes are counted, and may take as much again; beyond that every request gets TOO_BUSY before anything of it is done. Change feeds are not counted: see PERCOLATE_FEEDS_MAX.',
+    doc: 'Answers that were made and that their clients have not taken, over HTTP and gRPC, of all tenants together, and half of that for one tenant. An answer to a read counts from when it is made until the system has the last of it (of a stream by gRPC a page, for as long as the stream lasts), and one of more than 64 KiB that does not fit beside the others gets TOO_BUSY, unless others that have waited to be taken for PERCOLATE_READER_STALL_MS can be cut off for it, the oldest first. Small ones and those of writes are counted, and may take as much again; beyond that every request gets TOO_BUSY before anything of it is done. Change feeds are not counted: see PERCOLATE_FEEDS_MAX.',
   },
   grpcCallsMax: {
     env: 'PERCOLATE_GRPC_CALLS_MAX',

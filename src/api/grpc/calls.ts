@@ -150,10 +150,13 @@ export function serverStream(context: CallContext, name: string, handler: Stream
 }
 
 /** What is held of the answer to a call, until its stream is closed. */
-function heldFor({ answers }: CallContext, call: object, { tenant }: Session): HeldAnswer | undefined {
+function heldFor({ answers, readers }: CallContext, call: object, { tenant }: Session): HeldAnswer | undefined {
   const stream = streamOf((call as { call?: object }).call)
   if (!answers || !stream || stream.closed || stream.destroyed) return undefined
-  const held = answers.answer(tenant)
+  const held = answers.answer(tenant, () => {
+    readers.countStalled()
+    cutOff(call)
+  })
   stream.once('close', held.release)
   return held
 }

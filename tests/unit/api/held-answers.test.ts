@@ -1,3 +1,4 @@
+import { type AddressInfo, connect } from 'node:net'
 import fastify from 'fastify'
 import { afterEach, describe, expect, it } from 'vitest'
 import { HeldCalls } from '../../../src/api/grpc/held-calls.ts'
@@ -11,14 +12,16 @@ const tooBusy = expect.objectContaining({ code: 'TOO_BUSY' })
 describe('answers that are not taken', () => {
   it('are bounded together and to half for one tenant; alone each is taken', () => {
     const answers = new HeldAnswers(4 * LARGE)
-    const alone = answers.answer('acme')
+    const alone = answers.answer('acme', () => {})
     alone.atLeast(10 * LARGE)
     alone.atLeast(LARGE)
     expect(answers.held).toBe(10 * LARGE)
-    expect(() => answers.answer('globex').atLeast(LARGE)).toThrow(/of this node.*PERCOLATE_HELD_ANSWER_BYTES_MAX/)
-    answers.answer('globex').atLeast(SMALL_ANSWER_BYTES)
+    expect(() => answers.answer('globex', () => {}).atLeast(LARGE)).toThrow(
+      /of this node.*PERCOLATE_HELD_ANSWER_BYTES_MAX/,
+    )
+    answers.answer('globex', () => {}).atLeast(SMALL_ANSWER_BYTES)
     alone.release()
-    const [first, second] = [answers.answer('acme'), answers.answer('acme')]
+    const [first, second] = [answers.answer('acme', () => {}), answers.answer('acme', () => {})]
     first.atLeast(LARGE)
     second.atLeast(LARGE)
     expect(() => second.atLeast(2 * LARGE)).toThrow(/of this tenant/)
@@ -28,16 +31,67 @@ describe('answers that are not taken', () => {
 
   it('that cannot be refused fill the bound once more; then nothing begins', () => {
     const answers = new HeldAnswers(4 * LARGE)
-    const written = answers.answer('acme')
+    const written = answers.answer('acme', () => {})
     written.count(3 * LARGE)
     answers.admit('acme')
     written.count(LARGE)
     expect(() => answers.admit('acme')).toThrow(tooBusy)
     answers.admit('globex')
-    answers.answer('globex').count(4 * LARGE)
+    answers.answer('globex', () => {}).count(4 * LARGE)
     expect(() => answers.admit('initech')).toThrow(tooBusy)
     written.release()
     answers.admit('initech')
+  })
+})
+
+describe('large answers that had their time', () => {
+  const begin = (bytesMax: number) => {
+    let nowMs = 0
+    const answers = new HeldAnswers(bytesMax, { time: { monotonic: () => nowMs }, patienceMs: 1000 })
+    const cut: string[] = []
+    const large = (tenant: string, name: string) => {
+      const answer = answers.answer(tenant, () => cut.push(name))
+      answer.atLeast(LARGE)
+      return answer
+    }
+    return { answers, cut, large, pass: (ms: number) => (nowMs += ms) }
+  }
+
+  it('give way to others, the oldest first, and no more of them than have to', () => {
+    const { answers, cut, large, pass } = begin(4 * LARGE)
+    for (const name of ['a', 'b', 'c', 'd']) {
+      large(name, name)
+      pass(250)
+    }
+    expect(() => large('e', 'early')).not.toThrow()
+    expect(cut).toEqual(['a'])
+    expect(() => large('e', 'refused')).toThrow(tooBusy)
+    pass(250)
+    large('e', 'late')
+    expect(cut).toEqual(['a', 'b'])
+    expect(answers.held).toBe(4 * LARGE)
+  })
+
+  it('of others do not, when it is its own tenant that has no room', () => {
+    const { cut, large, pass } = begin(6 * LARGE)
+    large('other', 'other')
+    for (const name of ['a', 'b', 'c']) large('acme', name)
+    pass(1000)
+    large('acme', 'd')
+    expect(cut).toEqual(['a'])
+  })
+
+  it('begin anew with each part of a stream, and are none when they were taken', () => {
+    const { answers, cut, large, pass } = begin(2 * LARGE)
+    const stream = large('acme', 'stream')
+    const taken = large('globex', 'taken')
+    pass(999)
+    stream.atLeast(LARGE)
+    taken.release()
+    large('globex', 'second')
+    pass(1)
+    expect(() => large('initech', 'refused')).toThrow(tooBusy)
+    expect([cut, answers.held]).toEqual([[], 2 * LARGE])
   })
 })
 
@@ -47,11 +101,43 @@ describe('an answer by HTTP', () => {
     for (const close of closing.splice(0)) await close()
   })
 
-  it('to a read is refused when there is no room, one to a write is not', async () => {
-    const answers = new HeldAnswers(2 * LARGE)
+  function serve() {
     const app = fastify()
     closing.push(() => app.close())
     app.setErrorHandler((error, _request, reply) => reply.code(503).send({ code: (error as { code: string }).code }))
+    return app
+  }
+
+  it('that nobody takes goes with its connection, when it had its time and another needs the room', async () => {
+    let nowMs = 0
+    const answers = new HeldAnswers(4 * LARGE, { time: { monotonic: () => nowMs }, patienceMs: 1000 })
+    const app = serve()
+    await app.register(async scope => {
+      addTenantHook(scope, { time: systemTime, asOfAheadMsMax: 1000, onTenant: () => {}, answers })
+      // More than the system takes off our hands for a connection.
+      scope.get('/api', async () => 'x'.repeat(32 * 1024 * 1024))
+      scope.get('/api/less', async () => 'x'.repeat(LARGE))
+    })
+    const url = await app.listen({ port: 0, host: '127.0.0.1' })
+    const socket = connect((app.server.address() as AddressInfo).port, '127.0.0.1')
+    socket.on('error', () => {})
+    closing.unshift(() => socket.destroy())
+    socket.pause()
+    socket.write('GET /api HTTP/1.1\r\nHost: x\r\nX-Tenant-ID: acme\r\n\r\n')
+    await expect.poll(() => answers.held).toBeGreaterThan(LARGE)
+    const ask = async () => (await fetch(`${url}/api/less`, { headers: { 'x-tenant-id': 'globex' } })).status
+    expect(await ask()).toBe(503)
+    nowMs = 1000
+    const closed = new Promise<void>(resolve => socket.once('close', () => resolve()))
+    expect(await ask()).toBe(200)
+    socket.resume()
+    await closed
+    await expect.poll(() => answers.held).toBe(0)
+  })
+
+  it('to a read is refused when there is no room, one to a write is not', async () => {
+    const answers = new HeldAnswers(2 * LARGE)
+    const app = serve()
     await app.register(async scope => {
       addTenantHook(scope, { time: systemTime, asOfAheadMsMax: 1000, onTenant: () => {}, answers })
       scope.get('/api', async () => 'x'.repeat(LARGE))
@@ -63,7 +149,7 @@ describe('an answer by HTTP', () => {
       return [answer.status, (await answer.text()).length > SMALL_ANSWER_BYTES]
     }
     expect(await ask('GET')).toEqual([200, true])
-    const beside = answers.answer('acme')
+    const beside = answers.answer('acme', () => {})
     beside.count(LARGE)
     expect(await ask('GET')).toEqual([503, false])
     expect(await ask('PUT')).toEqual([200, true])
