@@ -10,6 +10,7 @@ import type { SlowReaders } from '../slow-readers.ts'
 import { bodyAjv, queryAjv } from '../validate.ts'
 import { addTenantHook, holdContinue } from './call.ts'
 import { HttpForwarder } from './forward.ts'
+import { holdAnswers } from './hold-answers.ts'
 import { addHome } from './home.ts'
 import { addOpenApi } from './openapi.ts'
 import { addReplicationRoutes } from './replication.ts'
@@ -43,6 +44,7 @@ export async function createHttpApi(options: HttpApiOptions): Promise<FastifyIns
   const { gate } = options
   const forwarder = gate && new HttpForwarder(gate.auth, options.operations.changes.places)
   holdContinue(app)
+  holdAnswers(app, options.answers, options.readers)
   app.addHook('onClose', async () => forwarder?.close())
   const named = Object.values(schemas).filter(schema => typeof schema === 'object' && '$id' in schema)
   for (const schema of named) {

@@ -10,7 +10,6 @@ import { type Access, parseRequest } from '../../session/request.ts'
 import { Session } from '../../session/session.ts'
 import type { HeldAnswers } from '../held-answers.ts'
 import { type ArrivingBody, type HeldBodies, SMALL_BODY_BYTES } from '../held-bodies.ts'
-import type { SlowReaders } from '../slow-readers.ts'
 import { isConditional, isNewCondition } from './conditions.ts'
 import type { HttpForwarder } from './forward.ts'
 import { ReplyEnding } from './reply-ending.ts'
@@ -40,9 +39,8 @@ export interface TenantHookOptions {
   readonly forwarder?: HttpForwarder | undefined
   /** Where bodies are counted; the gateway streams its own. */
   readonly bodies?: HeldBodies | undefined
-  /** Where answers are counted until they are taken. */
+  /** Where answers are counted until they are taken, see `holdAnswers`. */
   readonly answers?: HeldAnswers | undefined
-  readonly readers?: SlowReaders | undefined
   /** What a body may have that does not say its length. */
   readonly bodyBytesMax?: number | undefined
 }
@@ -79,22 +77,6 @@ function beginBody(
 function letGo(request: FastifyRequest): void {
   releases.get(request)?.()
   releases.delete(request)
-}
-
-/** Counts an answer until the system has all of it, or refuses that to a read: what was written stands, and is told. */
-function holdAnswer(
-  answers: HeldAnswers,
-  { call }: FastifyRequest,
-  reply: FastifyReply,
-  payload: unknown,
-  cutOff: () => void,
-): void {
-  if (!call || !(typeof payload === 'string' || Buffer.isBuffer(payload)) || reply.raw.destroyed) return
-  const answer = answers.answer(call.tenant, cutOff)
-  const bytes = Buffer.byteLength(payload)
-  if (call.access === 'read' && reply.statusCode < 400) answer.atLeast(bytes)
-  else answer.count(bytes)
-  reply.raw.once('close', answer.release)
 }
 
 /** The same stream, counted. */
@@ -213,15 +195,6 @@ export function addTenantHook(scope: FastifyInstance, options: TenantHookOptions
       }
     })
   }
-  if (answers)
-    scope.addHook('onSend', async (request, reply, payload) => {
-      const { socket } = request.raw
-      const cutOff = () => {
-        options.readers?.countStalled()
-        socket.destroy()
-      }
-      holdAnswer(answers, request, reply, payload, cutOff)
-    })
   scope.addHook('onSend', async (request, reply) => {
     const { outcome } = request.call ?? {}
     if (!outcome) return

@@ -4,6 +4,9 @@ import { afterEach, describe, expect, it } from 'vitest'
 import { HeldCalls } from '../../../src/api/grpc/held-calls.ts'
 import { HeldAnswers, SMALL_ANSWER_BYTES } from '../../../src/api/held-answers.ts'
 import { addTenantHook } from '../../../src/api/http/call.ts'
+import { holdAnswers } from '../../../src/api/http/hold-answers.ts'
+import { SlowReaders } from '../../../src/api/slow-readers.ts'
+import { Metrics } from '../../../src/base/metrics.ts'
 import { systemTime } from '../../../src/base/time.ts'
 
 const LARGE = SMALL_ANSWER_BYTES + 1
@@ -101,8 +104,9 @@ describe('an answer by HTTP', () => {
     for (const close of closing.splice(0)) await close()
   })
 
-  function serve() {
+  function serve(answers: HeldAnswers) {
     const app = fastify()
+    holdAnswers(app, answers, new SlowReaders(1000, new Metrics()))
     closing.push(() => app.close())
     app.setErrorHandler((error, _request, reply) => reply.code(503).send({ code: (error as { code: string }).code }))
     return app
@@ -111,7 +115,7 @@ describe('an answer by HTTP', () => {
   it('that nobody takes goes with its connection, when it had its time and another needs the room', async () => {
     let nowMs = 0
     const answers = new HeldAnswers(4 * LARGE, { time: { monotonic: () => nowMs }, patienceMs: 1000 })
-    const app = serve()
+    const app = serve(answers)
     await app.register(async scope => {
       addTenantHook(scope, { time: systemTime, asOfAheadMsMax: 1000, onTenant: () => {}, answers })
       // More than the system takes off our hands for a connection.
@@ -135,9 +139,23 @@ describe('an answer by HTTP', () => {
     await expect.poll(() => answers.held).toBe(0)
   })
 
+  it('to who names no tenant has the share of one', async () => {
+    const answers = new HeldAnswers(4 * LARGE)
+    const app = serve(answers)
+    app.get('/document', async () => 'x'.repeat(LARGE))
+    const url = await app.listen({ port: 0, host: '127.0.0.1' })
+    const status = async () => (await fetch(`${url}/document`)).status
+    answers.answer('acme', () => {}).count(2 * LARGE)
+    expect(await status()).toBe(200)
+    await expect.poll(() => answers.held).toBe(2 * LARGE)
+    answers.answer('', () => {}).count(LARGE)
+    answers.answer('', () => {}).count(1)
+    expect(await status()).toBe(503)
+  })
+
   it('to a read is refused when there is no room, one to a write is not', async () => {
     const answers = new HeldAnswers(2 * LARGE)
-    const app = serve()
+    const app = serve(answers)
     await app.register(async scope => {
       addTenantHook(scope, { time: systemTime, asOfAheadMsMax: 1000, onTenant: () => {}, answers })
       scope.get('/api', async () => 'x'.repeat(LARGE))
