@@ -7,7 +7,14 @@ const counted = new WeakMap<object, string>()
 const alike = new WeakMap<object, number>()
 
 /** Bytes of a result, about, as a page counted it; of one that no page counted none. */
-export const countedBytes = (result: object): number => counted.get(result)?.length ?? alike.get(result) ?? 0
+const countedBytes = (result: object): number => counted.get(result)?.length ?? alike.get(result) ?? 0
+
+/** The same of a result that is not sent as JSON: what was made of it is let go of, since it is as large as the result. */
+export function bytesInsteadOfJson(result: object): number {
+  const bytes = countedBytes(result)
+  counted.delete(result)
+  return bytes
+}
 
 /** A result that is sent in the place of one that was counted, with its bytes. */
 export function inPlaceOf<T extends object>(result: T, like: object): T {

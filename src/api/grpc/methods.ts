@@ -1,7 +1,7 @@
 import { PercolateError } from '../../base/errors.ts'
 import { checkId } from '../../base/ids.ts'
 import { BATCH_ITEMS_MAX, LIST_LIMIT_MAX } from '../../base/limits.ts'
-import { countedBytes } from '../../base/page-bytes.ts'
+import { bytesInsteadOfJson } from '../../base/page-bytes.ts'
 import type { Time } from '../../base/time.ts'
 import type { Session } from '../../session/session.ts'
 import type { Conditions } from '../operations/conditions.ts'
@@ -214,7 +214,8 @@ export function remMethods(
   }
 }
 
-const bytesOf = (results: readonly object[]): number => results.reduce((sum: number, one) => sum + countedBytes(one), 0)
+const bytesOf = (results: readonly object[]): number =>
+  results.reduce((sum: number, one) => sum + bytesInsteadOfJson(one), 0)
 
 /** Streams a listing page by page, so that memory stays bounded however long it is: a page is held until it is sent. */
 async function* pages(
