@@ -85,9 +85,9 @@ export async function startController(options: ControllerRoleOptions): Promise<R
   if (options.port !== undefined) {
     const probes = new Probes(PROBE_TIMEOUT_MS)
     probes.add('stream', () => stream.ping())
-    // A roll goes on to the next one when this one can take its place.
+    // A roll goes on to the next one when this one can take its place: a watch that has told of nothing yet may be deaf.
     probes.add('directory', () => {
-      if (!isStarted || !directory.isWatching)
+      if (!isStarted || !directory.isWatching || !directory.hasTold)
         throw new PercolateError('PLACEMENT_UNKNOWN', 'the cluster directory is not known yet')
     })
     const app = createHttpServer({

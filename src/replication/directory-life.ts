@@ -29,6 +29,8 @@ export class DirectoryLife {
   #wroteLast = 0
   #isOpen = false
   #isBegun = false
+  /** How far the state at the start of the watch went; what it tells beyond is new. */
+  #begunAt = 0
   #progressAtMs = 0
 
   constructor(time: Time) {
@@ -73,6 +75,17 @@ export class DirectoryLife {
   begun(): void {
     this.#isBegun = true
     this.heard(this.#opened?.revision ?? 0)
+    this.#begunAt = this.#heard
+  }
+
+  /** Whether the watch has told of something that was written after its beginning: until then it may be deaf. */
+  get isTelling(): boolean {
+    return this.#isBegun && this.#heard > this.#begunAt
+  }
+
+  /** Whether a bucket, whose state was asked for after `known` was taken, is the one that was watched last, and as far on as that was. */
+  isStill(state: KvState | undefined, known: number): boolean {
+    return state !== undefined && state.incarnation === this.#opened?.incarnation && state.revision >= known
   }
 
   /** A write of our own was confirmed. True: the bucket is not the one that we wrote to before, where it would have got a later revision. */

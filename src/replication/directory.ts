@@ -99,6 +99,7 @@ export class Directory {
   #graceMs = 0
   #completeGeneration = 0
   #isWatching = false
+  #hasTold = false
   /** All placements that this node knew when it began to follow the bucket are in it. */
   #hasPutBack = false
   /** When anything was heard from the bucket last, and when that came after a silence, by our monotonic clock. */
@@ -176,6 +177,30 @@ export class Directory {
     // Who joins later reports too, but what is known by then is not forgotten for that.
     if (isComplete) this.#completeGeneration = generation
     return isComplete
+  }
+
+  /**
+   * As {@link isComplete}, also while no watch follows the bucket, as when a deaf one is opened anew: the bucket itself says then whether it is the one that was followed. To be asked after the bucket was found to lack
+   * a tenant. STREAM_UNAVAILABLE when it can't be asked.
+   */
+  async confirmComplete(): Promise<boolean> {
+    if (this.isComplete) return true
+    const isKnownWhole = () => this.#cluster !== undefined && this.#completeGeneration === this.#cluster.generation
+    if (!isKnownWhole()) return false
+    const life = this.#life
+    const { known } = this.#bucketLife
+    const isStill = this.#bucketLife.isStill(await (await this.#open()).state(), known)
+    return isStill && (await this.#readCluster()) !== undefined && life === this.#life && isKnownWhole()
+  }
+
+  /** Whether the watch has told of something that was written after it had read what was there: until then it may be deaf. */
+  get isTelling(): boolean {
+    return this.#isWatching && this.#bucketLife.isTelling
+  }
+
+  /** Whether a watch has done so since this process began. */
+  get hasTold(): boolean {
+    return this.#hasTold
   }
 
   /** Live nodes that may still know of tenants which this directory, rebuilt after a loss, has not been told of. */
@@ -418,6 +443,7 @@ export class Directory {
           } else {
             this.#hear()
             this.#bucketLife.heard(update.revision)
+            if (this.isTelling) this.#hasTold = true
             if (isInitial) seen.add(update.key)
             await this.#apply(bucket, update)
           }
@@ -445,6 +471,8 @@ export class Directory {
 
   #openAnew(complaint: Complaint): void {
     if (complaint === 'deaf' || complaint === 'does not begin') this.deafWatches++
+    // What is followed next is another bucket, whatever that one says of itself.
+    else this.#completeGeneration = 0
     this.#options.logger.warn(COMPLAINTS[complaint])
     this.#watch.abort()
   }

@@ -328,10 +328,21 @@ export class Replica implements TenantHooks {
     await Promise.race([this.#joining, this.#options.time.sleep(this.#options.settings.leaseMs, { ref: false })])
   }
 
-  /** Ready, for members and for routers, from when the directory has been read. */
+  /**
+   * Ready, for members and for routers, from when the directory has been read and its watch has told of something new: one that is deaf from its beginning is found out soon, and what it did not tell of is not known until then.
+   * Never back from there: while the directory is away this node does what any other could.
+   */
   async #join(): Promise<void> {
     const { time } = this.#options
-    while (!this.directory.isComplete && !this.#isLeaving) await time.sleep(20, { ref: false })
+    let hasAsked = false
+    while (!(this.directory.isComplete && this.directory.isTelling) && !this.#isLeaving) {
+      // What is written now comes back at once; the next heartbeat would do, too.
+      if (!hasAsked && this.directory.isComplete && this.membership.hasLease) {
+        hasAsked = true
+        void this.membership.beat().catch(() => {})
+      }
+      await time.sleep(20, { ref: false })
+    }
     if (this.#isLeaving) return
     this.firstCopies.joined()
     this.#state = 'ready'

@@ -56,6 +56,8 @@ const CREATIONS_WAITING_MAX = 1000
 const ASKED_TENANTS_MAX = 256
 /** How long a request waits for a copy that is about to be current, before it is forwarded or refused. */
 const WAIT_MS = 1500
+/** What a look at the directory fails with that the request is told as it is. */
+const PASSED_ON = new Set(['TOO_BUSY', 'CANCELLED', 'PLACEMENT_UNKNOWN'])
 /** How long a request waits for a look at the directory by a node whose lease has run out. */
 const LAPSED_REFRESH_MS = 250
 
@@ -80,7 +82,11 @@ export class Router {
 
   constructor(options: RouterOptions) {
     this.#options = options
-    this.lookups = new Lookups(tenant => options.directory.fetch(tenant))
+    this.lookups = new Lookups(async tenant => {
+      const found = await options.directory.fetch(tenant)
+      if (!found && !(await options.directory.confirmComplete())) throw rebuilding()
+      return found
+    })
   }
 
   async route(request: RouteRequest): Promise<Route> {
@@ -93,7 +99,6 @@ export class Router {
     if (!placement || copies.state(tenant) === 'absent')
       placement = (await this.#lookUp(request, placement)) ?? directory.placement(tenant)
     if (!placement) {
-      this.#assertComplete()
       if (copies.state(tenant) !== 'absent') {
         // There is a copy on this disk that the directory has not been told of yet: it is neither empty nor to be made.
         if (await copies.whenCurrent(tenant, WAIT_MS)) return { kind: 'local' }
@@ -128,14 +133,18 @@ export class Router {
     return this.#elsewhere(request, placement)
   }
 
-  /** Asks the bucket when the cache may be behind it. */
-  async #lookUp({ tenant, ending }: RouteRequest, cached: Placement | undefined): Promise<Placement | undefined> {
+  /** Asks the bucket when the cache may be behind it. Undefined: there is no such tenant. */
+  async #lookUp(
+    { tenant, ending }: Pick<RouteRequest, 'tenant' | 'ending'>,
+    cached: Placement | undefined,
+  ): Promise<Placement | undefined> {
     if (cached && this.#options.directory.isWatching) return cached
     try {
       return await this.lookups.look(tenant, ending)
     } catch (error) {
-      if (cached) return cached
-      if (error instanceof PercolateError && (error.code === 'TOO_BUSY' || error.code === 'CANCELLED')) throw error
+      const known = cached ?? this.#options.directory.placement(tenant)
+      if (known) return known
+      if (error instanceof PercolateError && PASSED_ON.has(error.code)) throw error
       throw new PercolateError(
         'PLACEMENT_UNKNOWN',
         'Whether the tenant exists cannot be known now: the cluster directory is away.',
@@ -162,11 +171,6 @@ export class Router {
     looked.abort()
   }
 
-  #assertComplete(): void {
-    if (!this.#options.directory.isComplete)
-      throw new PercolateError('PLACEMENT_UNKNOWN', 'The cluster directory is being rebuilt; retry in a moment.')
-  }
-
   /** Whether a tenant of which there is no database here has nothing anywhere: its copy here is new, or the directory knows no such tenant. */
   isNew(tenant: TenantId): boolean {
     const { directory, copies } = this.#options
@@ -180,8 +184,13 @@ export class Router {
     // The directory may show a tenant before its copy is here.
     await this.#creations.get(tenant)?.catch(() => undefined)
     if (copies.isCurrent(tenant)) return true
+    // What the cache lacks is said to be nowhere by the bucket, when the cache does not follow it.
+    if (!directory.placement(tenant) && !directory.isComplete) {
+      await this.#lookUp({ tenant }, undefined)
+      if (membership.isFenced) throw fenced()
+      if (copies.isCurrent(tenant)) return true
+    }
     if (directory.placement(tenant)) return false
-    this.#assertComplete()
     if (copies.state(tenant) !== 'absent') copies.assertCurrent(tenant)
     await this.#created(tenant)
     return copies.isCurrent(tenant)
@@ -360,5 +369,7 @@ const rank = (member: Member, placement: Placement): number =>
 const fenced = () =>
   new PercolateError('NODE_ID_IN_USE', 'Another process took over the id of this node; it answers nothing.')
 
+const rebuilding = () =>
+  new PercolateError('PLACEMENT_UNKNOWN', 'The cluster directory is being rebuilt; retry in a moment.')
 const noHome = () =>
   new PercolateError('HOME_UNAVAILABLE', "The tenant's home cannot be reached now; plain writes and reads go on.")

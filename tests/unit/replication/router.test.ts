@@ -12,6 +12,7 @@ function lonelyNode(delayMs: number) {
   const current = new Set<TenantId>()
   const directory = {
     isComplete: true,
+    confirmComplete: async () => true,
     isWatching: true,
     members: () => [],
     member: () => undefined,
