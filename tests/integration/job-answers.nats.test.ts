@@ -23,7 +23,7 @@ let aheadMs = 0
 const time: Time = {
   now: () => systemTime.now() + aheadMs,
   monotonic: () => systemTime.monotonic(),
-  random: () => systemTime.random(),
+  random: bytes => systemTime.random(bytes),
   sleep: (...args) => systemTime.sleep(...args),
 }
 
