@@ -42,7 +42,11 @@ export default defineConfig({
       // What looks at its own heap has a process of its own.
       { extends: true, test: { name: 'memory', include: [MEMORY] } },
       { extends: true, test: { name: 'sim', include: ['tests/sim/**/*.test.ts'] } },
-      { extends: true, test: { name: 'integration', include: ['tests/{integration,e2e}/**/*.test.ts'] } },
+      // As the units: what they import takes four seconds of a processor for each file, else.
+      {
+        extends: true,
+        test: { name: 'integration', isolate: false, include: ['tests/{integration,e2e}/**/*.test.ts'] },
+      },
       {
         extends: true,
         test: {
