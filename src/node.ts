@@ -254,7 +254,7 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
     const asOfAheadMsMax = Math.max(0, config.clockSkewMsMax - 1)
     const bodies = new HeldBodies(config.heldBodyBytesMax)
     const answers = new HeldAnswers(config.heldAnswerBytesMax, { time, patienceMs: config.readerStallMs })
-    const calls = new HeldCalls(config.grpcCallsMax)
+    const calls = new HeldCalls(config.grpcCallsMax, { time, patienceMs: config.requestReadMs })
     const readers = new SlowReaders(config.readerStallMs, metrics)
     const httpApi = await createHttpApi({
       logger,

@@ -44,7 +44,7 @@ const HELD_PER_TENANT_MAX = 16
 const SHARE_RELEASE_MS = 500
 /** How long a job lets earlier uploads of its document go first before it looks again: shorter when there is only one. It grows with each look. */
 const TURN_MS = 250
-const TURN_MS_MAX = { one: 2000, several: 15_000 } as const
+const TURN_MS_MAX = { one: 2000, several: 5000 } as const
 const SUPERSEDED = {
   code: 'CONFLICT',
   detail:

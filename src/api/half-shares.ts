@@ -85,19 +85,21 @@ export class HalfShares {
     throw this.#options.refuse(full.held, full.ofTenant)
   }
 
-  /** What leaves no room for it, all that is held or what its tenant holds; undefined when there is room. */
+  /** What leaves no room for it, what its tenant holds or all that is held; undefined when there is room. `freed`: as if so much less of it were held. */
   protected fullFor(
     amount: number,
     own: number,
     tenant: string | undefined,
     times = 1,
+    freed = { all: 0, ofTenant: 0 },
   ): { readonly held: number; readonly ofTenant: boolean } | undefined {
     if (own + amount <= this.#options.smallMax) return undefined
     const max = this.#options.max * times
     const isFull = (held: number, bound: number) => held > own && held + amount > bound
-    if (isFull(this.#held, max)) return { held: this.#held, ofTenant: false }
-    const ofTenant = tenant === undefined ? 0 : this.#heldBy(tenant)
-    return isFull(ofTenant, max / 2) ? { held: ofTenant, ofTenant: true } : undefined
+    const ofTenant = tenant === undefined ? 0 : this.#heldBy(tenant) - freed.ofTenant
+    if (isFull(ofTenant, max / 2)) return { held: ofTenant, ofTenant: true }
+    const all = this.#held - freed.all
+    return isFull(all, max) ? { held: all, ofTenant: false } : undefined
   }
 
   #heldBy(tenant: string): number {

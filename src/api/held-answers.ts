@@ -1,6 +1,7 @@
 import { PercolateError } from '../base/errors.ts'
-import { systemTime, type Time } from '../base/time.ts'
-import { HalfShares, type Share } from './half-shares.ts'
+import type { Time } from '../base/time.ts'
+import type { Share } from './half-shares.ts'
+import { YieldingShares } from './yielding-shares.ts'
 
 /** Answers up to this size are counted, and refused only when twice as much is held as may be. */
 export const SMALL_ANSWER_BYTES = 64 * 1024
@@ -17,89 +18,56 @@ export interface HeldAnswersOptions {
   readonly patienceMs?: number
 }
 
-/** A large answer that may have to give way. */
-interface Waiting {
-  readonly tenant: string
-  readonly sinceMs: number
-  readonly giveWay: () => void
-}
-
 /**
  * Answers that were made and that their clients have not taken: each is memory of this process until the system has the last of it. All of them together are bounded, and those of one tenant to half of
  * that. What cannot be refused when it is made (small answers, and those to writes, which stand) may fill the bound once more; then no request is begun.
  *
- * As long as there is room a client may take its time, since who takes some of an answer now and then is not cut off. When another does not fit, large answers that had their time give way, the oldest first.
+ * As long as there is room a client may take its time, since who takes some of an answer now and then is not cut off. When another does not fit, large answers that had their time give way, the oldest first, if that makes room.
  */
-export class HeldAnswers extends HalfShares {
-  readonly #time: Pick<Time, 'monotonic'>
-  readonly #patienceMs: number
-  /** In the order in which they began to wait. */
-  readonly #waiting = new Map<HeldAnswer, Waiting>()
-
+export class HeldAnswers extends YieldingShares {
   /** `bytesMax`: see `PERCOLATE_HELD_ANSWER_BYTES_MAX`. */
-  constructor(bytesMax: number, { time = systemTime, patienceMs = Number.POSITIVE_INFINITY }: HeldAnswersOptions = {}) {
+  constructor(bytesMax: number, { time, patienceMs }: HeldAnswersOptions = {}) {
     super({
       max: bytesMax,
       smallMax: SMALL_ANSWER_BYTES,
+      time,
+      patienceMs,
       refuse: (held, ofTenant) =>
         new PercolateError(
           'TOO_BUSY',
           `The clients of this ${ofTenant ? 'tenant, which may have half of the room,' : 'node'} have ${held} bytes of answers to take (PERCOLATE_HELD_ANSWER_BYTES_MAX); read what was asked for, ask for less at once (limit), or retry in a moment.`,
         ),
     })
-    this.#time = time
-    this.#patienceMs = patienceMs
   }
 
-  /** TOO_BUSY when no request may begin, whatever it asks for. */
+  /** TOO_BUSY when no request may begin, whatever it asks for. Small answers give way for that, too. */
   admit(tenant: string): void {
-    this.#checkOrMakeRoom(SMALL_ANSWER_BYTES + 1, 0, tenant, 2)
+    this.checkOrMakeRoom(SMALL_ANSWER_BYTES + 1, 0, tenant, 0, 2)
   }
 
   /** `cutOff`: ends the answer when it has to give way. */
   answer(tenant: string, cutOff: () => void): HeldAnswer {
     const share = this.begin(tenant)
-    const wait = () => {
-      this.#waiting.delete(held)
-      if (share.amount <= SMALL_ANSWER_BYTES) return
-      const giveWay = () => {
-        release()
-        cutOff()
-      }
-      this.#waiting.set(held, { tenant, sinceMs: this.#time.monotonic(), giveWay })
-    }
-    const release = () => {
-      this.#waiting.delete(held)
-      share.release()
-    }
-    const held: HeldAnswer = {
+    return {
       get amount() {
         return share.amount
       },
       count: bytes => {
         share.count(bytes)
-        wait()
+        this.heard(share, tenant, cutOff)
       },
       atLeast: bytes => {
         const more = bytes - share.amount
         if (more > 0) {
-          this.#checkOrMakeRoom(more, share.amount, tenant)
+          this.checkOrMakeRoom(more, share.amount, tenant, SMALL_ANSWER_BYTES + 1)
           share.count(more)
         }
-        wait()
+        this.heard(share, tenant, cutOff)
       },
-      release,
+      release: () => {
+        this.forget(share)
+        share.release()
+      },
     }
-    return held
-  }
-
-  #checkOrMakeRoom(bytes: number, own: number, tenant: string, times = 1): void {
-    const beforeMs = this.#time.monotonic() - this.#patienceMs
-    for (const waiting of this.#waiting.values()) {
-      const full = this.fullFor(bytes, own, tenant, times)
-      if (!full || waiting.sinceMs > beforeMs) break
-      if (!full.ofTenant || waiting.tenant === tenant) waiting.giveWay()
-    }
-    this.checkMore(bytes, own, tenant, times)
   }
 }

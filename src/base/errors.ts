@@ -210,7 +210,7 @@ export const errorTable = {
     'RESOURCE_EXHAUSTED',
     'later',
     'info',
-    'The client took nothing of an answer for `PERCOLATE_READER_STALL_MS`, or not all of a large one while others need its room, and is cut off; read faster, ask for less at once, or go on from the last cursor.',
+    'The client took nothing of an answer for `PERCOLATE_READER_STALL_MS`, or not all of a large one while others need its room, and is cut off; read faster, ask for less at once, or go on from the last cursor. A write whose answer was cut off may have been done.',
   ),
   METHOD_NOT_ALLOWED: spec(405, 'UNIMPLEMENTED', 'fix', 'debug', 'The route exists with other methods only.'),
   PRECONDITION_FAILED: spec(

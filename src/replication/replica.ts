@@ -337,7 +337,8 @@ export class Replica implements TenantHooks {
     let hasAsked = false
     while (!(this.directory.isComplete && this.directory.isTelling) && !this.#isLeaving) {
       // What is written now comes back at once; the next heartbeat would do, too.
-      if (!hasAsked && this.directory.isComplete && this.membership.hasLease) {
+      if (!this.directory.isWatching) hasAsked = false
+      else if (!hasAsked && this.directory.isComplete && this.membership.hasLease) {
         hasAsked = true
         void this.membership.beat().catch(() => {})
       }

@@ -128,7 +128,9 @@ export function serverStream(context: CallContext, name: string, handler: Stream
         const messages = forward.serverStream(name, call, call.request)
         if (feeds) return send(session, sentOn(feeds, session, messages), () => {})
         const hold = heldFor(context, call, session)
-        return send(session, messages, bytes => hold?.atLeast(bytes * READ_AHEAD))
+        return send(session, messages, bytes =>
+          hold?.atLeast(Math.min(bytes * READ_AHEAD, Math.max(bytes, READ_AHEAD_BYTES))),
+        )
       },
       closing: feeds?.closing,
     })
@@ -360,6 +362,8 @@ function fail(context: CallContext, observe: (outcome: string) => void, raw: unk
 
 /** Messages of a stream that grpc-js reads ahead, as a client of another node, and keeps until they are written. */
 const READ_AHEAD = 16
+/** What of these is counted at most: large messages seldom come sixteen at a time, and a stream must not take a share alone. */
+const READ_AHEAD_BYTES = 8 * 1024 * 1024
 
 /** Characters of an error's text and of its field that are sent: routers take some 15 KiB of trailers (HAProxy), and percent-encoding makes up to nine bytes of a character. */
 const TEXT_CHARS_MAX = 1024

@@ -27,6 +27,8 @@ export class Channels {
       'grpc.max_reconnect_backoff_ms': 1000,
       'grpc.keepalive_time_ms': 10_000,
       'grpc.keepalive_timeout_ms': 5000,
+      // A connection of its own: the streams of one are bounded, and what nodes say to one another must not wait behind forwarded calls.
+      'grpc.use_local_subchannel_pool': 1,
     })
     this.#open.set(node, { address, client })
     return client

@@ -1,14 +1,34 @@
 import { PercolateError } from '../../base/errors.ts'
-import { HalfShares } from '../half-shares.ts'
+import type { Time } from '../../base/time.ts'
+import { YieldingShares } from '../yielding-shares.ts'
 
-/** The calls that a node has open, from their heads until their streams are closed, each service by itself: nobody who floods one of them keeps another from being answered. Of one tenant they are half at most. */
+export interface HeldCallsOptions {
+  readonly time?: Pick<Time, 'monotonic'>
+  /** A call of which neither side has sent anything for so long gives way to another, ms. Default: never. */
+  readonly patienceMs?: number
+}
+
+/** The place of a call. */
+export interface HeldCall {
+  /** Something was sent, by either side. */
+  heard(): void
+  /** It is held no more; calling that again does nothing. */
+  release(): void
+}
+
+/**
+ * The calls that a node has open, from their heads until their streams are closed, each service by itself: nobody who floods one of them keeps another from being answered. Of one tenant they are half at most. When one more does not
+ * fit, calls that were silent for too long give way, the longest silent first.
+ */
 export class HeldCalls {
   /** See `PERCOLATE_GRPC_CALLS_MAX`. */
   readonly max: number
-  readonly #services = new Map<string, HalfShares>()
+  readonly #options: HeldCallsOptions
+  readonly #services = new Map<string, ServiceCalls>()
 
-  constructor(max: number) {
+  constructor(max: number, options: HeldCallsOptions = {}) {
     this.max = max
+    this.#options = options
   }
 
   get held(): number {
@@ -19,18 +39,25 @@ export class HeldCalls {
     return this.#sum(({ refused }) => refused)
   }
 
-  /** Counts a call of a method (`/service/method`) until what is returned is called. TOO_BUSY when there are too many. */
-  hold(path: string, tenant?: string): () => void {
+  /** Counts a call of a method (`/service/method`). TOO_BUSY when there are too many. `giveWay`: ends it, with the error that its client is told. */
+  hold(path: string, tenant?: string, giveWay: (error: PercolateError) => void = () => {}): HeldCall {
     const service = path.slice(1, path.lastIndexOf('/'))
     const known = this.#services.get(service)
-    const calls = known ?? this.#begin()
+    const calls = known ?? new ServiceCalls(this.max, this.#options)
     if (!known) this.#services.set(service, calls)
-    return calls.hold(1, tenant)
+    return calls.call(tenant, giveWay)
   }
 
-  #begin(): HalfShares {
-    return new HalfShares({
-      max: this.max,
+  #sum(of: (calls: ServiceCalls) => number): number {
+    return [...this.#services.values()].reduce((sum, calls) => sum + of(calls), 0)
+  }
+}
+
+class ServiceCalls extends YieldingShares {
+  constructor(max: number, options: HeldCallsOptions) {
+    super({
+      ...options,
+      max,
       smallMax: 0,
       refuse: (held, ofTenant) =>
         new PercolateError(
@@ -40,7 +67,26 @@ export class HeldCalls {
     })
   }
 
-  #sum(of: (calls: HalfShares) => number): number {
-    return [...this.#services.values()].reduce((sum, calls) => sum + of(calls), 0)
+  call(tenant: string | undefined, giveWay: (error: PercolateError) => void): HeldCall {
+    this.checkOrMakeRoom(1, 0, tenant, 0)
+    const share = this.begin(tenant)
+    share.count(1)
+    const heard = () => {
+      if (share.amount > 0) this.heard(share, tenant, () => giveWay(silent()))
+    }
+    heard()
+    return {
+      heard,
+      release: () => {
+        this.forget(share)
+        share.release()
+      },
+    }
   }
 }
+
+const silent = () =>
+  new PercolateError(
+    'TOO_BUSY',
+    'Nothing was sent in this call for PERCOLATE_REQUEST_READ_MS, and others need its place (PERCOLATE_GRPC_CALLS_MAX); make it again when there is something to send.',
+  )

@@ -11,7 +11,7 @@ import { HeldBodies } from '../held-bodies.ts'
 import type { SlowReaders } from '../slow-readers.ts'
 import { failure } from './calls.ts'
 import { Frames } from './frames.ts'
-import { HeldCalls } from './held-calls.ts'
+import { type HeldCall, HeldCalls } from './held-calls.ts'
 import { HeldMessages } from './held-messages.ts'
 import { holdBack } from './hold-back.ts'
 import { encodingOf, onCutOff, streamOf } from './open-calls.ts'
@@ -71,6 +71,7 @@ export const contractInterceptor =
       sendHead(head)
     }
     const held = new HeldMessages(bodies, stream)
+    let place: HeldCall | undefined
     let messages = 0
     let hasEnded = false
     /** Nothing follows the status, and the stream goes when it is not taken in time. */
@@ -115,6 +116,7 @@ export const contractInterceptor =
     // Before grpc-js keeps it. It has paused the stream: to listen does not make it flow.
     stream.prependListener('data', (data: Buffer) => {
       try {
+        place?.heard()
         held.receive(data.length)
         if (!method.requestStream || hasEnded) return
         const wasWithin = frames.isWithin
@@ -129,9 +131,11 @@ export const contractInterceptor =
     if (encoding !== 'identity') refuse(compressed(encoding))
     const listener = new ServerListenerBuilder()
       .withOnReceiveMetadata((metadata, next) => {
-        const tenant = isOurs ? metadata.get('x-tenant-id')[0]?.toString() : undefined
+        // Those that name no tenant, which are refused later on, have the share of one.
+        const tenant = isOurs ? (metadata.get('x-tenant-id')[0]?.toString() ?? '') : undefined
         try {
-          stream.once('close', calls.hold(method.path, tenant))
+          place = calls.hold(method.path, tenant, refuse)
+          stream.once('close', place.release)
         } catch (error) {
           return refuse(error as PercolateError)
         }
@@ -166,6 +170,7 @@ export const contractInterceptor =
     return new ServerInterceptingCall(call, {
       start: next => next(listener),
       sendMessage: (message, next) => {
+        place?.heard()
         if (!hasEnded) next(message)
       },
     })

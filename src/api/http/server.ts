@@ -188,8 +188,10 @@ export function createHttpServer(options: HttpServerOptions): FastifyInstance {
       'The same, and the copies that the node started with can be used again: for rolling updates, which must not take the next node before',
       true,
     )
-  app.get('/metrics', { schema: { tags: ['operations'], summary: 'Prometheus metrics' } }, async (_request, reply) =>
-    reply.type(metrics.registry.contentType).send(await metrics.registry.metrics()),
+  app.get(
+    '/metrics',
+    { config: { isForOperators: true }, schema: { tags: ['operations'], summary: 'Prometheus metrics' } },
+    async (_request, reply) => reply.type(metrics.registry.contentType).send(await metrics.registry.metrics()),
   )
   return app
 }

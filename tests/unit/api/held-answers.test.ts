@@ -84,6 +84,30 @@ describe('large answers that had their time', () => {
     expect(cut).toEqual(['a'])
   })
 
+  it('stay when that would not make room', () => {
+    const { answers, cut, large, pass } = begin(6 * LARGE)
+    for (const name of ['a', 'b', 'c']) large(name, name)
+    pass(1000)
+    const hog = large('hog', 'hog')
+    hog.atLeast(3 * LARGE)
+    // All is full, and so is the share of who asks.
+    expect(() => large('hog', 'more')).toThrow(/of this tenant/)
+    expect(() => answers.answer('other', () => {}).atLeast(4 * LARGE)).toThrow(/of this node/)
+    expect(cut).toEqual([])
+    large('other', 'other')
+    expect(cut).toEqual(['a'])
+  })
+
+  it('are small ones, too, when nothing could begin else', () => {
+    const { answers, cut, pass } = begin(4 * SMALL_ANSWER_BYTES)
+    for (const tenant of ['a', 'b'])
+      for (let n = 0; n < 4; n++) answers.answer(tenant, () => cut.push(tenant)).count(SMALL_ANSWER_BYTES)
+    expect(() => answers.admit('c')).toThrow(tooBusy)
+    pass(1000)
+    answers.admit('c')
+    expect(cut).toEqual(['a', 'a'])
+  })
+
   it('begin anew with each part of a stream, and are none when they were taken', () => {
     const { answers, cut, large, pass } = begin(2 * LARGE)
     const stream = large('acme', 'stream')
@@ -176,16 +200,46 @@ describe('an answer by HTTP', () => {
     beside.release()
     await expect.poll(() => answers.held).toBe(0)
   })
+
+  it('to operators is never refused', async () => {
+    const answers = new HeldAnswers(2 * LARGE)
+    const app = serve(answers)
+    app.get('/metrics', { config: { isForOperators: true } }, async () => 'x'.repeat(LARGE))
+    const url = await app.listen({ port: 0, host: '127.0.0.1' })
+    answers.answer('', () => {}).count(4 * LARGE)
+    expect((await fetch(`${url}/metrics`)).status).toBe(200)
+  })
 })
 
-it('calls of one service take no place of another, and those of one tenant half', () => {
-  const calls = new HeldCalls(4)
-  const held = [calls.hold('/a.Rem/Get', 'acme'), calls.hold('/a.Rem/List', 'acme')]
-  expect(() => calls.hold('/a.Rem/Get', 'acme')).toThrow(/of this tenant.*PERCOLATE_GRPC_CALLS_MAX/)
-  for (const tenant of ['globex', 'initech']) held.push(calls.hold('/a.Rem/Get', tenant))
-  expect(() => calls.hold('/a.Rem/Get', 'umbrella')).toThrow(tooBusy)
-  held.push(calls.hold('/b.Health/Check'))
-  expect([calls.held, calls.refused]).toEqual([5, 2])
-  for (const release of held) release()
-  expect(calls.held).toBe(0)
+describe('calls by gRPC', () => {
+  it('of one service take no place of another, and those of one tenant half', () => {
+    const calls = new HeldCalls(4)
+    const held = [calls.hold('/a.Rem/Get', 'acme'), calls.hold('/a.Rem/List', 'acme')]
+    expect(() => calls.hold('/a.Rem/Get', 'acme')).toThrow(/of this tenant.*PERCOLATE_GRPC_CALLS_MAX/)
+    for (const tenant of ['globex', 'initech']) held.push(calls.hold('/a.Rem/Get', tenant))
+    expect(() => calls.hold('/a.Rem/Get', 'umbrella')).toThrow(tooBusy)
+    held.push(calls.hold('/b.Health/Check'))
+    expect([calls.held, calls.refused]).toEqual([5, 2])
+    for (const { release } of held) release()
+    expect(calls.held).toBe(0)
+  })
+
+  it('that are silent for too long give way to others, the longest silent first', () => {
+    let nowMs = 0
+    const calls = new HeldCalls(4, { time: { monotonic: () => nowMs }, patienceMs: 1000 })
+    const ended: string[] = []
+    const hold = (tenant: string, name: string) => calls.hold('/a.Rem/Write', tenant, () => ended.push(name))
+    const [first] = [hold('a', 'first'), hold('a', 'second'), hold('b', 'third'), hold('b', 'fourth')]
+    nowMs = 999
+    expect(() => hold('c', 'early')).toThrow(tooBusy)
+    first!.heard()
+    nowMs = 1000
+    hold('c', 'fifth')
+    expect(ended).toEqual(['second'])
+    hold('b', 'sixth')
+    expect(ended).toEqual(['second', 'third'])
+    hold('c', 'seventh')
+    expect([ended, calls.held]).toEqual([['second', 'third', 'fourth'], 4])
+    expect(() => hold('d', 'refused')).toThrow(tooBusy)
+  })
 })

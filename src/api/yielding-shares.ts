@@ -1,0 +1,78 @@
+import { systemTime, type Time } from '../base/time.ts'
+import { HalfShares, type HalfSharesOptions, type Share } from './half-shares.ts'
+
+export interface YieldingSharesOptions extends HalfSharesOptions {
+  readonly time?: Pick<Time, 'monotonic'> | undefined
+  /** After so long without news one gives way to another, ms. Default: never. */
+  readonly patienceMs?: number | undefined
+}
+
+interface Waiting {
+  readonly tenant: string | undefined
+  readonly share: Share
+  readonly sinceMs: number
+  readonly giveWay: () => void
+}
+
+/** Shares of which those that nothing was heard of for too long give way when another does not fit, the longest silent first, and only when that makes room for it. */
+export class YieldingShares extends HalfShares {
+  readonly #time: Pick<Time, 'monotonic'>
+  readonly #patienceMs: number
+  /** In the order in which they were heard of last. */
+  readonly #waiting = new Map<Share, Waiting>()
+
+  constructor({ time = systemTime, patienceMs = Number.POSITIVE_INFINITY, ...options }: YieldingSharesOptions) {
+    super(options)
+    this.#time = time
+    this.#patienceMs = patienceMs
+  }
+
+  /** There is news of a share: its patience begins anew. `giveWay` ends what it is counted for; the share is released before. */
+  protected heard(share: Share, tenant: string | undefined, giveWay: () => void): void {
+    this.#waiting.delete(share)
+    this.#waiting.set(share, { tenant, share, sinceMs: this.#time.monotonic(), giveWay })
+  }
+
+  protected forget(share: Share): void {
+    this.#waiting.delete(share)
+  }
+
+  /** As {@link checkMore}, after what may give way for it has. `from`: the size of the smallest that may. */
+  protected checkOrMakeRoom(amount: number, own: number, tenant: string | undefined, from: number, times = 1): void {
+    if (this.fullFor(amount, own, tenant, times)) {
+      const giving = this.#thatMakeRoom(amount, own, tenant, from, times)
+      for (const { share, giveWay } of giving ?? []) {
+        this.#waiting.delete(share)
+        share.release()
+        giveWay()
+      }
+    }
+    this.checkMore(amount, own, tenant, times)
+  }
+
+  /** Undefined: all that may give way would not be enough. Those of others do not, as long as it is its own tenant that has no room. */
+  #thatMakeRoom(
+    amount: number,
+    own: number,
+    tenant: string | undefined,
+    from: number,
+    times: number,
+  ): Waiting[] | undefined {
+    const beforeMs = this.#time.monotonic() - this.#patienceMs
+    const freed = { all: 0, ofTenant: 0 }
+    const full = () => this.fullFor(amount, own, tenant, times, freed)
+    const giving = new Set<Waiting>()
+    for (const isOfTenant of [true, false]) {
+      for (const waiting of this.#waiting.values()) {
+        const why = full()
+        if (!why) return [...giving]
+        if (waiting.sinceMs > beforeMs || why.ofTenant !== isOfTenant) break
+        if (giving.has(waiting) || waiting.share.amount < from || (isOfTenant && waiting.tenant !== tenant)) continue
+        giving.add(waiting)
+        freed.all += waiting.share.amount
+        if (waiting.tenant === tenant) freed.ofTenant += waiting.share.amount
+      }
+    }
+    return full() ? undefined : [...giving]
+  }
+}
