@@ -4,7 +4,7 @@ import { keys } from '../storage/keys.ts'
 import { collect } from '../storage/kv.ts'
 import type { Tenant } from '../tenant/tenant.ts'
 import { readSkipped, SKIPPED_MAX } from './export.ts'
-import type { PeerHandlers, TransferHead } from './peer.ts'
+import type { PeerHandlers, TransferHead, WholeFrom } from './peer.ts'
 
 type GivenUp = TransferHead['skipped']
 
@@ -32,12 +32,12 @@ export async function askClaimed(
   return undefined
 }
 
-/** Whether an entry of one of these origins, which the vector counts, was given up for lost in the copy. */
-export async function hasGivenUp(open: Tenant, origins: readonly string[], vector: VersionVector): Promise<boolean> {
+/** Whether an entry of one of these origins, from the first that matters up to the vector's, was given up for lost in the copy. */
+export async function hasGivenUp(open: Tenant, whole: WholeFrom, vector: VersionVector): Promise<boolean> {
   if (open.state.lost.count === 0) return false
-  for (const origin of origins) {
+  for (const [origin, first] of whole) {
     const lt = keys.skipped(origin, (vector.get(origin) ?? 0) + 1)
-    const found = await collect(open, { gte: keys.skipped(origin, 0), lt, limit: 1, values: false })
+    const found = await collect(open, { gte: keys.skipped(origin, first), lt, limit: 1, values: false })
     if (found.length > 0) return true
   }
   return false

@@ -90,17 +90,20 @@ export interface Digests {
   readonly buckets: Buffer
 }
 
+/** By origin the first entry that may not be lacking, of those up to the one that a vector names; 0: none of them may. */
+export type WholeFrom = ReadonlyMap<string, number>
+
 /** What nodes ask of one another about a tenant. Every method throws NODE_UNAVAILABLE when the peer can't be reached in time. */
 export interface PeerHandlers {
   /** Undefined: it has no copy. */
   status(tenant: TenantId): Promise<CopyStatus | undefined>
-  /** Whether its copy has applied everything up to `vector`, now or within `timeoutMs`. What it gave up for lost counts as applied, but not of the origins of `whole`: none of their entries may be lacking. */
+  /** Whether its copy has applied everything up to `vector`, now or within `timeoutMs`. What it gave up for lost counts as applied, but not what `whole` names: none of those entries may be lacking. A version before looks at all of these origins. */
   awaitVector(
     tenant: TenantId,
     incarnation: string,
     vector: VersionVector,
     timeoutMs: number,
-    whole?: readonly string[],
+    whole?: WholeFrom,
   ): Promise<boolean>
   /** Its records in the order of their keys, from behind `from` on. */
   transfer(tenant: TenantId, incarnation: string, from: Buffer | undefined): AsyncIterable<TransferPart>

@@ -22,7 +22,7 @@ import { Homes } from './homes.ts'
 import { LeaseProof } from './lease-proof.ts'
 import { Maintenance } from './maintenance.ts'
 import { Membership } from './membership.ts'
-import type { PeerPort } from './peer.ts'
+import type { PeerPort, WholeFrom } from './peer.ts'
 import { activeHolders, holderOf, type Member } from './placement.ts'
 import { encodeHint, Publisher } from './publisher.ts'
 import { pushOutbox } from './push.ts'
@@ -89,7 +89,7 @@ export interface ReplicaOptions {
   readonly snapshots: SnapshotStore | undefined
 }
 
-const isOnly = (origins: ReadonlySet<string>, origin: string): boolean => origins.size === 1 && origins.has(origin)
+const isOnly = (origins: WholeFrom, origin: string): boolean => origins.size === 1 && origins.has(origin)
 
 /** Between two questions to the other holders whether they have a write; and when nothing is heard of any of them. */
 const ASK_REST_MS = 50
@@ -404,7 +404,7 @@ export class Replica implements TenantHooks {
    */
   async reach(
     tenant: TenantId,
-    origins: ReadonlySet<string>,
+    origins: WholeFrom,
     position: VersionVector,
     wanted: Durability,
     timeoutMs: number,
@@ -424,14 +424,14 @@ export class Replica implements TenantHooks {
       { timeoutMs },
     )
     if (wanted === 'stream') return published ? 'stream' : 'local'
-    const applied = await this.#appliedElsewhere(tenant, [...origins], position, Math.max(0, until - time.monotonic()))
+    const applied = await this.#appliedElsewhere(tenant, origins, position, Math.max(0, until - time.monotonic()))
     return applied ? 'replicated' : published ? 'stream' : 'local'
   }
 
-  /** `origins`: those of the writes themselves, of which nothing may be lacking there. What else the position counts may be given up for lost here as well. */
+  /** `origins`: those of the writes themselves, of whose entries nothing may be lacking there. What else the position counts may be given up for lost here as well. */
   async #appliedElsewhere(
     tenant: TenantId,
-    origins: readonly string[],
+    origins: WholeFrom,
     position: VersionVector,
     timeoutMs: number,
   ): Promise<boolean> {

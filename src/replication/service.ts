@@ -16,7 +16,7 @@ import type { Homes } from './homes.ts'
 import { countLate, lateEntries } from './late.ts'
 import { readLost, readStreams } from './lived.ts'
 import { type ParkedPosition, parkedEntries, summarizeParked } from './parked.ts'
-import type { CopyStatus, Digests, PeerHandlers, TransferPart, TransferRecords } from './peer.ts'
+import type { CopyStatus, Digests, PeerHandlers, TransferPart, TransferRecords, WholeFrom } from './peer.ts'
 import type { Reconciler } from './reconciler.ts'
 import { digestBucket, digestTenant } from './transfer.ts'
 import { type UseCopy, withCopy } from './with-copy.ts'
@@ -85,7 +85,7 @@ export class PeerService implements PeerHandlers {
     incarnation: string,
     vector: VersionVector,
     timeoutMs: number,
-    whole: readonly string[] = [],
+    whole: WholeFrom = new Map(),
   ): Promise<boolean> {
     if (this.#options.copies.state(tenant) === 'corrupt') throw damaged()
     const covers = (open: Tenant) => {
@@ -94,7 +94,7 @@ export class PeerService implements PeerHandlers {
     }
     const reached = await this.#options.pool.waitFor(tenant, covers, { timeoutMs: Math.min(timeoutMs, AWAIT_MS_MAX) })
     if (reached === undefined) throw new PercolateError('TENANT_UNAVAILABLE', 'This node has no copy of the tenant.')
-    if (!reached || whole.length === 0) return reached
+    if (!reached || whole.size === 0) return reached
     const has = async (open: Tenant) => covers(open) && !(await hasGivenUp(open, whole, vector))
     return (await this.#options.pool.use(tenant, has)) ?? false
   }

@@ -90,7 +90,8 @@ class Writing {
   readonly #session: Session
   #epoch: number | undefined
   #position: VersionVector | undefined
-  readonly #origins = new Set<string>()
+  /** By origin the first entry of what was written; 0: what was found may be in any of them. */
+  readonly #origins = new Map<string, number>()
   #incarnation = ''
   /** The first write of a tenant has its turn before the tenant is made for it, and is made then in any case: else there would be a tenant with nothing. */
   first: Pick<WriteOptions, 'turn'> | undefined
@@ -122,8 +123,8 @@ class Writing {
     this.#incarnation = tenant.identity.incarnation
     const { bookmark } = consistency
     const above = bookmark?.incarnation === this.#incarnation ? bookmark.clock : undefined
-    const onCommitted = (position: VersionVector, clock: Clock, origin: string) => {
-      this.#origins.add(origin)
+    const onCommitted = (position: VersionVector, clock: Clock, origin: string, first = 0) => {
+      this.#origins.set(origin, Math.min(first, this.#origins.get(origin) ?? first))
       this.#clock = laterClock(this.#clock, clock)
       this.#position = this.#position ? joinVectors(this.#position, position) : position
     }

@@ -82,8 +82,8 @@ export interface WriteOptions {
   readonly turn?: Turn | undefined
   /** Somebody waits until others have what it says: it gets an entry of its own also when it changes nothing here. What it found may have come from another holder, past the stream, and nobody here knows who else has it. */
   readonly needsEntry?: boolean
-  /** Called when the batch is fsynced, before the answer: the position of what this command wrote, or of what it found already there. */
-  readonly onCommitted?: (position: VersionVector, clock: Clock, origin: string) => void
+  /** Called when the batch is fsynced, before the answer: the position of what this command wrote, or of what it found already there; `first` is the sequence of its first entry, which is undefined when it has none. */
+  readonly onCommitted?: (position: VersionVector, clock: Clock, origin: string, first?: number) => void
 }
 
 /** Thrown where nothing is written yet: a command lost its right to decide. */
@@ -284,7 +284,7 @@ export class TenantWriter {
   }
 
   async #commit(group: readonly Pending[]): Promise<void> {
-    const planned: { pending: Pending; result: unknown; position?: VersionVector; clock?: Clock }[] = []
+    const planned: { pending: Pending; result: unknown; position?: VersionVector; clock?: Clock; first?: number }[] = []
     try {
       const isLarge = textBytesOf(group) > LARGE_BATCH_TEXT_BYTES
       const onSlice = isLarge ? () => this.#onSlice(group) : undefined
@@ -300,12 +300,14 @@ export class TenantWriter {
         const plan = await this.#plan(staging, pending)
         if (plan === undefined) continue
         const before = staging.vector
+        const ownBefore = before.get(this.#tenant.origin) ?? 0
         await staging.apply(plan.ops, plan.clock, { needsEntry: pending.options.needsEntry ?? false })
         const own = staging.vector.get(this.#tenant.origin) ?? 0
         // A vector that counts what was given up names what is not here.
         const isWhole = staging.vector === before && staging.state.lost.count === 0
         const position = isWhole ? staging.vector : new Map(own > 0 ? [[this.#tenant.origin, own]] : [])
-        planned.push({ pending, result: plan.result, position, clock: plan.clock })
+        const first = own > ownBefore ? { first: ownBefore + 1 } : {}
+        planned.push({ pending, result: plan.result, position, clock: plan.clock, ...first })
       }
       if (planned.length === 0) return
       this.#onStaged()
@@ -323,8 +325,13 @@ export class TenantWriter {
       this.#tenant.floor = batch.floor
       if (batch.observed) this.#tenant.clock.observe(batch.observed)
       this.#announce(batch)
-      for (const { pending, result, position, clock } of planned) {
-        pending.options.onCommitted?.(position ?? batch.vector, pending.options.asOf ?? clock ?? NO_CLOCK, origin)
+      for (const { pending, result, position, clock, first } of planned) {
+        pending.options.onCommitted?.(
+          position ?? batch.vector,
+          pending.options.asOf ?? clock ?? NO_CLOCK,
+          origin,
+          first,
+        )
         pending.resolve(result)
       }
     } catch (error) {

@@ -50,8 +50,14 @@ export class GrpcPeers implements PeerPort {
       this.#call(node, method, tenant, request, timeoutMs)
     return {
       status: async tenant => statusOf(await call('Status', tenant, {})),
-      awaitVector: async (tenant, incarnation, vector, timeoutMs, whole = []) => {
-        const request = { incarnation, vector: vectorMessage(vector), timeout_ms: Math.round(timeoutMs), whole }
+      awaitVector: async (tenant, incarnation, vector, timeoutMs, whole = new Map()) => {
+        const request = {
+          incarnation,
+          vector: vectorMessage(vector),
+          timeout_ms: Math.round(timeoutMs),
+          whole: [...whole.keys()],
+          whole_from: [...whole.values()],
+        }
         return (await call('AwaitVector', tenant, request, timeoutMs + this.#options.timeoutMs)).reached === true
       },
       transfer: (tenant, incarnation, from) =>

@@ -1,6 +1,6 @@
 import { joinVectors, type VersionVector, vectorFromObject, vectorToObject } from '../../clock/vector.ts'
 import type { GcFloor } from '../../rem/floor.ts'
-import type { CopyState, CopyStatus } from '../../replication/peer.ts'
+import type { CopyState, CopyStatus, WholeFrom } from '../../replication/peer.ts'
 import type { Message } from './messages.ts'
 
 /** Messages of `percolate.v1.Peer` to and from what the handlers take. */
@@ -8,6 +8,12 @@ export const vectorMessage = (vector: VersionVector): Message => ({ sequences: v
 
 export const vectorOf = (message: unknown): VersionVector =>
   vectorFromObject((message as Message | undefined)?.sequences ?? {}) ?? new Map()
+
+/** A peer of the version before names origins, and no first entries of theirs: then all matter. */
+export function wholeOf({ whole, whole_from }: Message): WholeFrom {
+  const firsts = (whole_from as number[] | undefined) ?? []
+  return new Map(((whole as unknown[] | undefined) ?? []).map((origin, n) => [String(origin), firsts[n] ?? 0]))
+}
 
 export const floorMessage = (floor: GcFloor | undefined): Message | undefined =>
   floor && { ...floor.clock, vector: vectorMessage(floor.vector) }

@@ -8,7 +8,7 @@ import type { PeerHandlers, TransferHead, TransferRecords } from '../../replicat
 import { decodePart, encodePart } from '../../replication/transfer.ts'
 import { failure } from './calls.ts'
 import type { Message } from './messages.ts'
-import { floorMessage, statusMessage, vectorMessage, vectorOf } from './peer-messages.ts'
+import { floorMessage, statusMessage, vectorMessage, vectorOf, wholeOf } from './peer-messages.ts'
 
 /** A receiver of a copy that takes nothing for this long is cut off: it keeps a place of those that are sent at once. */
 const STALL_MS_MAX = 30_000
@@ -54,7 +54,7 @@ export function peerMethods({ handlers, auth, logger, stallMsMax = STALL_MS_MAX 
         incarnation(request),
         vectorOf(request.vector),
         Number(request.timeout_ms ?? 0),
-        ((request.whole as unknown[] | undefined) ?? []).map(String),
+        wholeOf(request),
       ),
     })),
     Transfer: (call: ServerWritableStream<Message, Message>) => {

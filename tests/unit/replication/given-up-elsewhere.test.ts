@@ -109,6 +109,46 @@ it('is not vouched for by a copy that gave it up: a write waits for a second dis
   expect(await small.read('n2', 'lost')).toBeDefined()
 })
 
+it('is no matter of a write that is later than it: a copy that gave the former up is a second disk of the latter', async () => {
+  const small = await SmallCluster.start({ settings: { antiEntropyMs: 1e9 } })
+  const put = (id: string, durability: 'stream' | 'replicated') =>
+    small.settle(
+      small.process('n1').handle(
+        {
+          tenant: small.tenant,
+          ref: { kind: 'entity', key: [id] },
+          durability,
+          write: (_, clock) => planEntity({ id }, clock),
+        },
+        undefined,
+      ),
+    )
+  expect((await put('before', 'replicated')).reached).toBe('replicated')
+  const [origin, last] = (await small.open('n1', async open => [open.origin, open.state.sequence] as const))!
+  small.cluster.node('n2')!.natsCut = true
+  await small.open('n2', open =>
+    open.change(async staging => staging.joinVector(new Map([[origin, last + 1]]), [[origin, last + 1]])),
+  )
+  expect((await put('lost', 'stream')).reached).toBe('stream')
+  // It is not to be had, as when the servers lost it too, and the node that has it sends other copies.
+  small.process('n1').replica.service.transfer = () => {
+    throw new PercolateError('TOO_BUSY', 'other copies')
+  }
+  const stream = [...small.cluster.log.streams.values()].find(({ messages }) => messages.length > 0)!
+  stream.messages.pop()
+  small.cluster.node('n2')!.natsCut = false
+  expect((await put('later', 'replicated')).reached).toBe('replicated')
+  expect(await small.open('n2', async open => open.state.lost.count)).toBe(1)
+  // A peer that is asked as by a version before looks at all of the origin's.
+  const { service } = small.process('n2').replica
+  const { incarnation } = small.placement()
+  const vector = new Map([[origin, last + 2]])
+  const answers = [0, last + 1, last + 2].map(from =>
+    small.settle(service.awaitVector(small.tenant, incarnation, vector, 100, new Map([[origin, from]]))),
+  )
+  expect(await Promise.all(answers)).toEqual([false, false, true])
+})
+
 it.each([true, false])(
   'holds up no copy that comes back to a node which cannot be asked for it (all gave up another one before: %s)',
   async before => {
