@@ -89,7 +89,9 @@ export class Gate {
     const byBookmark = (a: Member, b: Member) => rank(b, written, placement?.home) - rank(a, written, placement?.home)
     if (route.kind === 'forward')
       return needsHome ? route : { kind: 'forward', targets: [...route.targets].sort(byBookmark) }
-    if (placement && placement.incarnation !== bookmark.incarnation)
+    // Of a tenant that is neither in the directory, which was asked, nor on this disk, nobody has a bookmark.
+    const isNowhere = placement === undefined && replica.copies.state(tenant) === 'absent'
+    if (isNowhere || (placement && placement.incarnation !== bookmark.incarnation))
       throw new PercolateError(
         'INVALID_BOOKMARK',
         'X-Percolate-Bookmark is of another tenant, or of one that was erased since.',

@@ -92,6 +92,18 @@ describe('the first event of a feed, as the bookmark of reads', () => {
   })
 })
 
+it.each([
+  ['of another tenant', { incarnation: '000000000001-00000000000000ff', vector: new Map([['gone.d1', 1]]) }],
+  ['of nothing in another one', { incarnation: '000000000001-00000000000000ff', vector: new Map() }],
+])('a bookmark %s is refused for a tenant that nobody has written, as for one that is there', async (_, bookmark) => {
+  const small = await SmallCluster.start()
+  const tenant = parseTenantId('nobody')
+  for (const node of ['n1', 'n3'])
+    await expect(small.settle(small.process(node).handle({ tenant, ref, bookmark }, undefined))).rejects.toMatchObject({
+      code: 'INVALID_BOOKMARK',
+    })
+})
+
 it('the bookmark of a write that was set aside with its copy is reached by nobody; the list of late writes has the write', async () => {
   const small = await SmallCluster.start()
   const n2 = small.cluster.node('n2')!
