@@ -16,10 +16,10 @@ export interface Bookmark {
   readonly lacks?: readonly (readonly [origin: string, sequence: number])[] | undefined
   /** What a feed told of that the vector does not count. */
   readonly ahead?: readonly ToldAhead[] | undefined
-  /** The latest that a write behind it carries: who writes with the bookmark is later, whatever the clock of the node says that takes it. */
+  /** The latest that a write behind it carries, of a feed's the latest that its copy had seen: who writes with the bookmark is later, whatever the clock of the node says that takes it. */
   readonly clock?: Reading | undefined
 }
-type Reading = Pick<Clock, 'wall' | 'counter'>
+export type Reading = Pick<Clock, 'wall' | 'counter'>
 
 /** Longer ones are compressed: versions before the one that could do so refused them as they were, so shorter ones stay as every version reads them. */
 const PLAIN_CHARS_MAX = 8192
@@ -39,7 +39,13 @@ function fromText(text: string): Buffer {
   return bytes[0] === COMPRESSED ? inflateRawSync(bytes.subarray(1), { maxOutputLength: PACKED_BYTES_MAX }) : bytes
 }
 
-export function encodeBookmark({ incarnation, vector, lost, ahead = [], lacks = [], clock }: Bookmark): string {
+/** The clock is left out where there is no room for it: a position without is taken, one that is too long is not. */
+export function encodeBookmark(bookmark: Bookmark): string {
+  const text = encode(bookmark)
+  return text.length > BOOKMARK_CHARS_MAX && bookmark.clock ? encode({ ...bookmark, clock: undefined }) : text
+}
+
+function encode({ incarnation, vector, lost, ahead = [], lacks = [], clock }: Bookmark): string {
   const rest = [
     lost,
     ahead.length > 0 ? ahead.map(one => [one.teller, vectorToObject(one.vector)]) : undefined,
@@ -123,8 +129,9 @@ export const joinBookmarks = (a: Bookmark | undefined, b: Bookmark): Bookmark =>
         vector: joinVectors(a.vector, b.vector),
         ...(b.lost === undefined ? { lost: a.lost, lacks: a.lacks } : { lost: b.lost, lacks: b.lacks }),
         ahead: b.ahead ?? a.ahead,
-        clock: later(a.clock, b.clock),
+        clock: laterReading(a.clock, b.clock),
       }
 
-const later = (a: Reading | undefined, b: Reading | undefined): Reading | undefined =>
+/** The later of two, or the one that there is. */
+export const laterReading = (a: Reading | undefined, b: Reading | undefined): Reading | undefined =>
   !a || !b ? (a ?? b) : (a.wall - b.wall || a.counter - b.counter) > 0 ? a : b

@@ -15,10 +15,11 @@ const LACKS_MAX = 32
 export async function bookmarkOf(tenant: Tenant): Promise<Bookmark> {
   const { incarnation } = tenant.identity
   const { vector } = tenant
-  const { mark, count } = tenant.state.lost
+  const { clock, lost } = tenant.state
+  const { mark, count } = lost
   // Later than the vector: what turns up meanwhile is had, and what is given up meanwhile lies above it.
   const lacks = count > 0 && count <= LACKS_MAX ? await readSkipped(tenant) : undefined
-  return { incarnation, vector, lost: mark, lacks }
+  return { incarnation, vector, lost: mark, lacks, clock }
 }
 
 /**

@@ -8,6 +8,7 @@ export function openMemoryTenant(
   id: TenantId,
   onClose: { begin?: () => void; end?: () => void } = {},
   kv = new MemoryKv(),
+  options: { readonly changesMax?: number } = {},
 ): Promise<Tenant> {
   const close = kv.close.bind(kv)
   kv.close = async () => {
@@ -22,5 +23,6 @@ export function openMemoryTenant(
     outboxBytesMax: 1e9,
     recordCacheBytes: 1e6,
     onCommit: () => {},
+    ...options,
   })
 }

@@ -1,7 +1,7 @@
 import { PercolateError } from '../../base/errors.ts'
 import type { TenantId } from '../../base/ids.ts'
 import { formatClock } from '../../clock/hlc.ts'
-import { encodeBookmark, type FeedCursor, parseFeedCursor } from '../../session/bookmark.ts'
+import { encodeBookmark, type FeedCursor, laterReading, parseFeedCursor, type Reading } from '../../session/bookmark.ts'
 import { assertNothingStands } from '../../session/context.ts'
 import { bookmarkOf } from '../../session/reached.ts'
 import type { Session } from '../../session/session.ts'
@@ -76,6 +76,8 @@ export class ChangeOperations {
     let reader: ChangeReader | undefined
     let hasBegun = false
     let incarnation = typeof start === 'string' ? '' : start.incarnation
+    /** The latest clock of what the client was told or may have read: its writes with a cursor are later. */
+    let clock: Reading | undefined = typeof start === 'string' ? undefined : start.clock
     let hasAnswered = false
     /** The last cursor that the client has; what lies behind it may have been read, and not been told. */
     let given = typeof start === 'string' ? undefined : cursor
@@ -93,14 +95,16 @@ export class ChangeOperations {
         if (tenant.identity.incarnation !== incarnation)
           throw await expired(tenant, field, 'the tenant was erased since')
         try {
-          return await work(tenant)
+          const done = await work(tenant)
+          clock = laterReading(clock, tenant.state.clock)
+          return done
         } catch (error) {
           if (error instanceof LogGap) throw await expired(tenant, field, error.message)
           throw error
         }
       })
     const at = (position: FeedPosition) => {
-      const text = encodeBookmark({ incarnation, ...position })
+      const text = encodeBookmark({ incarnation, ...position, clock })
       this.longestCursor = Math.max(this.longestCursor, text.length)
       return text
     }

@@ -60,6 +60,22 @@ describe('a cursor or bookmark of a tenant with many origins', () => {
       expect(() => parseBookmark(encodeBookmark({ ...bookmark, clock }), 'bookmark')).toThrow(/bookmark must be one/)
   })
 
+  it('is without the clock where that would make it too long to be taken', () => {
+    const clock = { wall: 1_795_000_000_000, counter: 7 }
+    const vector = vectorOf(300)
+    const noise = Array.from({ length: 200 }, (_, n) => createHash('sha512').update(String(n)).digest('base64')).join(
+      '',
+    )
+    const of = (chars: number) => ({ incarnation, vector, lost: noise.slice(0, chars) })
+    let chars = 0
+    for (const step of [1000, 100, 10, 1])
+      while (encodeBookmark(of(chars + step)).length <= BOOKMARK_CHARS_MAX) chars += step
+    const text = encodeBookmark({ ...of(chars), clock })
+    expect(text.length).toBeLessThanOrEqual(BOOKMARK_CHARS_MAX)
+    expect(parseFeedCursor(text, 'cursor')).toEqual(of(chars))
+    expect(parseFeedCursor(encodeBookmark({ ...of(chars - 100), clock }), 'cursor').clock).toEqual(clock)
+  })
+
   it('that is none is refused: cut off, too long, or unpacking to more than any has', () => {
     const text = encodeBookmark({ incarnation, vector: vectorOf(300), lost: '' })
     const bomb = encodeBookmark({ incarnation, vector: new Map(), lost: 'x'.repeat(2_000_000) })

@@ -1,11 +1,13 @@
 import { describe, expect, it } from 'vitest'
+import { ChangeOperations } from '../../../src/api/operations/changes.ts'
 import { EntityOperations } from '../../../src/api/operations/entities.ts'
 import { parseTenantId } from '../../../src/base/ids.ts'
 import { createLogger } from '../../../src/base/logger.ts'
 import { systemTime } from '../../../src/base/time.ts'
 import { compareClocks } from '../../../src/clock/hlc.ts'
-import { type Bookmark, encodeBookmark } from '../../../src/session/bookmark.ts'
-import { parseRequest } from '../../../src/session/request.ts'
+import { type Bookmark, encodeBookmark, parseBookmark } from '../../../src/session/bookmark.ts'
+import { HeavyReads } from '../../../src/session/heavy-reads.ts'
+import { ANY, parseRequest } from '../../../src/session/request.ts'
 import { Session } from '../../../src/session/session.ts'
 import { TenantPool } from '../../../src/tenant/pool.ts'
 import { openMemoryTenant } from '../../support/memory-tenant.ts'
@@ -21,7 +23,7 @@ const pool = new TenantPool({
   idleMs: 1e6,
   waitMsMax: 1000,
   exists: async () => true,
-  open: id => openMemoryTenant(id),
+  open: id => openMemoryTenant(id, {}, undefined, { changesMax: 100 }),
 })
 const entities = new EntityOperations({ pool, time: systemTime } as never)
 
@@ -50,6 +52,31 @@ describe('a write that carries the bookmark of another', () => {
     expect(next.clock).toMatchObject({ wall: clock.wall, counter: clock.counter })
     // Who only reads in between loses nothing of it.
     expect(compareClocks((await put(next)).clock, clock)).toBeGreaterThan(0)
+  })
+
+  it('is later than the change that a feed told of with that id, and than what is read with what a feed that has ended gives', async () => {
+    const changes = new ChangeOperations(
+      { pool, time: systemTime, heavyReads: new HeavyReads({ heavyReadsMax: 1, heavyReadsWaitingMax: 1 }) } as never,
+      { feedsMax: 2, tenantFeedsMax: 2 },
+    )
+    const { bookmark: before } = await put()
+    const { clock } = await put(ahead(before, 5000))
+    const follow = async (cursor: string) => {
+      const stop = new AbortController()
+      const request = { tenant, access: 'read', consistency: ANY, asOf: undefined, forwardedBy: undefined } as const
+      const session = new Session(request, { signal: stop.signal, hasEnded: false })
+      const { value } = await changes.follow(session, { cursor, field: 'cursor' }, 1000).next()
+      stop.abort()
+      return parseBookmark(value!.cursor, 'bookmark')
+    }
+    const told = await follow(encodeBookmark(before))
+    expect(told.clock && compareClocks({ ...told.clock, origin: '~' }, clock)).toBeGreaterThan(0)
+    const ended = await follow(encodeBookmark({ ...before, incarnation: 'another' })).catch(error => error.extra)
+    for (const text of [ended.cursor, ended.bookmark])
+      expect(parseBookmark(text, 'bookmark').clock).toMatchObject({ wall: clock.wall, counter: clock.counter })
+    // A position that is given back as it was taken has no earlier one.
+    const later = { wall: clock.wall + 1000, counter: 0 }
+    expect((await follow(encodeBookmark({ ...told, clock: later }))).clock).toEqual(later)
   })
 
   it('is not moved to a clock that no node can have given, nor to one of another incarnation', async () => {
