@@ -359,6 +359,7 @@ export class JobRunner {
   ): Promise<void> {
     const { jobs } = this.#options
     const now = (await jobs.get(job.tenant, job.job_id)) ?? job
+    if (!isOf(delivery, now, job)) return delivery.release(TURN_MS)
     // One that was replacing an earlier version stands; that one is gone in part.
     const standing = now.written && !now.settled ? await this.#takeBack(job, trace) : undefined
     const whole = standing ? { ...reason, detail: `${reason.detail} ${standing}` } : reason

@@ -105,7 +105,7 @@ export class Jobs {
 
   /**
    * Record first, then the place in the document's line, then the message; when the message can't be stored place and record go again, and the caller learns that there is no job. One that has
-   * another behind it already stays as a cancelled one, by which that one finds who is further ahead. TOO_BUSY: too many uploads of the document are in line.
+   * another behind it already, or whose message may be there, stays as a cancelled one: by that others find who is further ahead, and workers that it was refused. TOO_BUSY: too many uploads of the document are in line.
    */
   async enqueue(job: JobRecord, messageId: string = job.job_id): Promise<void> {
     const prepared = this.#prepared
@@ -115,7 +115,10 @@ export class Jobs {
       // Now it is looked at anew whether stream and bucket are there.
       if (prepared === undefined || !isUnavailable(error)) throw error
       // One that could not be withdrawn still comes after those that it came after. Its first message may be there, and have been worked on.
-      const turn = (await this.get(job.tenant, job.job_id))?.turn
+      const known = await this.get(job.tenant, job.job_id)
+      if (known && (messageOf(known) !== undefined || (known.status !== 'queued' && known.status !== 'cancelled')))
+        return
+      const turn = known?.turn
       await this.#enqueue(turn ? { ...job, turn } : job, `${messageId}-again`)
     }
   }
@@ -139,23 +142,32 @@ export class Jobs {
         } else await bucket.put(key, encodeRecord(job))
         await this.#send(placed, messageId)
       } catch (error) {
-        if (!(await this.#withdraw(bucket, placed, place, error).catch(() => false))) throw error
+        const wasInLine = job.turn !== undefined
+        if (!(await this.#withdraw(bucket, placed, place, { error, wasInLine }).catch(() => false))) throw error
       }
     })
   }
 
   /** True: the message is there all the same, and a worker has it. */
-  async #withdraw(bucket: KvBucket, job: JobRecord, place: Place | undefined, error: unknown): Promise<boolean> {
+  async #withdraw(
+    bucket: KvBucket,
+    job: JobRecord,
+    place: Place | undefined,
+    { error, wasInLine }: { error: unknown; wasInLine: boolean },
+  ): Promise<boolean> {
     let isTaken = false
     let isThere = true
     await this.#update(job, now => {
       isThere = now !== job
       isTaken = isThere && (now.status !== 'queued' || messageOf(now) !== undefined)
-      return isThere && !isTaken ? { status: 'cancelled' } : undefined
+      return isThere && !isTaken ? { status: 'cancelled', error: REFUSED } : undefined
     })
     if (isTaken || !isThere) return isTaken
-    const isOut = place ? await place.undo() : !isInLine(job) || isBusy(error) || (await this.#lines.leave(job))
-    if (isOut) await bucket.delete(subjects.jobKey(job.tenant, job.job_id))
+    const isOut = place
+      ? await place.undo()
+      : !isInLine(job) || (isBusy(error) && !wasInLine) || (await this.#lines.leave(job))
+    // Its message may be there, and would be worked on if no record said that it was refused.
+    if (isOut && !isUnavailable(error)) await bucket.delete(subjects.jobKey(job.tenant, job.job_id))
     return false
   }
 
@@ -189,7 +201,7 @@ export class Jobs {
   async look(fallback: JobRecord, sequence?: number): Promise<Look> {
     const isIts = (now: JobRecord) => (messageOf(now) ?? sequence) === sequence || sequence === undefined
     let job = (await this.get(fallback.tenant, fallback.job_id)) ?? fallback
-    if (isOpen(job) && !isIts(job)) return { job, ahead: 'nobody', isIts: false }
+    if (!isIts(job)) return { job, ahead: 'nobody', isIts: false }
     if (isFinished(job.status) || !isInLine(job)) return { job, ahead: 'nobody', isIts: true }
     if (!hasPlace(job)) {
       const unplaced = job
@@ -307,6 +319,8 @@ export class Jobs {
     const job = await this.#existing(tenant, jobId)
     if (isOpen(job) && (await this.#remind(job))) return job
     let before = job
+    const attempt = randomUUID()
+    const clock = formatClock({ wall: this.#options.time.now(), counter: 0, origin: `${RETRY_ORIGIN}${attempt}` })
     const queued = await this.update(job, now => {
       before = now
       if (!isFinished(now.status) || now.status === 'completed')
@@ -319,16 +333,13 @@ export class Jobs {
           'JOB_STATE',
           'What the job wrote is being taken back; retry it when its stage is "retracted" or "retained".',
         )
-      return {
-        ...FRESH,
-        status: 'queued',
-        stage: 'waiting',
-        attempts: 0,
-        done: 0,
-        total: 0,
-        clock: formatClock({ wall: this.#options.time.now(), counter: 0, origin: `${RETRY_ORIGIN}${randomUUID()}` }),
-      }
+      return { ...FRESH, status: 'queued', stage: 'waiting', attempts: 0, done: 0, total: 0, clock }
+    }).catch(error => {
+      // It may have been done all the same.
+      if (isUnavailable(error)) return this.#unretry(before, { ...before, clock }, undefined, error)
+      throw error
     })
+    if (queued.clock !== clock) return queued
     let place: Place | undefined
     try {
       await this.prepare()
@@ -336,7 +347,7 @@ export class Jobs {
         const placed = isInLine(queued) ? await this.#place(queued, { toLater: 'wait', isBounded: true }) : undefined
         place = placed === 'later' ? undefined : placed?.place
         const now = (placed !== 'later' && placed?.job) || ((await this.get(tenant, jobId)) ?? queued)
-        await this.#send(now, `${jobId}-${this.#options.time.now()}`)
+        await this.#send(now, `${jobId}-${attempt}`)
         return now
       })
     } catch (error) {
@@ -356,7 +367,7 @@ export class Jobs {
       return isBack ? { ...FRESH, ...before, ...(current.turn ? { turn: current.turn } : {}) } : undefined
     }).catch(() => undefined)
     if (now && isTaken) return now
-    if (isBack && isInLine(queued) && !isBusy(error))
+    if (now && isBack && isInLine(queued) && !isBusy(error))
       await (place ? place.undo() : this.#lines.leave(queued)).catch(() => {})
     throw error
   }
@@ -465,6 +476,12 @@ export class Jobs {
   #now(): string {
     return new Date(this.#options.time.now()).toISOString()
   }
+}
+
+/** Of an upload whose message may have been stored, for all that its client knows: it is not worked on. */
+const REFUSED = {
+  code: 'STREAM_UNAVAILABLE',
+  detail: 'The upload was refused: nobody knew whether its job had been queued.',
 }
 
 /** What a job that is done over has no longer. */

@@ -79,8 +79,7 @@ export class DocumentLines {
       const record = await bucket.get(key)
       const tail = record && decodeTail(record.value)
       const isOwn = tail?.job_id === job.job_id
-      if (tail && toLater === 'yield' && tail.clock > job.clock && (await this.#stands(job.tenant, tail)))
-        return 'later'
+      if (tail && toLater === 'yield' && !isOwn && (await this.#hasLater(job, tail))) return 'later'
       const last = tail ? (isOwn ? tail.after : [{ job_id: tail.job_id, clock: tail.clock }]) : []
       const turn: Turn = {
         clock: tail ? clockAbove(job.clock, tail.clock, time.now() + clockSkewMsMax) : job.clock,
@@ -124,10 +123,18 @@ export class DocumentLines {
     return (await bucket.update(key, encodeTail(back), record.revision)) !== undefined
   }
 
-  /** Whether an upload is in, or may come to be. */
-  async #stands(tenant: TenantId, { job_id }: Upload): Promise<boolean> {
-    const record = await this.#options.get(tenant, job_id)
-    return record !== undefined && (record.status === 'completed' || isOpen(record))
+  /** Whether one with a later clock is in, or may come to be, as far as one look shows. */
+  async #hasLater({ tenant, clock }: JobRecord, tail: Tail): Promise<boolean> {
+    const open: Upload[] = [tail, ...tail.after]
+    const seen = new Set<string>()
+    for (let upload = open.shift(); upload && seen.size < LOOKS_MAX; upload = open.shift()) {
+      if (upload.clock <= clock || seen.has(upload.clock)) continue
+      seen.add(upload.clock)
+      const record = await this.#options.get(tenant, upload.job_id)
+      if (record && (record.status === 'completed' || isOpen(record))) return true
+      open.push(...(record?.turn?.after ?? []))
+    }
+    return false
   }
 
   /** How many uploads are in line up to the last one, which has not to be counted while it says that there are few. */

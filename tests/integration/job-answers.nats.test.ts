@@ -185,6 +185,36 @@ describe('an upload of which an answer was lost', () => {
   })
 })
 
+describe('an upload whose answers were lost for good', () => {
+  it('is not worked on, and says so', async () => {
+    const tenant = await begin()
+    hooks.after = what => {
+      if (what === 'publish') throw lost()
+    }
+    await expect(upload(tenant, 'a')).rejects.toMatchObject({ code: 'STREAM_UNAVAILABLE' })
+    delete hooks.after
+    const delivery = await pull()
+    expect(await lookOf(delivery)).toMatchObject({
+      job: { status: 'cancelled', error: { code: 'STREAM_UNAVAILABLE' } },
+    })
+  })
+
+  it('is left to the worker that has it, though who sent it could not read that', async () => {
+    const tenant = await begin()
+    loseOnce(
+      'after',
+      what => what === 'publish',
+      async () => {
+        const delivery = await pull()
+        await change(tenant, 'a', workedOnBy(delivery.sequence, { status: 'running', written: true }))
+        loseOnce('before', (what, key) => what === 'update' && key === subjects.jobKey(tenant, 'a'))
+      },
+    )
+    await upload(tenant, 'a')
+    expect(await get(tenant, 'a')).toMatchObject({ status: 'running', written: true })
+  })
+})
+
 describe('a retry of which an answer was lost', () => {
   it('from its place in line: who comes behind it sees whom it came after', async () => {
     const tenant = await begin()
@@ -232,6 +262,36 @@ describe('a retry of which an answer was lost', () => {
     aheadMs = 3_600_000
     expect((await jobs.retry(tenant, 'a')).status).toBe('queued')
     expect(await lookOf(await pull())).toMatchObject({ isIts: true, ahead: 'nobody' })
+  })
+
+  it('from its beginning: it is what it was', async () => {
+    const tenant = await begin()
+    await upload(tenant, 'a')
+    await fail(tenant, 'a')
+    loseOnce('after', (what, key) => what === 'update' && key === subjects.jobKey(tenant, 'a'))
+    await expect(jobs.retry(tenant, 'a')).rejects.toMatchObject({ code: 'STREAM_UNAVAILABLE' })
+    expect((await get(tenant, 'a')).status).toBe('failed')
+    expect((await jobs.retry(tenant, 'a')).status).toBe('queued')
+  })
+
+  it('from its setting back, too: it stays in line', async () => {
+    const tenant = await begin()
+    await upload(tenant, 'a')
+    await fail(tenant, 'a')
+    loseOnce(
+      'after',
+      what => what === 'publish',
+      async () => {
+        hooks.before = (what, key) => {
+          if (what === 'update' && key === subjects.jobKey(tenant, 'a')) throw lost()
+        }
+      },
+    )
+    await expect(jobs.retry(tenant, 'a')).rejects.toMatchObject({ code: 'STREAM_UNAVAILABLE' })
+    delete hooks.before
+    expect((await get(tenant, 'a')).status).toBe('queued')
+    await upload(tenant, 'b')
+    expect(await ahead(tenant, 'b')).toBe('one')
   })
 
   it('beside another retry: what that one has begun stays', async () => {

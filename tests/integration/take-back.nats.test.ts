@@ -385,6 +385,17 @@ describe('uploads of one document', () => {
     await Promise.all(others.map(runner => runner.stop()))
   })
 
+  it('one that has ended takes the messages that come behind with it', async () => {
+    const tenant = parseTenantId('behind')
+    const id = await upload(tenant, 'file:///behind.md', 'A short one.')
+    await cancel(tenant, id)
+    expect((await request(`${url}/jobs/${id}/retry`, 'POST', { tenant })).status).toBe(202)
+    startRunner(new HashingEmbedder())
+    await ended(tenant, id, 'completed')
+    await eventually('no message is left', async () => (await jobs.depth()) === 0)
+    expect(await job(tenant, id)).toMatchObject({ status: 'completed', attempts: 1 })
+  })
+
   it('one whose gateway gave it no place does not replace a later one that has; retried, it does', async () => {
     const tenant = parseTenantId('roll')
     const uri = 'file:///roll.md'
