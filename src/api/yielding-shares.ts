@@ -30,7 +30,8 @@ export class YieldingShares extends HalfShares {
   /** There is news of a share: its patience begins anew. `giveWay` ends what it is counted for; the share is released before. */
   protected heard(share: Share, tenant: string | undefined, giveWay: () => void): void {
     this.#waiting.delete(share)
-    this.#waiting.set(share, { tenant, share, sinceMs: this.#time.monotonic(), giveWay })
+    // What holds nothing, or was released before, has nothing to give.
+    if (share.amount > 0) this.#waiting.set(share, { tenant, share, sinceMs: this.#time.monotonic(), giveWay })
   }
 
   protected forget(share: Share): void {

@@ -71,9 +71,7 @@ class ServiceCalls extends YieldingShares {
     this.checkOrMakeRoom(1, 0, tenant, 0)
     const share = this.begin(tenant)
     share.count(1)
-    const heard = () => {
-      if (share.amount > 0) this.heard(share, tenant, () => giveWay(silent()))
-    }
+    const heard = () => this.heard(share, tenant, () => giveWay(silent()))
     heard()
     return {
       heard,

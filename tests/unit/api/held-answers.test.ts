@@ -84,6 +84,20 @@ describe('large answers that had their time', () => {
     expect(cut).toEqual(['a'])
   })
 
+  it('and have gone hold nothing, whatever is counted for them later', () => {
+    const { answers, cut, large, pass } = begin(2 * LARGE)
+    const first = large('a', 'first')
+    pass(1000)
+    const second = large('b', 'second')
+    second.atLeast(2 * LARGE)
+    expect(cut).toEqual(['first'])
+    first.count(LARGE)
+    second.count(10 * LARGE)
+    pass(1000)
+    answers.admit('c')
+    expect(cut).toEqual(['first', 'second'])
+  })
+
   it('stay when that would not make room', () => {
     const { answers, cut, large, pass } = begin(6 * LARGE)
     for (const name of ['a', 'b', 'c']) large(name, name)
