@@ -16,7 +16,7 @@ import { dropCopy } from './drop.ts'
 import { readSkipped } from './export.ts'
 import type { Follower } from './follower.ts'
 import { Holes } from './holes.ts'
-import { countLate, moveLate } from './late.ts'
+import { countLate, forgetArrived, moveLate } from './late.ts'
 import { Losses } from './losses.ts'
 import { withoutHome, yieldPlace } from './other-incarnation.ts'
 import { handOnParked, summarizeParked } from './parked.ts'
@@ -605,6 +605,8 @@ export class Copies {
       if (status) await this.#reconciler.takeParked(tenant, status)
       lost = await this.#losses.inherit(tenant, placement, status)
     }
+    const arrived = await pool.use(tenant, forgetArrived)
+    if (arrived) logger.info({ tenant, arrived }, 'writes that this copy had set aside are in what it was made of')
     await store.made(tenant)
     const { incarnation } = placement
     const standing = await directory.update(tenant, current => listedAsWhole(current, node, incarnation, 'joining'))

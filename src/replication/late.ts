@@ -1,4 +1,6 @@
 import type { TenantId } from '../base/ids.ts'
+import { hasAll, saidBy } from '../rem/late.ts'
+import { EMPTY_RECORD } from '../rem/record.ts'
 import { decodeEntry } from '../storage/codec.ts'
 import { KeyReader, keyAfter, keys, prefixes, prefixRange, space } from '../storage/keys.ts'
 import type { TenantPool } from '../tenant/pool.ts'
@@ -57,6 +59,28 @@ export async function countLate(open: Tenant): Promise<number> {
   for await (const chunk of open.chunks({ ...prefixRange(prefixes.space(space.quarantine)), values: false }))
     count += chunk.length
   return count
+}
+
+/**
+ * Forgets what is set aside of which nothing is missing: a copy that was emptied had perhaps published a write whose acknowledgement it never got, and has it back from the copy that it was made
+ * of. Returns how many entries that were.
+ */
+export async function forgetArrived(open: Tenant): Promise<number> {
+  let arrived = 0
+  for (let after: ParkedPosition | undefined; ; ) {
+    const page = await latePage(open, after)
+    if (page.length === 0) return arrived
+    for (const entry of page.map(decodeEntry)) {
+      // In the writer's turn: what is read cannot change before the entry goes.
+      arrived += await open.change(async staging => {
+        for (const { ref, record } of saidBy(entry.ops))
+          if (!hasAll((await staging.read(ref)) ?? EMPTY_RECORD, record)) return 0
+        staging.del(keys.quarantine(entry.origin, entry.sequence))
+        return 1
+      })
+    }
+    after = decodeEntry(page.at(-1)!)
+  }
 }
 
 /** Hands what is set aside in a copy that goes to `keep`, part by part, with no lease held meanwhile; each part is forgotten here when it is kept there. */

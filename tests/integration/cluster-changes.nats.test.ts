@@ -176,7 +176,7 @@ describe('a disk that was away for longer than deletes are remembered', () => {
             .request('POST', '/api/v1/replication/late', { tenant: 'acme', body })
           expect([resolved.status, resolved.body]).toEqual([
             200,
-            { origin, sequence, [action === 'apply' ? 'applied' : 'discarded']: true },
+            { origin, sequence, ...(action === 'apply' ? { applied: true, kept: [] } : { discarded: true }) },
           ])
         }
         expect((await get(cluster, 'n3', 'late', { 'x-percolate-consistency': 'home' })).body.properties).toEqual({

@@ -2,7 +2,8 @@ import { PercolateError } from '../../base/errors.ts'
 import { FairSemaphore } from '../../base/fair-semaphore.ts'
 import { formatClock } from '../../clock/hlc.ts'
 import { dominates, lagOf, vectorToObject } from '../../clock/vector.ts'
-import type { Op } from '../../rem/record.ts'
+import { restated, saidBy } from '../../rem/late.ts'
+import { EMPTY_RECORD, type Op, type RecordRef } from '../../rem/record.ts'
 import { compareDigests } from '../../replication/anti-entropy.ts'
 import type { CopyStatus, Digests } from '../../replication/peer.ts'
 import type { Replica } from '../../replication/replica.ts'
@@ -159,24 +160,34 @@ export class ReplicationOperations {
     }
   }
 
-  /** Applies a late write as of now, or discards it; then no holder keeps it. */
+  /**
+   * Applies of a late write what nothing later has changed, as of now, or discards it; then no holder keeps it. `kept` of an applied one: records of it that stay as they are, since all that it says of them is there,
+   * or was overwritten or deleted later.
+   */
   async resolveLate(call: Session, origin: string, sequence: number, action: 'apply' | 'discard') {
     const replica = this.#replica()
     const found = (await this.#lateOf(call)).get(`${origin} ${sequence}`)
     if (!found) throw notFound('late write', `${origin}/${sequence}`)
-    if (action === 'apply') {
-      await write(
+    const { ops } = found.entry
+    let kept: readonly RecordRef[] = []
+    if (action === 'apply')
+      kept = await write(
         this.#context,
         call,
-        ({ clock }) => {
-          const ops: Op[] = found.entry.ops.map(op => ({ ...op, clock }))
-          return { ops, result: undefined }
+        async context => {
+          const again: Op[] = []
+          const standing: RecordRef[] = []
+          for (const said of saidBy(ops)) {
+            const op = restated(said, (await context.read(said.ref)) ?? EMPTY_RECORD, context.clock)
+            if (op) again.push(op)
+            else standing.push(said.ref)
+          }
+          return { ops: again, result: standing }
         },
-        { weight: found.entry.ops.length },
+        { weight: ops.length, touches: ops },
       )
-    }
     for (const node of found.nodes) await this.#handlers(replica, node).dismissLate(call.tenant, origin, sequence)
-    return { origin, sequence, [action === 'apply' ? 'applied' : 'discarded']: true }
+    return action === 'apply' ? { origin, sequence, applied: true, kept } : { origin, sequence, discarded: true }
   }
 
   /** Entries from a peer; merged by the same rules as the stream's. */

@@ -1,5 +1,6 @@
 import { describe, expect, it } from 'vitest'
-import { decodeEntry } from '../../../src/storage/codec.ts'
+import { planEntity } from '../../../src/rem/plan.ts'
+import { decodeEntry, encodeEntry } from '../../../src/storage/codec.ts'
 import { SmallCluster } from '../../support/small-cluster.ts'
 
 describe('a copy that is made anew', () => {
@@ -44,5 +45,38 @@ describe('a copy that is made anew', () => {
         expect(aside.includes(id) || (await small.read('n1', id)) !== undefined, `${id} is somewhere`).toBe(true)
       else expect(outcome, id).toBe('TENANT_UNAVAILABLE')
     }
+  })
+
+  it('does not tell of a write as set aside that has arrived', async () => {
+    const small = await SmallCluster.start()
+    const n2 = small.cluster.node('n2')!
+    n2.natsCut = true
+    for (const other of ['n1', 'n3']) small.cluster.cuts.add(`n2|${other}`)
+    await small.hold('n2', undefined)
+    const { incarnation } = small.process('n1').replica.directory.placement(small.tenant)!
+    const entryOf = (sequence: number, id: string) => {
+      const clock = { wall: small.process('n1').time.now(), counter: sequence, origin: 'gone.d' }
+      return encodeEntry({
+        tenant: small.tenant,
+        incarnation,
+        origin: 'gone.d',
+        sequence,
+        ops: planEntity({ id }, clock),
+      })
+    }
+    const [arrived, missing] = [entryOf(1, 'arrived'), entryOf(2, 'missing')]
+    await small.settle(small.process('n1').replica.service.push(small.tenant, [arrived]))
+    await small.settle(small.process('n2').replica.service.keepLate(small.tenant, [arrived, missing]))
+    for (let n = 0; n < 4; n++) {
+      await small.write('n1', `elsewhere-${n}`)
+      await small.world.run(5000)
+    }
+    expect(await small.open('n1', async open => open.floor)).toBeDefined()
+    n2.natsCut = false
+    small.cluster.cuts.clear()
+    await small.until('n2 is made anew', () => small.process('n2').replica.copies.counts.wiped > 0)
+    await small.until('n2 is current', () => small.isCurrent('n2'))
+    const aside = await small.settle(small.process('n2').replica.service.late(small.tenant))
+    expect(aside.map(bytes => decodeEntry(bytes).sequence)).toEqual([2])
   })
 })

@@ -1,0 +1,103 @@
+import fc from 'fast-check'
+import { describe, expect, it } from 'vitest'
+import type { Clock } from '../../../src/clock/hlc.ts'
+import { hasAll, restated, saidBy } from '../../../src/rem/late.ts'
+import { isVisible, mergeOp } from '../../../src/rem/merge.ts'
+import { EMPTY_RECORD, type LwwRecord, type Op } from '../../../src/rem/record.ts'
+
+const at = (wall: number): Clock => ({ wall, counter: 0, origin: 'o' })
+const NOW = at(1000)
+const ref = { kind: 'entity', key: ['e'] } as const
+
+type Said = readonly [action: Op['action'], wall: number, fields?: Record<string, string>]
+
+const opsOf = (said: readonly Said[]): Op[] =>
+  said.map(([action, wall, fields = {}]) => ({ ...ref, key: [...ref.key], action, clock: at(wall), fields }))
+
+const recordOf = (said: readonly Said[]): LwwRecord => opsOf(said).reduce(mergeOp, EMPTY_RECORD)
+
+/** What a reader sees of a record after what was said too late has been applied to it. */
+function applied(before: readonly Said[], late: readonly Said[]): Record<string, unknown> | undefined {
+  const record = recordOf(before)
+  const [said] = saidBy(opsOf(late))
+  const op = restated(said!, record, NOW)
+  const after = op ? mergeOp(record, op) : record
+  return isVisible(after) ? Object.fromEntries([...after.fields].map(([name, { value }]) => [name, value])) : undefined
+}
+
+describe('a write that came too late, applied as of now', () => {
+  it.each<[string, Said[], Said[], Record<string, string> | undefined]>([
+    ['brings what nobody has', [], [['put', 5, { a: 'late' }]], { a: 'late' }],
+    [
+      'leaves what was written later',
+      [['put', 9, { a: 'new' }]],
+      [['put', 5, { a: 'late', b: 'late' }]],
+      { a: 'new', b: 'late' },
+    ],
+    ['overwrites what was written earlier', [['put', 3, { a: 'old' }]], [['put', 5, { a: 'late' }]], { a: 'late' }],
+    [
+      'does not bring back what was deleted later',
+      [
+        ['put', 3],
+        ['del', 9],
+      ],
+      [['put', 5, { a: 'late' }]],
+      undefined,
+    ],
+    ['deletes what is older', [['put', 3, { a: 'old' }]], [['del', 5]], undefined],
+    ['does not delete what was made later', [['put', 9, { a: 'new' }]], [['del', 5]], { a: 'new' }],
+    [
+      'does not delete what was written to later',
+      [
+        ['put', 3],
+        ['set', 9, { a: 'new' }],
+      ],
+      [['del', 5]],
+      { a: 'new' },
+    ],
+    ['says nothing of what is gone anyway', [], [['del', 5]], undefined],
+    [
+      'brings what was made again after a delete',
+      [],
+      [
+        ['set', 7, { a: 'again' }],
+        ['put', 7],
+        ['del', 5],
+      ],
+      { a: 'again' },
+    ],
+    ['changes nothing where it has arrived', [['put', 5, { a: 'late' }]], [['put', 5, { a: 'late' }]], { a: 'late' }],
+  ])('%s', (_, before, late, seen) => {
+    expect(applied(before, late)).toEqual(seen)
+  })
+
+  const said = fc.array(
+    fc.tuple(
+      fc.constantFrom<Op['action']>('put', 'set', 'del'),
+      fc.integer({ min: 1, max: 9 }),
+      fc.dictionary(fc.constantFrom('a', 'b', 'c'), fc.constantFrom('x', 'y'), { maxKeys: 2, noNullPrototype: true }),
+    ),
+    { minLength: 1, maxLength: 5 },
+  )
+
+  it('changes no register that was written later, and nothing once it is there', () => {
+    fc.assert(
+      fc.property(said, said, (before, late) => {
+        const record = recordOf(before)
+        const [one] = saidBy(opsOf(late))
+        const op = restated(one!, record, NOW)
+        if (!op) return
+        expect(hasAll(record, one!.record)).toBe(false)
+        for (const name of Object.keys(op.fields)) {
+          const theirs = one!.record.fields.get(name)!
+          const mine = record.fields.get(name)
+          expect(op.fields[name]).toEqual(theirs.value)
+          expect(mine === undefined || mine.clock.wall <= theirs.clock.wall).toBe(true)
+        }
+        if (op.action === 'del') expect(Math.max(0, record.put?.wall ?? 0)).toBeLessThanOrEqual(one!.record.del!.wall)
+        const after = mergeOp(record, op)
+        expect(hasAll(after, { ...one!.record, del: undefined }) || op.action === 'del').toBe(true)
+      }),
+    )
+  })
+})
