@@ -4,11 +4,11 @@ import type { Command } from 'commander'
 import { PercolateClient } from '../../client/client.ts'
 import { parseTenantId } from '../base/ids.ts'
 import { systemTime } from '../base/time.ts'
-import { timeoutSignal } from '../base/timeout.ts'
 import { clientDefaults } from '../config/environment.ts'
 import type { publicJob } from '../jobs/model.ts'
 import { addClientFlags, type ClientFlags, configOf, gatewayOf, guarded } from './common.ts'
 import { fail, oneLine, printJson, printTable, say } from './output.ts'
+import { readiness } from './readiness.ts'
 
 type Job = ReturnType<typeof publicJob>
 
@@ -54,19 +54,6 @@ async function status(flags: ClientFlags): Promise<void> {
     )
   }
   if (parts.some(({ state }) => state !== 'ready')) process.exitCode = 1
-}
-
-async function readiness(
-  part: string,
-  url: string,
-): Promise<{ part: string; url: string; state: string; probes: { name: string; ok: boolean; detail?: string }[] }> {
-  try {
-    const response = await fetch(new URL('/ready', url), { signal: timeoutSignal(5000) })
-    const body = (await response.json()) as { status: string; probes: { name: string; ok: boolean; detail?: string }[] }
-    return { part, url, state: body.status, probes: body.probes }
-  } catch {
-    return { part, url, state: 'away', probes: [] }
-  }
 }
 
 async function jobs(flags: ClientFlags & { status?: string; retry?: string; cancel?: string }): Promise<void> {

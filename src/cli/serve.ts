@@ -7,6 +7,7 @@ import type { S3ObjectStore } from '../objects/s3.ts'
 import type { NatsStream } from '../stream/nats/adapter.ts'
 import { addSettingFlags, configOf, guarded, loggerOf, runUntilSignal } from './common.ts'
 import { say } from './output.ts'
+import { readiness, whatIsAwaited } from './readiness.ts'
 
 const NATS_TIMEOUT_MS = 5000
 
@@ -61,8 +62,10 @@ async function up(options: Record<string, unknown>): Promise<void> {
       process.kill(process.pid, 'SIGTERM')
     },
   })
+  const parts = await Promise.all([readiness('node', running.httpUrl), readiness('gateway', running.gatewayUrl)])
+  const awaited = whatIsAwaited(parts)
   say(`
-Percolate is ready.
+${awaited ? `Percolate has started, and is not ready yet (${awaited}); percolate status says when it is.` : 'Percolate is ready.'}
 
   API       ${running.httpUrl}   (docs: ${running.httpUrl}/docs)
   gRPC      ${running.grpcAddress}
