@@ -4,6 +4,7 @@ import { addTenantHook } from '../src/api/http/call.ts'
 import { addHome } from '../src/api/http/home.ts'
 import { addGatewayOpenApi } from '../src/api/http/openapi.ts'
 import { closeServer, createHttpServer, listen } from '../src/api/http/server.ts'
+import { Connections } from '../src/base/connections.ts'
 import { errorMessage, PercolateError } from '../src/base/errors.ts'
 import { FairSemaphore } from '../src/base/fair-semaphore.ts'
 import { Lifecycle } from '../src/base/lifecycle.ts'
@@ -75,6 +76,7 @@ export async function startGateway(options: GatewayOptions): Promise<RunningGate
     logger,
     metrics,
     probes,
+    connections: metrics.addConnections('gateway', Connections.of(config, logger)),
     bodyBytesMax: BODY_BYTES_MAX,
     requestReadMs: config.requestReadMs,
     readerStallMs: config.readerStallMs,

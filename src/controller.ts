@@ -6,6 +6,7 @@ import { HaproxyRouter } from './activator/haproxy.ts'
 import { KubernetesRouter } from './activator/kubernetes.ts'
 import { GrpcPeers } from './api/grpc/peer-client.ts'
 import { closeServer, createHttpServer, listen } from './api/http/server.ts'
+import { Connections } from './base/connections.ts'
 import { PercolateError } from './base/errors.ts'
 import { Lifecycle } from './base/lifecycle.ts'
 import type { Logger } from './base/logger.ts'
@@ -94,6 +95,7 @@ export async function startController(options: ControllerRoleOptions): Promise<R
       logger,
       metrics,
       probes,
+      connections: metrics.addConnections('controller', Connections.of(config, logger)),
       bodyBytesMax: BODY_BYTES_MAX,
       requestReadMs: config.requestReadMs,
       readerStallMs: config.readerStallMs,

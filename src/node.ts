@@ -8,6 +8,7 @@ import { createHttpApi } from './api/http/api.ts'
 import { closeServer, listen } from './api/http/server.ts'
 import { Operations } from './api/operations/operations.ts'
 import { SlowReaders } from './api/slow-readers.ts'
+import { Connections } from './base/connections.ts'
 import { PercolateError } from './base/errors.ts'
 import type { TenantId } from './base/ids.ts'
 import { Lifecycle } from './base/lifecycle.ts'
@@ -260,6 +261,7 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
       logger,
       metrics,
       probes,
+      connections: metrics.addConnections('http', Connections.of(config, logger)),
       bodyBytesMax: config.bodyBytesMax,
       requestReadMs: config.requestReadMs,
       readerStallMs: config.readerStallMs,
@@ -296,6 +298,7 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
       bodies,
       answers,
       calls,
+      connections: metrics.addConnections('grpc', Connections.of(config, logger)),
       gate,
       forwarder,
       peers: replica && { handlers: replica.service, auth, logger },

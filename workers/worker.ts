@@ -1,4 +1,5 @@
 import { closeServer, createHttpServer, listen } from '../src/api/http/server.ts'
+import { Connections } from '../src/base/connections.ts'
 import { Lifecycle } from '../src/base/lifecycle.ts'
 import type { Logger } from '../src/base/logger.ts'
 import { Metrics } from '../src/base/metrics.ts'
@@ -79,6 +80,7 @@ export async function startWorker(options: WorkerOptions): Promise<RunningWorker
     logger,
     metrics,
     probes,
+    connections: metrics.addConnections('worker', Connections.of(config, logger)),
     bodyBytesMax: 1024,
     requestReadMs: config.requestReadMs,
     readerStallMs: config.readerStallMs,

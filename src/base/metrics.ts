@@ -1,4 +1,5 @@
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client'
+import type { Connections } from './connections.ts'
 
 /** Buckets in seconds, from a cached read to a request that is about to time out. */
 const DURATION_BUCKETS = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30]
@@ -8,6 +9,7 @@ export class Metrics {
   readonly registry = new Registry()
   readonly #durations: Histogram<'protocol' | 'operation' | 'status'>
   readonly #errors: Counter<'code'>
+  readonly #connections = new Map<string, Connections>()
 
   constructor() {
     collectDefaultMetrics({ register: this.registry, eventLoopMonitoringPrecision: 1 })
@@ -23,6 +25,40 @@ export class Metrics {
       help: 'Requests that ended in an error, by its code',
       labelNames: ['code'],
       registers: [this.registry],
+    })
+    this.#connectionsGauge(
+      'percolate_connections',
+      'Connections that a server has, PERCOLATE_CONNECTIONS_MAX at most',
+      c => c.open,
+    )
+    this.#connectionsGauge(
+      'percolate_connections_gave_way_total',
+      'Connections without a request under way that a server closed because another one came and there was no more room',
+      c => c.gaveWay,
+    )
+    this.#connectionsGauge(
+      'percolate_connections_refused_total',
+      'Connections that a server closed at once, since requests were under way on all that it may have',
+      c => c.refused,
+    )
+  }
+
+  /** Shows the connections of a server of this process. */
+  addConnections(server: string, connections: Connections): Connections {
+    this.#connections.set(server, connections)
+    return connections
+  }
+
+  #connectionsGauge(name: string, help: string, read: (connections: Connections) => number): void {
+    const servers = this.#connections
+    new Gauge({
+      name,
+      help,
+      labelNames: ['server'],
+      registers: [this.registry],
+      collect() {
+        for (const [server, connections] of servers) this.set({ server }, read(connections))
+      },
     })
   }
 

@@ -938,6 +938,16 @@ export const settings = {
     roles: DATABASE,
     doc: 'A tenant counts as active for this long after a request.',
   },
+  connectionsMax: {
+    env: 'PERCOLATE_CONNECTIONS_MAX',
+    type: 'integer',
+    default: 4096,
+    min: 1,
+    max: 1_000_000,
+    unit: 'connections',
+    roles: ALL,
+    doc: 'Connections that each server of a process (HTTP, gRPC) takes at once, and never more than a quarter of the file descriptors that the system gives the process, since databases need some, too. When one more comes, the one that nothing was asked on for the longest is closed; when requests are under way on all, the new one is. Feeds are requests: keep it above PERCOLATE_FEEDS_MAX.',
+  },
   requestReadMs: {
     env: 'PERCOLATE_REQUEST_READ_MS',
     type: 'integer',

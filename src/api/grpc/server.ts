@@ -8,6 +8,7 @@ import {
 } from '@grpc/grpc-js'
 import { ReflectionService } from '@grpc/reflection'
 import { HealthImplementation } from 'grpc-health-check'
+import type { Connections } from '../../base/connections.ts'
 import { PercolateError } from '../../base/errors.ts'
 import { listenError } from '../../base/listen-error.ts'
 import type { Probes } from '../../base/probes.ts'
@@ -15,6 +16,7 @@ import type { HeldAnswers } from '../held-answers.ts'
 import type { HeldBodies } from '../held-bodies.ts'
 import type { Operations } from '../operations/operations.ts'
 import { type CallContext, failure } from './calls.ts'
+import { GrpcConnections } from './connections.ts'
 import type { HeldCalls } from './held-calls.ts'
 import { contractInterceptor } from './interceptor.ts'
 import { remMethods } from './methods.ts'
@@ -28,6 +30,7 @@ export interface GrpcApiOptions extends Omit<CallContext, 'encode'> {
   readonly bodies: HeldBodies
   readonly answers: HeldAnswers
   readonly calls: HeldCalls
+  readonly connections: Connections
   readonly probes: Probes
   readonly bodyBytesMax: number
   /** How long a client may take to send a call, ms. */
@@ -64,8 +67,9 @@ export async function createGrpcApi(options: GrpcApiOptions): Promise<GrpcApi> {
     loadPackageDefinition(definition) as unknown as { percolate: { v1: { Rem: { service: ServiceDefinition } } } }
   ).percolate.v1.Rem.service
   const open = new OpenCalls()
+  const connections = new GrpcConnections(options.connections)
   const server = new Server({
-    interceptors: [contractInterceptor(options), open.interceptor],
+    interceptors: [connections.interceptor, contractInterceptor(options), open.interceptor],
     'grpc.max_receive_message_length': bodyBytesMax,
     'grpc.max_send_message_length': -1,
     // What is refused stays until its client has taken the refusal: no connection may have more of it than the node takes calls.
@@ -98,6 +102,7 @@ export async function createGrpcApi(options: GrpcApiOptions): Promise<GrpcApi> {
       },
     )
   })
+  connections.watch(bound)
   const report = async () => {
     const { ready } = await probes.check()
     for (const service of ['', SERVICE]) health.setStatus(service, ready ? 'SERVING' : 'NOT_SERVING')
@@ -118,6 +123,7 @@ export async function createGrpcApi(options: GrpcApiOptions): Promise<GrpcApi> {
       ).unref()
       await new Promise<void>(resolve => server.tryShutdown(() => resolve()))
       clearTimeout(forced)
+      connections.stop()
     },
   }
 }

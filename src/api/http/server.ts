@@ -8,6 +8,7 @@ import fastify, {
   type FastifyRequest,
   LogController,
 } from 'fastify'
+import { boundConnections, type Connections } from '../../base/connections.ts'
 import { errorTable, headerOfExtra, PercolateError, toPercolateError, toProblem } from '../../base/errors.ts'
 import { assertEndToEnd } from '../../base/hop-by-hop.ts'
 import { listenError } from '../../base/listen-error.ts'
@@ -27,6 +28,7 @@ export interface HttpServerOptions {
   readonly logger: Logger
   readonly metrics: Metrics
   readonly probes: Probes
+  readonly connections: Connections
   readonly bodyBytesMax: number
   /** How long a client may take to send a request, ms; a quarter of it for the headers. */
   readonly requestReadMs: number
@@ -79,6 +81,7 @@ export function createHttpServer(options: HttpServerOptions): FastifyInstance {
     clientErrorHandler: answerClientErrors(metrics),
     frameworkErrors: (error, request, reply) => sendError(error, request, reply, metrics),
   })
+  boundConnections(app.server, options.connections)
   lastWords.set(app, new LastWord(app.server))
   cutOffStalled(app.server, options.readerStallMs, () => metrics.countError('READER_STALLED'))
   app.setValidatorCompiler(({ schema, httpPart }) => {

@@ -1,6 +1,7 @@
 import { connect, type Socket } from 'node:net'
 import { afterEach, expect, it } from 'vitest'
 import { createHttpServer } from '../../../src/api/http/server.ts'
+import { Connections } from '../../../src/base/connections.ts'
 import { Metrics } from '../../../src/base/metrics.ts'
 import { Probes } from '../../../src/base/probes.ts'
 import { logger } from '../../support/running.ts'
@@ -24,6 +25,7 @@ async function pipelined() {
     logger,
     metrics: new Metrics(),
     probes: new Probes(1000),
+    connections: new Connections(100),
     bodyBytesMax: 1024 * 1024,
     requestReadMs: 60_000,
     readerStallMs: 60_000,

@@ -16,6 +16,7 @@ import { sendChat } from '../../../src/api/http/chat.ts'
 import { sendEvents } from '../../../src/api/http/events.ts'
 import { createHttpServer } from '../../../src/api/http/server.ts'
 import { SlowReaders } from '../../../src/api/slow-readers.ts'
+import { Connections } from '../../../src/base/connections.ts'
 import { Metrics } from '../../../src/base/metrics.ts'
 import { Probes } from '../../../src/base/probes.ts'
 import { systemTime } from '../../../src/base/time.ts'
@@ -97,6 +98,7 @@ async function serveWhole(readerStallMs: number) {
     logger,
     metrics,
     probes: new Probes(1000),
+    connections: new Connections(100),
     bodyBytesMax: 1024,
     requestReadMs: 60_000,
     readerStallMs,
