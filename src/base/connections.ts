@@ -6,11 +6,13 @@ import type { Logger } from './logger.ts'
 const DESCRIPTORS_SHARE = 4
 
 /**
- * The connections of one server. They are bounded: each takes a file descriptor, and a process without any cannot open its databases either. When one more comes, the one that nothing was asked on for
- * the longest goes; one on which a request is under way does not. When there is no other, the new one is closed at once.
+ * The connections of one server. They are bounded: each takes a file descriptor, and a process without any cannot open its databases either. When one more comes, the oldest on which nothing was
+ * ever asked goes, else the one that nothing was asked on for the longest; one on which a request is under way does not. When there is no other, the new one is closed at once.
  */
 export class Connections {
   readonly max: number
+  /** On which nothing was ever asked, the oldest first: they go before those that somebody uses. */
+  readonly #unused = new Set<Socket>()
   /** On which nothing is asked just now, the longest first. */
   readonly #idle = new Set<Socket>()
   readonly #busy = new Map<Socket, number>()
@@ -37,7 +39,7 @@ export class Connections {
   }
 
   get open(): number {
-    return this.#idle.size + this.#busy.size
+    return this.#unused.size + this.#idle.size + this.#busy.size
   }
 
   /** Idle ones that were closed for others. */
@@ -53,7 +55,7 @@ export class Connections {
   /** A client has connected. False: there is no room, and it is closed. */
   take(socket: Socket): boolean {
     if (this.open >= this.max) {
-      const [longest] = this.#idle
+      const [longest = this.#idle.values().next().value] = this.#unused
       if (!longest) {
         this.#refused++
         socket.destroy()
@@ -63,7 +65,7 @@ export class Connections {
       this.#forget(longest)
       longest.destroy()
     }
-    this.#idle.add(socket)
+    this.#unused.add(socket)
     socket.once('close', () => this.#forget(socket))
     return true
   }
@@ -72,7 +74,7 @@ export class Connections {
   begin(socket: Socket): () => void {
     const running = this.#busy.get(socket)
     // It was refused, or is closed.
-    if (running === undefined && !this.#idle.delete(socket)) return () => {}
+    if (running === undefined && !this.#unused.delete(socket) && !this.#idle.delete(socket)) return () => {}
     this.#busy.set(socket, (running ?? 0) + 1)
     let isOver = false
     return () => {
@@ -88,6 +90,7 @@ export class Connections {
   }
 
   #forget(socket: Socket): void {
+    this.#unused.delete(socket)
     this.#idle.delete(socket)
     this.#busy.delete(socket)
   }

@@ -946,7 +946,7 @@ export const settings = {
     max: 1_000_000,
     unit: 'connections',
     roles: ALL,
-    doc: 'Connections that each server of a process (HTTP, gRPC) takes at once, and never more than a quarter of the file descriptors that the system gives the process, since databases need some, too. When one more comes, the one that nothing was asked on for the longest is closed; when requests are under way on all, the new one is. Feeds are requests: keep it above PERCOLATE_FEEDS_MAX.',
+    doc: 'Connections that each server of a process (HTTP, gRPC) takes at once, and never more than a quarter of the file descriptors that the system gives the process, since databases need some, too. When one more comes, one that nothing was ever asked on is closed, else the one that nothing was asked on for the longest; when requests are under way on all, the new one is. Feeds are requests: keep it above PERCOLATE_FEEDS_MAX.',
   },
   requestReadMs: {
     env: 'PERCOLATE_REQUEST_READ_MS',

@@ -21,12 +21,22 @@ describe('the connections of a server', () => {
     const [a, b, c, d] = [socket(), socket(), socket(), socket()]
     connections.take(a)
     connections.take(b)
-    connections.begin(a)()
+    for (const used of [a, b, a]) connections.begin(used)()
     connections.take(c)
     expect([a.isClosed, b.isClosed, c.isClosed]).toEqual([false, true, false])
+    connections.begin(c)()
     connections.take(d)
     expect([a.isClosed, c.isClosed, d.isClosed]).toEqual([true, false, false])
     expect([connections.open, connections.gaveWay, connections.refused]).toEqual([2, 2, 0])
+  })
+
+  it('those that nothing was ever asked on go before those that somebody uses', () => {
+    const connections = new Connections(2)
+    const [used, b, c, d] = [socket(), socket(), socket(), socket()]
+    connections.take(used)
+    connections.begin(used)()
+    for (const unused of [b, c, d]) connections.take(unused)
+    expect([used, b, c, d].map(({ isClosed }) => isClosed)).toEqual([false, true, true, false])
   })
 
   it('one with a request under way stays, and the new one is closed when there is no other', () => {
