@@ -31,20 +31,24 @@ export function hasAll(record: LwwRecord, said: LwwRecord): boolean {
 }
 
 /**
- * What was said too late to be merged, as an op of now, at `clock`: it says again what nothing later has changed or deleted since, and nothing else. A delete leaves a record that was written
- * to after it. `undefined`: nothing of it is left to be said.
+ * What was said too late to be merged, as an op of now, at `clock`: it says again what nothing later has changed or deleted since, and nothing else. `undefined`: nothing of it is left to be said.
+ * A delete that something later stands on is not said again, and leaves all of the record. `ends` of an edge: the records of both; one that was deleted later took the edge along.
  */
-export function restated({ ref, record: late }: Said, record: LwwRecord, clock: Clock): Op | undefined {
-  const merged = mergeRecords(record, late)
-  if (!isVisible(merged)) {
-    if (!isVisible(record)) return undefined
-    const isWrittenSince = [...merged.fields.values()].some(register => compareClocks(register.clock, late.del!) > 0)
-    return isWrittenSince ? undefined : { ...ref, action: 'del', clock, fields: {} }
-  }
+export function restated(
+  { ref, record: late }: Said,
+  before: LwwRecord,
+  clock: Clock,
+  ends: readonly LwwRecord[] = [],
+): Op | undefined {
+  const withEnds = (all: LwwRecord) => ends.reduce((so, { del }) => mergeRecords(so, { ...EMPTY_RECORD, del }), all)
+  const record = withEnds(before)
+  const merged = withEnds(mergeRecords(before, late))
+  if (isVisible(record) && !isVisible(merged)) return { ...ref, action: 'del', clock, fields: {} }
   const fields: Record<string, Value> = {}
   for (const [name, register] of merged.fields) if (record.fields.get(name) !== register) fields[name] = register.value
-  if (isVisible(record) && Object.keys(fields).length === 0) return undefined
-  return { ...ref, action: late.put ? 'put' : 'set', clock, fields }
+  const isMade = isVisible(merged) && !isVisible(record)
+  if (!isMade && Object.keys(fields).length === 0) return undefined
+  return { ...ref, action: isVisible(merged) && late.put ? 'put' : 'set', clock, fields }
 }
 
 const isSame = (a: Clock | undefined, b: Clock | undefined): boolean =>

@@ -605,7 +605,11 @@ export class Copies {
       if (status) await this.#reconciler.takeParked(tenant, status)
       lost = await this.#losses.inherit(tenant, placement, status)
     }
-    const arrived = await pool.use(tenant, forgetArrived)
+    // One that is listed without need, or does not decode, keeps no copy from being whole.
+    const arrived = await pool.use(tenant, forgetArrived).catch(error => {
+      logger.warn({ tenant, err: error }, 'what was set aside in this copy could not be looked through')
+      return 0
+    })
     if (arrived) logger.info({ tenant, arrived }, 'writes that this copy had set aside are in what it was made of')
     await store.made(tenant)
     const { incarnation } = placement

@@ -1,4 +1,3 @@
-import { createHash } from 'node:crypto'
 import { PercolateError } from '../base/errors.ts'
 import type { VersionVector } from '../clock/vector.ts'
 import { EMBEDDING_FIELD_PREFIX } from '../rem/record.ts'
@@ -8,6 +7,7 @@ import { KeyReader, keyAfter, keys, kindByte, parseRecordKey, prefixes, prefixRa
 import { collect } from '../storage/kv.ts'
 import { splitMark } from '../tenant/change-log.ts'
 import type { Tenant } from '../tenant/tenant.ts'
+import { digestOf } from '../tenant/vectors.ts'
 import type { TransferHead, TransferPart, TransferRecord } from './peer.ts'
 import { sameCopy, type UseCopy } from './with-copy.ts'
 
@@ -169,8 +169,6 @@ async function exportRecord(tenant: Tenant, key: Buffer, value: Buffer): Promise
   const complete = fields.size === record.fields.size
   return { key, record: complete ? value : encodeRecord({ ...record, fields }), vectors }
 }
-
-const digestOf = (bytes: Buffer): Buffer => createHash('sha256').update(bytes).digest().subarray(0, 8)
 
 /** Entries that the copy's vector counts and that were given up for lost. */
 export async function readSkipped(tenant: Tenant): Promise<[string, number][]> {

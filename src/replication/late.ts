@@ -1,10 +1,11 @@
 import type { TenantId } from '../base/ids.ts'
 import { hasAll, saidBy } from '../rem/late.ts'
-import { EMPTY_RECORD } from '../rem/record.ts'
-import { decodeEntry } from '../storage/codec.ts'
+import { EMPTY_RECORD, type LwwRecord, type RecordRef } from '../rem/record.ts'
+import { decodeEntry, type Entry } from '../storage/codec.ts'
 import { KeyReader, keyAfter, keys, prefixes, prefixRange, space } from '../storage/keys.ts'
 import type { TenantPool } from '../tenant/pool.ts'
 import type { Tenant } from '../tenant/tenant.ts'
+import { splitVectors } from '../tenant/vectors.ts'
 import { type Positions, positionsOf } from './manifest.ts'
 import type { ParkedPosition } from './parked.ts'
 
@@ -70,17 +71,28 @@ export async function forgetArrived(open: Tenant): Promise<number> {
   for (let after: ParkedPosition | undefined; ; ) {
     const page = await latePage(open, after)
     if (page.length === 0) return arrived
-    for (const entry of page.map(decodeEntry)) {
-      // In the writer's turn: what is read cannot change before the entry goes.
+    const entries = page.map(decodeEntry)
+    const all: Entry[] = []
+    for (const entry of entries) if (await hasEntry(ref => open.record(ref), entry)) all.push(entry)
+    if (all.length > 0)
       arrived += await open.change(async staging => {
-        for (const { ref, record } of saidBy(entry.ops))
-          if (!hasAll((await staging.read(ref)) ?? EMPTY_RECORD, record)) return 0
-        staging.del(keys.quarantine(entry.origin, entry.sequence))
-        return 1
-      })
-    }
-    after = decodeEntry(page.at(-1)!)
+        let count = 0
+        for (const entry of all) {
+          // In the writer's turn: what is read now does not change before the entry goes.
+          if (!(await hasEntry(ref => staging.read(ref), entry))) continue
+          staging.del(keys.quarantine(entry.origin, entry.sequence))
+          count++
+        }
+        return count
+      }, all.length)
+    after = entries.at(-1)!
   }
+}
+
+async function hasEntry(read: (ref: RecordRef) => Promise<LwwRecord | undefined>, { ops }: Entry): Promise<boolean> {
+  for (const { ref, record } of saidBy(ops.map(op => splitVectors(op).op)))
+    if (!hasAll((await read(ref)) ?? EMPTY_RECORD, record)) return false
+  return true
 }
 
 /** Hands what is set aside in a copy that goes to `keep`, part by part, with no lease held meanwhile; each part is forgotten here when it is kept there. */

@@ -1,4 +1,3 @@
-import { createHash } from 'node:crypto'
 import { vectorOf } from '../rem/plan.ts'
 import { EMBEDDING_FIELD_PREFIX, type LwwRecord, type RecordKind, type RecordRef } from '../rem/record.ts'
 import { resourceView } from '../rem/views.ts'
@@ -7,6 +6,7 @@ import { KeyReader, keys, parseRecordKey, prefixes, prefixRange, space } from '.
 import { decodeBlock } from '../storage/postings.ts'
 import { documentTerms, indexEntries } from './indexes.ts'
 import type { Tenant } from './tenant.ts'
+import { digestOf } from './vectors.ts'
 
 export interface CheckReport {
   readonly tenant: string
@@ -149,7 +149,7 @@ class Check {
         const name = `${model}:${reader.u32()}`
         const digest = this.#vectors.get(name)
         this.#vectors.delete(name)
-        const agrees = digest?.equals(createHash('sha256').update(value).digest().subarray(0, 8)) ?? false
+        const agrees = digest?.equals(digestOf(value)) ?? false
         this.#expect(agrees, `vector ${name} does not agree with its resource`)
         const spec = this.#tenant.embedding
         this.#expect(

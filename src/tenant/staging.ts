@@ -1,4 +1,3 @@
-import { createHash } from 'node:crypto'
 import { PercolateError } from '../base/errors.ts'
 import { ENTRY_BYTES_MAX } from '../base/limits.ts'
 import { Slicer } from '../base/slice.ts'
@@ -6,14 +5,7 @@ import { type Clock, compareClocks } from '../clock/hlc.ts'
 import { dominates, joinVectors, type VersionVector } from '../clock/vector.ts'
 import { collectRecord, FLOOR_REF, floorOf, type GcFloor } from '../rem/floor.ts'
 import { mergeRecords, opToRecord } from '../rem/merge.ts'
-import {
-  EMBEDDING_FIELD_PREFIX,
-  EMPTY_RECORD,
-  type LwwRecord,
-  type Op,
-  type RecordRef,
-  type Value,
-} from '../rem/record.ts'
+import { EMBEDDING_FIELD_PREFIX, EMPTY_RECORD, type LwwRecord, type Op, type RecordRef } from '../rem/record.ts'
 import { resourceView } from '../rem/views.ts'
 import { decodeRecord, type Entry, encodeEntry, encodeRecord } from '../storage/codec.ts'
 import { keys, space, u32, u64 } from '../storage/keys.ts'
@@ -34,6 +26,7 @@ import {
 import { documentTerms, indexEntries } from './indexes.ts'
 import { StagedPostings } from './staged-postings.ts'
 import { type EmbeddingSpec, encodeEmbeddingSpec, encodeState, type TenantState } from './state.ts'
+import { asBuffer, digestOf, type OpVector, splitVectors } from './vectors.ts'
 
 /** A vector that a write set or removed; `docNo` is this node's number of the resource. */
 export interface VectorChange {
@@ -81,11 +74,6 @@ export interface StagedBatch {
 }
 
 /** A vector's bytes, as they travel beside a record. */
-export interface OpVector {
-  readonly model: string
-  readonly vector: Buffer
-}
-
 /**
  * Gathers the effect of ops into ONE batch: records, secondary indexes, postings, vectors, outbox entries and counters. Reads see
  * what was staged before them. Nothing is written until the batch is.
@@ -519,24 +507,6 @@ const modelsOf = (record: LwwRecord | undefined): string[] =>
   )
 
 /** In records a vector is its digest; the bytes live in their own key space, where a scan finds them side by side. */
-function splitVectors(op: Op): { op: Op; vectors: OpVector[] } {
-  const vectors: OpVector[] = []
-  const fields: Record<string, Value> = {}
-  for (const [name, value] of Object.entries(op.fields)) {
-    if (op.kind === 'resource' && name.startsWith(EMBEDDING_FIELD_PREFIX) && value instanceof Uint8Array) {
-      const vector = asBuffer(value)
-      vectors.push({ model: name.slice(EMBEDDING_FIELD_PREFIX.length), vector })
-      fields[name] = digestOf(vector)
-    } else fields[name] = value
-  }
-  return { op: { ...op, fields }, vectors }
-}
-
-const digestOf = (vector: Uint8Array): Buffer => createHash('sha256').update(vector).digest().subarray(0, 8)
-
-const asBuffer = (value: Value | undefined): Buffer =>
-  value instanceof Uint8Array ? Buffer.from(value.buffer, value.byteOffset, value.byteLength) : Buffer.alloc(0)
-
 /** A large command becomes several entries, each below the stream's message limit, in one batch. */
 function* splitOps(ops: readonly Op[]): Generator<Op[]> {
   let part: Op[] = []

@@ -10,7 +10,7 @@ import type { LwwRecord, Op, RecordRef } from '../rem/record.ts'
 import { decodeEntry, decodeRecord, type Entry } from '../storage/codec.ts'
 import { keys, prefixes, prefixRange, space } from '../storage/keys.ts'
 import type { Kv, KvEntry, KvOperation, KvRange } from '../storage/kv.ts'
-import type { OpVector, StagedBatch, Staging } from './staging.ts'
+import type { StagedBatch, Staging } from './staging.ts'
 import type { StagingRoom } from './staging-room.ts'
 import {
   createIdentity,
@@ -35,6 +35,7 @@ import {
   type TenantIdentity,
   type TenantState,
 } from './state.ts'
+import type { OpVector } from './vectors.ts'
 import {
   isStorageFailure,
   type Planner,

@@ -24,6 +24,8 @@ declare module 'fastify' {
     isRead?: boolean
     /** Answered by the node that is asked, whoever holds the tenant. */
     isLocal?: boolean
+    /** Answered by the home, as if it had a condition. */
+    isHomes?: boolean
     /** How long an answer may take to its end: `long`, as long as another service or its reader lets it; `feed`, until somebody ends it. Left out: as long as the work that it needs here. */
     lasts?: 'long' | 'feed'
   }
@@ -41,7 +43,7 @@ export interface TenantHookOptions {
   readonly bodies?: HeldBodies | undefined
   /** Where answers are counted until they are taken, see `holdAnswers`. */
   readonly answers?: HeldAnswers | undefined
-  /** What a body may have that does not say its length. */
+  /** What a body may have. */
   readonly bodyBytesMax?: number | undefined
 }
 
@@ -50,22 +52,23 @@ const releases = new WeakMap<FastifyRequest, () => void>()
 /** Large bodies are counted as they come. */
 const arrivals = new WeakMap<FastifyRequest, ArrivingBody>()
 
-const lengthOf = ({ headers }: FastifyRequest, bodyBytesMax: number): number => {
+/** Bytes of the body that is announced; undefined: it does not say how many. */
+function announcedBytes({ headers }: FastifyRequest, bodyBytesMax: number): number | undefined {
   if (headers['content-length'] !== undefined) return Math.min(Number(headers['content-length']), bodyBytesMax)
-  return headers['transfer-encoding'] === undefined ? 0 : bodyBytesMax
+  return headers['transfer-encoding'] === undefined ? 0 : undefined
 }
 
-/** Refuses a body that has no room beside the others, before it is read, or counts it. */
+/** Refuses a body that has no room beside the others, before it is read when it says how large it is, or counts it. */
 function beginBody(
   bodies: HeldBodies,
-  bytes: number,
+  bytes: number | undefined,
   tenant: TenantId,
   request: FastifyRequest,
   reply: FastifyReply,
 ): void {
-  if (bytes <= SMALL_BODY_BYTES) releases.set(request, bodies.hold(bytes, tenant))
+  if (bytes !== undefined && bytes <= SMALL_BODY_BYTES) releases.set(request, bodies.hold(bytes, tenant))
   else {
-    bodies.check(bytes, tenant)
+    if (bytes !== undefined) bodies.check(bytes, tenant)
     const body = bodies.arriving(tenant)
     arrivals.set(request, body)
     releases.set(request, body.release)
@@ -116,14 +119,14 @@ export function addTenantHook(scope: FastifyInstance, options: TenantHookOptions
   scope.decorateRequest('call')
   scope.addHook('onRequest', async (request, reply) => {
     const { headers } = request
-    const { isRead, isLocal } = request.routeOptions.config
+    const { isRead, isLocal, isHomes } = request.routeOptions.config
     const gate = isLocal ? undefined : options.gate
     const session = new Session(
       parseRequest(
         {
           tenant: headers['x-tenant-id'],
           access: accessOf(request.method, isRead),
-          isConditional: isConditional(request),
+          isConditional: isHomes === true || isConditional(request),
           isNewCondition: isNewCondition(request),
           header: name => (headers[name] === undefined ? undefined : String(headers[name])),
         },
@@ -146,8 +149,8 @@ export function addTenantHook(scope: FastifyInstance, options: TenantHookOptions
       )
       if (!isHere) return
     }
-    const bytes = bodies ? lengthOf(request, bodyBytesMax) : 0
-    if (bodies && bytes > 0) beginBody(bodies, bytes, session.tenant, request, reply)
+    const bytes = announcedBytes(request, bodyBytesMax)
+    if (bodies && bytes !== 0) beginBody(bodies, bytes, session.tenant, request, reply)
     options.onTenant(session.tenant)
     if (waiting.delete(request.raw)) reply.raw.writeContinue()
   })

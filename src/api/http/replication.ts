@@ -78,7 +78,7 @@ export function addReplicationRoutes(
   )
   app.post(
     '/replication/late',
-    route('Apply a late write as of now, or discard it', { body: ref('LateInput') }),
+    { ...route('Apply a late write as of now, or discard it', { body: ref('LateInput') }), config: { isHomes: true } },
     async request => {
       const { origin, sequence, action } = request.body as schemas.LateInput
       return replication.resolveLate(request.call, origin, sequence, action)

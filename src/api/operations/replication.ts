@@ -3,7 +3,7 @@ import { FairSemaphore } from '../../base/fair-semaphore.ts'
 import { formatClock } from '../../clock/hlc.ts'
 import { dominates, lagOf, vectorToObject } from '../../clock/vector.ts'
 import { restated, saidBy } from '../../rem/late.ts'
-import { EMPTY_RECORD, type Op, type RecordRef } from '../../rem/record.ts'
+import { EMBEDDING_FIELD_PREFIX, EMPTY_RECORD, type Op, type RecordRef } from '../../rem/record.ts'
 import { compareDigests } from '../../replication/anti-entropy.ts'
 import type { CopyStatus, Digests } from '../../replication/peer.ts'
 import type { Replica } from '../../replication/replica.ts'
@@ -12,6 +12,7 @@ import type { Session } from '../../session/session.ts'
 import { write } from '../../session/write.ts'
 import { decodeEntry } from '../../storage/codec.ts'
 import { parseRecordKey } from '../../storage/keys.ts'
+import { digestOf, splitVectors } from '../../tenant/vectors.ts'
 import { isoTime, notFound, type OperationsContext } from './context.ts'
 
 /** Differences that one comparison names, and ranges of keys that are looked through for them: as a rule each that differs has one. */
@@ -20,6 +21,25 @@ const DIFFERENCES_MAX = 10
 const CHECKS_MAX = 2
 const CHECKS_WAITING_MAX = 32
 const TENANT_CHECKS_WAITING_MAX = 4
+
+/** The entities at both ends of an edge. */
+const endsOf = ({ kind, key }: RecordRef): RecordRef[] =>
+  kind === 'edge' ? [key[0]!, key[2]!].map(id => ({ kind: 'entity', key: [id] })) : []
+
+/** An op that names vectors by their digests, with the vectors, which `ops` carry. */
+function withVectors(op: Op, ops: readonly Op[]): Op {
+  const fields = { ...op.fields }
+  for (const other of ops) {
+    // Only resources have vectors, and one part of a key.
+    if (other.kind !== op.kind || other.key[0] !== op.key[0]) continue
+    for (const { model, vector } of splitVectors(other).vectors) {
+      const name = EMBEDDING_FIELD_PREFIX + model
+      const digest = fields[name]
+      if (digest instanceof Uint8Array && digestOf(vector).equals(digest)) fields[name] = vector
+    }
+  }
+  return { ...op, fields }
+}
 
 const unknownTenant = (tenant: string) =>
   new PercolateError('NOT_FOUND', `The cluster knows no tenant "${tenant}": nothing has been written to it.`, {
@@ -177,14 +197,21 @@ export class ReplicationOperations {
         async context => {
           const again: Op[] = []
           const standing: RecordRef[] = []
-          for (const said of saidBy(ops)) {
-            const op = restated(said, (await context.read(said.ref)) ?? EMPTY_RECORD, context.clock)
-            if (op) again.push(op)
+          const read = async (ref: RecordRef) => (await context.read(ref)) ?? EMPTY_RECORD
+          for (const said of saidBy(ops.map(op => splitVectors(op).op))) {
+            const op = restated(
+              said,
+              await read(said.ref),
+              context.clock,
+              await Promise.all(endsOf(said.ref).map(read)),
+            )
+            if (op) again.push(withVectors(op, ops))
             else standing.push(said.ref)
           }
           return { ops: again, result: standing }
         },
-        { weight: ops.length, touches: ops },
+        // As of now, whatever the request says of its own clock.
+        { weight: ops.length, touches: ops, asOf: undefined },
       )
     for (const node of found.nodes) await this.#handlers(replica, node).dismissLate(call.tenant, origin, sequence)
     return action === 'apply' ? { origin, sequence, applied: true, kept } : { origin, sequence, discarded: true }

@@ -47,14 +47,15 @@ describe('a write that came too late, applied as of now', () => {
     ['deletes what is older', [['put', 3, { a: 'old' }]], [['del', 5]], undefined],
     ['does not delete what was made later', [['put', 9, { a: 'new' }]], [['del', 5]], { a: 'new' }],
     [
-      'does not delete what was written to later',
+      'deletes what only got its embedding later',
       [
         ['put', 3],
         ['set', 9, { a: 'new' }],
       ],
       [['del', 5]],
-      { a: 'new' },
+      undefined,
     ],
+    ['does not show what was never made', [], [['set', 5, { a: 'late' }]], undefined],
     ['says nothing of what is gone anyway', [], [['del', 5]], undefined],
     [
       'brings what was made again after a delete',
@@ -69,6 +70,19 @@ describe('a write that came too late, applied as of now', () => {
     ['changes nothing where it has arrived', [['put', 5, { a: 'late' }]], [['put', 5, { a: 'late' }]], { a: 'late' }],
   ])('%s', (_, before, late, seen) => {
     expect(applied(before, late)).toEqual(seen)
+  })
+
+  it('keeps registers for a record that is made later', () => {
+    const [one] = saidBy(opsOf([['set', 5, { a: 'late' }]]))
+    expect(restated(one!, EMPTY_RECORD, NOW)).toMatchObject({ action: 'set', fields: { a: 'late' } })
+  })
+
+  it('does not bring back an edge whose end was deleted later', () => {
+    const edge = { kind: 'edge', key: ['a', 'knows', 'b'] } as const
+    const [one] = saidBy([{ ...edge, key: [...edge.key], action: 'put', clock: at(5), fields: {} }])
+    const end = (del: number) => ({ ...EMPTY_RECORD, put: at(12), del: at(del) })
+    expect(restated(one!, EMPTY_RECORD, NOW, [end(9), EMPTY_RECORD])).toBeUndefined()
+    expect(restated(one!, EMPTY_RECORD, NOW, [EMPTY_RECORD, end(4)])).toMatchObject({ action: 'put', clock: NOW })
   })
 
   const said = fc.array(

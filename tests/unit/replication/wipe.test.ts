@@ -1,5 +1,7 @@
 import { describe, expect, it } from 'vitest'
+import type { Clock } from '../../../src/clock/hlc.ts'
 import { planEntity } from '../../../src/rem/plan.ts'
+import type { Op } from '../../../src/rem/record.ts'
 import { decodeEntry, encodeEntry } from '../../../src/storage/codec.ts'
 import { SmallCluster } from '../../support/small-cluster.ts'
 
@@ -54,6 +56,10 @@ describe('a copy that is made anew', () => {
     for (const other of ['n1', 'n3']) small.cluster.cuts.add(`n2|${other}`)
     await small.hold('n2', undefined)
     const { incarnation } = small.process('n1').replica.directory.placement(small.tenant)!
+    // The record has a digest in the vector's place.
+    const vectorsOf = (id: string, clock: Clock): Op[] => [
+      { kind: 'resource', key: [id], action: 'put', clock, fields: { 'embedding:m': Buffer.alloc(16, id) } },
+    ]
     const entryOf = (sequence: number, id: string) => {
       const clock = { wall: small.process('n1').time.now(), counter: sequence, origin: 'gone.d' }
       return encodeEntry({
@@ -61,7 +67,7 @@ describe('a copy that is made anew', () => {
         incarnation,
         origin: 'gone.d',
         sequence,
-        ops: planEntity({ id }, clock),
+        ops: [...planEntity({ id }, clock), ...vectorsOf(id, clock)],
       })
     }
     const [arrived, missing] = [entryOf(1, 'arrived'), entryOf(2, 'missing')]
