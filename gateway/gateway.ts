@@ -76,7 +76,7 @@ export async function startGateway(options: GatewayOptions): Promise<RunningGate
     logger,
     metrics,
     probes,
-    connections: metrics.addConnections('gateway', Connections.of(config, logger)),
+    connections: metrics.addConnections('gateway', Connections.of(config)),
     bodyBytesMax: BODY_BYTES_MAX,
     requestReadMs: config.requestReadMs,
     readerStallMs: config.readerStallMs,

@@ -95,7 +95,7 @@ export async function startController(options: ControllerRoleOptions): Promise<R
       logger,
       metrics,
       probes,
-      connections: metrics.addConnections('controller', Connections.of(config, logger)),
+      connections: metrics.addConnections('controller', Connections.of(config)),
       bodyBytesMax: BODY_BYTES_MAX,
       requestReadMs: config.requestReadMs,
       readerStallMs: config.readerStallMs,

@@ -80,7 +80,7 @@ export async function startWorker(options: WorkerOptions): Promise<RunningWorker
     logger,
     metrics,
     probes,
-    connections: metrics.addConnections('worker', Connections.of(config, logger)),
+    connections: metrics.addConnections('worker', Connections.of(config)),
     bodyBytesMax: 1024,
     requestReadMs: config.requestReadMs,
     readerStallMs: config.readerStallMs,

@@ -1,41 +1,36 @@
 import { readFileSync } from 'node:fs'
-import type { Server, Socket } from 'node:net'
-import type { Logger } from './logger.ts'
+import type { Socket } from 'node:net'
+import { systemTime, type Time } from './time.ts'
 
 /** Of the file descriptors that a process may have, the share of one server's connections: databases, NATS and files need the rest. */
 const DESCRIPTORS_SHARE = 4
+/** Within this time, in milliseconds, a client that has connected asks for something; until then it goes after those that have asked before. */
+const GRACE_MS = 5000
 
 /**
- * The connections of one server. They are bounded: each takes a file descriptor, and a process without any cannot open its databases either. When one more comes, the oldest on which nothing was
- * ever asked goes, else the one that nothing was asked on for the longest; one on which a request is under way does not. When there is no other, the new one is closed at once.
+ * The connections of one server. They are bounded: each takes a file descriptor, and a process without any cannot open its databases either. When one more comes, another goes: the oldest on which
+ * nothing was ever asked, when that had the time to; else the one that nothing was asked on for the longest; else the oldest that may be about to ask. One on which a request is under way does not go:
+ * when there is no other, the new one is closed at once.
  */
 export class Connections {
   readonly max: number
-  /** On which nothing was ever asked, the oldest first: they go before those that somebody uses. */
-  readonly #unused = new Set<Socket>()
+  readonly #time: Pick<Time, 'monotonic'>
+  /** On which nothing was ever asked, the oldest first, and when they came. */
+  readonly #unused = new Map<Socket, number>()
   /** On which nothing is asked just now, the longest first. */
   readonly #idle = new Set<Socket>()
   readonly #busy = new Map<Socket, number>()
   #gaveWay = 0
   #refused = 0
 
-  constructor(max: number) {
+  constructor(max: number, time: Pick<Time, 'monotonic'> = systemTime) {
     this.max = max
+    this.#time = time
   }
 
   /** Of a server of a process with these settings: no more than a quarter of the file descriptors that the system gives it. */
-  static of(
-    config: { readonly connectionsMax: number },
-    logger: Pick<Logger, 'warn'>,
-    descriptors = descriptorsMax(),
-  ): Connections {
-    const max = Math.max(1, Math.min(config.connectionsMax, Math.floor(descriptors / DESCRIPTORS_SHARE)))
-    if (max < config.connectionsMax)
-      logger.warn(
-        { descriptors, connections: max },
-        'a server takes fewer connections than PERCOLATE_CONNECTIONS_MAX says, a quarter of the file descriptors of this process: raise their number (ulimit -n), or lower the setting',
-      )
-    return new Connections(max)
+  static of(config: { readonly connectionsMax: number }, descriptors = descriptorsMax()): Connections {
+    return new Connections(Math.max(1, Math.min(config.connectionsMax, Math.floor(descriptors / DESCRIPTORS_SHARE))))
   }
 
   get open(): number {
@@ -52,20 +47,20 @@ export class Connections {
     return this.#refused
   }
 
-  /** A client has connected. False: there is no room, and it is closed. */
-  take(socket: Socket): boolean {
+  /** A client has connected. False: there is no room, and it is closed. `close` ends it when it gives way. */
+  take(socket: Socket, close: (socket: Socket) => void = other => other.destroy()): boolean {
     if (this.open >= this.max) {
-      const [longest = this.#idle.values().next().value] = this.#unused
-      if (!longest) {
+      const other = this.#next()
+      if (!other) {
         this.#refused++
         socket.destroy()
         return false
       }
       this.#gaveWay++
-      this.#forget(longest)
-      longest.destroy()
+      this.#forget(other)
+      close(other)
     }
-    this.#unused.add(socket)
+    this.#unused.set(socket, this.#time.monotonic())
     socket.once('close', () => this.#forget(socket))
     return true
   }
@@ -89,19 +84,19 @@ export class Connections {
     }
   }
 
+  /** Which gives way next. */
+  #next(): Socket | undefined {
+    const [unused] = this.#unused
+    if (unused && this.#time.monotonic() - unused[1] >= GRACE_MS) return unused[0]
+    const [idle] = this.#idle
+    return idle ?? unused?.[0]
+  }
+
   #forget(socket: Socket): void {
     this.#unused.delete(socket)
     this.#idle.delete(socket)
     this.#busy.delete(socket)
   }
-}
-
-/** Bounds the connections of an HTTP/1.1 server. */
-export function boundConnections(server: Server, connections: Connections): void {
-  server.on('connection', socket => connections.take(socket))
-  server.on('request', (request: { socket: Socket }, response: NodeJS.EventEmitter) => {
-    response.once('close', connections.begin(request.socket))
-  })
 }
 
 /** How many files a process may have open; no bound where that cannot be read. */

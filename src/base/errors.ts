@@ -312,7 +312,7 @@ export const errorTable = {
     'warn',
     'The S3 endpoint cannot be reached or refuses the request, or its disk is full; nothing of an upload was kept.',
   ),
-  NODE_UNAVAILABLE: spec(503, 'UNAVAILABLE', 'later', 'warn', 'The database node cannot be reached.'),
+  NODE_UNAVAILABLE: spec(503, 'UNAVAILABLE', 'later', 'warn', 'The database node cannot be reached, or was lost while it worked on a request that another had sent on to it: the detail says then that what a write did is not known, as of [answers that no node gave](#answers-that-no-node-gave).'),
   EMBEDDING_UNAVAILABLE: spec(
     503,
     'UNAVAILABLE',

@@ -5,6 +5,7 @@ import { searchPath } from '../config/environment.ts'
 import type { Config } from '../config/settings.ts'
 import type { S3ObjectStore } from '../objects/s3.ts'
 import type { NatsStream } from '../stream/nats/adapter.ts'
+import type { RunningUp } from '../up.ts'
 import { addSettingFlags, configOf, guarded, loggerOf, runUntilSignal } from './common.ts'
 import { say } from './output.ts'
 import { readiness, whatIsAwaited } from './readiness.ts'
@@ -44,6 +45,40 @@ export function addServeCommands(program: Command): void {
     .action(guarded(gateway))
 }
 
+/** How long `up` waits to be ready before it says what is awaited, and how often it looks. */
+const READY_WAIT_MS = 10_000
+const READY_LOOK_MS = 200
+
+/** Says where everything is, as soon as it is ready, or what is awaited when that takes long. */
+async function announce(running: RunningUp, config: Config, isStopping: () => boolean): Promise<void> {
+  const untilMs = systemTime.monotonic() + READY_WAIT_MS
+  let awaited: string
+  for (;;) {
+    awaited = whatIsAwaited(
+      await Promise.all([readiness('node', running.httpUrl), readiness('gateway', running.gatewayUrl)]),
+    )
+    if (!awaited || systemTime.monotonic() >= untilMs) break
+    await systemTime.sleep(READY_LOOK_MS, { ref: false })
+  }
+  if (isStopping()) return
+  say(`
+${awaited ? `Percolate has started, and is not ready yet (${awaited}); percolate status says when it is.` : 'Percolate is ready.'}
+
+  API       ${running.httpUrl}   (docs: ${running.httpUrl}/docs)
+  gRPC      ${running.grpcAddress}
+  uploads   ${running.gatewayUrl}/upload
+  streams   ${running.nats}
+  objects   ${running.objects}
+  data      ${config.dataDir}   (node ${running.node})
+
+Try:
+  curl -H 'X-Tenant-ID: demo' -F file=@README.md '${running.gatewayUrl}/upload?wait=30s'
+  curl -H 'X-Tenant-ID: demo' '${running.httpUrl}/api/v1/resources?query=how+do+I+start'
+  curl -H 'X-Tenant-ID: demo' -H 'Content-Type: application/json' -d '{"messages":[{"role":"user","content":"How do I start Percolate?"}]}' ${running.httpUrl}/api/v1/chat
+
+Ctrl-C stops it.`)
+}
+
 async function up(options: Record<string, unknown>): Promise<void> {
   const config = configOf('up', options)
   const logger = loggerOf(config, 'up')
@@ -62,24 +97,7 @@ async function up(options: Record<string, unknown>): Promise<void> {
       process.kill(process.pid, 'SIGTERM')
     },
   })
-  const parts = await Promise.all([readiness('node', running.httpUrl), readiness('gateway', running.gatewayUrl)])
-  const awaited = whatIsAwaited(parts)
-  say(`
-${awaited ? `Percolate has started, and is not ready yet (${awaited}); percolate status says when it is.` : 'Percolate is ready.'}
-
-  API       ${running.httpUrl}   (docs: ${running.httpUrl}/docs)
-  gRPC      ${running.grpcAddress}
-  uploads   ${running.gatewayUrl}/upload
-  streams   ${running.nats}
-  objects   ${running.objects}
-  data      ${config.dataDir}   (node ${running.node})
-
-Try:
-  curl -H 'X-Tenant-ID: demo' -F file=@README.md '${running.gatewayUrl}/upload?wait=30s'
-  curl -H 'X-Tenant-ID: demo' '${running.httpUrl}/api/v1/resources?query=how+do+I+start'
-  curl -H 'X-Tenant-ID: demo' -H 'Content-Type: application/json' -d '{"messages":[{"role":"user","content":"How do I start Percolate?"}]}' ${running.httpUrl}/api/v1/chat
-
-Ctrl-C stops it.`)
+  void announce(running, config, () => stopping)
   await runUntilSignal(() => running.stop(), {
     stopMsMax: config.stopMs,
     onStopping: () => {

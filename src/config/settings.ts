@@ -941,12 +941,12 @@ export const settings = {
   connectionsMax: {
     env: 'PERCOLATE_CONNECTIONS_MAX',
     type: 'integer',
-    default: 4096,
+    default: 65_536,
     min: 1,
     max: 1_000_000,
     unit: 'connections',
     roles: ALL,
-    doc: 'Connections that each server of a process (HTTP, gRPC) takes at once, and never more than a quarter of the file descriptors that the system gives the process, since databases need some, too. When one more comes, one that nothing was ever asked on is closed, else the one that nothing was asked on for the longest; when requests are under way on all, the new one is. Feeds are requests: keep it above PERCOLATE_FEEDS_MAX.',
+    doc: 'Connections that a server of a process takes at once (HTTP and gRPC of a node, the gateway, the probes of workers and controllers; not the proxies of an activator), and never more than a quarter of the file descriptors that the system gives the process, since databases need some, too. When one more comes, one that nothing was asked on for five seconds after it came is closed, else the one that nothing was asked on for the longest; when requests are under way on all, the new one is. Feeds and open calls are requests: keep it, and a quarter of the descriptors, above PERCOLATE_FEEDS_MAX and PERCOLATE_GRPC_CALLS_MAX.',
   },
   requestReadMs: {
     env: 'PERCOLATE_REQUEST_READ_MS',

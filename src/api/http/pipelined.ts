@@ -1,41 +1,87 @@
-import type { IncomingMessage, ServerResponse } from 'node:http'
+import type { IncomingMessage, Server, ServerResponse } from 'node:http'
 import type { Socket } from 'node:net'
-import type { FastifyInstance } from 'fastify'
+import { performance } from 'node:perf_hooks'
+import { SLICE_MS_MAX } from '../../base/limits.ts'
 
 /** Requests of one connection that are worked on at once. Their answers go out one after the other, and each is kept until those before it were taken. */
 const AT_ONCE_MAX = 4
 
 /**
  * A client may send requests without waiting for the answers (https://www.rfc-editor.org/rfc/rfc9112#section-9.3.2): of one connection a few are worked on at once, the others wait in order, and no more is read meanwhile than
- * the piece that is there. Node begins with all of them, and keeps what they come to; and when the connection goes it tells the first of them alone.
+ * the piece that is there (64 KiB, which may be over a thousand requests). Node begins with all of them, and keeps what they come to; and when the connection goes it tells the first of them alone. Those that waited are begun in
+ * turns with those of other connections, and the event loop goes round in between: whoever sends one request at a time waits for none of them. For a server whose handlers are set already.
  */
-export function boundPipelined(app: FastifyInstance): void {
+export function boundPipelined(server: Server): void {
   const lines = new WeakMap<Socket, Line>()
-  app.addHook('onRequest', (request, reply, done) => {
-    const { socket }: IncomingMessage = request.raw
-    const line = lines.get(socket) ?? new Line(socket)
+  const turns = new Turns()
+  const handlers = server.listeners('request') as ((request: IncomingMessage, response: ServerResponse) => void)[]
+  server.removeAllListeners('request')
+  server.on('request', (request, response) => {
+    const { socket } = request
+    const line = lines.get(socket) ?? new Line(socket, turns)
     lines.set(socket, line)
-    line.enter(reply.raw, done)
+    line.enter(response, () => {
+      for (const handle of handlers) handle.call(server, request, response)
+    })
   })
+}
+
+/** Work of many connections, a slice of it each time that the event loop comes round. */
+class Turns {
+  #due: (() => void)[] = []
+  readonly #reading: (() => void)[] = []
+  #isRunning = false
+
+  /** Work that does not take long. */
+  wait(work: () => void): void {
+    this.#due.push(work)
+    this.#run()
+  }
+
+  /** Reading from a connection again: a piece of it is taken apart at once, whatever is in it, so that one goes in each round. */
+  waitToRead(read: () => void): void {
+    this.#reading.push(read)
+    this.#run()
+  }
+
+  #run(): void {
+    if (this.#isRunning) return
+    this.#isRunning = true
+    setImmediate(() => {
+      this.#isRunning = false
+      const due = this.#due
+      this.#due = []
+      const untilMs = performance.now() + SLICE_MS_MAX
+      let done = 0
+      while (done < due.length && (done === 0 || performance.now() < untilMs)) due[done++]!()
+      // What has come meanwhile goes behind those that waited already.
+      if (done < due.length) this.#due = due.slice(done).concat(this.#due)
+      this.#reading.shift()?.()
+      if (this.#due.length > 0 || this.#reading.length > 0) this.#run()
+    })
+  }
 }
 
 /** The requests of one connection that have no answer yet. */
 class Line {
   readonly #socket: Socket
+  readonly #turns: Turns
   readonly #open = new Set<ServerResponse>()
-  readonly #waiting: (() => void)[] = []
+  #waiting: { response: ServerResponse; begin: () => void }[] = []
   #isHeld = false
+  #isPausing = false
 
-  constructor(socket: Socket) {
+  constructor(socket: Socket, turns: Turns) {
     this.#socket = socket
+    this.#turns = turns
     // By then the first has been told.
     socket.once('close', () => setImmediate(() => this.#end()))
   }
 
   enter(response: ServerResponse, begin: () => void): void {
-    if (this.#open.size < AT_ONCE_MAX) this.#begin(response, begin)
+    if (this.#open.size < AT_ONCE_MAX && this.#waiting.length === 0) this.#begin(response, begin)
     else {
-      this.#waiting.push(() => this.#begin(response, begin))
+      this.#waiting.push({ response, begin })
       this.#hold()
     }
   }
@@ -44,28 +90,38 @@ class Line {
     this.#open.add(response)
     response.once('close', () => {
       this.#open.delete(response)
-      if (this.#socket.destroyed) return
-      this.#waiting.shift()?.()
-      if (this.#waiting.length > 0) this.#hold()
-      else if (this.#isHeld) {
-        this.#isHeld = false
-        this.#socket.resume()
-      }
+      if (this.#waiting.length > 0) this.#turns.wait(() => this.#next())
     })
     begin()
+  }
+
+  #next(): void {
+    if (this.#socket.destroyed || this.#open.size >= AT_ONCE_MAX) return
+    const next = this.#waiting.shift()
+    if (next) this.#begin(next.response, next.begin)
+    if (this.#waiting.length > 0) this.#hold()
+    else if (this.#isHeld) {
+      this.#isHeld = false
+      this.#turns.waitToRead(() => {
+        if (!this.#isHeld) this.#socket.resume()
+      })
+    }
   }
 
   /** Behind a request without a body Node reads on, whatever was said before. That the client has gone shows when the next answer is written. */
   #hold(): void {
     this.#isHeld = true
     this.#socket.pause()
+    if (this.#isPausing) return
+    this.#isPausing = true
     setImmediate(() => {
+      this.#isPausing = false
       if (this.#waiting.length > 0) this.#socket.pause()
     })
   }
 
   #end(): void {
-    this.#waiting.length = 0
+    this.#waiting = []
     for (const response of this.#open) {
       response.destroy()
       response.emit('close')

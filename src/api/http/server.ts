@@ -1,5 +1,6 @@
 import { isUtf8 } from 'node:buffer'
 import { randomUUID } from 'node:crypto'
+import { lookup } from 'node:dns/promises'
 import fastify, {
   type FastifyBaseLogger,
   type FastifyError,
@@ -8,7 +9,7 @@ import fastify, {
   type FastifyRequest,
   LogController,
 } from 'fastify'
-import { boundConnections, type Connections } from '../../base/connections.ts'
+import type { Connections } from '../../base/connections.ts'
 import { errorTable, headerOfExtra, PercolateError, toPercolateError, toProblem } from '../../base/errors.ts'
 import { assertEndToEnd } from '../../base/hop-by-hop.ts'
 import { listenError } from '../../base/listen-error.ts'
@@ -17,6 +18,7 @@ import type { Metrics } from '../../base/metrics.ts'
 import type { Probes } from '../../base/probes.ts'
 import { PEER_HEADER } from '../../replication/auth.ts'
 import { bodyAjv, queryAjv, validationError } from '../validate.ts'
+import { boundConnections } from './bound-connections.ts'
 import { answerClientErrors } from './client-error.ts'
 import { refuseConditions } from './conditions.ts'
 import { BODY_DEPTH_MAX, memberWithTooMuch } from './count-values.ts'
@@ -81,6 +83,7 @@ export function createHttpServer(options: HttpServerOptions): FastifyInstance {
     clientErrorHandler: answerClientErrors(metrics),
     frameworkErrors: (error, request, reply) => sendError(error, request, reply, metrics),
   })
+  boundPipelined(app.server)
   boundConnections(app.server, options.connections)
   lastWords.set(app, new LastWord(app.server))
   cutOffStalled(app.server, options.readerStallMs, () => metrics.countError('READER_STALLED'))
@@ -154,7 +157,6 @@ export function createHttpServer(options: HttpServerOptions): FastifyInstance {
     )
   })
 
-  boundPipelined(app)
   let isClosing = false
   app.addHook('preClose', async () => {
     isClosing = true
@@ -279,7 +281,8 @@ export async function listen(app: FastifyInstance, host: string, port: number, v
   // Fastify announces every address; the roles say in one place where they listen.
   if (level === 'info') app.log.level = 'warn'
   try {
-    await app.listen({ host, port })
+    // One server, with all that is set up for it: of localhost Fastify would make a second one for its other address.
+    await app.listen({ host: host === 'localhost' ? (await lookup(host)).address : host, port })
   } catch (error) {
     throw listenError(error, host, port, variable)
   } finally {

@@ -35,6 +35,10 @@ async function pipelined() {
     await new Promise(resolve => setImmediate(resolve))
     return { n: (request.params as { n: string }).n, page: PAGE }
   })
+  app.get('/small', async () => {
+    begun++
+    return {}
+  })
   app.get('/held', async (_, reply) => {
     begun++
     reply.raw.once('close', () => closed++)
@@ -51,7 +55,12 @@ async function pipelined() {
     () => app.close(),
     () => socket.destroy(),
   )
-  return { socket, begun: () => begun, closed: () => closed, read: () => read(), letOn }
+  const connectAnother = () => {
+    const another = connect((app.server.address() as { port: number }).port, '127.0.0.1')
+    closing.unshift(() => another.destroy())
+    return another
+  }
+  return { socket, connectAnother, begun: () => begun, closed: () => closed, read: () => read(), letOn }
 }
 const get = (n: number) => `GET /page/${n} HTTP/1.1\r\nHost: x\r\n\r\n`
 
@@ -130,4 +139,19 @@ it('bodies behind requests that wait are read', async () => {
   for await (const data of socket) text += data.toString('latin1')
   expect(text.match(/HTTP\/1.1 200/g)).toHaveLength(21)
   expect(text.match(/\r\n\r\n300000HTTP/g)).toHaveLength(10)
+})
+
+it('who sends one request at a time waits for a little of what others have sent, and not for all of it', async () => {
+  const { socket, begun, connectAnother } = await pipelined()
+  const others = Array.from({ length: 20 }, connectAnother)
+  const sent = others.length * 1000
+  for (const other of others) other.resume().write('GET /small HTTP/1.1\r\nHost: x\r\n\r\n'.repeat(1000))
+  // Whatever else has come is seen to when the event loop comes round.
+  let most = 0
+  for (let before = 0; begun() < sent; before = begun()) {
+    await new Promise(resolve => setImmediate(resolve))
+    most = Math.max(most, begun() - before)
+  }
+  expect(most).toBeLessThan(1000)
+  socket.destroy()
 })
