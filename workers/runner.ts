@@ -205,9 +205,13 @@ export class JobRunner {
 
   #start(pulled: PulledJob): void {
     const { delivery, job } = pulled
+    const { logger } = this.#options
     const stop = new AbortController()
     const done = this.#run(delivery, job, AbortSignal.any([stop.signal, this.#interrupt.signal]))
-      .catch(error => this.#giveBack(delivery, error, job.job_id))
+      .catch(error => {
+        logger.warn({ job: job.job_id, reason: errorMessage(error) }, 'job given back')
+        return this.#release(delivery, AWAY_MS, job)
+      })
       .finally(() => {
         this.#running.delete(delivery)
         this.#startHeld()
@@ -216,10 +220,21 @@ export class JobRunner {
     this.#running.set(delivery, { pulled, stop, done })
   }
 
-  /** The record or the stream can't be reached: the message comes again. */
-  #giveBack(delivery: Delivery, error: unknown, job = `message-${delivery.sequence}`): void {
-    this.#options.logger.warn({ job, reason: errorMessage(error) }, 'job given back')
+  /** The stream can't be reached: the message comes again. */
+  #giveBack(delivery: Delivery, error: unknown): void {
+    this.#options.logger.warn({ job: `message-${delivery.sequence}`, reason: errorMessage(error) }, 'job given back')
     delivery.release(AWAY_MS)
+  }
+
+  /** Gives the message of a job back that is to be tried again; undefined: it is not worked on by this message any more. */
+  async #release(delivery: Delivery, delayMs: number, job: JobRecord | undefined): Promise<void> {
+    if (!job) return delivery.release(delayMs)
+    await this.#options.jobs.giveBack(delivery, delayMs, job).catch(error => {
+      this.#options.logger.warn(
+        { job: job.job_id, reason: errorMessage(error) },
+        'whether the message of a job comes again is not known',
+      )
+    })
   }
 
   /** Stops a running job whose record says that it was cancelled, or has been queued anew since. */
@@ -324,7 +339,7 @@ export class JobRunner {
           : undefined,
       )
       if (current && isFinished(current.status)) await this.#settle(delivery, current, trace)
-      else delivery.release(0)
+      else await this.#release(delivery, 0, current)
       return
     }
     if (retry === 'later') {
@@ -336,7 +351,7 @@ export class JobRunner {
         waits: (now.waits ?? 0) + 1,
         error: reason,
       }))
-      delivery.release(Math.min(RELEASE_MS_MAX, AWAY_MS * 2 ** Math.min(given?.waits ?? 0, 6)))
+      await this.#release(delivery, Math.min(RELEASE_MS_MAX, AWAY_MS * 2 ** Math.min(given?.waits ?? 0, 6)), given)
       logger.warn({ job: job.job_id, ...reason }, 'a service is away; the job waits')
       return
     }
@@ -345,8 +360,8 @@ export class JobRunner {
       return
     }
     logger.error({ job: job.job_id, attempt: job.attempts, err: error }, 'job failed; it will be tried again')
-    await this.#change(delivery, job, () => ({ status: 'queued', stage: 'waiting', error: reason }))
-    delivery.release(Math.min(RELEASE_MS_MAX, 250 * 2 ** job.attempts))
+    const again = await this.#change(delivery, job, () => ({ status: 'queued', stage: 'waiting', error: reason }))
+    await this.#release(delivery, Math.min(RELEASE_MS_MAX, 250 * 2 ** job.attempts), again)
   }
 
   /** Ends a job that cannot be done. What it wrote is taken back first: once the record says that it failed, nothing of it is there, or the record says what is. */

@@ -65,6 +65,10 @@ export class Jobs {
   readonly #lines: DocumentLines
   #bucket: Promise<KvBucket> | undefined
   #prepared: Promise<void> | undefined
+  /** Which job stream was there when it was looked at last; see `StreamInfo.incarnation`. */
+  #incarnation: string | undefined
+  /** From which a message came, about. */
+  readonly #streamOf = new WeakMap<Delivery, string>()
 
   constructor(options: JobsOptions) {
     this.#options = options
@@ -298,7 +302,26 @@ export class Jobs {
     await this.prepare()
     const { tier } = this.#options
     const from = [subjects.jobsStream(tier), subjects.workersConsumer(tier)] as const
-    return this.#whileThere(() => this.#options.stream.fetch(...from, { max, waitMs, signal }))
+    const deliveries = await this.#whileThere(() => this.#options.stream.fetch(...from, { max, waitMs, signal }))
+    if (this.#incarnation !== undefined)
+      for (const delivery of deliveries) this.#streamOf.set(delivery, this.#incarnation)
+    return deliveries
+  }
+
+  /** Gives a message back, to come again after the delay. One whose stream has gone with the stores of the servers would not: then its job gets another, when it has a record (again). */
+  async giveBack(delivery: Delivery, delayMs: number, job: JobRecord): Promise<void> {
+    delivery.release(delayMs)
+    const before = this.#streamOf.get(delivery)
+    const info = await this.#options.stream.streamInfo(subjects.jobsStream(this.#options.tier))
+    if (before === undefined || info?.incarnation === before) return
+    await this.ensure()
+    let isWaiting = false
+    const waiting = await this.update(job, now => {
+      // What stands in for a record that has gone is `job` itself.
+      isWaiting = now !== job && isOpen(now)
+      return isWaiting ? { message: undefined as never } : undefined
+    })
+    if (isWaiting) await this.#send(waiting, `${job.job_id}-again-${this.#incarnation}`)
   }
 
   /** Keeps what could not be done, with the reason. */
@@ -470,6 +493,7 @@ export class Jobs {
       ackWaitMs,
       ackPendingMax: ACK_PENDING_MAX,
     })
+    this.#incarnation = (await stream.streamInfo(subjects.jobsStream(tier)))?.incarnation
     await this.#records()
   }
 

@@ -309,3 +309,57 @@ describe('a retry of which an answer was lost', () => {
     expect([job.status, job.written, messageOf(job)]).toEqual(['running', true, 2])
   })
 })
+
+describe('a message that a worker gives back', () => {
+  const take = async (): Promise<Delivery> => (await jobs.fetch(1, 2000, new AbortController().signal))[0]!
+  /** What the servers lose with their stores. */
+  const loseStores = async () => {
+    await stream.deleteStream(subjects.jobsStream(`t${tier}`))
+    await stream.deleteStream(`KV_${subjects.jobsBucket}`)
+  }
+  /** As a worker does that has its job in hand still. */
+  const noteQueued = async (tenant: TenantId, id: string, job: JobRecord) => {
+    await jobs.ensure()
+    const queued = await jobs.update(job, () => ({ status: 'queued', stage: 'waiting' }))
+    expect((await get(tenant, id)).status).toBe('queued')
+    return queued
+  }
+
+  it('comes again, and once', async () => {
+    const tenant = await begin()
+    await upload(tenant, 'one')
+    await jobs.giveBack(await take(), 0, await get(tenant, 'one'))
+    const again = await take()
+    expect([decodeJobMessage(again.data).job_id, again.deliveries, await jobs.depth()]).toEqual(['one', 2, 1])
+  })
+
+  it('comes as another one when its stream has gone, also of a job that is being taken back', async () => {
+    for (const end of [{}, { status: 'cancelled', stage: 'retract' }] as const) {
+      const tenant = await begin()
+      await upload(tenant, 'one')
+      const delivery = await take()
+      const job = await get(tenant, 'one')
+      await loseStores()
+      const queued = await noteQueued(tenant, 'one', {
+        ...job,
+        message: { sequence: delivery.sequence, clock: job.clock },
+      })
+      const now = await jobs.update(queued, () => end)
+      await jobs.giveBack(delivery, 0, now)
+      const again = await take()
+      expect(decodeJobMessage(again.data).job_id).toBe('one')
+      expect((await jobs.look(decodeJobMessage(again.data), again.sequence)).isIts).toBe(true)
+    }
+  })
+
+  it('and of a job without a record does not come again: it is gone', async () => {
+    const tenant = await begin()
+    await upload(tenant, 'one')
+    const delivery = await take()
+    const job = await get(tenant, 'one')
+    await loseStores()
+    await jobs.giveBack(delivery, 0, job)
+    expect(await jobs.get(tenant, 'one')).toBeUndefined()
+    expect(await jobs.depth()).toBe(0)
+  })
+})
