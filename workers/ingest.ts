@@ -101,6 +101,7 @@ export async function ingest(
     // From here on it stands: an earlier version that is gone in part cannot be had back.
     await progress.settle()
     await removeOldChunks(client, job, new Set(ids), progress)
+    await removeOldMentions(client, job, new Set(parsed.mentions.map(mentionEntityId)), progress)
   }
   return { done: ids.length, total: ids.length }
 }
@@ -224,6 +225,35 @@ async function removeOldChunks(
   for (const { id } of await chunksOf(client, job, await everything(client))) {
     if (!kept.has(id)) await deleted(client.deleteResource(id, { asOf: job.clock, signal: progress.signal }))
   }
+}
+
+/** Nor does it mention what only an earlier version did: those edges go, unless they were written after this upload. */
+async function removeOldMentions(
+  client: PercolateClient,
+  job: JobRecord,
+  kept: ReadonlySet<string>,
+  progress: JobProgress,
+): Promise<void> {
+  const id = documentEntityId(job.uri!)
+  const options = { asOf: job.clock, signal: progress.signal }
+  // An entity lists so many edges at once; what was removed makes room for the rest.
+  for (const seen = new Set<string>(); ; ) {
+    const { edges } = await client.getEntity(id, { bookmark: await everything(client) }).catch(nothingThere)
+    const old = edges
+      .filter(({ type, to }) => type === 'mentions' && !kept.has(to) && !seen.has(to))
+      .map(({ to }) => to)
+    if (old.length === 0) return
+    for (const to of old) seen.add(to)
+    for (let at = 0; at < old.length; at += BATCH_ENTITIES) {
+      const gone = old.slice(at, at + BATCH_ENTITIES).map(to => ({ type: 'mentions', to, remove: true }))
+      await client.putEntities([{ id, edges: gone }], options)
+    }
+  }
+}
+
+function nothingThere(error: unknown): { edges: [] } {
+  if (error instanceof PercolateClientError && error.code === 'NOT_FOUND') return { edges: [] }
+  throw error
 }
 
 export function mentionEntityId({ type, name }: Pick<Mention, 'type' | 'name'>): string {

@@ -6,6 +6,7 @@ import { parseTenantId } from '../../src/base/ids.ts'
 import { systemTime } from '../../src/base/time.ts'
 import { encodeJobMessage } from '../../src/jobs/model.ts'
 import { subjects } from '../../src/stream/subjects.ts'
+import { documentEntityId } from '../../workers/ids.ts'
 import { makeDocx, makePdf, makeSpinningPdf, makeXlsx } from '../support/documents.ts'
 import { Ingestion } from '../support/ingestion.ts'
 import { eventually, listed, logger, request, testConfig } from '../support/running.ts'
@@ -85,6 +86,26 @@ describe('the way of a document', () => {
     await ingest('v.txt', 'The new text says cobalt.', { uri: 'file:///v.txt' })
     const { body } = await node.request('GET', `/api/v1/resources?uri=${encodeURIComponent('file:///v.txt')}`)
     expect(body.results.map(({ content }: { content: string }) => content)).toEqual(['The new text says cobalt.'])
+  })
+
+  it('and no longer mentions whom only the old one did', async () => {
+    const uri = 'file:///firms.txt'
+    await ingest('firms.txt', 'A letter from Firmone Inc. and from Firmtwo Inc. came.', { uri })
+    const id = documentEntityId(uri)
+    const mentioned = async () => {
+      const { body } = await node.request('GET', `/api/v1/entities/${encodeURIComponent(id)}`)
+      return body.edges
+        .filter(({ type }: { type: string }) => type === 'mentions')
+        .map(({ to }: { to: string }) => to)
+        .sort()
+    }
+    expect(await mentioned()).toEqual(['organization:firmone-inc', 'organization:firmtwo-inc'])
+    const edges = [{ type: 'cites', to: 'kept' }]
+    await node.request('PUT', `/api/v1/entities/${encodeURIComponent(id)}`, { body: { edges } })
+    await ingest('firms.txt', 'A letter from Firmtwo Inc. and from Firmthree Inc. came.', { uri })
+    expect(await mentioned()).toEqual(['organization:firmthree-inc', 'organization:firmtwo-inc'])
+    const { body } = await node.request('GET', `/api/v1/entities/${encodeURIComponent(id)}`)
+    expect(body.edges.map(({ type }: { type: string }) => type)).toContain('cites')
   })
 
   it('doing a job again changes nothing, and does not bring back what was deleted', async () => {
