@@ -87,7 +87,7 @@ export const errorTable = {
     'INVALID_ARGUMENT',
     'fix',
     'debug',
-    'The `X-Percolate-Bookmark` is malformed, or belongs to another tenant or an erased one.',
+    'The `X-Percolate-Bookmark` is malformed, or belongs to another tenant or an erased one. A write waits for nothing that its bookmark names: it is done all the same, and takes nothing from one of another tenant.',
   ),
   BOOKMARK_NOT_REACHED: spec(
     503,
@@ -312,7 +312,13 @@ export const errorTable = {
     'warn',
     'The S3 endpoint cannot be reached or refuses the request, or its disk is full; nothing of an upload was kept.',
   ),
-  NODE_UNAVAILABLE: spec(503, 'UNAVAILABLE', 'later', 'warn', 'The database node cannot be reached, or was lost while it worked on a request that another had sent on to it: the detail says then that what a write did is not known, as of [answers that no node gave](#answers-that-no-node-gave).'),
+  NODE_UNAVAILABLE: spec(
+    503,
+    'UNAVAILABLE',
+    'later',
+    'warn',
+    'The database node cannot be reached, or was lost while it worked on a request that another had sent on to it: the detail says then that what a write did is not known, as of [answers that no node gave](#answers-that-no-node-gave).',
+  ),
   EMBEDDING_UNAVAILABLE: spec(
     503,
     'UNAVAILABLE',

@@ -135,3 +135,7 @@ export const joinBookmarks = (a: Bookmark | undefined, b: Bookmark): Bookmark =>
 /** The later of two, or the one that there is. */
 export const laterReading = (a: Reading | undefined, b: Reading | undefined): Reading | undefined =>
   !a || !b ? (a ?? b) : (a.wall - b.wall || a.counter - b.counter) > 0 ? a : b
+
+/** `field`: where the bookmark was given. */
+export const foreignBookmark = (field: string): PercolateError =>
+  new PercolateError('INVALID_BOOKMARK', `${field} is of another tenant, or of one that was erased since.`, { field })

@@ -4,7 +4,7 @@ import type { PeerAuth } from '../replication/auth.ts'
 import { activeHolders, type Member, protocolOf } from '../replication/placement.ts'
 import type { Replica } from '../replication/replica.ts'
 import type { Route } from '../replication/router.ts'
-import { type Bookmark, namesNothing } from './bookmark.ts'
+import { type Bookmark, foreignBookmark, namesNothing } from './bookmark.ts'
 import { bookmarkNotReached, LACKS_BOOKMARK, NotTaken } from './forward.ts'
 import { hasAll, isReached } from './reached.ts'
 import type { SessionRequest } from './request.ts'
@@ -92,13 +92,7 @@ export class Gate {
     // Of a tenant that is neither in the directory, which was asked, nor on this disk, nobody has a bookmark.
     const isNowhere = placement === undefined && replica.copies.state(tenant) === 'absent'
     if (isNowhere || (placement && placement.incarnation !== bookmark.incarnation))
-      throw new PercolateError(
-        'INVALID_BOOKMARK',
-        'X-Percolate-Bookmark is of another tenant, or of one that was erased since.',
-        {
-          field: 'X-Percolate-Bookmark',
-        },
-      )
+      throw foreignBookmark('X-Percolate-Bookmark')
     if (await this.#hasAll(tenant, bookmark)) return route
     const others = placement
       ? replica.directory.liveOrSilent(

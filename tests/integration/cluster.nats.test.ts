@@ -186,6 +186,9 @@ describe('a tenant in a cluster', () => {
     expect(headers.get('retry-after')).toBe('1')
     const foreign = await get('n1', 'acme', 'ada', { 'x-percolate-bookmark': bookmark })
     expect([foreign.status, foreign.body.code]).toEqual([400, 'INVALID_BOOKMARK'])
+    const path = `/api/v1/replication?bookmark=${bookmark}`
+    const asOther = await cluster.node('n1').request('GET', path, { tenant: 'acme' })
+    expect([asOther.status, asOther.body.code, asOther.body.field]).toEqual([400, 'INVALID_BOOKMARK', 'bookmark'])
   })
 })
 

@@ -356,7 +356,14 @@ function fail(context: CallContext, observe: (outcome: string) => void, raw: unk
   const { grpc, log, http } = errorTable[error.code]
   observe(status[grpc] ?? String(grpc))
   context.metrics.countError(error.code)
-  context.logger[log]({ code: error.code, ...(http >= 500 ? { err: error.cause ?? error } : {}) }, error.message)
+  context.logger[log](
+    {
+      code: error.code,
+      // As over HTTP.
+      ...(http >= 500 && (error.cause !== undefined || log === 'error') ? { err: error.cause ?? error } : {}),
+    },
+    error.message,
+  )
   return failure(error)
 }
 

@@ -216,7 +216,8 @@ export function sendError(raw: unknown, request: FastifyRequest, reply: FastifyR
     code: error.code,
     method: request.method,
     route: request.routeOptions.url,
-    ...(http >= 500 ? { err: error.cause ?? error } : {}),
+    // Where it was thrown says nothing when it is what the node means to say, such as that it is busy.
+    ...(http >= 500 && (error.cause !== undefined || log === 'error') ? { err: error.cause ?? error } : {}),
   }
   request.log[log](details, error.message)
   if (error.retryAfterS !== undefined) void reply.header('retry-after', error.retryAfterS)

@@ -7,7 +7,7 @@ import { EMBEDDING_FIELD_PREFIX, EMPTY_RECORD, type Op, type RecordRef } from '.
 import { compareDigests } from '../../replication/anti-entropy.ts'
 import type { CopyStatus, Digests } from '../../replication/peer.ts'
 import type { Replica } from '../../replication/replica.ts'
-import { encodeBookmark, namesNothing, parseBookmark } from '../../session/bookmark.ts'
+import { encodeBookmark, foreignBookmark, namesNothing, parseBookmark } from '../../session/bookmark.ts'
 import type { Session } from '../../session/session.ts'
 import { write } from '../../session/write.ts'
 import { decodeEntry } from '../../storage/codec.ts'
@@ -67,6 +67,8 @@ export class ReplicationOperations {
     const bookmark = bookmarkText === undefined ? undefined : parseBookmark(bookmarkText, 'bookmark')
     const placement = replica.directory.placement(call.tenant) ?? (await replica.router.lookups.look(call.tenant, call))
     if (!placement) throw unknownTenant(call.tenant)
+    if (bookmark && !namesNothing(bookmark) && bookmark.incarnation !== placement.incarnation)
+      throw foreignBookmark('bookmark')
     const statuses = await this.#statuses(call, replica)
     const ahead = new Map<string, number>()
     for (const status of statuses.values())
@@ -99,9 +101,7 @@ export class ReplicationOperations {
       bookmark: encodeBookmark({ incarnation: placement.incarnation, vector: ahead }),
       ...(bookmark
         ? {
-            replicated:
-              (namesNothing(bookmark) || bookmark.incarnation === placement.incarnation) &&
-              holders.filter(holder => holder.has_bookmark === true).length >= 2,
+            replicated: holders.filter(holder => holder.has_bookmark === true).length >= 2,
           }
         : {}),
     }
