@@ -32,7 +32,7 @@ export class GrpcConnections {
     diagnostics.unsubscribe(CHANNEL, this.#onSocket)
   }
 
-  /** To be put before those that may refuse a call: a connection with one is in use. */
+  /** A connection with a call is in use, refused or not. To be put behind the innermost interceptor, which has to see the call of grpc-js itself. */
   readonly interceptor: ServerInterceptor = (_method, call) => {
     const stream = streamOf(call)
     const socket = this.#sockets.get(nameOf(stream?.session?.socket))

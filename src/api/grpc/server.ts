@@ -69,7 +69,7 @@ export async function createGrpcApi(options: GrpcApiOptions): Promise<GrpcApi> {
   const open = new OpenCalls()
   const connections = new GrpcConnections(options.connections)
   const server = new Server({
-    interceptors: [connections.interceptor, contractInterceptor(options), open.interceptor],
+    interceptors: [contractInterceptor(options), connections.interceptor, open.interceptor],
     'grpc.max_receive_message_length': bodyBytesMax,
     'grpc.max_send_message_length': -1,
     // What is refused stays until its client has taken the refusal: no connection may have more of it than the node takes calls.
