@@ -317,8 +317,8 @@ export class Jobs {
     await this.ensure()
     let isWaiting = false
     const waiting = await this.update(job, now => {
-      // What stands in for a record that has gone is `job` itself.
-      isWaiting = now !== job && isOpen(now)
+      // What stands in for a record that has gone is `job` itself; another message may have it by now.
+      isWaiting = now !== job && isOpen(now) && (messageOf(now) ?? delivery.sequence) === delivery.sequence
       return isWaiting ? { message: undefined as never } : undefined
     })
     if (isWaiting) await this.#send(waiting, `${job.job_id}-again-${this.#incarnation}`)

@@ -352,6 +352,22 @@ describe('a message that a worker gives back', () => {
     }
   })
 
+  it('but not when another message has it by now', async () => {
+    const tenant = await begin()
+    await upload(tenant, 'one')
+    const delivery = await take()
+    const job = await get(tenant, 'one')
+    await loseStores()
+    const queued = await noteQueued(tenant, 'one', {
+      ...job,
+      message: { sequence: delivery.sequence, clock: job.clock },
+    })
+    const other = { sequence: delivery.sequence + 1, clock: job.clock }
+    await jobs.update(queued, () => ({ status: 'running', message: other }))
+    await jobs.giveBack(delivery, 0, queued)
+    expect([(await get(tenant, 'one')).message, await jobs.depth()]).toEqual([other, 0])
+  })
+
   it('and of a job without a record does not come again: it is gone', async () => {
     const tenant = await begin()
     await upload(tenant, 'one')
