@@ -241,6 +241,8 @@ async function removeOldMentions(
     const { edges } = await client.getEntity(id, { bookmark: await everything(client) }).catch(nothingThere)
     const old = edges
       .filter(({ type, to }) => type === 'mentions' && !kept.has(to) && !seen.has(to))
+      // Only those that a job made say where.
+      .filter(({ properties }) => Array.isArray(properties.resources))
       .map(({ to }) => to)
     if (old.length === 0) return
     for (const to of old) seen.add(to)

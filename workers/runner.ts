@@ -36,6 +36,8 @@ export interface RunnerOptions {
 }
 
 const RELEASE_MS_MAX = 30_000
+/** How often it is looked, while the servers are away, whether a message that was given back is still there. */
+const GONE_LOOKS_MAX = 120
 const AWAY_MS = 1000
 /** Jobs that are pulled ahead: enough to keep the slots busy, few enough to leave work for other workers. */
 const HELD_MAX = 64
@@ -227,14 +229,26 @@ export class JobRunner {
   }
 
   /** Gives the message of a job back that is to be tried again; undefined: it is not worked on by this message any more. */
-  async #release(delivery: Delivery, delayMs: number, job: JobRecord | undefined): Promise<void> {
-    if (!job) return delivery.release(delayMs)
-    await this.#options.jobs.giveBack(delivery, delayMs, job).catch(error => {
-      this.#options.logger.warn(
-        { job: job.job_id, reason: errorMessage(error) },
-        'whether the message of a job comes again is not known',
-      )
-    })
+  #release(delivery: Delivery, delayMs: number, job: JobRecord | undefined): void {
+    delivery.release(delayMs)
+    if (job) void this.#sendAgainIfGone(delivery, job)
+  }
+
+  /** Servers that have lost their stores are away for a moment first. */
+  async #sendAgainIfGone(delivery: Delivery, job: JobRecord): Promise<void> {
+    const { jobs, time, logger } = this.#options
+    for (let looks = 0; looks < GONE_LOOKS_MAX && !this.#stop.signal.aborted; looks++) {
+      try {
+        return await jobs.sendAgainIfGone(delivery, job)
+      } catch (error) {
+        if (looks === 0)
+          logger.warn(
+            { job: job.job_id, reason: errorMessage(error) },
+            'whether the message of a job comes again is not known yet',
+          )
+        await time.sleep(AWAY_MS, { signal: this.#stop.signal, ref: false }).catch(() => {})
+      }
+    }
   }
 
   /** Stops a running job whose record says that it was cancelled, or has been queued anew since. */
@@ -273,7 +287,7 @@ export class JobRunner {
     }
     if (ahead !== 'nobody') {
       // It is not an attempt: it holds nothing here while it waits.
-      delivery.release(Math.min(TURN_MS_MAX[ahead], TURN_MS * 2 ** Math.min(delivery.deliveries, 6)))
+      this.#release(delivery, Math.min(TURN_MS_MAX[ahead], TURN_MS * 2 ** Math.min(delivery.deliveries, 6)), next)
       return
     }
     let poisoned = false
@@ -339,7 +353,7 @@ export class JobRunner {
           : undefined,
       )
       if (current && isFinished(current.status)) await this.#settle(delivery, current, trace)
-      else await this.#release(delivery, 0, current)
+      else this.#release(delivery, 0, current)
       return
     }
     if (retry === 'later') {
@@ -351,7 +365,7 @@ export class JobRunner {
         waits: (now.waits ?? 0) + 1,
         error: reason,
       }))
-      await this.#release(delivery, Math.min(RELEASE_MS_MAX, AWAY_MS * 2 ** Math.min(given?.waits ?? 0, 6)), given)
+      this.#release(delivery, Math.min(RELEASE_MS_MAX, AWAY_MS * 2 ** Math.min(given?.waits ?? 0, 6)), given)
       logger.warn({ job: job.job_id, ...reason }, 'a service is away; the job waits')
       return
     }
@@ -361,7 +375,7 @@ export class JobRunner {
     }
     logger.error({ job: job.job_id, attempt: job.attempts, err: error }, 'job failed; it will be tried again')
     const again = await this.#change(delivery, job, () => ({ status: 'queued', stage: 'waiting', error: reason }))
-    await this.#release(delivery, Math.min(RELEASE_MS_MAX, 250 * 2 ** job.attempts), again)
+    this.#release(delivery, Math.min(RELEASE_MS_MAX, 250 * 2 ** job.attempts), again)
   }
 
   /** Ends a job that cannot be done. What it wrote is taken back first: once the record says that it failed, nothing of it is there, or the record says what is. */

@@ -3,7 +3,7 @@ import type { Socket } from 'node:net'
 import { systemTime, type Time } from './time.ts'
 
 /** Of the file descriptors that a process may have, the share of one server's connections: databases, NATS and files need the rest. */
-const DESCRIPTORS_SHARE = 4
+const DESCRIPTORS_SHARE = 8
 /** Within this time, in milliseconds, a client that has connected asks for something; until then it goes after those that have asked before. */
 const GRACE_MS = 5000
 
@@ -28,7 +28,7 @@ export class Connections {
     this.#time = time
   }
 
-  /** Of a server of a process with these settings: no more than a quarter of the file descriptors that the system gives it. */
+  /** Of a server of a process with these settings: no more than an eighth of the file descriptors that the system gives it. */
   static of(config: { readonly connectionsMax: number }, descriptors = descriptorsMax()): Connections {
     return new Connections(Math.max(1, Math.min(config.connectionsMax, Math.floor(descriptors / DESCRIPTORS_SHARE))))
   }

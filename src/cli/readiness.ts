@@ -13,7 +13,7 @@ export async function readiness(part: string, url: string): Promise<Readiness> {
   try {
     const response = await fetch(new URL('/ready', url), { signal: timeoutSignal(5000) })
     const { status, probes } = (await response.json()) as { status: string } & Pick<Readiness, 'probes'>
-    return { part, url, state: status, probes }
+    return { part, url, state: typeof status === 'string' ? status : 'not ready', probes: probes ?? [] }
   } catch {
     return { part, url, state: 'away', probes: [] }
   }

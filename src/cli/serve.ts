@@ -57,7 +57,7 @@ async function announce(running: RunningUp, config: Config, isStopping: () => bo
     awaited = whatIsAwaited(
       await Promise.all([readiness('node', running.httpUrl), readiness('gateway', running.gatewayUrl)]),
     )
-    if (!awaited || systemTime.monotonic() >= untilMs) break
+    if (!awaited || isStopping() || systemTime.monotonic() >= untilMs) break
     await systemTime.sleep(READY_LOOK_MS, { ref: false })
   }
   if (isStopping()) return
@@ -97,7 +97,9 @@ async function up(options: Record<string, unknown>): Promise<void> {
       process.kill(process.pid, 'SIGTERM')
     },
   })
-  void announce(running, config, () => stopping)
+  void announce(running, config, () => stopping).catch(error =>
+    logger.error({ err: error }, 'cannot say whether it is ready'),
+  )
   await runUntilSignal(() => running.stop(), {
     stopMsMax: config.stopMs,
     onStopping: () => {

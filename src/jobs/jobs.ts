@@ -302,15 +302,15 @@ export class Jobs {
     await this.prepare()
     const { tier } = this.#options
     const from = [subjects.jobsStream(tier), subjects.workersConsumer(tier)] as const
+    // From before: what an older stream had must not be taken for the newer one's.
+    const incarnation = this.#incarnation
     const deliveries = await this.#whileThere(() => this.#options.stream.fetch(...from, { max, waitMs, signal }))
-    if (this.#incarnation !== undefined)
-      for (const delivery of deliveries) this.#streamOf.set(delivery, this.#incarnation)
+    if (incarnation !== undefined) for (const delivery of deliveries) this.#streamOf.set(delivery, incarnation)
     return deliveries
   }
 
-  /** Gives a message back, to come again after the delay. One whose stream has gone with the stores of the servers would not: then its job gets another, when it has a record (again). */
-  async giveBack(delivery: Delivery, delayMs: number, job: JobRecord): Promise<void> {
-    delivery.release(delayMs)
+  /** After a message was given back: one whose stream has gone with the stores of the servers does not come again, and then its job gets another, when it has a record (again). STREAM_UNAVAILABLE: that is not known. */
+  async sendAgainIfGone(delivery: Delivery, job: JobRecord): Promise<void> {
     const before = this.#streamOf.get(delivery)
     const info = await this.#options.stream.streamInfo(subjects.jobsStream(this.#options.tier))
     if (before === undefined || info?.incarnation === before) return

@@ -30,25 +30,34 @@ export function hasAll(record: LwwRecord, said: LwwRecord): boolean {
   )
 }
 
+/** What decides how much of a late write is left to be said. */
+export interface Beside {
+  /** What other late writes say of the same record: they count as of their own clocks, whichever of them is applied first. */
+  readonly others?: LwwRecord
+  /** Of an edge: what is known of the entities at both ends; one that was deleted later took the edge along. */
+  readonly ends?: readonly LwwRecord[]
+}
+
 /**
  * What was said too late to be merged, as an op of now, at `clock`: it says again what nothing later has changed or deleted since, and nothing else. `undefined`: nothing of it is left to be said.
- * A delete that something later stands on is not said again, and leaves all of the record. `ends` of an edge: the records of both; one that was deleted later took the edge along.
+ * A delete that something later stands on is not said again, and leaves all of the record.
  */
 export function restated(
   { ref, record: late }: Said,
   before: LwwRecord,
   clock: Clock,
-  ends: readonly LwwRecord[] = [],
+  { others = EMPTY_RECORD, ends = [] }: Beside = {},
 ): Op | undefined {
   const withEnds = (all: LwwRecord) => ends.reduce((so, { del }) => mergeRecords(so, { ...EMPTY_RECORD, del }), all)
   const record = withEnds(before)
-  const merged = withEnds(mergeRecords(before, late))
-  if (isVisible(record) && !isVisible(merged)) return { ...ref, action: 'del', clock, fields: {} }
+  const merged = withEnds(mergeRecords(mergeRecords(before, late), others))
+  if (late.del && !isVisible(merged) && isSame(merged.del, late.del) && !isSame(record.del, late.del))
+    return { ...ref, action: 'del', clock, fields: {} }
   const fields: Record<string, Value> = {}
-  for (const [name, register] of merged.fields) if (record.fields.get(name) !== register) fields[name] = register.value
-  const isMade = isVisible(merged) && !isVisible(record)
-  if (!isMade && Object.keys(fields).length === 0) return undefined
-  return { ...ref, action: isVisible(merged) && late.put ? 'put' : 'set', clock, fields }
+  for (const [name, register] of late.fields) if (merged.fields.get(name) === register) fields[name] = register.value
+  const isPut = late.put !== undefined && isSame(merged.put, late.put) && !isSame(record.put, late.put)
+  if (!isPut && Object.keys(fields).length === 0) return undefined
+  return { ...ref, action: isPut ? 'put' : 'set', clock, fields }
 }
 
 const isSame = (a: Clock | undefined, b: Clock | undefined): boolean =>

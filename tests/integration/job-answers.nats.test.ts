@@ -312,6 +312,10 @@ describe('a retry of which an answer was lost', () => {
 
 describe('a message that a worker gives back', () => {
   const take = async (): Promise<Delivery> => (await jobs.fetch(1, 2000, new AbortController().signal))[0]!
+  const giveBack = async (delivery: Delivery, job: JobRecord) => {
+    delivery.release(0)
+    await jobs.sendAgainIfGone(delivery, job)
+  }
   /** What the servers lose with their stores. */
   const loseStores = async () => {
     await stream.deleteStream(subjects.jobsStream(`t${tier}`))
@@ -328,7 +332,7 @@ describe('a message that a worker gives back', () => {
   it('comes again, and once', async () => {
     const tenant = await begin()
     await upload(tenant, 'one')
-    await jobs.giveBack(await take(), 0, await get(tenant, 'one'))
+    await giveBack(await take(), await get(tenant, 'one'))
     const again = await take()
     expect([decodeJobMessage(again.data).job_id, again.deliveries, await jobs.depth()]).toEqual(['one', 2, 1])
   })
@@ -345,7 +349,7 @@ describe('a message that a worker gives back', () => {
         message: { sequence: delivery.sequence, clock: job.clock },
       })
       const now = await jobs.update(queued, () => end)
-      await jobs.giveBack(delivery, 0, now)
+      await giveBack(delivery, now)
       const again = await take()
       expect(decodeJobMessage(again.data).job_id).toBe('one')
       expect((await jobs.look(decodeJobMessage(again.data), again.sequence)).isIts).toBe(true)
@@ -364,7 +368,7 @@ describe('a message that a worker gives back', () => {
     })
     const other = { sequence: delivery.sequence + 1, clock: job.clock }
     await jobs.update(queued, () => ({ status: 'running', message: other }))
-    await jobs.giveBack(delivery, 0, queued)
+    await giveBack(delivery, queued)
     expect([(await get(tenant, 'one')).message, await jobs.depth()]).toEqual([other, 0])
   })
 
@@ -374,7 +378,7 @@ describe('a message that a worker gives back', () => {
     const delivery = await take()
     const job = await get(tenant, 'one')
     await loseStores()
-    await jobs.giveBack(delivery, 0, job)
+    await giveBack(delivery, job)
     expect(await jobs.get(tenant, 'one')).toBeUndefined()
     expect(await jobs.depth()).toBe(0)
   })

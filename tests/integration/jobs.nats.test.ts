@@ -100,10 +100,13 @@ describe('the way of a document', () => {
         .sort()
     }
     expect(await mentioned()).toEqual(['organization:firmone-inc', 'organization:firmtwo-inc'])
-    const edges = [{ type: 'cites', to: 'kept' }]
+    const edges = [
+      { type: 'cites', to: 'kept' },
+      { type: 'mentions', to: 'by-hand' },
+    ]
     await node.request('PUT', `/api/v1/entities/${encodeURIComponent(id)}`, { body: { edges } })
     await ingest('firms.txt', 'A letter from Firmtwo Inc. and from Firmthree Inc. came.', { uri })
-    expect(await mentioned()).toEqual(['organization:firmthree-inc', 'organization:firmtwo-inc'])
+    expect(await mentioned()).toEqual(['by-hand', 'organization:firmthree-inc', 'organization:firmtwo-inc'])
     const { body } = await node.request('GET', `/api/v1/entities/${encodeURIComponent(id)}`)
     expect(body.edges.map(({ type }: { type: string }) => type)).toContain('cites')
   })

@@ -5,10 +5,15 @@ import { SLICE_MS_MAX } from '../../base/limits.ts'
 
 /** Requests of one connection that are worked on at once. Their answers go out one after the other, and each is kept until those before it were taken. */
 const AT_ONCE_MAX = 4
+/** Requests of one connection that wait behind these. */
+const WAITING_MAX = 64
+/** What tells Node's parser that nothing behind a head is for it (pipelined.test.ts). */
+const NOTHING_FOLLOWS = 2
 
 /**
- * A client may send requests without waiting for the answers (https://www.rfc-editor.org/rfc/rfc9112#section-9.3.2): of one connection a few are worked on at once, the others wait in order, and no more is read meanwhile than
- * the piece that is there (64 KiB, which may be over a thousand requests). Node begins with all of them, and keeps what they come to; and when the connection goes it tells the first of them alone. Those that waited are begun in
+ * A client may send requests without waiting for the answers (https://www.rfc-editor.org/rfc/rfc9112#section-9.3.2): of one connection a few are worked on at once, a few more wait in order, and nothing is read meanwhile. The answer to
+ * the last that may wait closes the connection, and what was sent behind it is not looked at: the client sends it again. Node would take apart all of a piece that it has read, 64 KiB with over a thousand
+ * requests perhaps, keep what they come to, and work on them or, when the client goes, make an error for each; and when a connection goes it tells the first of them alone. Those that waited are begun in
  * turns with those of other connections, and the event loop goes round in between: whoever sends one request at a time waits for none of them. For a server whose handlers are set already.
  */
 export function boundPipelined(server: Server): void {
@@ -69,6 +74,7 @@ class Line {
   readonly #open = new Set<ServerResponse>()
   #waiting: { response: ServerResponse; begin: () => void }[] = []
   #isHeld = false
+  #isFull = false
   #isPausing = false
 
   constructor(socket: Socket, turns: Turns) {
@@ -83,7 +89,17 @@ class Line {
     else {
       this.#waiting.push({ response, begin })
       this.#hold()
+      if (this.#waiting.length >= WAITING_MAX) this.#takeNoMore(response)
     }
+  }
+
+  /** The answer to this request is the last of the connection. */
+  #takeNoMore(response: ServerResponse): void {
+    this.#isFull = true
+    response.shouldKeepAlive = false
+    const { parser } = this.#socket as { parser?: { onIncoming?: () => number } | null }
+    if (parser?.onIncoming) parser.onIncoming = () => NOTHING_FOLLOWS
+    else this.#socket.destroy()
   }
 
   #begin(response: ServerResponse, begin: () => void): void {
@@ -100,7 +116,7 @@ class Line {
     const next = this.#waiting.shift()
     if (next) this.#begin(next.response, next.begin)
     if (this.#waiting.length > 0) this.#hold()
-    else if (this.#isHeld) {
+    else if (this.#isHeld && !this.#isFull) {
       this.#isHeld = false
       this.#turns.waitToRead(() => {
         if (!this.#isHeld) this.#socket.resume()

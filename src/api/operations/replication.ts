@@ -3,6 +3,7 @@ import { FairSemaphore } from '../../base/fair-semaphore.ts'
 import { formatClock } from '../../clock/hlc.ts'
 import { dominates, lagOf, vectorToObject } from '../../clock/vector.ts'
 import { restated, saidBy } from '../../rem/late.ts'
+import { mergeRecords } from '../../rem/merge.ts'
 import { EMBEDDING_FIELD_PREFIX, EMPTY_RECORD, type Op, type RecordRef } from '../../rem/record.ts'
 import { compareDigests } from '../../replication/anti-entropy.ts'
 import type { CopyStatus, Digests } from '../../replication/peer.ts'
@@ -186,8 +187,14 @@ export class ReplicationOperations {
    */
   async resolveLate(call: Session, origin: string, sequence: number, action: 'apply' | 'discard') {
     const replica = this.#replica()
-    const found = (await this.#lateOf(call)).get(`${origin} ${sequence}`)
+    const all = await this.#lateOf(call)
+    const name = `${origin} ${sequence}`
+    const found = all.get(name)
     if (!found) throw notFound('late write', `${origin}/${sequence}`)
+    all.delete(name)
+    const others = saidBy([...all.values()].flatMap(({ entry }) => entry.ops.map(op => splitVectors(op).op)))
+    const othersOf = new Map(others.map(({ ref, record }) => [JSON.stringify([ref.kind, ref.key]), record]))
+    const other = ({ kind, key }: RecordRef) => othersOf.get(JSON.stringify([kind, key])) ?? EMPTY_RECORD
     const { ops } = found.entry
     let kept: readonly RecordRef[] = []
     if (action === 'apply')
@@ -199,12 +206,8 @@ export class ReplicationOperations {
           const standing: RecordRef[] = []
           const read = async (ref: RecordRef) => (await context.read(ref)) ?? EMPTY_RECORD
           for (const said of saidBy(ops.map(op => splitVectors(op).op))) {
-            const op = restated(
-              said,
-              await read(said.ref),
-              context.clock,
-              await Promise.all(endsOf(said.ref).map(read)),
-            )
+            const ends = await Promise.all(endsOf(said.ref).map(async ref => mergeRecords(await read(ref), other(ref))))
+            const op = restated(said, await read(said.ref), context.clock, { others: other(said.ref), ends })
             if (op) again.push(withVectors(op, ops))
             else standing.push(said.ref)
           }

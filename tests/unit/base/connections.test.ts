@@ -86,8 +86,8 @@ describe('the connections of a server', () => {
     )
   })
 
-  it('are a quarter of the file descriptors at most', () => {
-    expect(Connections.of({ connectionsMax: 4096 }, 1024).max).toBe(256)
+  it('are an eighth of the file descriptors at most', () => {
+    expect(Connections.of({ connectionsMax: 4096 }, 1024).max).toBe(128)
     expect(Connections.of({ connectionsMax: 100 }, 1024).max).toBe(100)
   })
 })
