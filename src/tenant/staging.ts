@@ -73,7 +73,6 @@ export interface StagedBatch {
   readonly observed: Clock | undefined
 }
 
-/** A vector's bytes, as they travel beside a record. */
 /**
  * Gathers the effect of ops into ONE batch: records, secondary indexes, postings, vectors, outbox entries and counters. Reads see
  * what was staged before them. Nothing is written until the batch is.
@@ -506,7 +505,6 @@ const modelsOf = (record: LwwRecord | undefined): string[] =>
     name.startsWith(EMBEDDING_FIELD_PREFIX) ? [name.slice(EMBEDDING_FIELD_PREFIX.length)] : [],
   )
 
-/** In records a vector is its digest; the bytes live in their own key space, where a scan finds them side by side. */
 /** A large command becomes several entries, each below the stream's message limit, in one batch. */
 function* splitOps(ops: readonly Op[]): Generator<Op[]> {
   let part: Op[] = []

@@ -7,7 +7,7 @@ export interface OpVector {
   readonly vector: Buffer
 }
 
-/** An op as its record has it, a digest in the place of each vector, and the vectors, which are stored beside records. */
+/** An op as its record has it, a digest in the place of each vector, and the vectors: their bytes live in a key space of their own, where a scan finds them side by side. */
 export function splitVectors(op: Op): { op: Op; vectors: OpVector[] } {
   const vectors: OpVector[] = []
   const fields: Record<string, Value> = {}

@@ -184,7 +184,11 @@ describe('a disk that was away for longer than deletes are remembered', () => {
         })
         expect((await get(cluster, 'n3', 'unwanted')).status).toBe(404)
         const left = await cluster.node('n1').request('GET', '/api/v1/replication/late', { tenant: 'acme' })
-        expect(left.body.results).toEqual([])
+        expect(left.body).toEqual({ results: [], unreachable: [] })
+        await cluster.stopNode('n3')
+        const alone = await cluster.node('n1').request('GET', '/api/v1/replication/late', { tenant: 'acme' })
+        expect(alone.body).toEqual({ results: [], unreachable: ['n3'] })
+        await cluster.startNode('n3')
         const again = await cluster.node('n1').request('POST', '/api/v1/replication/late', {
           tenant: 'acme',
           body: { origin: late[0].origin, sequence: late[0].sequence, action: 'apply' },

@@ -66,6 +66,8 @@ function loseOnce(
     throw lost()
   }
 }
+/** The message is stored, and whoever sent it does not hear so; what comes before the answer would have. */
+const losePubAck = (meanwhile?: () => Promise<void>) => loseOnce('after', what => what === 'publish', meanwhile)
 function upload(tenant: TenantId, job_id: string, on = jobs): Promise<void> {
   const clock = formatClock({ wall: time.now(), counter: 0, origin: `upload-${job_id}` })
   const file = { name: 'a.md', objectKey: 'none', bytes: 1, contentType: null, sha256: 'none' }
@@ -139,15 +141,11 @@ describe('the message of a job', () => {
 describe('an upload of which an answer was lost', () => {
   it('is accepted once, as what a worker has made of it', async () => {
     const tenant = await begin()
-    loseOnce(
-      'after',
-      what => what === 'publish',
-      async () => {
-        const delivery = await pull()
-        await change(tenant, 'a', workedOnBy(delivery.sequence, { status: 'completed' }))
-        await delivery.ack()
-      },
-    )
+    losePubAck(async () => {
+      const delivery = await pull()
+      await change(tenant, 'a', workedOnBy(delivery.sequence, { status: 'completed' }))
+      await delivery.ack()
+    })
     await upload(tenant, 'a')
     expect((await get(tenant, 'a')).status).toBe('completed')
     expect(await jobs.depth()).toBe(0)
@@ -155,7 +153,7 @@ describe('an upload of which an answer was lost', () => {
 
   it('gets a message when its first one was worked on before it was withdrawn', async () => {
     const tenant = await begin()
-    loseOnce('after', what => what === 'publish')
+    losePubAck()
     await upload(tenant, 'a')
     const delivery = await pull()
     expect(await lookOf(delivery)).toMatchObject({ isIts: true, ahead: 'nobody', job: { status: 'queued' } })
@@ -201,15 +199,11 @@ describe('an upload whose answers were lost for good', () => {
 
   it('is left to the worker that has it, though who sent it could not read that', async () => {
     const tenant = await begin()
-    loseOnce(
-      'after',
-      what => what === 'publish',
-      async () => {
-        const delivery = await pull()
-        await change(tenant, 'a', workedOnBy(delivery.sequence, { status: 'running', written: true }))
-        loseOnce('before', (what, key) => what === 'update' && key === subjects.jobKey(tenant, 'a'))
-      },
-    )
+    losePubAck(async () => {
+      const delivery = await pull()
+      await change(tenant, 'a', workedOnBy(delivery.sequence, { status: 'running', written: true }))
+      loseOnce('before', (what, key) => what === 'update' && key === subjects.jobKey(tenant, 'a'))
+    })
     await upload(tenant, 'a')
     expect(await get(tenant, 'a')).toMatchObject({ status: 'running', written: true })
   })
@@ -234,13 +228,9 @@ describe('a retry of which an answer was lost', () => {
     const tenant = await begin()
     await upload(tenant, 'a')
     await fail(tenant, 'a')
-    loseOnce(
-      'after',
-      what => what === 'publish',
-      async () => {
-        await change(tenant, 'a', workedOnBy(7, { status: 'running' }))
-      },
-    )
+    losePubAck(async () => {
+      await change(tenant, 'a', workedOnBy(7, { status: 'running' }))
+    })
     expect((await jobs.retry(tenant, 'a')).status).toBe('running')
     await upload(tenant, 'b')
     expect(await ahead(tenant, 'b')).toBe('one')
@@ -278,15 +268,11 @@ describe('a retry of which an answer was lost', () => {
     const tenant = await begin()
     await upload(tenant, 'a')
     await fail(tenant, 'a')
-    loseOnce(
-      'after',
-      what => what === 'publish',
-      async () => {
-        hooks.before = (what, key) => {
-          if (what === 'update' && key === subjects.jobKey(tenant, 'a')) throw lost()
-        }
-      },
-    )
+    losePubAck(async () => {
+      hooks.before = (what, key) => {
+        if (what === 'update' && key === subjects.jobKey(tenant, 'a')) throw lost()
+      }
+    })
     await expect(jobs.retry(tenant, 'a')).rejects.toMatchObject({ code: 'STREAM_UNAVAILABLE' })
     delete hooks.before
     expect((await get(tenant, 'a')).status).toBe('queued')

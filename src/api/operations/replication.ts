@@ -160,10 +160,11 @@ export class ReplicationOperations {
     return { tenant, incarnation, equal: isEqual, unreachable, comparisons }
   }
 
-  /** Writes that came from below the floor, on any holder: from a disk that was away for longer than deletes are remembered. */
+  /** Writes that came from below the floor, on any holder: from a disk that was away for longer than deletes are remembered. `unreachable`: holders that could not be asked, and may have more. */
   async late(call: Session) {
-    const found = await this.#lateOf(call)
+    const { found, unreachable } = await this.#lateOf(call)
     return {
+      unreachable,
       results: [...found.values()].map(({ nodes, entry }) => ({
         origin: entry.origin,
         sequence: entry.sequence,
@@ -187,7 +188,7 @@ export class ReplicationOperations {
    */
   async resolveLate(call: Session, origin: string, sequence: number, action: 'apply' | 'discard') {
     const replica = this.#replica()
-    const all = await this.#lateOf(call)
+    const { found: all } = await this.#lateOf(call)
     const name = `${origin} ${sequence}`
     const found = all.get(name)
     if (!found) throw notFound('late write', `${origin}/${sequence}`)
@@ -237,11 +238,13 @@ export class ReplicationOperations {
     const replica = this.#replica()
     const placement = replica.directory.placement(call.tenant) ?? (await replica.router.lookups.look(call.tenant, call))
     const found = new Map<string, { nodes: string[]; entry: ReturnType<typeof decodeEntry> }>()
+    const unreachable: string[] = []
     for (const { node } of placement?.holders ?? []) {
       const entries = await this.#handlers(replica, node)
         .late(call.tenant)
-        .catch(() => [])
-      for (const bytes of entries) {
+        .catch(() => undefined)
+      if (!entries) unreachable.push(node)
+      for (const bytes of entries ?? []) {
         const entry = decodeEntry(bytes)
         const name = `${entry.origin} ${entry.sequence}`
         const known = found.get(name)
@@ -249,7 +252,7 @@ export class ReplicationOperations {
         else found.set(name, { nodes: [node], entry })
       }
     }
-    return found
+    return { found, unreachable }
   }
 
   async #statuses(call: Session, replica: Replica): Promise<Map<string, CopyStatus | undefined>> {

@@ -1,13 +1,12 @@
 import { EventEmitter } from 'node:events'
-import { Metadata, Server, ServerCredentials } from '@grpc/grpc-js'
+import { Metadata } from '@grpc/grpc-js'
 import { expect, it } from 'vitest'
-import { GrpcPeers } from '../../../src/api/grpc/peer-client.ts'
 import { peerMethods } from '../../../src/api/grpc/peer-server.ts'
-import { loadPeerProto } from '../../../src/api/grpc/protos.ts'
 import { parseTenantId } from '../../../src/base/ids.ts'
 import { createLogger } from '../../../src/base/logger.ts'
 import { PEER_HEADER, PeerAuth } from '../../../src/replication/auth.ts'
 import type { PeerHandlers, TransferPart } from '../../../src/replication/peer.ts'
+import { peerPair } from '../../support/peer-pair.ts'
 
 const PART_BYTES = 512 * 1024
 
@@ -33,28 +32,8 @@ it('a receiver of a copy that takes nothing is cut off, and the one that sends i
       end()
     }
   }
-  const logger = createLogger({ level: 'silent', role: 'test' })
-  const server = new Server()
-  server.addService(
-    (loadPeerProto() as Record<string, unknown>)['percolate.v1.Peer'] as never,
-    peerMethods({
-      handlers: { transfer } as unknown as PeerHandlers,
-      auth: new PeerAuth('secret', 'n1'),
-      logger,
-      stallMsMax: 100,
-    }),
-  )
-  const port = await new Promise<number>((resolve, reject) =>
-    server.bindAsync('127.0.0.1:0', ServerCredentials.createInsecure(), (error, bound) =>
-      error ? reject(error) : resolve(bound),
-    ),
-  )
-  const peers = new GrpcPeers({
-    auth: new PeerAuth('secret', 'n2'),
-    addressOf: () => `127.0.0.1:${port}`,
-    timeoutMs: 5000,
-  })
-  const parts = peers.to('n1').transfer(parseTenantId('acme'), 'any', undefined)[Symbol.asyncIterator]()
+  const { n1, stop } = await peerPair({ transfer }, { stallMsMax: 100 })
+  const parts = n1.transfer(parseTenantId('acme'), 'any', undefined)[Symbol.asyncIterator]()
   try {
     expect((await parts.next()).done).toBe(false)
     await ended
@@ -65,8 +44,7 @@ it('a receiver of a copy that takes nothing is cut off, and the one that sends i
     await expect(rest()).rejects.toMatchObject({ code: 'NODE_UNAVAILABLE' })
     expect(sent).toBeLessThan(50)
   } finally {
-    peers.close()
-    server.forceShutdown()
+    stop()
   }
 })
 
