@@ -25,6 +25,7 @@ import { type FeedPlaces, feedsEnd } from '../feed-places.ts'
 import type { HeldAnswer, HeldAnswers } from '../held-answers.ts'
 import type { SlowReaders } from '../slow-readers.ts'
 import { type ConditionField, takeConditions } from './conditions.ts'
+import { trustConnectionOf } from './connections.ts'
 import type { GrpcForward, GrpcForwarder } from './forward.ts'
 import { takeOver } from './held-messages.ts'
 import type { Message } from './messages.ts'
@@ -304,6 +305,7 @@ async function begin<T>(
       ),
       ending,
     )
+    if (session.forwardedBy !== undefined) trustConnectionOf(call)
     context.answers?.admit(session.tenant)
     const onAnswer = () => sendHead(context.node)
     const here = async () => {

@@ -7,6 +7,7 @@ import { PEER_HEADER, type PeerAuth } from '../../replication/auth.ts'
 import type { PeerHandlers, TransferHead, TransferRecords } from '../../replication/peer.ts'
 import { decodePart, encodePart } from '../../replication/transfer.ts'
 import { failure } from './calls.ts'
+import { trustConnectionOf } from './connections.ts'
 import type { Message } from './messages.ts'
 import { floorMessage, statusMessage, vectorMessage, vectorOf, wholeOf } from './peer-messages.ts'
 
@@ -26,6 +27,7 @@ export function peerMethods({ handlers, auth, logger, stallMsMax = STALL_MS_MAX 
   const tenantOf = (call: { request: Message; metadata: { get(key: string): unknown[] } }): TenantId => {
     const tenant = parseTenantId(call.request.tenant)
     auth.verify(call.metadata.get(PEER_HEADER)[0], tenant)
+    trustConnectionOf(call)
     return tenant
   }
   const report = (raw: unknown) => {

@@ -1,11 +1,4 @@
-import {
-  loadPackageDefinition,
-  logVerbosity,
-  Server,
-  ServerCredentials,
-  type ServiceDefinition,
-  setLogVerbosity,
-} from '@grpc/grpc-js'
+import { loadPackageDefinition, logVerbosity, Server, type ServiceDefinition, setLogVerbosity } from '@grpc/grpc-js'
 import { ReflectionService } from '@grpc/reflection'
 import { HealthImplementation } from 'grpc-health-check'
 import type { Connections } from '../../base/connections.ts'
@@ -67,9 +60,8 @@ export async function createGrpcApi(options: GrpcApiOptions): Promise<GrpcApi> {
     loadPackageDefinition(definition) as unknown as { percolate: { v1: { Rem: { service: ServiceDefinition } } } }
   ).percolate.v1.Rem.service
   const open = new OpenCalls()
-  const connections = new GrpcConnections(options.connections)
   const server = new Server({
-    interceptors: [contractInterceptor(options), connections.interceptor, open.interceptor],
+    interceptors: [contractInterceptor(options), open.interceptor],
     'grpc.max_receive_message_length': bodyBytesMax,
     'grpc.max_send_message_length': -1,
     // What is refused stays until its client has taken the refusal: no connection may have more of it than the node takes calls.
@@ -91,18 +83,9 @@ export async function createGrpcApi(options: GrpcApiOptions): Promise<GrpcApi> {
   const health = new HealthImplementation({ '': 'NOT_SERVING', [SERVICE]: 'NOT_SERVING' })
   health.addToServer(server)
   new ReflectionService(definition).addToServer(server)
-  const bound = await new Promise<number>((resolve, reject) => {
-    server.bindAsync(
-      `${host.includes(':') ? `[${host}]` : host}:${port}`,
-      ServerCredentials.createInsecure(),
-      (error, actual) => {
-        if (!error) return resolve(actual)
-        const code = /EADDRINUSE/.test(error.message) ? 'EADDRINUSE' : undefined
-        reject(listenError(Object.assign(error, { code }), host, port, 'PERCOLATE_GRPC_PORT'))
-      },
-    )
-  })
-  connections.watch(bound)
+  const listener = await new GrpcConnections(options.connections, server)
+    .listen({ host, port })
+    .catch(error => Promise.reject(listenError(error, host, port, 'PERCOLATE_GRPC_PORT')))
   const report = async () => {
     const { ready } = await probes.check()
     for (const service of ['', SERVICE]) health.setStatus(service, ready ? 'SERVING' : 'NOT_SERVING')
@@ -110,9 +93,10 @@ export async function createGrpcApi(options: GrpcApiOptions): Promise<GrpcApi> {
   await report()
   const ticker = setInterval(() => void report(), HEALTH_CHECK_MS).unref()
   return {
-    port: bound,
+    port: listener.port,
     stop: async () => {
       clearInterval(ticker)
+      listener.stop()
       for (const service of ['', SERVICE]) health.setStatus(service, 'NOT_SERVING')
       let forced = setTimeout(
         () => {
@@ -123,7 +107,6 @@ export async function createGrpcApi(options: GrpcApiOptions): Promise<GrpcApi> {
       ).unref()
       await new Promise<void>(resolve => server.tryShutdown(() => resolve()))
       clearTimeout(forced)
-      connections.stop()
     },
   }
 }

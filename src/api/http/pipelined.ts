@@ -1,7 +1,6 @@
 import type { IncomingMessage, Server, ServerResponse } from 'node:http'
 import type { Socket } from 'node:net'
-import { performance } from 'node:perf_hooks'
-import { SLICE_MS_MAX } from '../../base/limits.ts'
+import { Turns } from '../turns.ts'
 
 /** Requests of one connection that are worked on at once. Their answers go out one after the other, and each is kept until those before it were taken. */
 const AT_ONCE_MAX = 4
@@ -29,42 +28,6 @@ export function boundPipelined(server: Server): void {
       for (const handle of handlers) handle.call(server, request, response)
     })
   })
-}
-
-/** Work of many connections, a slice of it each time that the event loop comes round. */
-class Turns {
-  #due: (() => void)[] = []
-  readonly #reading: (() => void)[] = []
-  #isRunning = false
-
-  /** Work that does not take long. */
-  wait(work: () => void): void {
-    this.#due.push(work)
-    this.#run()
-  }
-
-  /** Reading from a connection again: a piece of it is taken apart at once, whatever is in it, so that one goes in each round. */
-  waitToRead(read: () => void): void {
-    this.#reading.push(read)
-    this.#run()
-  }
-
-  #run(): void {
-    if (this.#isRunning) return
-    this.#isRunning = true
-    setImmediate(() => {
-      this.#isRunning = false
-      const due = this.#due
-      this.#due = []
-      const untilMs = performance.now() + SLICE_MS_MAX
-      let done = 0
-      while (done < due.length && (done === 0 || performance.now() < untilMs)) due[done++]!()
-      // What has come meanwhile goes behind those that waited already.
-      if (done < due.length) this.#due = due.slice(done).concat(this.#due)
-      this.#reading.shift()?.()
-      if (this.#due.length > 0 || this.#reading.length > 0) this.#run()
-    })
-  }
 }
 
 /** The requests of one connection that have no answer yet. */

@@ -1,4 +1,5 @@
-import { connect as connectHttp2, constants } from 'node:http2'
+import { connect as connectHttp2, constants, type Http2Server } from 'node:http2'
+import { createServer } from 'node:net'
 import {
   loadPackageDefinition,
   Server,
@@ -12,7 +13,7 @@ import { contractInterceptor } from '../../../src/api/grpc/interceptor.ts'
 import { loadRemProto } from '../../../src/api/grpc/protos.ts'
 
 /**
- * What we use of grpc-js that it does not promise: a handler's call has a `call`, interceptors lie around each other as `nextCall`, the innermost has the HTTP/2 `stream`; and what grpc-js refuses by
+ * What we use of grpc-js that it does not promise: the HTTP/2 server of injected connections is the first of `http2Servers`, and makes the session of one at once (`GrpcConnections`); a handler's call has a `call`, interceptors lie around each other as `nextCall`, the innermost has the HTTP/2 `stream`; and what grpc-js refuses by
  * itself goes through `sendStatus` of the call that an interceptor is given. A version of grpc-js that changes this fails here: see `cutOff`, `OpenCalls` and `contractInterceptor` before you change a line of this.
  */
 
@@ -101,5 +102,27 @@ describe('grpc-js, below its interface', () => {
   ] as const)('answers %s through the call that an interceptor is given', async (_, body, headers, code, status) => {
     const answer = await send(body, headers).ended
     expect([answer['percolate-code'], answer['grpc-status']]).toEqual([code, status])
+  })
+
+  it('has the HTTP/2 server of injected connections, which tells of sessions at once and of calls in one place', async () => {
+    const injected = new Server()
+    open.push(() => injected.forceShutdown())
+    const injector = injected.createConnectionInjector(ServerCredentials.createInsecure())
+    const [http2] = (injected as unknown as { http2Servers: Map<Http2Server, unknown> }).http2Servers.keys()
+    expect(http2!.listeners('stream')).toHaveLength(1)
+    let sessions = 0
+    http2!.on('session', () => sessions++)
+    const listener = createServer()
+    open.push(() => listener.close())
+    await new Promise<void>(resolve => listener.listen(0, '127.0.0.1', resolve))
+    const connected = new Promise<number>(resolve =>
+      listener.once('connection', socket => {
+        injector.injectConnection(socket)
+        resolve(sessions)
+      }),
+    )
+    const client = connectHttp2(`http://127.0.0.1:${(listener.address() as { port: number }).port}`)
+    open.push(() => client.destroy())
+    expect(await connected).toBe(1)
   })
 })
