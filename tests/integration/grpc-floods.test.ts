@@ -119,3 +119,23 @@ it('ends a call of a method that it does not have, when its client does not', as
     return ofStream.map(({ type }) => type).join() === [HEADERS, RST_STREAM].join()
   })
 })
+
+it('tells of a stream of messages that its client cancels as cancelled', async () => {
+  const errors = async (code: string): Promise<number> =>
+    Number(
+      new RegExp(`^percolate_errors_total\\{code="${code}"\\} (\\d+)`, 'm').exec(
+        await (await fetch(`${node.url}/metrics`)).text(),
+      )?.[1] ?? 0,
+    )
+  const internal = await errors('INTERNAL')
+  const cancelled = await errors('CANCELLED')
+  const { socket } = await client()
+  const headers = callHeaders('/percolate.v1.Rem/WriteResources', { 'x-tenant-id': 'acme' })
+  for (const id of streams(10)) {
+    socket.write(frame(HEADERS, END_HEADERS, id, headers))
+    if (id > 9) await new Promise(resolve => setTimeout(resolve, 20))
+    socket.write(frame(RST_STREAM, 0, id, CANCEL))
+  }
+  await eventually('they are counted', async () => (await errors('CANCELLED')) >= cancelled + 5)
+  expect(await errors('INTERNAL')).toBe(internal)
+})

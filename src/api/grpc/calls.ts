@@ -232,11 +232,16 @@ export function clientStream(context: CallContext, name: string, handler: Client
   }
 }
 
-/** The messages of a stream; one that was asked for the next has done with the last, unless it has taken it over. */
+/** The messages of a stream; one that was asked for the next has done with the last, unless it has taken it over. A stream that ends before its client has ended it was cancelled. */
 async function* lettingGo(messages: AsyncIterable<Message>): AsyncGenerator<Message> {
-  for await (const message of messages) {
-    yield message
-    takeOver(message)()
+  try {
+    for await (const message of messages) {
+      yield message
+      takeOver(message)()
+    }
+  } catch (error) {
+    if ((error as { code?: unknown }).code !== 'ERR_STREAM_PREMATURE_CLOSE') throw error
+    throw new PercolateError('CANCELLED', 'The client cancelled the call.')
   }
 }
 
