@@ -23,8 +23,11 @@ export class Turns {
     if (this.#isRunning) return
     this.#isRunning = true
     setImmediate(() => {
-      this.#reading.shift()?.()
-      this.#slice(performance.now() + SLICE_MS_MAX)
+      try {
+        this.#reading.shift()?.()
+      } finally {
+        this.#slice(performance.now() + SLICE_MS_MAX)
+      }
     })
   }
 

@@ -139,3 +139,46 @@ it('tells of a stream of messages that its client cancels as cancelled', async (
   await eventually('they are counted', async () => (await errors('CANCELLED')) >= cancelled + 5)
   expect(await errors('INTERNAL')).toBe(internal)
 })
+
+it('goes on when clients end their side, or go, behind their calls', async () => {
+  const call = (id: number) => [frame(HEADERS, END_HEADERS, id, REFUSED), frame(DATA, END_STREAM, id, MESSAGE)]
+  const one = async (n: number) => {
+    const { socket } = await client()
+    const bytes = Buffer.concat(streams(1 + (n % 30)).flatMap(call))
+    if (n % 3 === 0) socket.end(bytes)
+    else {
+      socket.write(bytes)
+      setTimeout(() => (n % 3 === 1 ? socket.end() : socket.resetAndDestroy()), n % 8)
+    }
+    await new Promise(resolve => socket.once('close', resolve))
+  }
+  for (let n = 0; n < 600; n += 20) await Promise.all(Array.from({ length: 20 }, (_, at) => one(n + at)))
+  expect((await node.request('GET', '/api/v1/entities', { tenant: 'acme' })).status).toBe(200)
+})
+
+it('lets a client go that takes nothing, and stops beside one', async () => {
+  const other = await startFileNode({ env: { PERCOLATE_READER_STALL_MS: '1000' } })
+  const stuck = async () => {
+    const socket = connect(other.grpcPort, '127.0.0.1')
+    open.push(socket)
+    socket.on('error', () => {})
+    socket.pause()
+    await new Promise(resolve => socket.once('connect', resolve))
+    socket.write(PREFACE)
+    const pings = Buffer.concat(Array.from({ length: 1000 }, () => frame(PING, 0, 0, Buffer.alloc(8))))
+    const write = () => {
+      while (!socket.destroyed && socket.write(pings));
+    }
+    socket.on('drain', write)
+    write()
+    return socket
+  }
+  await stuck()
+  const openNow = async (): Promise<string | undefined> =>
+    /^percolate_connections\{server="grpc"\} (\d+)/m.exec(await (await fetch(`${other.url}/metrics`)).text())?.[1]
+  await eventually('it is there', async () => (await openNow()) === '1')
+  await eventually('it is closed', async () => (await openNow()) === '0')
+  await stuck()
+  await eventually('the next is there', async () => (await openNow()) === '1')
+  await other.stop()
+})

@@ -29,10 +29,13 @@ export class GrpcConnections {
   readonly #turns = new Turns()
   readonly #inject: (socket: Socket, connection: PacedConnection) => void
   readonly #sessions = new WeakMap<Socket, ServerHttp2Session>()
+  readonly #stallMsMax: number
+  readonly #open = new Set<Socket>()
 
-  /** Of a server that listens nowhere else. */
-  constructor(connections: Connections, server: Server) {
+  /** Of a server that listens nowhere else. `stallMsMax`: see {@link PacedConnection}. */
+  constructor(connections: Connections, server: Server, stallMsMax: number) {
     this.#connections = connections
+    this.#stallMsMax = stallMsMax
     const injector = server.createConnectionInjector(ServerCredentials.createInsecure())
     const http2 = http2Of(server)
     const sockets = new WeakMap<Http2Session, Socket>()
@@ -44,8 +47,11 @@ export class GrpcConnections {
       }
       // Node makes the session before it returns.
       http2.on('session', begun)
-      injector.injectConnection(connection)
-      http2.off('session', begun)
+      try {
+        injector.injectConnection(connection)
+      } finally {
+        http2.off('session', begun)
+      }
     }
     const handlers = http2.listeners('stream') as ((stream: ServerHttp2Stream, ...head: unknown[]) => void)[]
     http2.removeAllListeners('stream')
@@ -65,11 +71,15 @@ export class GrpcConnections {
   listen(at: { readonly host: string; readonly port: number }): Promise<{ readonly port: number; stop(): void }> {
     const listener = createServer({ allowHalfOpen: true, noDelay: true }, socket => {
       if (!this.#connections.take(socket, this.#close)) return
-      this.#inject(socket, new PacedConnection(socket, this.#turns))
+      this.#open.add(socket)
+      socket.once('close', () => this.#open.delete(socket))
+      this.#inject(socket, new PacedConnection(socket, this.#turns, this.#stallMsMax))
     })
     return new Promise((resolve, reject) => {
       listener.once('error', reject)
       listener.listen(at.port, at.host, () => {
+        // One that could not be taken, for want of descriptors, say, was closed.
+        listener.on('error', () => {})
         listener.off('error', reject)
         resolve({ port: (listener.address() as { port: number }).port, stop: () => void listener.close() })
       })
@@ -81,7 +91,12 @@ export class GrpcConnections {
     const session = this.#sessions.get(socket)
     if (!session || session.destroyed) return void socket.destroy()
     session.close()
-    setTimeout(() => session.destroy(), LAST_WORD_MS).unref()
+    setTimeout(() => socket.destroy(), LAST_WORD_MS).unref()
+  }
+
+  /** Closes those that are still open, whatever they are at. */
+  end(): void {
+    for (const socket of this.#open) socket.destroy()
   }
 }
 

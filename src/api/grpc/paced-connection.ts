@@ -30,7 +30,8 @@ export class PacedConnection extends Duplex {
   #missed = 0
   #waitsForTurns = true
 
-  constructor(socket: Socket, turns: Turns) {
+  /** `stallMsMax`: for how long a client may take nothing of what was written to it. */
+  constructor(socket: Socket, turns: Turns, stallMsMax = Number.POSITIVE_INFINITY) {
     super()
     this.#socket = socket
     this.#turns = turns
@@ -45,8 +46,13 @@ export class PacedConnection extends Duplex {
       if (this.#missed < MISSED_MAX) this.#hold()
       else this.#pass()
     })
-    // All that came before has gone on by then: nothing is read while there is a rest.
-    socket.once('end', () => this.push(null))
+    // No client of gRPC ends its side and waits for answers; and Node would end the process when it writes one behind that (js_stream_socket asserts it, grpc-floods.test.ts).
+    socket.once('end', () => this.destroy())
+    // Node does not let go of a session that it has destroyed before what it writes there has gone.
+    if (Number.isFinite(stallMsMax))
+      socket.setTimeout(stallMsMax, () => {
+        if (socket.writableLength > 0) this.destroy()
+      })
     socket.once('error', error => this.destroy(error))
     socket.once('close', () => this.destroy())
   }

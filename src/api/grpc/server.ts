@@ -83,7 +83,8 @@ export async function createGrpcApi(options: GrpcApiOptions): Promise<GrpcApi> {
   const health = new HealthImplementation({ '': 'NOT_SERVING', [SERVICE]: 'NOT_SERVING' })
   health.addToServer(server)
   new ReflectionService(definition).addToServer(server)
-  const listener = await new GrpcConnections(options.connections, server)
+  const connections = new GrpcConnections(options.connections, server, options.readers.stallMsMax)
+  const listener = await connections
     .listen({ host, port })
     .catch(error => Promise.reject(listenError(error, host, port, 'PERCOLATE_GRPC_PORT')))
   const report = async () => {
@@ -98,15 +99,24 @@ export async function createGrpcApi(options: GrpcApiOptions): Promise<GrpcApi> {
       clearInterval(ticker)
       listener.stop()
       for (const service of ['', SERVICE]) health.setStatus(service, 'NOT_SERVING')
-      let forced = setTimeout(
-        () => {
-          open.end(failure(new PercolateError('SHUTTING_DOWN', GOING)))
-          forced = setTimeout(() => server.forceShutdown(), LAST_WORD_MS).unref()
-        },
-        Math.min(options.drainMs(), CALLS_END_MS_MAX),
-      ).unref()
-      await new Promise<void>(resolve => server.tryShutdown(() => resolve()))
-      clearTimeout(forced)
+      await new Promise<void>(resolve => {
+        let forced = setTimeout(
+          () => {
+            open.end(failure(new PercolateError('SHUTTING_DOWN', GOING)))
+            forced = setTimeout(() => {
+              server.forceShutdown()
+              // grpc-js waits for a client that takes nothing, and never hears of a session that it has destroyed.
+              connections.end()
+              resolve()
+            }, LAST_WORD_MS).unref()
+          },
+          Math.min(options.drainMs(), CALLS_END_MS_MAX),
+        ).unref()
+        server.tryShutdown(() => {
+          clearTimeout(forced)
+          resolve()
+        })
+      })
     },
   }
 }
