@@ -141,18 +141,34 @@ it('tells of a stream of messages that its client cancels as cancelled', async (
 })
 
 it('goes on when clients end their side, or go, behind their calls', async () => {
-  const call = (id: number) => [frame(HEADERS, END_HEADERS, id, REFUSED), frame(DATA, END_STREAM, id, MESSAGE)]
-  const one = async (n: number) => {
+  // A number as by chance, and the same each time.
+  let seed = 7
+  const below = (max: number): number => {
+    seed = (Math.imul(seed, 1103515245) + 12345) & 0x7fffffff
+    return (seed >>> 8) % max
+  }
+  const methods = [...['GetEntity', 'ListEntities', 'Search'].map(name => `percolate.v1.Rem/${name}`)]
+  const paths = [...methods, 'grpc.health.v1.Health/Check', 'grpc.health.v1.Health/Watch', 'no.Such/Method']
+  const heads = paths.map(path => callHeaders(`/${path}`, { 'x-tenant-id': 'acme' }))
+  const call = (id: number) => [
+    frame(HEADERS, END_HEADERS, id, heads[below(heads.length)]!),
+    frame(DATA, END_STREAM, id, MESSAGE),
+    ...(below(3) === 0 ? [frame(PING, 0, 0, Buffer.alloc(8))] : []),
+    ...(below(10) === 0 ? [frame(RST_STREAM, 0, id, CANCEL)] : []),
+  ]
+  const one = async () => {
     const { socket } = await client()
-    const bytes = Buffer.concat(streams(1 + (n % 30)).flatMap(call))
-    if (n % 3 === 0) socket.end(bytes)
+    const bytes = Buffer.concat(streams(1 + below(30)).flatMap(call))
+    const how = below(10)
+    if (how < 5) socket.end(bytes)
     else {
       socket.write(bytes)
-      setTimeout(() => (n % 3 === 1 ? socket.end() : socket.resetAndDestroy()), n % 8)
+      setTimeout(() => (how < 8 ? socket.end() : socket.resetAndDestroy()), below(8))
     }
+    setTimeout(() => socket.destroy(), 300)
     await new Promise(resolve => socket.once('close', resolve))
   }
-  for (let n = 0; n < 600; n += 20) await Promise.all(Array.from({ length: 20 }, (_, at) => one(n + at)))
+  for (let n = 0; n < 25; n++) await Promise.all(Array.from({ length: 40 }, one))
   expect((await node.request('GET', '/api/v1/entities', { tenant: 'acme' })).status).toBe(200)
 })
 
