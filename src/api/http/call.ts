@@ -97,6 +97,8 @@ function counted(payload: Readable, body: ArrivingBody): Readable {
       }
     },
   })
+  // Nobody listens yet, or ever, where a request is refused before its body is read.
+  count.on('error', () => {})
   payload.once('error', error => count.destroy(error))
   return payload.pipe(count)
 }
