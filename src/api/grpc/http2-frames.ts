@@ -5,6 +5,8 @@ const TYPE_AT = 3
 /** Frames that may begin a call: its head, or the last part of it. */
 const HEADERS = 1
 const CONTINUATION = 9
+/** Node destroys the session of a client that says so with an error, within the frame: what it then reads on from the same piece is memory that it has freed, and the process ends. */
+const GOAWAY = 7
 
 /** Where the frames of a connection end (https://www.rfc-editor.org/rfc/rfc9113#section-4.1), in bytes that come in pieces of any size. */
 export class Http2Frames {
@@ -12,9 +14,9 @@ export class Http2Frames {
   #headBytes = 0
   /** Bytes of the preface, or of the frame whose head was read last, that have not come yet. */
   #left = PREFACE_BYTES
-  #mayBegin = false
+  #endsPart = false
 
-  /** Where what is to go on at once ends, of `piece` from `from` on: behind the first frame that may begin a call, or behind so many others. The next call goes on there. */
+  /** Where what is to go on at once ends, of `piece` from `from` on: behind the first frame that may begin a call, or ends them all, or behind so many others. The next call goes on there. */
   take(piece: Buffer, from: number, framesMax: number): number {
     let at = from
     for (let frames = 0; ; ) {
@@ -22,8 +24,8 @@ export class Http2Frames {
       this.#left -= skipped
       at += skipped
       if (this.#left > 0) return at
-      if (this.#mayBegin) {
-        this.#mayBegin = false
+      if (this.#endsPart) {
+        this.#endsPart = false
         return at
       }
       if (at === piece.length || frames >= framesMax) return at
@@ -34,7 +36,7 @@ export class Http2Frames {
       this.#headBytes = 0
       this.#left = this.#head.readUIntBE(0, 3)
       const type = this.#head[TYPE_AT]
-      this.#mayBegin = type === HEADERS || type === CONTINUATION
+      this.#endsPart = type === HEADERS || type === CONTINUATION || type === GOAWAY
       frames++
     }
   }

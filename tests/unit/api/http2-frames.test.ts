@@ -1,10 +1,10 @@
 import fc from 'fast-check'
 import { expect, it } from 'vitest'
 import { Http2Frames } from '../../../src/api/grpc/http2-frames.ts'
-import { CONTINUATION, DATA, frame, HEADERS, PING, PREFACE, RST_STREAM } from '../../support/http2-frames.ts'
+import { CONTINUATION, DATA, frame, GOAWAY, HEADERS, PING, PREFACE, RST_STREAM } from '../../support/http2-frames.ts'
 
 const MAX = 5
-const begins = (type: number): boolean => type === HEADERS || type === CONTINUATION
+const endsPart = (type: number): boolean => [HEADERS, CONTINUATION, GOAWAY].includes(type)
 
 /** The parts into which it divides pieces of any size. */
 function partsOf(pieces: readonly Buffer[]): Buffer[] {
@@ -21,10 +21,10 @@ function partsOf(pieces: readonly Buffer[]): Buffer[] {
   })
 }
 
-it('divides behind each frame that may begin a call, and after so many others, wherever the pieces end', () => {
+it('divides behind each frame that may begin a call or ends them all, and after so many others, wherever the pieces end', () => {
   const frames = fc.array(
     fc.record({
-      type: fc.constantFrom(DATA, HEADERS, RST_STREAM, PING, CONTINUATION),
+      type: fc.constantFrom(DATA, HEADERS, RST_STREAM, PING, CONTINUATION, GOAWAY),
       length: fc.oneof(fc.constant(0), fc.integer({ min: 1, max: 40 }), fc.constant(70_000)),
     }),
     { maxLength: 40 },
@@ -36,7 +36,7 @@ it('divides behind each frame that may begin a call, and after so many others, w
       const at = [...new Set(cuts.map(cut => cut % bytes.length)), 0, bytes.length].sort((a, b) => a - b)
       const parts = partsOf(at.slice(1).map((end, n) => bytes.subarray(at[n]!, end)))
       expect(Buffer.concat(parts).equals(bytes)).toBe(true)
-      // Of a part, the frames that end in it, but for its last, begin no call; and there are not too many.
+      // Of a part, the frames that end in it, but for its last, end no part; and there are not too many.
       const ends: { at: number; type: number }[] = []
       let end = PREFACE.length
       for (const [n, { type }] of given.entries()) {
@@ -48,7 +48,7 @@ it('divides behind each frame that may begin a call, and after so many others, w
         const to = from + part.length
         const within = ends.filter(({ at }) => at > from && at <= to)
         expect(within.length).toBeLessThanOrEqual(MAX + 1)
-        for (const { at, type } of within) if (begins(type)) expect(at).toBe(to)
+        for (const { at, type } of within) if (endsPart(type)) expect(at).toBe(to)
         from = to
       }
     }),
