@@ -26,19 +26,20 @@ export class Turns {
       try {
         this.#reading.shift()?.()
       } finally {
-        this.#slice(performance.now() + SLICE_MS_MAX)
+        // What comes meanwhile has its turn in the next round.
+        this.#slice(performance.now() + SLICE_MS_MAX, this.#due.length)
       }
     })
   }
 
-  #slice(untilMs: number): void {
+  #slice(untilMs: number, left: number): void {
     const work = this.#due.shift()
     try {
       work?.()
     } finally {
       // Behind what the work has put off.
       process.nextTick(queueMicrotask, () => {
-        if (this.#due.length > 0 && performance.now() < untilMs) return this.#slice(untilMs)
+        if (left > 1 && performance.now() < untilMs) return this.#slice(untilMs, left - 1)
         this.#isRunning = false
         if (this.#due.length > 0 || this.#reading.length > 0) this.#run()
       })

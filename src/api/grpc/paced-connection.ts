@@ -5,6 +5,8 @@ import { Http2Frames } from './http2-frames.ts'
 
 /** Parts of a piece that go on without a turn: four calls, each with a message. */
 const AT_ONCE_MAX = 8
+/** And in a turn. */
+const IN_A_TURN_MAX = 4
 /** Frames in a part that begin no call. */
 const FRAMES_MAX = 64
 /** Turns that a connection may miss because it is just written to: to one that always is, a part goes on as soon as it is not. */
@@ -108,6 +110,10 @@ export class PacedConnection extends Duplex {
     if (this.#isWaiting || this.#hasMissed) return
     this.#isWaiting = true
     if (!this.#waitsForTurns || --this.#atOnce > 0) process.nextTick(this.#pass)
-    else this.#turns.wait(this.#pass)
+    else
+      this.#turns.wait(() => {
+        this.#atOnce = IN_A_TURN_MAX
+        this.#pass()
+      })
   }
 }
