@@ -45,7 +45,7 @@ async function startCluster(
         return undefined
       }
     },
-    60_000,
+    100_000,
   )
   return {
     child,
