@@ -405,7 +405,7 @@ export const settings = {
     max: 1000000,
     unit: 'requests',
     roles: DATABASE,
-    doc: 'Requests for a tenant that enter here within the window, after which its home moves here.',
+    doc: 'Requests for a tenant that enter here and are answered within the window, after which its home moves here. Refused ones move nothing.',
   },
   moveWindowMs: {
     env: 'PERCOLATE_MOVE_WINDOW_MS',
@@ -415,7 +415,7 @@ export const settings = {
     max: 3600000,
     unit: 'milliseconds',
     roles: DATABASE,
-    doc: 'The window for PERCOLATE_MOVE_AFTER_REQUESTS.',
+    doc: 'The window for PERCOLATE_MOVE_AFTER_REQUESTS, which slides.',
   },
   moveRestMs: {
     env: 'PERCOLATE_MOVE_REST_MS',

@@ -6,6 +6,7 @@ import type { Time } from '../base/time.ts'
 import { newIncarnation } from '../tenant/state.ts'
 import type { Copies } from './copies.ts'
 import type { Directory } from './directory.ts'
+import { EntryTraffic } from './entry-traffic.ts'
 import type { Homes } from './homes.ts'
 import { Lookups, type Waiting } from './lookups.ts'
 import type { Membership } from './membership.ts'
@@ -45,8 +46,8 @@ export type Route =
   /** In the order of preference; the next one is asked when one refuses before anything was sent. */
   | { readonly kind: 'forward'; readonly targets: readonly Member[] }
 
-/** Tenants whose traffic is remembered. */
-const TRAFFIC_TENANTS_MAX = 10_000
+/** Tenants that are being brought here or that rest after it; no further ones are brought here meanwhile. */
+const MOVES_MAX = 10_000
 /** How long after a move that came to nothing the next is tried. */
 const MOVE_RETRY_MS = 1000
 /** Tenants that a node enters into the directory at once, and that may wait for it; TOO_BUSY beyond. */
@@ -67,7 +68,9 @@ const LAPSED_REFRESH_MS = 250
  */
 export class Router {
   readonly #options: RouterOptions
-  readonly #traffic = new Map<TenantId, { sinceMs: number; count: number; restsUntilMs: number; isMoving: boolean }>()
+  readonly #traffic: EntryTraffic
+  /** Tenants that are being brought here, or that rest after an attempt, until when. */
+  readonly #moves = new Map<TenantId, number>()
   /** Tenants that this node is entering into the directory. */
   readonly #creations = new Map<TenantId, Promise<Placement>>()
   /** Questions to holders of whom nothing is heard, by tenant. */
@@ -82,6 +85,7 @@ export class Router {
 
   constructor(options: RouterOptions) {
     this.#options = options
+    this.#traffic = new EntryTraffic({ time: options.time, windowMs: options.moveWindowMs })
     this.lookups = new Lookups(async tenant => {
       const found = await options.directory.fetch(tenant)
       if (!found && !(await options.directory.confirmComplete())) throw rebuilding()
@@ -107,10 +111,7 @@ export class Router {
       // There is nothing: reads are empty, and a first write makes the tenant, here, when all of it has been looked at.
       return { kind: 'local' }
     }
-    if (copies.isCurrent(tenant) && !needsHome) {
-      this.#note(tenant, placement, request)
-      return { kind: 'local' }
-    }
+    if (copies.isCurrent(tenant) && !needsHome) return { kind: 'local' }
     if (needsHome) {
       let home = await this.#options.homes.find(tenant)
       if (membership.hasLease && (home === undefined || (home !== node && request.forwardedBy !== undefined))) {
@@ -265,7 +266,6 @@ export class Router {
           { retryAfterS: 2 },
         )
     }
-    this.#note(tenant, placement, request)
     const targets = answering
       .map(other => directory.member(other))
       .filter((member): member is Member => member !== undefined)
@@ -299,41 +299,36 @@ export class Router {
   }
 
   /**
-   * Sustained traffic brings a tenant's home, and a copy before that, to the node where it enters. At most one copy more than wanted is made, and a home that moved
-   * rests, so that a scan over tenants or a balancer that spreads forwards instead of copying.
+   * Says of a request that entered here that it was answered, and not with a refusal, which shows nothing of where a tenant is used. Sustained traffic brings a tenant's home, and a copy before that, to the node
+   * where it enters. At most one copy more than wanted is made, and a home that moved rests, so that a scan over tenants or a balancer that spreads forwards instead of copying.
    */
-  #note(tenant: TenantId, placement: Placement, request: RouteRequest): void {
-    const { node, time, moveAfterRequests, moveWindowMs, moveRestMs, logger } = this.#options
-    if (request.forwardedBy !== undefined || placement.home === node) return
-    const now = time.monotonic()
-    let traffic = this.#traffic.get(tenant)
-    if (!traffic || now - traffic.sinceMs > moveWindowMs) {
-      // Half of the last window counts on, so that steady traffic is steady across their borders.
-      const carried = traffic && now - traffic.sinceMs < 2 * moveWindowMs ? traffic.count / 2 : 0
-      traffic = {
-        sinceMs: now,
-        count: carried,
-        restsUntilMs: traffic?.restsUntilMs ?? 0,
-        isMoving: traffic?.isMoving ?? false,
-      }
-      this.#traffic.delete(tenant)
-      this.#traffic.set(tenant, traffic)
-      if (this.#traffic.size > TRAFFIC_TENANTS_MAX) this.#traffic.delete(this.#traffic.keys().next().value!)
-    }
-    traffic.count++
-    if (traffic.count < moveAfterRequests || traffic.isMoving || now < traffic.restsUntilMs) return
-    const moving = traffic
-    moving.isMoving = true
+  answered({ tenant, needsHome, forwardedBy }: Omit<RouteRequest, 'ending'>): void {
+    const { node, time, directory, moveAfterRequests, moveRestMs, logger } = this.#options
+    if (forwardedBy !== undefined || needsHome) return
+    const placement = directory.placement(tenant)
+    if (!placement || placement.home === node) return
+    if (this.#traffic.add(tenant) < moveAfterRequests || !this.#mayMove(tenant)) return
+    this.#moves.set(tenant, Number.POSITIVE_INFINITY)
     this.#move(tenant, placement)
       .catch(error => {
         logger.debug({ tenant, reason: String(error) }, 'a tenant could not be brought here')
         return false
       })
       .then(hasMoved => {
-        moving.isMoving = false
-        moving.restsUntilMs = time.monotonic() + (hasMoved ? moveRestMs : Math.min(MOVE_RETRY_MS, moveRestMs))
-        moving.count = 0
+        this.#traffic.reset(tenant)
+        this.#moves.set(tenant, time.monotonic() + (hasMoved ? moveRestMs : Math.min(MOVE_RETRY_MS, moveRestMs)))
       })
+  }
+
+  /** Whether the tenant neither moves nor rests. */
+  #mayMove(tenant: TenantId): boolean {
+    const now = this.#options.time.monotonic()
+    const untilMs = this.#moves.get(tenant)
+    if (untilMs !== undefined && now < untilMs) return false
+    this.#moves.delete(tenant)
+    if (this.#moves.size >= MOVES_MAX)
+      for (const [other, restsUntilMs] of this.#moves) if (restsUntilMs <= now) this.#moves.delete(other)
+    return this.#moves.size < MOVES_MAX
   }
 
   /** Whether the home is here now. */

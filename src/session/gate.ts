@@ -68,6 +68,11 @@ export class Gate {
     throw last instanceof NotTaken ? refusalOf(request, last) : last
   }
 
+  /** To be told of each request that got its answer, by this node or by another one, and no refusal: where such requests enter is where the home of their tenant should be. */
+  answered({ tenant, forwardedBy, consistency: { needsHome } }: SessionRequest): void {
+    this.#options.replica.router.answered({ tenant, needsHome, forwardedBy })
+  }
+
   async #answer<T>(
     request: SessionRequest,
     here: () => Promise<T>,

@@ -1,7 +1,9 @@
 import { Readable } from 'node:stream'
+import { type ServiceError, status } from '@grpc/grpc-js'
 import { describe, expect, it } from 'vitest'
 import { TcpProxy } from '../../test-topology/tcp-proxy.ts'
 import { TestCluster } from '../support/cluster.ts'
+import { grpcClient } from '../support/grpc.ts'
 import { eventually, listed, startTestObjects, tempFolder } from '../support/running.ts'
 
 const replicated = { 'x-percolate-durability': 'replicated' }
@@ -63,6 +65,39 @@ describe('a home', () => {
       for (let at = 0; at < 60; at++) await get(cluster, 'n1', 'e')
       expect(await homeOf()).toBe(outsider)
       await eventually('one copy too many goes', async () => (await cluster.holders('acme')).length === 2)
+    }),
+  )
+
+  it('stays where it is whatever enters elsewhere and is refused', { timeout: 120_000 }, () =>
+    withCluster({ env: { PERCOLATE_MOVE_AFTER_REQUESTS: '20', PERCOLATE_MOVE_REST_MS: '500' } }, async cluster => {
+      const stored = await put(cluster, 'n1', 'e', { n: 0 }, replicated)
+      const { version } = stored.body
+      const outsider = await cluster.outsider('acme')
+      const placed = async () => {
+        const { home, holders } = (await cluster.node('n1').request('GET', '/api/v1/replication', { tenant: 'acme' }))
+          .body
+        return { home, holders: holders.map(({ node }: { node: string }) => node).sort() }
+      }
+      const before = await placed()
+      const other = before.holders.find((node: string) => node !== before.home)!
+      const { client, metadata } = grpcClient(`127.0.0.1:${outsider.grpcPort}`, 'acme')
+      const putUnnamed = () =>
+        new Promise<number>(resolve =>
+          client.PutEntities!({ entities: [{ id: '' }] }, metadata, (error: ServiceError | null) =>
+            resolve(error?.code ?? status.OK),
+          ),
+        )
+      for (const node of [outsider.name, other])
+        for (let n = 0; n < 60; n++) {
+          const refused = await cluster.node(node).request('PUT', '/api/v1/entities/e', { tenant: 'acme', body: 7 })
+          expect([node, refused.status]).toEqual([node, 400])
+        }
+      for (let n = 0; n < 60; n++) expect(await putUnnamed()).toBe(status.INVALID_ARGUMENT)
+      client.close()
+      // Longer than a move takes, which the test above waits for.
+      await new Promise(resolve => setTimeout(resolve, 3000))
+      expect(await placed()).toEqual(before)
+      expect((await get(cluster, 'n1', 'e')).body.version).toBe(version)
     }),
   )
 

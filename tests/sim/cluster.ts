@@ -472,16 +472,18 @@ export class SimProcess implements SimClient {
     }
   }
 
-  #handle(request: SimRequest, forwardedBy: string | undefined): Promise<SimAnswer> {
+  async #handle(request: SimRequest, forwardedBy: string | undefined): Promise<SimAnswer> {
     const { tenant, ifVersion, bookmark, durability } = request
     const consistency = { ...ANY, bookmark, durability, needsHome: request.ofHome ?? ifVersion !== undefined }
     const access = request.write ? 'write' : 'read'
     const session = new Session({ tenant, access, consistency, asOf: undefined, forwardedBy }, neverEnding())
-    return this.#gate.answer(
+    const answer = await this.#gate.answer(
       session,
       () => (request.write ? this.#write(session, request, request.write) : this.#read(session, request)),
       targets => this.#forward(request, targets),
     )
+    this.#gate.answered(session)
+    return answer
   }
 
   /** The transport between two nodes; which failures let the next node be asked is the session's to say. */

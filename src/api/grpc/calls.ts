@@ -16,6 +16,7 @@ import type { Metrics } from '../../base/metrics.ts'
 import type { Time } from '../../base/time.ts'
 import { formatClock } from '../../clock/hlc.ts'
 import { PEER_HEADER } from '../../replication/auth.ts'
+import type { Member } from '../../replication/placement.ts'
 import { encodeBookmark } from '../../session/bookmark.ts'
 import { final } from '../../session/forward.ts'
 import type { Gate } from '../../session/gate.ts'
@@ -321,13 +322,21 @@ async function begin<T>(
       return answer
     }
     if (!gate || !forwarder) return await here()
-    return await gate.answer(session, here, targets => {
+    const forward = (targets: readonly Member[]) => {
       const { tenant } = session
       const signal = ways.closing ? AbortSignal.any([session.signal, ways.closing]) : session.signal
       const isWrite = access !== 'read'
       if (isWrite) sendHead()
       return ways.forward(forwarder.begin({ tenant, targets, isWrite, signal, onServed: sendHead }), session)
-    })
+    }
+    try {
+      const answer = await gate.answer(session, here, forward)
+      gate.answered(session)
+      return answer
+    } catch (error) {
+      if (error instanceof PercolateError && error.code === 'NOT_FOUND') gate.answered(session)
+      throw error
+    }
   } catch (error) {
     // To a node that forwards, a head says that the call is taken.
     if (one(PEER_HEADER) === undefined) sendHead(context.node)

@@ -181,6 +181,11 @@ export function addTenantHook(scope: FastifyInstance, options: TenantHookOptions
       const body = forwarder.keptBody(request.raw)
       done(null, body ? Readable.from([body]) : payload)
     })
+    scope.addHook('onResponse', async (request, { statusCode }) => {
+      const { call, routeOptions } = request
+      const isAnswered = statusCode < 400 || statusCode === 404
+      if (call && isAnswered && !routeOptions.config.isLocal) gate.answered(call)
+    })
     scope.addHook('onRoute', route => {
       const { handler } = route
       if (route.config?.isLocal) return
