@@ -11,6 +11,7 @@ import { Lifecycle } from '../src/base/lifecycle.ts'
 import type { Logger } from '../src/base/logger.ts'
 import { Metrics } from '../src/base/metrics.ts'
 import { Probes } from '../src/base/probes.ts'
+import { Refusals } from '../src/base/refusals.ts'
 import type { Time } from '../src/base/time.ts'
 import type { Config } from '../src/config/settings.ts'
 import { Jobs } from '../src/jobs/jobs.ts'
@@ -76,6 +77,7 @@ export async function startGateway(options: GatewayOptions): Promise<RunningGate
     logger,
     metrics,
     probes,
+    refusals: new Refusals({ logger, metrics, time }),
     connections: metrics.addConnections('gateway', Connections.of(config)),
     bodyBytesMax: BODY_BYTES_MAX,
     requestReadMs: config.requestReadMs,

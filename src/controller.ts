@@ -12,6 +12,7 @@ import { Lifecycle } from './base/lifecycle.ts'
 import type { Logger } from './base/logger.ts'
 import { Metrics } from './base/metrics.ts'
 import { Probes } from './base/probes.ts'
+import { Refusals } from './base/refusals.ts'
 import type { Time } from './base/time.ts'
 import { advertisedHost } from './config/advertised.ts'
 import { kubernetesServiceUrl } from './config/load.ts'
@@ -95,6 +96,7 @@ export async function startController(options: ControllerRoleOptions): Promise<R
       logger,
       metrics,
       probes,
+      refusals: new Refusals({ logger, metrics, time }),
       connections: metrics.addConnections('controller', Connections.of(config)),
       bodyBytesMax: BODY_BYTES_MAX,
       requestReadMs: config.requestReadMs,

@@ -16,6 +16,7 @@ import { STAGED_BODY_BYTES_MIN, STAGED_BYTES_PER_BODY_BYTE } from './base/limits
 import type { Logger } from './base/logger.ts'
 import { Metrics } from './base/metrics.ts'
 import { Probes } from './base/probes.ts'
+import { Refusals } from './base/refusals.ts'
 import type { Time } from './base/time.ts'
 import { VERSION } from './base/version.ts'
 import { ChatModel } from './chat/model.ts'
@@ -257,10 +258,13 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
     const answers = new HeldAnswers(config.heldAnswerBytesMax, { time, patienceMs: config.readerStallMs })
     const calls = new HeldCalls(config.grpcCallsMax, { time, patienceMs: config.requestReadMs })
     const readers = new SlowReaders(config.readerStallMs, metrics)
+    const refusals = new Refusals({ logger, metrics, time })
+    parts.add('refusals', () => refusals.flush())
     const httpApi = await createHttpApi({
       logger,
       metrics,
       probes,
+      refusals,
       connections: metrics.addConnections('http', Connections.of(config)),
       bodyBytesMax: config.bodyBytesMax,
       requestReadMs: config.requestReadMs,
@@ -283,6 +287,7 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
     const grpcApi = await createGrpcApi({
       logger,
       metrics,
+      refusals,
       probes,
       time,
       operations,

@@ -4,6 +4,7 @@ import { Lifecycle } from '../src/base/lifecycle.ts'
 import type { Logger } from '../src/base/logger.ts'
 import { Metrics } from '../src/base/metrics.ts'
 import { Probes } from '../src/base/probes.ts'
+import { Refusals } from '../src/base/refusals.ts'
 import type { Time } from '../src/base/time.ts'
 import type { Config } from '../src/config/settings.ts'
 import { chooseEmbedder } from '../src/embedding/choose.ts'
@@ -80,6 +81,7 @@ export async function startWorker(options: WorkerOptions): Promise<RunningWorker
     logger,
     metrics,
     probes,
+    refusals: new Refusals({ logger, metrics, time }),
     connections: metrics.addConnections('worker', Connections.of(config)),
     bodyBytesMax: 1024,
     requestReadMs: config.requestReadMs,

@@ -13,6 +13,7 @@ import { errorTable, headerOfExtra, PercolateError, toPercolateError } from '../
 import type { TenantId } from '../../base/ids.ts'
 import type { Logger } from '../../base/logger.ts'
 import type { Metrics } from '../../base/metrics.ts'
+import type { Refusals } from '../../base/refusals.ts'
 import type { Time } from '../../base/time.ts'
 import { formatClock } from '../../clock/hlc.ts'
 import { PEER_HEADER } from '../../replication/auth.ts'
@@ -36,6 +37,7 @@ import type { Encoded } from './strict-messages.ts'
 export interface CallContext {
   readonly logger: Logger
   readonly metrics: Metrics
+  readonly refusals: Refusals
   readonly time: Time
   /** See `ClockBounds`. */
   readonly asOfAheadMsMax: number
@@ -369,17 +371,9 @@ function timer(context: CallContext, name: string): (outcome: string) => void {
 
 function fail(context: CallContext, observe: (outcome: string) => void, raw: unknown) {
   const error = toPercolateError(raw)
-  const { grpc, log, http } = errorTable[error.code]
+  const { grpc } = error.spec
   observe(status[grpc] ?? String(grpc))
-  context.metrics.countError(error.code)
-  context.logger[log](
-    {
-      code: error.code,
-      // As over HTTP.
-      ...(http >= 500 && (error.cause !== undefined || log === 'error') ? { err: error.cause ?? error } : {}),
-    },
-    error.message,
-  )
+  context.refusals.tell(error)
   return failure(error)
 }
 

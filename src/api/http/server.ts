@@ -10,12 +10,13 @@ import fastify, {
   LogController,
 } from 'fastify'
 import type { Connections } from '../../base/connections.ts'
-import { errorTable, headerOfExtra, PercolateError, toPercolateError, toProblem } from '../../base/errors.ts'
+import { headerOfExtra, PercolateError, toPercolateError, toProblem } from '../../base/errors.ts'
 import { assertEndToEnd } from '../../base/hop-by-hop.ts'
 import { listenError } from '../../base/listen-error.ts'
 import type { Logger } from '../../base/logger.ts'
 import type { Metrics } from '../../base/metrics.ts'
 import type { Probes } from '../../base/probes.ts'
+import { Refusals } from '../../base/refusals.ts'
 import { PEER_HEADER } from '../../replication/auth.ts'
 import { bodyAjv, queryAjv, validationError } from '../validate.ts'
 import { boundConnections } from './bound-connections.ts'
@@ -30,6 +31,8 @@ export interface HttpServerOptions {
   readonly logger: Logger
   readonly metrics: Metrics
   readonly probes: Probes
+  /** Where errors are counted and told; default: one of its own. */
+  readonly refusals?: Refusals
   readonly connections: Connections
   readonly bodyBytesMax: number
   /** How long a client may take to send a request, ms; a quarter of it for the headers. */
@@ -61,7 +64,7 @@ const REQUEST_ID = /^[A-Za-z0-9._-]{1,64}$/
 
 /** A Fastify server with what every role's server has: request ids, errors as problem details, metrics, probes. */
 export function createHttpServer(options: HttpServerOptions): FastifyInstance {
-  const { logger, metrics, probes } = options
+  const { logger, metrics, probes, refusals = new Refusals({ logger, metrics }) } = options
   const app = fastify({
     loggerInstance: logger as FastifyBaseLogger,
     logController: new LogController({ disableRequestLogging: true }),
@@ -81,7 +84,7 @@ export function createHttpServer(options: HttpServerOptions): FastifyInstance {
     },
     routerOptions: { maxParamLength: 4096, ignoreTrailingSlash: true },
     clientErrorHandler: answerClientErrors(metrics),
-    frameworkErrors: (error, request, reply) => sendError(error, request, reply, metrics),
+    frameworkErrors: (error, request, reply) => sendError(error, request, reply, refusals),
   })
   boundPipelined(app.server)
   boundConnections(app.server, options.connections)
@@ -121,7 +124,7 @@ export function createHttpServer(options: HttpServerOptions): FastifyInstance {
     return parseJson(request, body.toString(), done)
   })
   app.setSerializerCompiler(() => value => JSON.stringify(value))
-  app.setErrorHandler((error, request, reply) => sendError(error, request, reply, metrics))
+  app.setErrorHandler((error, request, reply) => sendError(error, request, reply, refusals))
 
   const elsewhere = (path: string) =>
     Object.entries(options.elsewhere ?? {}).find(([prefix]) => path === prefix || path.startsWith(`${prefix}/`))?.[1]
@@ -142,7 +145,7 @@ export function createHttpServer(options: HttpServerOptions): FastifyInstance {
         ),
         request,
         reply,
-        metrics,
+        refusals,
       )
     }
     void reply.header('allow', [...allowed].join(', '))
@@ -153,7 +156,7 @@ export function createHttpServer(options: HttpServerOptions): FastifyInstance {
       ),
       request,
       reply,
-      metrics,
+      refusals,
     )
   })
 
@@ -161,6 +164,7 @@ export function createHttpServer(options: HttpServerOptions): FastifyInstance {
   app.addHook('preClose', async () => {
     isClosing = true
   })
+  app.addHook('onClose', async () => refusals.flush())
   app.addHook('onRequest', async (request, reply) => {
     void reply.header('x-request-id', request.id)
     // Came on a connection that was in use when the server began to close; Fastify closes it behind the answer.
@@ -207,24 +211,19 @@ const matchesPattern = (pattern: string, path: string): boolean => {
 }
 
 /** Every error of a request ends here: problem details out, the cause into the log. */
-export function sendError(raw: unknown, request: FastifyRequest, reply: FastifyReply, metrics: Metrics): FastifyReply {
+export function sendError(
+  raw: unknown,
+  request: FastifyRequest,
+  reply: FastifyReply,
+  refusals: Refusals,
+): FastifyReply {
   const error = fromFastify(raw)
-  metrics.countError(error.code)
-  const { http, log } = errorTable[error.code]
-  const details = {
-    request: request.id,
-    code: error.code,
-    method: request.method,
-    route: request.routeOptions.url,
-    // Where it was thrown says nothing when it is what the node means to say, such as that it is busy.
-    ...(http >= 500 && (error.cause !== undefined || log === 'error') ? { err: error.cause ?? error } : {}),
-  }
-  request.log[log](details, error.message)
+  refusals.tell(error, { request: request.id, method: request.method, route: request.routeOptions.url })
   if (error.retryAfterS !== undefined) void reply.header('retry-after', error.retryAfterS)
   for (const [name, value] of Object.entries(error.extra ?? {}))
     if (headerOfExtra[name]) void reply.header(headerOfExtra[name], value)
   return reply
-    .code(http)
+    .code(error.spec.http)
     .type('application/problem+json')
     .send(
       JSON.stringify({ ...toProblem(error, request.id), ...(/^\/v1\//.test(request.url) ? openAiError(error) : {}) }),

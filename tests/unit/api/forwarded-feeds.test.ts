@@ -29,6 +29,7 @@ import { sendError } from '../../../src/api/http/server.ts'
 import { SlowReaders } from '../../../src/api/slow-readers.ts'
 import { createLogger } from '../../../src/base/logger.ts'
 import { Metrics } from '../../../src/base/metrics.ts'
+import { Refusals } from '../../../src/base/refusals.ts'
 import { systemTime } from '../../../src/base/time.ts'
 import { PeerAuth } from '../../../src/replication/auth.ts'
 import type { Member } from '../../../src/replication/placement.ts'
@@ -75,8 +76,8 @@ async function httpEntry(targets: readonly Member[], { confirmMs = 30_000 } = {}
   const places = new FeedPlaces({ feedsMax: 5, tenantFeedsMax: 4 })
   const forwarder = new HttpForwarder(auth, places, { socketsMax: SOCKETS_MAX, confirmMs })
   const entry = fastify({ forceCloseConnections: true })
-  const metrics = new Metrics()
-  entry.setErrorHandler((error, request, reply) => sendError(error, request, reply, metrics))
+  const refusals = new Refusals({ logger, metrics: new Metrics() })
+  entry.setErrorHandler((error, request, reply) => sendError(error, request, reply, refusals))
   addTenantHook(entry, { time: systemTime, asOfAheadMsMax: 0, onTenant: () => {}, gate: gateTo(targets), forwarder })
   const answer = async () => ({ node: 'n1' })
   entry.get('/e', answer)
@@ -219,6 +220,7 @@ async function grpcEntry(feedsMax: number) {
   const context: CallContext = {
     logger,
     metrics,
+    refusals: new Refusals({ logger, metrics }),
     time: systemTime,
     asOfAheadMsMax: 0,
     node: 'n1',

@@ -7,7 +7,9 @@ import { addTenantHook } from '../../../src/api/http/call.ts'
 import { HttpForwarder } from '../../../src/api/http/forward.ts'
 import { KEPT_BODY_BYTES_MAX } from '../../../src/api/http/kept-body.ts'
 import { sendError } from '../../../src/api/http/server.ts'
+import { createLogger } from '../../../src/base/logger.ts'
 import { Metrics } from '../../../src/base/metrics.ts'
+import { Refusals } from '../../../src/base/refusals.ts'
 import { systemTime } from '../../../src/base/time.ts'
 import { PeerAuth } from '../../../src/replication/auth.ts'
 import type { Member } from '../../../src/replication/placement.ts'
@@ -39,8 +41,8 @@ beforeAll(async () => {
   const gate = new Gate({ replica, auth, bookmarkWaitMs: 0 })
   const forwarder = new HttpForwarder(auth, new FeedPlaces({ feedsMax: 1, tenantFeedsMax: 1 }))
   entry = fastify({ bodyLimit: 1e7 })
-  const metrics = new Metrics()
-  entry.setErrorHandler((error, request, reply) => sendError(error, request, reply, metrics))
+  const refusals = new Refusals({ logger: createLogger({ level: 'silent', role: 'test' }), metrics: new Metrics() })
+  entry.setErrorHandler((error, request, reply) => sendError(error, request, reply, refusals))
   addTenantHook(entry, { time: systemTime, asOfAheadMsMax: 0, onTenant: () => {}, gate, forwarder })
   entry.put('/e', async request => ({ node: 'n1', got: request.body }))
   entry.get('/e', async () => ({ node: 'n1' }))

@@ -19,6 +19,7 @@ import { SlowReaders } from '../../../src/api/slow-readers.ts'
 import { Connections } from '../../../src/base/connections.ts'
 import { Metrics } from '../../../src/base/metrics.ts'
 import { Probes } from '../../../src/base/probes.ts'
+import { Refusals } from '../../../src/base/refusals.ts'
 import { systemTime } from '../../../src/base/time.ts'
 import { logger } from '../../support/running.ts'
 
@@ -202,7 +203,17 @@ it('of the end of a gRPC stream: the same', async () => {
 
 /** Sends one empty message to a method; the answer is never read. `windowBytes`: what the client takes without being asked for. */
 async function callGrpc(method: string, serve: (context: CallContext) => unknown, windowBytes = 65_535) {
-  const context = { logger, metrics, time: systemTime, asOfAheadMsMax: 0, node: 'n1', onTenant: () => {}, readers }
+  const refusals = new Refusals({ logger, metrics })
+  const context = {
+    logger,
+    metrics,
+    refusals,
+    time: systemTime,
+    asOfAheadMsMax: 0,
+    node: 'n1',
+    onTenant: () => {},
+    readers,
+  }
   const { percolate } = loadPackageDefinition(loadRemProto()) as unknown as {
     percolate: { v1: { Rem: ServiceClientConstructor } }
   }
