@@ -5,6 +5,8 @@ export interface PlacedUpload {
   readonly tenant: string
   /** What its client has sent of late; undefined: not known yet, or S3 holds it back. */
   bytesPerSecond: number | undefined
+  /** What it has sent on the average since it has its place, S3's share of the time left out; undefined: not known yet. */
+  bytesPerSecondInAll: number | undefined
 }
 
 /**
@@ -47,6 +49,25 @@ export class BusyUploads {
       )
         return false
     return true
+  }
+
+  /**
+   * Whether this upload is the slowest, over its whole time, of those that others have waited for, `waitedMs` of them. The faster half of those that have a place is safe, however many wait: if all had to go, none
+   * of clients that are equally slow would ever come to its end. Who waits for its own tenant's share does not count.
+   */
+  isSlowestInAll(upload: PlacedUpload, waitedMs: number): boolean {
+    const own = upload.bytesPerSecondInAll
+    if (own === undefined || this.#leaving.has(upload)) return false
+    const isAwaited = ({ tenant }: PlacedUpload) => this.#places.waitingOfOthers(tenant, waitedMs) > this.#leaving.size
+    if (!isAwaited(upload)) return false
+    let faster = 0
+    for (const other of this.#placed) {
+      const others = other.bytesPerSecondInAll
+      if (other === upload || others === undefined || this.#leaving.has(other)) continue
+      if (others > own) faster++
+      else if (others < own && isAwaited(other)) return false
+    }
+    return faster >= Math.floor(this.#placed.size / 2)
   }
 
   /** It gives its place back as soon as it can. */

@@ -67,6 +67,7 @@ export async function startGateway(options: GatewayOptions): Promise<RunningGate
     waitersMax: uploadsWaitingMax,
     waitersPerKeyMax: openPerTenantMax,
     name: 'uploading',
+    time,
   })
   probes.add('stream', () => stream.ping())
   probes.add('objects', () => objects.ping())

@@ -10,7 +10,7 @@ export interface PaceOptions {
   readonly idleMs: number
   /** What the bytes of a file must come at, on the average over `idleMs`. */
   readonly bytesPerSecondMin: number
-  /** And over a third of it, while others wait for its place and no slower upload is in their way. */
+  /** And over a third of it, while others wait for its place and no slower upload is in their way; the longer it has its place, the more of it is asked for, see {@link Pace}. */
   readonly bytesPerSecondMinWhenBusy: number
   /** From the first byte to the last, whatever the pace. */
   readonly uploadMsMax: number
@@ -35,12 +35,16 @@ const HELD_BACK_MS_MAX = 120_000
 /**
  * Times a client from the first byte of its upload to the last, so that one who is silent, slow or half gone holds nothing for long. While others
  * wait for its place, an upload that sends next to nothing gives way after a sixth of the idle time, and the slowest that is slower than an ordinary connection after a third.
+ *
+ * Who is a little faster than that must not keep others out for hours: of the slower half of the uploads, the slowest gives way to others who have waited for a third of the idle time when it is slower, over all the
+ * time that it has its place, than `bytesPerSecondMinWhenBusy` for each such third: 64 KiB/s after ten seconds, 1 MiB/s after 160.
  */
 export class Pace implements PlacedUpload {
   readonly #options: PaceOptions
   readonly #request: IncomingMessage
   readonly tenant: TenantId
   bytesPerSecond: number | undefined
+  bytesPerSecondInAll: number | undefined
   readonly #stop = new AbortController()
   readonly #stalled = new AbortController()
   #phase: Phase = 'form'
@@ -87,6 +91,9 @@ export class Pace implements PlacedUpload {
     let phase = this.#phase
     let seen = this.#request.socket.bytesRead
     let heldBackMs = 0
+    /** Of the time in its place, that in which the client could have sent, and what came in it. */
+    const inAll = { ms: 0, bytes: 0 }
+    const busyMs = checkMs * CHECKS_WHEN_BUSY
     for (;;) {
       await time.sleep(checkMs, { signal: this.#stop.signal, ref: false }).catch(() => {})
       if (this.#stop.signal.aborted) return
@@ -122,16 +129,27 @@ export class Pace implements PlacedUpload {
         continue
       }
       heldBackMs = 0
+      inAll.ms += checkMs
+      inAll.bytes += bytes
       recent = [...recent, bytes].slice(-CHECKS_PER_IDLE)
       if (bytes < bytesPerCheck && busy.isWanted(this))
         return this.#giveUp('The client sent next to nothing while other uploads waited')
       if (recent.length >= CHECKS_WHEN_BUSY) {
         const lately = recent.slice(-CHECKS_WHEN_BUSY).reduce((sum, part) => sum + part, 0)
-        this.bytesPerSecond = (lately / (checkMs * CHECKS_WHEN_BUSY)) * 1000
+        this.bytesPerSecond = (lately / busyMs) * 1000
         if (this.bytesPerSecond < bytesPerSecondMinWhenBusy && busy.isSlowestWanted(this))
           return this.#giveUp(
             `The client sent ${Math.round(this.bytesPerSecond)} bytes/s while other uploads waited, less than PERCOLATE_UPLOAD_BYTES_PER_SECOND_MIN_WHEN_BUSY, ${bytesPerSecondMinWhenBusy}`,
             'Send the file again when less is going on, or over a faster connection.',
+          )
+      }
+      if (inAll.ms >= busyMs) {
+        this.bytesPerSecondInAll = (inAll.bytes / inAll.ms) * 1000
+        const wanted = bytesPerSecondMinWhenBusy * (inAll.ms / busyMs)
+        if (this.bytesPerSecondInAll < wanted && busy.isSlowestInAll(this, busyMs))
+          return this.#giveUp(
+            `Others waited for a place to upload, and of the slower half of the uploads this was the slowest: ${Math.round(this.bytesPerSecondInAll)} bytes/s over ${Math.round(inAll.ms / 1000)} s, less than the ${Math.round(wanted)} that PERCOLATE_UPLOAD_BYTES_PER_SECOND_MIN_WHEN_BUSY asks for after so long`,
+            'Send the file again when less is going on, in smaller files, or over a faster connection.',
           )
       }
       if (recent.length < CHECKS_PER_IDLE) continue

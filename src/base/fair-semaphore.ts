@@ -1,4 +1,5 @@
 import { PercolateError } from './errors.ts'
+import { systemTime, type Time } from './time.ts'
 
 export interface FairSemaphoreOptions {
   readonly permits: number
@@ -10,11 +11,12 @@ export interface FairSemaphoreOptions {
   readonly waitersPerKeyMax: number
   /** What is busy, for the error text. */
   readonly name: string
+  readonly time?: Pick<Time, 'monotonic'> | undefined
 }
 
 interface Share {
   held: number
-  readonly waiters: { grant: () => void }[]
+  readonly waiters: { readonly sinceMs: number; readonly grant: () => void }[]
 }
 
 /**
@@ -49,6 +51,19 @@ export class FairSemaphore {
     return false
   }
 
+  /** Of other keys, those that have waited for so long, and would get a permit if there was one: as many as their shares have room for. */
+  waitingOfOthers(key: string, waitedMs: number): number {
+    if (this.#waiting === 0) return 0
+    const { perKeyMax, time = systemTime } = this.#options
+    const beforeMs = time.monotonic() - waitedMs
+    let count = 0
+    for (const [other, { held, waiters }] of this.#shares) {
+      if (other === key) continue
+      for (let n = 0; n < waiters.length && held + n < perKeyMax && waiters[n]!.sinceMs <= beforeMs; n++) count++
+    }
+    return count
+  }
+
   /** Whether {@link acquire} would refuse this key now, because too many wait. */
   isFull(key: string): boolean {
     const { permits, perKeyMax, waitersMax, waitersPerKeyMax } = this.#options
@@ -59,7 +74,7 @@ export class FairSemaphore {
 
   /** Resolves to a release function; calling it again does nothing. Throws TOO_BUSY when the queue is full, CANCELLED when the signal fires. */
   async acquire(key: string, signal?: AbortSignal): Promise<() => void> {
-    const { permits, perKeyMax, name } = this.#options
+    const { permits, perKeyMax, name, time = systemTime } = this.#options
     if (signal?.aborted) throw new PercolateError('CANCELLED', `Gave up waiting for ${name}.`)
     const share = this.#shares.get(key) ?? { held: 0, waiters: [] }
     if (this.#held < permits && share.held < perKeyMax) {
@@ -71,6 +86,7 @@ export class FairSemaphore {
     if (this.isFull(key)) throw new PercolateError('TOO_BUSY', `Too many requests wait for ${name}; retry in a moment.`)
     await new Promise<void>((resolve, reject) => {
       const waiter = {
+        sinceMs: time.monotonic(),
         grant: () => {
           signal?.removeEventListener('abort', onAbort)
           resolve()

@@ -1045,7 +1045,7 @@ export const settings = {
     max: 1024 * MIB,
     unit: 'bytes/s',
     roles: GATEWAY,
-    doc: 'While others wait for its place, the slowest upload below this, on the average over a third of `PERCOLATE_UPLOAD_IDLE_MS`, is dropped; 0: none is.',
+    doc: 'While others wait for its place, the slowest upload below this, on the average over a third of `PERCOLATE_UPLOAD_IDLE_MS`, is dropped; 0: none is. The longer an upload has its place, the more is asked of it: when others have waited for a third of that time, the slowest of the slower half is dropped below as many times this as thirds have passed.',
   },
   uploadMsMax: {
     env: 'PERCOLATE_UPLOAD_MS_MAX',

@@ -505,6 +505,25 @@ describe('clients that hold on to what they took', () => {
     for (const { socket } of [stays, ...fast]) socket.destroy()
   })
 
+  it('of many tenants, each faster than who gives way at once: a slower one gives way all the same when others have waited, and nothing of it is kept', async () => {
+    const before = await objectsLeft()
+    // Above PERCOLATE_UPLOAD_BYTES_PER_SECOND_MIN_WHEN_BUSY, 64 KiB/s.
+    const held = Array.from({ length: 5 }, (_, n) =>
+      hold(`${HEADERS(`slow-${n}`, 'Content-Length: 500000000')}${FILE}${n === 0 ? '' : 'x'.repeat(100_000 * n)}`, {
+        drip: 'y'.repeat(10_000 + 200 * n),
+      }),
+    )
+    await systemTime.sleep(IDLE_MS / 2)
+    expect((await good('acme')).status).toBe(202)
+    const gone = held.filter(({ closed }) => closed)
+    expect(gone.length).toBeGreaterThan(0)
+    expect(gone.length).toBeLessThan(held.length)
+    for (const { answer } of gone)
+      expect(answer).toMatch(/^HTTP\/1.1 408 [\s\S]*UPLOAD_STALLED[\s\S]*slower half[\s\S]*nothing was kept/)
+    for (const { socket } of held) socket.destroy()
+    await eventually('nothing is kept', async () => (await objectsLeft()) === before + 1)
+  })
+
   it('that never ends: is cut off when its time is over', async () => {
     const config = testConfig(parts.folder, {
       ...env,
