@@ -2,13 +2,16 @@
 
 export const DATA = 0
 export const HEADERS = 1
+export const PRIORITY = 2
 export const RST_STREAM = 3
 export const SETTINGS = 4
 export const PING = 6
 export const GOAWAY = 7
+export const WINDOW_UPDATE = 8
 export const CONTINUATION = 9
 export const END_STREAM = 1
 export const END_HEADERS = 4
+export const PADDED = 8
 export const CANCEL = Buffer.from([0, 0, 0, 8])
 
 export function frame(type: number, flags: number, stream: number, payload: Buffer = Buffer.alloc(0)): Buffer {
@@ -24,7 +27,7 @@ export function frame(type: number, flags: number, stream: number, payload: Buff
 export const PREFACE = Buffer.concat([Buffer.from('PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n'), frame(SETTINGS, 0, 0)])
 
 /** A header that is in no table, without Huffman coding (https://www.rfc-editor.org/rfc/rfc7541#section-6.2.2). */
-const literal = (name: string, value: string): Buffer =>
+export const literal = (name: string, value: string): Buffer =>
   Buffer.concat([Buffer.from([0, name.length]), Buffer.from(name), Buffer.from([value.length]), Buffer.from(value)])
 
 /** The header block of a gRPC call. */
