@@ -11,6 +11,8 @@ const IN_A_TURN_MAX = 4
 const FRAMES_MAX = 64
 /** Turns that a connection may miss because it is just written to: to one that always is, a part goes on as soon as it is not. */
 const MISSED_MAX = 8
+/** Node that reads nothing, and has nothing to write, for so long reads nothing any more. */
+const DEAF_MS = 500
 
 /**
  * A connection of the gRPC server, as grpc-js is given it. A client may open a thousand streams in one piece that is read (64 KiB), on each of which Node and grpc-js work at once, below every interceptor, whether there is
@@ -30,6 +32,10 @@ export class PacedConnection extends Duplex {
   /** Its turn came while Node was not reading. */
   #hasMissed = false
   #missed = 0
+  /** Whether Node reads nothing any more is looked at then. */
+  #deaf: NodeJS.Timeout | undefined
+  /** Writes so far. */
+  #writes = 0
   #waitsForTurns = true
 
   /** `stallMsMax`: for how long a client may take nothing of what was written to it. */
@@ -45,6 +51,7 @@ export class PacedConnection extends Duplex {
     this.on('resume', () => {
       if (!this.#hasMissed) return
       this.#hasMissed = false
+      clearTimeout(this.#deaf)
       if (this.#missed < MISSED_MAX) this.#hold()
       else this.#pass()
     })
@@ -68,10 +75,12 @@ export class PacedConnection extends Duplex {
   override _read(): void {}
 
   override _write(bytes: Buffer, _encoding: BufferEncoding, taken: (error?: Error | null) => void): void {
+    this.#writes++
     this.#socket.write(bytes, taken)
   }
 
   override _writev(chunks: { chunk: Buffer }[], taken: (error?: Error | null) => void): void {
+    this.#writes++
     this.#socket.cork()
     for (const [n, { chunk }] of chunks.entries()) this.#socket.write(chunk, n < chunks.length - 1 ? undefined : taken)
     this.#socket.uncork()
@@ -83,8 +92,26 @@ export class PacedConnection extends Duplex {
 
   override _destroy(error: Error | null, done: (error: Error | null) => void): void {
     this.#rest = undefined
+    clearTimeout(this.#deaf)
     this.#socket.destroy()
     done(error)
+  }
+
+  /**
+   * Ends a connection that Node reads no more, though it writes nothing: behind what breaks the protocol nghttp2 wants nothing, and leaves it to others to close (nghttp2_session_want_read). The end of its client would not be seen
+   * behind what waits here, and its calls would stay for good.
+   */
+  #endWhenDeaf(): void {
+    const writes = this.#writes
+    clearTimeout(this.#deaf)
+    // Node reads on one turn after the last of a write has gone: what is to come of that comes before the second look.
+    this.#deaf = setTimeout(() => {
+      setImmediate(() => {
+        if (this.destroyed || !this.#hasMissed) return
+        if (writes === this.#writes && this.writableLength === 0) this.destroy()
+        else this.#endWhenDeaf()
+      })
+    }, DEAF_MS).unref()
   }
 
   readonly #pass = (): void => {
@@ -93,6 +120,7 @@ export class PacedConnection extends Duplex {
     if (piece && this.isPaused()) {
       this.#hasMissed = true
       this.#missed++
+      this.#endWhenDeaf()
     } else if (piece) {
       this.#missed = 0
       const end = this.#frames.take(piece, 0, FRAMES_MAX)
