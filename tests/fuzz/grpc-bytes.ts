@@ -234,8 +234,26 @@ function preface(random: Random): Buffer {
   ])
 }
 
+/** A client whose every frame is as it should be, and that ends in the midst of its calls, or says with an error that it goes, and goes on: what is wrong with a frame would hide what is wrong with the order of them. */
+function plainBytes(random: Random): Buffer {
+  const parts: Buffer[] = [PREFACE]
+  const calls = random.int(1, FEW_MAX)
+  const leavesAt = random.chance(0.3) ? random.int(1, calls) : 0
+  for (let n = 1; n <= calls; n++) {
+    const id = 2 * n - 1
+    const path = random.pick(random.chance(0.5) ? REM : OTHERS)
+    parts.push(frame(HEADERS, END_HEADERS, id, callHeaders(path, { 'x-tenant-id': random.pick(FUZZED_TENANTS) })))
+    if (random.chance(0.8)) parts.push(frame(DATA, END_STREAM, id, message(Buffer.alloc(0))))
+    if (random.chance(0.3)) parts.push(frame(PING, 0, 0, Buffer.alloc(8)))
+    if (random.chance(0.1)) parts.push(frame(RST_STREAM, 0, id, uint32(8)))
+    if (n === leavesAt) parts.push(frame(GOAWAY, 0, 0, Buffer.concat([uint32(0), uint32(random.int(0, 13))])))
+  }
+  return Buffer.concat(parts)
+}
+
 /** What one client sends to a port of gRPC: frames that mostly make sense, each by itself and in their order, and now and then do not. */
 export function grpcBytes(random: Random): Buffer {
+  if (random.chance(0.5)) return plainBytes(random)
   const parts = [preface(random)]
   const frames = random.chance(0.05) ? random.int(FEW_MAX, MANY_MAX) : random.int(0, FEW_MAX)
   // Most clients make calls and nothing else: what is wrong with a connection ends it, and nothing behind that is looked at.
