@@ -103,12 +103,14 @@ export class PacedConnection extends Duplex {
    */
   #endWhenDeaf(): void {
     const writes = this.#writes
+    const isIdle = () => writes === this.#writes && this.writableLength === 0
     clearTimeout(this.#deaf)
-    // Node reads on one turn after the last of a write has gone: what is to come of that comes before the second look.
     this.#deaf = setTimeout(() => {
+      if (!isIdle()) return this.#endWhenDeaf()
+      // Node reads on one turn of the event loop after the last of a write has gone, which may have been in this one.
       setImmediate(() => {
         if (this.destroyed || !this.#hasMissed) return
-        if (writes === this.#writes && this.writableLength === 0) this.destroy()
+        if (isIdle()) this.destroy()
         else this.#endWhenDeaf()
       })
     }, DEAF_MS).unref()

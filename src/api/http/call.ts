@@ -151,6 +151,8 @@ export function addTenantHook(scope: FastifyInstance, options: TenantHookOptions
       )
       if (!isHere) return
     }
+    // Of a client that went meanwhile nothing would let go of what is begun here.
+    session.throwIfEnded()
     const bytes = announcedBytes(request, bodyBytesMax)
     if (bodies && bytes !== 0) beginBody(bodies, bytes, session.tenant, request, reply)
     options.onTenant(session.tenant)

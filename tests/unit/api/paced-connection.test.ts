@@ -14,7 +14,9 @@ import {
   HEADERS,
   PREFACE,
   RST_STREAM,
+  SETTINGS,
   streams,
+  WINDOW_UPDATE,
 } from '../../support/http2-frames.ts'
 import { eventually } from '../../support/running.ts'
 
@@ -25,6 +27,8 @@ afterEach(() => {
 
 const CALLS = 600
 const HEAD = callHeaders('/no.Such/Method')
+/** More than the kernel takes of what nobody reads. */
+const LARGE_BYTES = 32 * 1024 * 1024
 const calls = Buffer.concat(streams(CALLS).map(id => frame(HEADERS, END_STREAM | END_HEADERS, id, HEAD)))
 
 /** A server whose connections are paced, that tells of every stream; and clients of it. */
@@ -190,4 +194,39 @@ it('ends with its client, and its client with it', async () => {
   await eventually('the server has let go', async () => connections[0]!.destroyed && connections[1]!.destroyed)
   connections[2]!.destroy()
   await eventually('the client hears of it', async () => ours.destroyed || ours.readableEnded)
+})
+
+it('goes on with a client that takes nothing for longer than Node may be silent, with calls behind what is written to it', async () => {
+  const { client, connections } = await paced((stream, headers) => {
+    if (headers[':path'] !== '/large') return answer(stream)
+    stream.respond({ ':status': 200 })
+    stream.end(Buffer.alloc(LARGE_BYTES))
+  })
+  const socket = await client()
+  let taken = 0
+  socket.on('data', piece => {
+    taken += piece.length
+  })
+  const window = Buffer.alloc(4)
+  window.writeUInt32BE(2 ** 30)
+  socket.write(
+    Buffer.concat([
+      frame(SETTINGS, 0, 0, Buffer.concat([Buffer.from([0, 4]), window])),
+      frame(WINDOW_UPDATE, 0, 0, window),
+      frame(HEADERS, END_STREAM | END_HEADERS, 1, callHeaders('/large')),
+    ]),
+  )
+  await eventually('the answer begins', async () => taken > 0)
+  socket.pause()
+  // What comes now comes while Node writes.
+  socket.write(Buffer.concat(streams(40).map(id => frame(HEADERS, END_STREAM | END_HEADERS, id + 2, HEAD))))
+  for (let n = 0; n < 4; n++) {
+    await new Promise(resolve => setTimeout(resolve, 200))
+    // As long as a look at whether Node reads, in which it cannot.
+    work(600)
+  }
+  expect(connections[0]!.destroyed).toBe(false)
+  socket.resume()
+  await eventually('the whole answer is there', async () => taken > LARGE_BYTES)
+  expect(connections[0]!.destroyed).toBe(false)
 })
