@@ -5,6 +5,14 @@ export interface YieldingSharesOptions extends HalfSharesOptions {
   readonly time?: Pick<Time, 'monotonic'> | undefined
   /** After so long without news one gives way to another, ms. Default: never. */
   readonly patienceMs?: number | undefined
+  /** And one that is only beginning. */
+  readonly beginningMs?: number | undefined
+}
+
+/** In the order in which they were heard of last. */
+interface Queue {
+  readonly patienceMs: number
+  readonly waiting: Map<Share, Waiting>
 }
 
 interface Waiting {
@@ -14,28 +22,39 @@ interface Waiting {
   readonly giveWay: () => void
 }
 
-/** Shares of which those that nothing was heard of for too long give way when another does not fit, the longest silent first, and only when that makes room for it. */
+/**
+ * Shares of which those that nothing was heard of for too long give way when another does not fit, the longest silent first, and only when that makes room for it. Those that are only beginning have a patience of
+ * their own, and give way before the others.
+ */
 export class YieldingShares extends HalfShares {
   readonly #time: Pick<Time, 'monotonic'>
-  readonly #patienceMs: number
-  /** In the order in which they were heard of last. */
-  readonly #waiting = new Map<Share, Waiting>()
+  readonly #beginning: Queue
+  readonly #begun: Queue
 
-  constructor({ time = systemTime, patienceMs = Number.POSITIVE_INFINITY, ...options }: YieldingSharesOptions) {
+  constructor({
+    time = systemTime,
+    patienceMs = Number.POSITIVE_INFINITY,
+    beginningMs = Number.POSITIVE_INFINITY,
+    ...options
+  }: YieldingSharesOptions) {
     super(options)
     this.#time = time
-    this.#patienceMs = patienceMs
+    this.#beginning = { patienceMs: beginningMs, waiting: new Map() }
+    this.#begun = { patienceMs, waiting: new Map() }
   }
 
   /** There is news of a share: its patience begins anew. `giveWay` ends what it is counted for; the share is released before. */
-  protected heard(share: Share, tenant: string | undefined, giveWay: () => void): void {
-    this.#waiting.delete(share)
+  protected heard(share: Share, tenant: string | undefined, giveWay: () => void, isBeginning = false): void {
+    this.forget(share)
     // What holds nothing, or was released before, has nothing to give.
-    if (share.amount > 0) this.#waiting.set(share, { tenant, share, sinceMs: this.#time.monotonic(), giveWay })
+    if (share.amount === 0) return
+    const { waiting } = isBeginning ? this.#beginning : this.#begun
+    waiting.set(share, { tenant, share, sinceMs: this.#time.monotonic(), giveWay })
   }
 
   protected forget(share: Share): void {
-    this.#waiting.delete(share)
+    this.#beginning.waiting.delete(share)
+    this.#begun.waiting.delete(share)
   }
 
   /** As {@link checkMore}, after what may give way for it has. `from`: the size of the smallest that may. */
@@ -43,7 +62,7 @@ export class YieldingShares extends HalfShares {
     if (this.fullFor(amount, own, tenant, times)) {
       const giving = this.#thatMakeRoom(amount, own, tenant, from, times)
       for (const { share, giveWay } of giving ?? []) {
-        this.#waiting.delete(share)
+        this.forget(share)
         share.release()
         giveWay()
       }
@@ -59,21 +78,21 @@ export class YieldingShares extends HalfShares {
     from: number,
     times: number,
   ): Waiting[] | undefined {
-    const beforeMs = this.#time.monotonic() - this.#patienceMs
+    const now = this.#time.monotonic()
     const freed = { all: 0, ofTenant: 0 }
     const full = () => this.fullFor(amount, own, tenant, times, freed)
     const giving = new Set<Waiting>()
-    for (const isOfTenant of [true, false]) {
-      for (const waiting of this.#waiting.values()) {
-        const why = full()
-        if (!why) return [...giving]
-        if (waiting.sinceMs > beforeMs || why.ofTenant !== isOfTenant) break
-        if (giving.has(waiting) || waiting.share.amount < from || (isOfTenant && waiting.tenant !== tenant)) continue
-        giving.add(waiting)
-        freed.all += waiting.share.amount
-        if (waiting.tenant === tenant) freed.ofTenant += waiting.share.amount
-      }
-    }
+    for (const isOfTenant of [true, false])
+      for (const { patienceMs, waiting: shares } of [this.#beginning, this.#begun])
+        for (const waiting of shares.values()) {
+          const why = full()
+          if (!why) return [...giving]
+          if (waiting.sinceMs > now - patienceMs || why.ofTenant !== isOfTenant) break
+          if (giving.has(waiting) || waiting.share.amount < from || (isOfTenant && waiting.tenant !== tenant)) continue
+          giving.add(waiting)
+          freed.all += waiting.share.amount
+          if (waiting.tenant === tenant) freed.ofTenant += waiting.share.amount
+        }
     return full() ? undefined : [...giving]
   }
 }

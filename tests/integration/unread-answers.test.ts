@@ -121,6 +121,28 @@ it('by gRPC: one tenant has half of the calls, and more are refused before anyth
   expect(other.seen()['grpc-status']).toBe('0')
 })
 
+it('by gRPC: calls of strangers that never come whole keep nobody out', async () => {
+  const strange = session(65_535)
+  const begun = Array.from({ length: CALLS_MAX }, (_, n) => {
+    const one = begin(strange, `/percolate.v1.Rem/${n % 2 ? 'GetResource' : 'WriteResources'}`, `stranger-${n}`)
+    // A call of one message has not come whole before its client has ended its side.
+    if (n % 2) one.call.write(idOf('acme'))
+    else one.call.write(Buffer.alloc(1))
+    return one
+  })
+  await eventually('they have all places', async () => (await gauge('percolate_grpc_calls')) === CALLS_MAX)
+  await eventually('others are answered', async () => {
+    const other = begin(session(65_535), '/percolate.v1.Rem/GetResource')
+    other.call.resume().end(idOf('acme'))
+    await other.closed
+    return other.seen()['grpc-status'] === '0'
+  })
+  const gone = () => begun.filter(({ code }) => code() === 'TOO_BUSY')
+  await eventually('one has made way', async () => gone().length > 0)
+  expect(decodeURIComponent(String(gone()[0]!.seen()['grpc-message']))).toMatch(/did not come whole/)
+  for (const { call } of begun) call.close()
+})
+
 it('by gRPC: what streams and calls have at hand for their clients is counted, and refused when there is no room', async () => {
   // Without any window there is no end of a stream that has begun either.
   const unread = session(1)

@@ -8,17 +8,22 @@ export interface HeldCallsOptions {
   readonly patienceMs?: number
 }
 
+/** How long a call that has not come whole, or no message of a stream, keeps its place while nothing of it comes, when others need it: longer than what a client sends with the head of its call is under way. */
+const BEGINNING_MS = 250
+
 /** The place of a call. */
 export interface HeldCall {
   /** Something was sent, by either side. */
   heard(): void
+  /** It came whole, or the first message of its stream did. */
+  begun(): void
   /** It is held no more; calling that again does nothing. */
   release(): void
 }
 
 /**
  * The calls that a node has open, from their heads until their streams are closed, each service by itself: nobody who floods one of them keeps another from being answered. Of one tenant they are half at most. When one more does not
- * fit, calls that were silent for too long give way, the longest silent first.
+ * fit, calls that were silent for too long give way, the longest silent first, and before them those that ask nothing: who opens calls and sends no message keeps nobody else out.
  */
 export class HeldCalls {
   /** See `PERCOLATE_GRPC_CALLS_MAX`. */
@@ -57,6 +62,7 @@ class ServiceCalls extends YieldingShares {
   constructor(max: number, options: HeldCallsOptions) {
     super({
       ...options,
+      beginningMs: BEGINNING_MS,
       max,
       smallMax: 0,
       refuse: (held, ofTenant) =>
@@ -71,10 +77,15 @@ class ServiceCalls extends YieldingShares {
     this.checkOrMakeRoom(1, 0, tenant, 0)
     const share = this.begin(tenant)
     share.count(1)
-    const heard = () => this.heard(share, tenant, () => giveWay(silent()))
+    let isBeginning = true
+    const heard = () => this.heard(share, tenant, () => giveWay(isBeginning ? withoutMessage() : silent()), isBeginning)
     heard()
     return {
       heard,
+      begun: () => {
+        isBeginning = false
+        heard()
+      },
       release: () => {
         this.forget(share)
         share.release()
@@ -82,6 +93,12 @@ class ServiceCalls extends YieldingShares {
     }
   }
 }
+
+const withoutMessage = () =>
+  new PercolateError(
+    'TOO_BUSY',
+    "This call did not come whole, and others need its place (PERCOLATE_GRPC_CALLS_MAX); make it again when there is something to send, and end the client's side behind the message of a call that takes one.",
+  )
 
 const silent = () =>
   new PercolateError(

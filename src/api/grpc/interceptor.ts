@@ -144,6 +144,7 @@ export const contractInterceptor =
       .withOnReceiveMessage((received, next) => {
         if (hasEnded) return
         messages++
+        if (method.requestStream) place?.begun()
         if (!method.requestStream && messages > 1)
           return refuse(malformed('The call takes one message and got two; send each with a call of its own.'))
         // Those of the health and reflection services are read by grpc-js.
@@ -161,6 +162,7 @@ export const contractInterceptor =
       })
       .withOnReceiveHalfClose(next => {
         if (hasEnded) return
+        place?.begun()
         clearTimeout(late)
         if (!method.requestStream && messages === 0)
           return refuse(malformed('The call got no message; send one, it may be empty.'))

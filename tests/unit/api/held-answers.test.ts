@@ -238,11 +238,35 @@ describe('calls by gRPC', () => {
     expect(calls.held).toBe(0)
   })
 
+  it('that have not come whole give way to others in a moment, before those that have', () => {
+    let nowMs = 0
+    const calls = new HeldCalls(3, { time: { monotonic: () => nowMs }, patienceMs: 1000 })
+    const ended: string[] = []
+    const hold = (name: string) => calls.hold('/a.Rem/Write', name, () => ended.push(name))
+    hold('whole').begun()
+    hold('silent')
+    const coming = hold('coming')
+    nowMs = 200
+    expect(() => hold('early')).toThrow(tooBusy)
+    coming.heard()
+    nowMs = 300
+    hold('next')
+    expect(ended).toEqual(['silent'])
+    expect(() => hold('refused')).toThrow(tooBusy)
+    nowMs = 2000
+    for (const name of ['a', 'b', 'c']) hold(name)
+    expect(ended).toEqual(['silent', 'coming', 'next', 'whole'])
+  })
+
   it('that are silent for too long give way to others, the longest silent first', () => {
     let nowMs = 0
     const calls = new HeldCalls(4, { time: { monotonic: () => nowMs }, patienceMs: 1000 })
     const ended: string[] = []
-    const hold = (tenant: string, name: string) => calls.hold('/a.Rem/Write', tenant, () => ended.push(name))
+    const hold = (tenant: string, name: string) => {
+      const call = calls.hold('/a.Rem/Write', tenant, () => ended.push(name))
+      call.begun()
+      return call
+    }
     const [first] = [hold('a', 'first'), hold('a', 'second'), hold('b', 'third'), hold('b', 'fourth')]
     nowMs = 999
     expect(() => hold('c', 'early')).toThrow(tooBusy)
