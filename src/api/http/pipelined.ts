@@ -103,6 +103,8 @@ class Line {
     this.#waiting = []
     for (const response of this.#open) {
       response.destroy()
+      // As Node has it of the first: whoever asks from now on whether there was a `close` must not wait for it.
+      ;(response as { _closed?: boolean })._closed = true
       response.emit('close')
     }
   }

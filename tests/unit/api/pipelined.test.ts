@@ -1,4 +1,5 @@
 import { connect, type Socket } from 'node:net'
+import { finished } from 'node:stream'
 import { afterEach, expect, it } from 'vitest'
 import { createHttpServer } from '../../../src/api/http/server.ts'
 import { Connections } from '../../../src/base/connections.ts'
@@ -20,6 +21,7 @@ const PAGE = 'x'.repeat(100_000)
 async function pipelined() {
   let begun = 0
   let closed = 0
+  let ended = 0
   let read = () => 0
   let letOn = () => {}
   const held = new Promise<void>(resolve => (letOn = resolve))
@@ -45,6 +47,8 @@ async function pipelined() {
     begun++
     reply.raw.once('close', () => closed++)
     await held
+    // Whoever waits for its end, as for a reply that a handler returns, is told, though it begins to wait only now.
+    finished(reply.raw, () => ended++)
     return {}
   })
   app.server.on('connection', (socket: Socket) => {
@@ -62,7 +66,15 @@ async function pipelined() {
     closing.unshift(() => another.destroy())
     return another
   }
-  return { socket, connectAnother, begun: () => begun, closed: () => closed, read: () => read(), letOn }
+  return {
+    socket,
+    connectAnother,
+    begun: () => begun,
+    closed: () => closed,
+    ended: () => ended,
+    read: () => read(),
+    letOn,
+  }
 }
 const get = (n: number) => `GET /page/${n} HTTP/1.1\r\nHost: x\r\n\r\n`
 
@@ -125,13 +137,14 @@ it('the last that may wait is answered, closes the connection, and what is behin
   expect(answers.toLowerCase().split('connection: close')).toHaveLength(2)
 })
 
-it('all that are at work learn that their client has gone', async () => {
-  const { socket, begun, closed, letOn } = await pipelined()
+it('all that are at work learn that their client has gone, also later', async () => {
+  const { socket, begun, closed, ended, letOn } = await pipelined()
   socket.write('GET /held HTTP/1.1\r\nHost: x\r\n\r\n'.repeat(4))
   await expect.poll(begun).toBe(4)
   socket.destroy()
   await expect.poll(closed).toBe(4)
   letOn()
+  await expect.poll(ended).toBe(4)
 })
 
 it('bodies behind requests that wait are read', async () => {
