@@ -190,3 +190,28 @@ it('of many connections at once a little is worked on in each round of the event
   expect(begun()).toBe(others.length * TAKEN)
   socket.destroy()
 })
+
+it('the last that may wait is answered to the end, whatever was sent behind it and however late its client reads', async () => {
+  const { socket, begun } = await pipelined()
+  let answers = ''
+  let failed: Error | undefined
+  socket.on('error', error => (failed = error))
+  socket.on('data', piece => {
+    answers += piece.toString('latin1')
+  })
+  socket.pause()
+  socket.write(Array.from({ length: 200 * REQUESTS }, (_, n) => get(n)).join(''))
+  await expect.poll(begun).toBeGreaterThan(3)
+  // A little at a time, as from far away.
+  for (let n = 0; n < 40; n++) {
+    socket.resume()
+    await new Promise(resolve => setImmediate(resolve))
+    socket.pause()
+    await new Promise(resolve => setTimeout(resolve, 10))
+  }
+  socket.resume()
+  await expect.poll(() => socket.destroyed).toBe(true)
+  expect(failed).toBeUndefined()
+  expect(answers.split('HTTP/1.1 200')).toHaveLength(TAKEN + 1)
+  expect(answers.length).toBeGreaterThan(TAKEN * PAGE.length)
+})
