@@ -30,8 +30,8 @@ export interface FuzzReport {
 const CLIENTS = 40
 /** What the process may take at most: it has two hundred when it starts. */
 export const RSS_MIB_MAX = 900
-/** Within which all is let go of that a client has left behind: no body or answer is waited for longer. */
-const RECOVERY_MS_MAX = 60_000
+/** Within which all is let go of that a client has left behind. */
+const RECOVERY_MS_MAX = 20_000
 /** What the parts of a process, and honest clients, keep or have now and then beyond what was there when it began. */
 const SPARE = new Map([
   ['sockets', 4],

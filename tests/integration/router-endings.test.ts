@@ -1,25 +1,19 @@
-import { type ChildProcess, spawn } from 'node:child_process'
-import { writeFile } from 'node:fs/promises'
 import { createServer as createHttpServer, type Server } from 'node:http'
 import { constants, createServer, type Http2Server, type ServerHttp2Session, type ServerHttp2Stream } from 'node:http2'
 import type { AddressInfo } from 'node:net'
-import { dirname, join } from 'node:path'
 import type { ServiceError } from '@grpc/grpc-js'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { PercolateClient } from '../../client/client.ts'
 import type { PercolateClientError } from '../../client/errors.ts'
-import { haproxyConfig } from '../../src/cluster/configs.ts'
-import { freePorts } from '../../src/cluster/processes.ts'
 import { isLostCall, isRoutersStatus } from '../../test-topology/lost-answers.ts'
 import { grpcClient } from '../support/grpc.ts'
-import { programOrNone, sayNotChecked } from '../support/manifests.ts'
-import { eventually, remove, request, tempFolder } from '../support/running.ts'
+import { sayNotChecked } from '../support/manifests.ts'
+import { haproxy, type RunningRouter, startRouter } from '../support/router.ts'
 
 /**
  * What clients see, through a real HAProxy, of requests whose node does not end them: docs/errors.md tells it. The node here is one in name only, so that it can be at every point of a call as it goes: each of these
  * happens to a real node that is killed.
  */
-const haproxy = programOrNone('haproxy')
 if (haproxy === undefined)
   sayNotChecked('what clients of the router see. There is no HAProxy; "npm run setup" fetches it')
 
@@ -41,16 +35,13 @@ const endings: Record<string, (stream: ServerHttp2Stream) => void> = {
     setTimeout(() => stream.close(constants.NGHTTP2_ENHANCE_YOUR_CALM), 50)
   },
 }
-let folder: string
-let router: ChildProcess
+let router: RunningRouter
 let grpcNode: Http2Server
 let httpNode: Server
-let ports: { http: number; grpc: number }
 const sessions = new Set<ServerHttp2Session>()
 
 beforeAll(async () => {
   if (haproxy === undefined) return
-  folder = await tempFolder()
   grpcNode = createServer()
   grpcNode.on('session', session => {
     sessions.add(session)
@@ -71,39 +62,20 @@ beforeAll(async () => {
   for (const server of [grpcNode, httpNode])
     await new Promise<void>(resolve => server.listen(0, '127.0.0.1', () => resolve()))
   const portOf = (server: Server | Http2Server) => (server.address() as AddressInfo).port
-  const [http = 0, grpc = 0, stats = 0, nobody = 0] = await freePorts(4)
-  ports = { http, grpc }
-  const path = join(folder, 'router.cfg')
-  const config = haproxyConfig({
-    httpPort: http,
-    grpcPort: grpc,
-    statsPort: stats,
-    nodes: [{ name: 'node-1', host: '127.0.0.1', http: portOf(httpNode), grpc: portOf(grpcNode) }],
-    activator: { host: '127.0.0.1', http: nobody, grpc: nobody },
-    tier: 'small',
-    adminSocket: join(folder, 'admin.sock'),
-  })
-  await writeFile(path, config)
-  router = spawn(haproxy, ['-db', '-f', path], {
-    stdio: 'ignore',
-    env: { ...process.env, LD_LIBRARY_PATH: join(dirname(haproxy), 'lib') },
-  })
-  const isUp = () => request(`http://127.0.0.1:${http}/ready`, 'GET').then(({ status }) => status === 200)
-  await eventually('the router has a node', () => isUp().catch(() => false))
+  router = await startRouter([{ http: portOf(httpNode), grpc: portOf(grpcNode) }])
 })
 afterAll(async () => {
   if (haproxy === undefined) return
-  router.kill('SIGKILL')
+  await router.stop()
   for (const session of sessions) session.destroy()
   grpcNode.close()
   httpNode.closeAllConnections()
   httpNode.close()
-  await remove(folder)
 })
 
 /** What the client sees: the status, and whether a code of the error table came with it. */
 async function endOf(method: 'unary' | 'server stream' | 'client stream', ending: string): Promise<ServiceError> {
-  const { client, metadata } = grpcClient(`127.0.0.1:${ports.grpc}`, 'acme')
+  const { client, metadata } = grpcClient(`127.0.0.1:${router.grpc}`, 'acme')
   metadata.set('x-ends', ending)
   const options = { deadline: Date.now() + 20_000 }
   try {
@@ -137,7 +109,7 @@ describe.runIf(haproxy)('behind a router, of a node that says', () => {
   })
 
   it('nothing: a request over HTTP has no code, and the client calls it unreachable', async () => {
-    const url = `http://127.0.0.1:${ports.http}`
+    const url = `http://127.0.0.1:${router.http}`
     const client = new PercolateClient({ url, tenant: 'acme', attemptsMax: 1 })
     const error = await client.putEntities([{ id: 'a' }]).then(
       () => expect.unreachable(),
@@ -149,7 +121,7 @@ describe.runIf(haproxy)('behind a router, of a node that says', () => {
   })
 
   it('half of an answer: it breaks off over HTTP too, and is none', async () => {
-    const client = new PercolateClient({ url: `http://127.0.0.1:${ports.http}`, tenant: 'acme', attemptsMax: 1 })
+    const client = new PercolateClient({ url: `http://127.0.0.1:${router.http}`, tenant: 'acme', attemptsMax: 1 })
     await expect(client.getEntity('a')).rejects.toMatchObject({ code: 'UNREACHABLE', status: undefined })
   })
 })
