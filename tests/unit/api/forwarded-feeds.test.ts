@@ -52,7 +52,7 @@ const gateTo = (targets: readonly Member[]) =>
     bookmarkWaitMs: 0,
     replica: {
       service: { node: 'n1' },
-      router: { refresh: async () => {}, route: async () => ({ kind: 'forward', targets }) },
+      router: { refresh: async () => {}, route: async () => ({ kind: 'forward', targets }), answered: () => {} },
     } as unknown as Replica,
   })
 

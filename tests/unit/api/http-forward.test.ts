@@ -36,7 +36,7 @@ beforeAll(async () => {
   const auth = new PeerAuth('secret', 'n1')
   const replica = {
     service: { node: 'n1' },
-    router: { refresh: async () => {}, route: async () => routes.shift()! },
+    router: { refresh: async () => {}, route: async () => routes.shift()!, answered: () => {} },
   } as unknown as Replica
   const gate = new Gate({ replica, auth, bookmarkWaitMs: 0 })
   const forwarder = new HttpForwarder(auth, new FeedPlaces({ feedsMax: 1, tenantFeedsMax: 1 }))
