@@ -136,7 +136,8 @@ export function createHttpServer(options: HttpServerOptions): FastifyInstance {
   })
   app.setNotFoundHandler((request, reply) => {
     const path = request.url.split('?')[0]!
-    const allowed = [...methods].find(([pattern]) => matchesPattern(pattern, path))?.[1]
+    const parts = partsOf(path)
+    const allowed = parts && [...methods].find(([pattern]) => matchesPattern(pattern, parts))?.[1]
     if (!allowed || allowed.has(request.method)) {
       return sendError(
         new PercolateError(
@@ -205,8 +206,19 @@ export function createHttpServer(options: HttpServerOptions): FastifyInstance {
   return app
 }
 
-const matchesPattern = (pattern: string, path: string): boolean => {
-  const [wanted, given] = [pattern.split('/'), path.replace(/\/+$/, '').split('/')]
+/** Parts of a path, more than any route has. */
+const PARTS_MAX = 16
+
+/** The parts of a path, without empty ones at its end; undefined: more than routes have. Looked at once from its end: a path is up to 16 KiB of slashes. */
+function partsOf(path: string): string[] | undefined {
+  let end = path.length
+  while (path[end - 1] === '/') end--
+  const parts = path.slice(0, end).split('/', PARTS_MAX + 1)
+  return parts.length > PARTS_MAX ? undefined : parts
+}
+
+const matchesPattern = (pattern: string, given: readonly string[]): boolean => {
+  const wanted = pattern.split('/')
   return wanted.length === given.length && wanted.every((part, n) => part.startsWith(':') || part === given[n])
 }
 
