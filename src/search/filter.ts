@@ -59,10 +59,12 @@ type Count = (filter: Filter) => Filter
 
 function parseShort(text: string, count: Count): Filter {
   const clauses = text.split(',').map(part => {
-    const match = /^\s*([^:=\s]+)\s*[:=]\s*(.+?)\s*$/.exec(part)
-    if (!match) throw invalid('filter must be a JSON object, or clauses such as category:report,lang:en.')
-    const value = match[2]!
-    const field = fieldName(match[1]!)
+    const at = part.search(/[:=]/)
+    const name = part.slice(0, Math.max(0, at)).trim()
+    const value = part.slice(at + 1).trim()
+    if (at < 0 || !/^\S+$/.test(name) || !/^.+$/.test(value))
+      throw invalid('filter must be a JSON object, or clauses such as category:report,lang:en.')
+    const field = fieldName(name)
     const asText: Filter = { op: 'eq', field, value }
     const typed = /^(true|false|-?\d+(\.\d+)?)$/.test(value) ? (JSON.parse(value) as Value) : undefined
     if (typed === undefined || !field.startsWith('metadata.')) return count(asText)

@@ -59,6 +59,36 @@ describe('filters', () => {
     expect(() => parseFilter(text)).toThrow(expect.objectContaining({ code: 'INVALID_ARGUMENT', field: 'filter' }))
   })
 
+  it('takes the short form with spaces around its parts, which may hold signs', () => {
+    expect(parseFilter('  category :  report , url=http://x/?a=b ')).toEqual({
+      op: 'and',
+      clauses: [
+        { op: 'eq', field: 'category', value: 'report' },
+        { op: 'eq', field: 'metadata.url', value: 'http://x/?a=b' },
+      ],
+    })
+    for (const text of ['category:', ':report', 'a b:report', 'category', 'category:a\nb', 'category: , lang:en'])
+      expect(() => parseFilter(text), text).toThrow(/filter must be a JSON object, or clauses/)
+  })
+
+  it.each([
+    ['in front of a value', `a:${' '.repeat(4000)}b\nc`],
+    ['within a value', `a:b${' '.repeat(4000)}c`],
+    ['in front of a name', `${' '.repeat(4000)}a${' '.repeat(4000)}`],
+  ])('reads many spaces %s as fast as letters', (_, text) => {
+    const msOf = (given: string) => {
+      const sinceMs = performance.now()
+      for (let n = 0; n < 20; n++)
+        try {
+          parseFilter(given)
+        } catch {}
+      return performance.now() - sinceMs
+    }
+    const plain = `a:${'b'.repeat(text.length)}`
+    msOf(plain)
+    expect(msOf(text) / msOf(plain)).toBeLessThan(50)
+  })
+
   it('bounds the number of clauses and the depth', () => {
     expect(() => parseFilter(JSON.stringify({ or: Array.from({ length: 100 }, (_, n) => ({ page: n })) }))).toThrow(
       /clauses/,
