@@ -91,6 +91,8 @@ describe('a home', () => {
         for (let n = 0; n < 60; n++) {
           const refused = await cluster.node(node).request('PUT', '/api/v1/entities/e', { tenant: 'acme', body: 7 })
           expect([node, refused.status]).toEqual([node, 400])
+          const nothing = await cluster.node(node).request('DELETE', '/api/v1/entities/nobody', { tenant: 'acme' })
+          expect([node, nothing.status]).toEqual([node, 404])
         }
       for (let n = 0; n < 60; n++) expect(await putUnnamed()).toBe(status.INVALID_ARGUMENT)
       client.close()

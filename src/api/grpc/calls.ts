@@ -336,7 +336,8 @@ async function begin<T>(
       gate.answered(session)
       return answer
     } catch (error) {
-      if (error instanceof PercolateError && error.code === 'NOT_FOUND') gate.answered(session)
+      const isAnswer = access === 'read' && error instanceof PercolateError && error.code === 'NOT_FOUND'
+      if (isAnswer) gate.answered(session)
       throw error
     }
   } catch (error) {

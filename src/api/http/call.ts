@@ -185,7 +185,7 @@ export function addTenantHook(scope: FastifyInstance, options: TenantHookOptions
     })
     scope.addHook('onResponse', async (request, { statusCode }) => {
       const { call, routeOptions } = request
-      const isAnswered = statusCode < 400 || statusCode === 404
+      const isAnswered = statusCode < 400 || (statusCode === 404 && call?.access === 'read')
       if (call && isAnswered && !routeOptions.config.isLocal) gate.answered(call)
     })
     scope.addHook('onRoute', route => {
