@@ -43,7 +43,7 @@ export class YieldingShares extends HalfShares {
     this.#begun = { patienceMs, waiting: new Map() }
   }
 
-  /** There is news of a share: its patience begins anew. `giveWay` ends what it is counted for; the share is released before. */
+  /** There is news of a share: its patience begins anew. `giveWay` ends what it is counted for; the share is released before. `isBeginning`: it has the patience of those that are. */
   protected heard(share: Share, tenant: string | undefined, giveWay: () => void, isBeginning = false): void {
     this.forget(share)
     // What holds nothing, or was released before, has nothing to give.

@@ -195,7 +195,7 @@ export const errorTable = {
     'INVALID_ARGUMENT',
     'fix',
     'debug',
-    'What came is no request: HTTP cannot read it, or the gRPC call has no message, several, or one that does not decode.',
+    'What came is no request: HTTP cannot read it, its body comes in thousands of chunks of a few bytes, or the gRPC call has no message, several, or one that does not decode.',
   ),
   HEADERS_TOO_LARGE: spec(431, 'RESOURCE_EXHAUSTED', 'fix', 'debug', 'Request line and headers exceed 16 KiB.'),
   REQUEST_TIMEOUT: spec(

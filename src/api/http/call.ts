@@ -1,5 +1,5 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
-import { Readable, Transform } from 'node:stream'
+import { Readable } from 'node:stream'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import type { TenantId } from '../../base/ids.ts'
 import type { Time } from '../../base/time.ts'
@@ -12,6 +12,8 @@ import type { HeldAnswers } from '../held-answers.ts'
 import { type ArrivingBody, type HeldBodies, SMALL_BODY_BYTES } from '../held-bodies.ts'
 import { isConditional, isNewCondition } from './conditions.ts'
 import type { HttpForwarder } from './forward.ts'
+import { gather } from './gathered.ts'
+import { closeBehind } from './linger.ts'
 import { ReplyEnding } from './reply-ending.ts'
 
 declare module 'fastify' {
@@ -80,27 +82,6 @@ function beginBody(
 function letGo(request: FastifyRequest): void {
   releases.get(request)?.()
   releases.delete(request)
-}
-
-/** The same stream, counted. */
-function counted(payload: Readable, body: ArrivingBody): Readable {
-  const count = new Transform({
-    transform(chunk: Buffer, _encoding, done) {
-      try {
-        body.add(chunk.length)
-        done(null, chunk)
-      } catch (error) {
-        // The rest of it is read, and kept by nobody, so that the answer gets through.
-        payload.unpipe(count)
-        payload.resume()
-        done(error as Error)
-      }
-    },
-  })
-  // Nobody listens yet, or ever, where a request is refused before its body is read.
-  count.on('error', () => {})
-  payload.once('error', error => count.destroy(error))
-  return payload.pipe(count)
 }
 
 /** A request whose body waits for our word (`Expect: 100-continue`). */
@@ -172,9 +153,10 @@ export function addTenantHook(scope: FastifyInstance, options: TenantHookOptions
     }
   })
   scope.addHook('onResponse', async request => letGo(request))
-  scope.addHook('preParsing', (request, _reply, payload, done) => {
+  scope.addHook('preParsing', (request, reply, payload, done) => {
     const body = arrivals.get(request)
-    done(null, body ? counted(payload as Readable, body) : payload)
+    const refuse = () => closeBehind(reply)
+    done(null, body ? gather(payload as Readable, body.add, refuse) : payload)
   })
   const { gate, forwarder } = options
   if (gate && forwarder) {

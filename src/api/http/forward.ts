@@ -7,7 +7,9 @@ import { PEER_HEADER, type PeerAuth } from '../../replication/auth.ts'
 import type { Member } from '../../replication/placement.ts'
 import { askEach, lost, misdirected } from '../../session/forward.ts'
 import type { FeedPlaces } from '../feed-places.ts'
+import { gather } from './gathered.ts'
 import { KeptBody } from './kept-body.ts'
+import { closeBehind } from './linger.ts'
 import { passEvents } from './passed-events.ts'
 
 /** Connections to one other node for requests that end by themselves, and as many again for those whose answer may take long. Feeds have as many as there are places for them. */
@@ -131,7 +133,13 @@ export class HttpForwarder {
         clearTimeout(confirm)
         if (body) return void outgoing.end(body)
         this.#bodies.set(request.raw, new KeptBody(request.raw))
-        request.raw.pipe(outgoing)
+        const onTiny = (error: Error) => {
+          closeBehind(reply)
+          reply.raw.off('close', gone)
+          if (settle()) reject(error)
+          outgoing.destroy()
+        }
+        gather(request.raw, () => {}, onTiny).pipe(outgoing)
       })
       if (!hasBody) {
         outgoing.end()

@@ -1,29 +1,32 @@
 import type { IncomingMessage } from 'node:http'
+import { Gathered } from './gathered.ts'
 
 /** Bytes of a body that are kept for sending it again; the conditional writes and queries that a handover overtakes are small. */
 export const KEPT_BODY_BYTES_MAX = 64 * 1024
 
 /** The body of a request that is being sent on, for as long as it is small: a node that takes it and then says that it did nothing, because it stopped serving the tenant, has cost nothing. */
 export class KeptBody {
-  #chunks: Buffer[] = []
+  readonly #gathered = new Gathered()
+  #pieces: Buffer[] = []
   #bytes = 0
   #isWhole = false
 
   constructor(request: IncomingMessage) {
     const onData = (chunk: Buffer) => {
       this.#bytes += chunk.length
-      if (this.#bytes <= KEPT_BODY_BYTES_MAX) return void this.#chunks.push(chunk)
-      this.#chunks = []
+      if (this.#bytes <= KEPT_BODY_BYTES_MAX) return void this.#pieces.push(...this.#gathered.add(chunk))
+      this.#pieces = []
       request.off('data', onData)
     }
     request.on('data', onData)
     request.once('end', () => {
       this.#isWhole = this.#bytes <= KEPT_BODY_BYTES_MAX
+      this.#pieces.push(...this.#gathered.end())
     })
   }
 
   /** Undefined: it is too large, or has not come to its end. */
   get whole(): Buffer | undefined {
-    return this.#isWhole ? Buffer.concat(this.#chunks) : undefined
+    return this.#isWhole ? Buffer.concat(this.#pieces) : undefined
   }
 }

@@ -1,14 +1,12 @@
 import type { IncomingMessage, Server, ServerResponse } from 'node:http'
 import type { Socket } from 'node:net'
 import { Turns } from '../turns.ts'
+import { lingerAtEnd } from './linger.ts'
 
 /** Requests of one connection that are worked on at once. Their answers go out one after the other, and each is kept until those before it were taken. */
 const AT_ONCE_MAX = 4
 /** Requests of one connection that wait behind these. */
 const WAITING_MAX = 64
-/** How long a connection that is closed behind its last answer may go on sending, and how much: all of it is thrown away. */
-const LINGER_MS = 5000
-const LINGER_BYTES_MAX = 4 * 1024 * 1024
 /** What tells Node's parser that nothing behind a head is for it (pipelined.test.ts). */
 const NOTHING_FOLLOWS = 2
 
@@ -66,31 +64,7 @@ class Line {
     const { parser } = this.#socket as { parser?: { onIncoming?: () => number } | null }
     if (!parser?.onIncoming) return void this.#socket.destroy()
     parser.onIncoming = () => NOTHING_FOLLOWS
-    // What Node calls behind the last answer.
-    this.#socket.destroySoon = () => this.#linger()
-  }
-
-  /**
-   * Ends our side, and takes what still comes until the client has ended its own: the system resets a connection that is closed with something unread, and answers that are on their way are lost
-   * (https://www.rfc-editor.org/rfc/rfc9112#section-9.6).
-   */
-  #linger(): void {
-    const socket = this.#socket
-    let left = LINGER_BYTES_MAX
-    const late = setTimeout(() => socket.destroy(), LINGER_MS).unref()
-    socket.once('close', () => clearTimeout(late))
-    socket.once('end', () => socket.destroy())
-    socket.end()
-    // Node's server reads on at the end of a pause, and gives the connection over, reading or not, to who listens for what comes.
-    socket.pause()
-    socket.once('resume', () => {
-      socket.removeAllListeners('data')
-      socket.on('data', (piece: Buffer) => {
-        left -= piece.length
-        if (left < 0) socket.destroy()
-      })
-    })
-    socket.resume()
+    lingerAtEnd(this.#socket)
   }
 
   #begin(response: ServerResponse, begin: () => void): void {

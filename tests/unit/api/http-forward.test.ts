@@ -1,5 +1,6 @@
 import { createServer, type IncomingMessage, type OutgoingHttpHeaders, type Server } from 'node:http'
-import type { AddressInfo } from 'node:net'
+import { type AddressInfo, connect } from 'node:net'
+import { text } from 'node:stream/consumers'
 import fastify, { type FastifyInstance } from 'fastify'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { FeedPlaces } from '../../../src/api/feed-places.ts'
@@ -55,9 +56,13 @@ afterAll(async () => {
 
 async function peer(node: string, status: number, headers: OutgoingHttpHeaders = {}): Promise<Member> {
   const server: Server = createServer(async (request: IncomingMessage, response) => {
-    let text = ''
-    for await (const chunk of request) text += chunk
-    bodies.push({ node, text })
+    let body = ''
+    try {
+      for await (const chunk of request) body += chunk
+    } catch {
+      return
+    }
+    bodies.push({ node, text: body })
     response.writeHead(status, { 'content-type': 'application/json', ...headers }).end(JSON.stringify({ node }))
   })
   await new Promise<void>(resolve => server.listen(0, '127.0.0.1', resolve))
@@ -78,8 +83,7 @@ async function send(to: readonly Route[], init: RequestInit) {
   routes.splice(0, routes.length, ...to)
   bodies.length = 0
   const answer = await fetch(`${url}/e`, init)
-  const text = await answer.text()
-  return { status: answer.status, body: JSON.parse(text) }
+  return { status: answer.status, body: JSON.parse(await answer.text()) }
 }
 
 const forward = (...targets: Member[]): Route => ({ kind: 'forward', targets })
@@ -123,4 +127,17 @@ describe('a read that a node does not answer, since its copy lacks what the book
     expect([answer.status, answer.body.code]).toEqual([503, 'BOOKMARK_NOT_REACHED'])
     expect(bodies.map(({ node }) => node)).toEqual(['behind', 'late'])
   })
+})
+
+it('a body in very many chunks of one byte is refused here, and is whole nowhere', async () => {
+  routes.splice(0, routes.length, forward(serving))
+  bodies.length = 0
+  const socket = connect(Number(new URL(url).port), '127.0.0.1')
+  socket.write(
+    `PUT /e HTTP/1.1\r\nHost: x\r\nX-Tenant-ID: acme\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n${'1\r\na\r\n'.repeat(50_000)}0\r\n\r\n`,
+  )
+  const answer = await text(socket)
+  expect(answer).toMatch(/^HTTP\/1\.1 400 /)
+  expect(answer).toContain('"code":"REQUEST_MALFORMED"')
+  expect(bodies).toEqual([])
 })

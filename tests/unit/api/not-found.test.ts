@@ -1,20 +1,8 @@
 import { performance } from 'node:perf_hooks'
 import { afterAll, expect, it } from 'vitest'
-import { createHttpServer } from '../../../src/api/http/server.ts'
-import { Connections } from '../../../src/base/connections.ts'
-import { Metrics } from '../../../src/base/metrics.ts'
-import { Probes } from '../../../src/base/probes.ts'
-import { logger } from '../../support/running.ts'
+import { bareServer } from '../../support/http-server.ts'
 
-const app = createHttpServer({
-  logger,
-  metrics: new Metrics(),
-  probes: new Probes(1000),
-  connections: new Connections(100),
-  bodyBytesMax: 1024 * 1024,
-  requestReadMs: 60_000,
-  readerStallMs: 60_000,
-})
+const app = bareServer()
 afterAll(() => app.close())
 for (let n = 0; n < 40; n++) app.put(`/things/${n}/:id`, async () => ({}))
 

@@ -1,11 +1,7 @@
 import { connect, type Socket } from 'node:net'
 import { finished } from 'node:stream'
 import { afterEach, expect, it } from 'vitest'
-import { createHttpServer } from '../../../src/api/http/server.ts'
-import { Connections } from '../../../src/base/connections.ts'
-import { Metrics } from '../../../src/base/metrics.ts'
-import { Probes } from '../../../src/base/probes.ts'
-import { logger } from '../../support/running.ts'
+import { bareServer } from '../../support/http-server.ts'
 
 const closing: (() => unknown)[] = []
 afterEach(async () => {
@@ -25,15 +21,7 @@ async function pipelined() {
   let read = () => 0
   let letOn = () => {}
   const held = new Promise<void>(resolve => (letOn = resolve))
-  const app = createHttpServer({
-    logger,
-    metrics: new Metrics(),
-    probes: new Probes(1000),
-    connections: new Connections(100),
-    bodyBytesMax: 1024 * 1024,
-    requestReadMs: 60_000,
-    readerStallMs: 60_000,
-  })
+  const app = bareServer()
   app.get('/page/:n', async request => {
     begun++
     await new Promise(resolve => setImmediate(resolve))
