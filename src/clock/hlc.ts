@@ -37,6 +37,9 @@ export function parseClock(text: string): Clock | undefined {
   return { wall: Number.parseInt(match[1]!, 16), counter: Number.parseInt(match[2]!, 16), origin: match[3]! }
 }
 
+/** A reading, whoever made it. */
+type Seen = Pick<Clock, 'wall' | 'counter'>
+
 /** A clock that only goes forward, whatever the wall clock does; resumed above the highest reading that was ever persisted. */
 export class HybridLogicalClock {
   readonly #now: () => number
@@ -51,30 +54,30 @@ export class HybridLogicalClock {
     this.#counter = options.resumeAbove?.counter ?? 0
   }
 
-  /** A reading above every one that this clock gave or observed. */
-  tick(): Clock {
-    this.#advance(this.#now())
-    return { wall: this.#wall, counter: this.#counter, origin: this.#origin }
+  /** A reading above every one that this clock gave or observed, and above `others`. */
+  tick(...others: Seen[]): Clock {
+    const next = this.next(...others)
+    this.observe(next)
+    return next
+  }
+
+  /** What {@link tick} would give now; nothing is noted. It is a reading of this clock only when it is observed before the next one. */
+  next(...others: Seen[]): Clock {
+    let last: Seen = { wall: this.#wall, counter: this.#counter }
+    for (const other of others) if (isLater(other, last)) last = other
+    const now = this.#now()
+    const isFull = last.counter === COUNTER_MAX
+    const wall = Math.max(now, last.wall + (now <= last.wall && isFull ? 1 : 0))
+    assert(wall <= WALL_MAX, 'wall clock beyond 48 bits')
+    return { wall, counter: wall > last.wall ? 0 : last.counter + 1, origin: this.#origin }
   }
 
   /** Takes note of another origin's reading, so that later ticks are above it. */
-  observe(other: Pick<Clock, 'wall' | 'counter'>): void {
-    if (other.wall > this.#wall || (other.wall === this.#wall && other.counter > this.#counter)) {
-      this.#wall = other.wall
-      this.#counter = other.counter
-    }
-  }
-
-  #advance(wall: number): void {
-    if (wall > this.#wall) {
-      this.#wall = wall
-      this.#counter = 0
-    } else if (this.#counter === COUNTER_MAX) {
-      this.#wall++
-      this.#counter = 0
-    } else {
-      this.#counter++
-    }
-    assert(this.#wall <= WALL_MAX, 'wall clock beyond 48 bits')
+  observe(other: Seen): void {
+    if (!isLater(other, { wall: this.#wall, counter: this.#counter })) return
+    this.#wall = other.wall
+    this.#counter = other.counter
   }
 }
+
+const isLater = (a: Seen, b: Seen): boolean => a.wall > b.wall || (a.wall === b.wall && a.counter > b.counter)

@@ -386,15 +386,14 @@ export class TenantWriter {
       )
       return undefined
     }
-    // What comes after must be later, also than a client's clock that runs ahead of ours.
-    if (asOf) this.#tenant.clock.observe(asOf)
-    if (above) this.#tenant.clock.observe(above)
-    if (guard && guard.aboveMs > 0) this.#tenant.clock.observe({ wall: guard.aboveMs + 1, counter: 0 })
-    const ticked = this.#tenant.clock.tick()
-    const clock = asOf ?? ticked
+    // What comes after must be later, also than a client's clock that runs ahead of ours. A command that is refused moves no clock: nobody else ticks until this is planned.
+    const seen = [asOf, above, guard && guard.aboveMs > 0 ? { wall: guard.aboveMs + 1, counter: 0 } : undefined]
+    const next = this.#tenant.clock.next(...seen.filter(reading => reading !== undefined))
+    const clock = asOf ?? next
     try {
       const plan = await pending.plan!({ clock, embedding: staging.embedding, read: ref => staging.read(ref) })
-      return { ...plan, clock: ticked }
+      this.#tenant.clock.observe(next)
+      return { ...plan, clock: next }
     } catch (error) {
       // A refusal is a decision too.
       if (!this.#isRefused(pending, clock)) {

@@ -18,7 +18,10 @@ describe('hybrid logical clock', () => {
         for (const step of steps) {
           if (typeof step === 'number') now = step
           else if (step.wall < 2 ** 47) hlc.observe(step)
+          const foreseen = hlc.next()
+          expect(hlc.next()).toEqual(foreseen)
           const next = hlc.tick()
+          expect(next).toEqual(foreseen)
           expect(compareClocks(next, last)).toBeGreaterThan(0)
           if (typeof step !== 'number' && step.wall < 2 ** 47)
             expect(next.wall > step.wall || (next.wall === step.wall && next.counter > step.counter)).toBe(true)

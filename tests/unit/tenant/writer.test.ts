@@ -3,6 +3,7 @@ import { describe, expect, it } from 'vitest'
 import { PercolateError } from '../../../src/base/errors.ts'
 import { parseTenantId } from '../../../src/base/ids.ts'
 import { systemTime } from '../../../src/base/time.ts'
+import { compareClocks } from '../../../src/clock/hlc.ts'
 import { planDelete, planEntity, planMoment, planResource } from '../../../src/rem/plan.ts'
 import { decodeEntry } from '../../../src/storage/codec.ts'
 import { prefixes, prefixRange, space } from '../../../src/storage/keys.ts'
@@ -55,6 +56,37 @@ const put = (tenant: Tenant, content: string) =>
   tenant.write(({ clock }) => ({ ops: [planResource(resource(content), clock)], result: content }))
 const outbox = async (kv: MemoryKv) =>
   (await collect(kv, prefixRange(prefixes.space(space.outbox)))).map(([, value]) => decodeEntry(value))
+
+describe('the clock of a tenant', () => {
+  const ahead = () => ({ wall: Date.now() + 9000, counter: 0, origin: 'client' })
+  const refused = () => {
+    throw new PercolateError('NOT_FOUND', 'there is nothing to delete')
+  }
+
+  it('is not moved by a command that is refused, whatever it says of the time', async () => {
+    const { tenant } = await open()
+    const before = Date.now()
+    for (const options of [{ asOf: ahead() }, { above: ahead() }])
+      await expect(tenant.write(refused, options)).rejects.toMatchObject({ code: 'NOT_FOUND' })
+    const clock = await tenant.write(({ clock }) => ({ ops: planEntity({ id: 'a' }, clock), result: clock }))
+    expect(clock.wall).toBeGreaterThanOrEqual(before)
+    expect(clock.wall).toBeLessThan(before + 5000)
+  })
+
+  it('is moved by one that stands: what comes after it is later', async () => {
+    for (const name of ['asOf', 'above'] as const) {
+      const { tenant } = await open()
+      const given = ahead()
+      await tenant.write(({ clock }) => ({ ops: planEntity({ id: 'a' }, clock), result: clock }), { [name]: given })
+      const [next, last] = await Promise.all(
+        ['b', 'c'].map(id => tenant.write(({ clock }) => ({ ops: planEntity({ id }, clock), result: clock }))),
+      )
+      expect(next!.wall).toBe(given.wall)
+      expect(compareClocks(next!, given)).toBeGreaterThan(0)
+      expect(compareClocks(last!, next!)).toBeGreaterThan(0)
+    }
+  })
+})
 
 describe('the right to decide', () => {
   const entity = (tenant: Tenant, id: string, guard?: { aboveMs: number; check: (wallMs: number) => void }) =>
