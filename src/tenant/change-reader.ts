@@ -11,6 +11,7 @@ import {
   readLog,
   splitMark,
 } from './change-log.ts'
+import { LogReach, WayBack } from './log-reach.ts'
 import type { Tenant } from './tenant.ts'
 
 /** Where a follower of changes is, on whichever copy. */
@@ -43,6 +44,8 @@ export const UNSURE = 'unsure'
 const TELLERS_MAX = 8
 /** What is read from disk at once, and held until the follower has taken it. */
 const READ_MAX: LogBounds = { itemsMax: 128, bytesMax: 256 * 1024, changesMax: 1000 }
+const TOO_FAR_BACK = 'the log does not reach back that far'
+const REPAIRED_TOO_FAR_BACK = 'records that came by a repair are told of too far back, or on another copy only'
 /** How far back {@link ChangeReader.startNear} looks. */
 const NEAR = { itemsMax: 32, changesMax: READ_MAX.changesMax }
 
@@ -97,7 +100,7 @@ export class ChangeReader {
   ): Promise<ChangeReader | undefined> {
     // Read at the same moment: the batches of one vector are those of one number.
     const { changes: last, lost, ahead } = tenant.state
-    const { vector } = tenant
+    const { vector, origin } = tenant
     // What the vector does not count yet is given also when it came before.
     const hasAhead = ahead !== undefined && ahead.from > 0 && (await tenant.get(keys.change(ahead.from))) !== undefined
     const aheadAt = hasAhead ? ahead.from : last + 1
@@ -107,8 +110,12 @@ export class ChangeReader {
     if (from !== 'earliest' && then.lost !== '' && then.lost !== now.lost)
       throw new LogGap('the position counts entries that were given up elsewhere, or have come since')
     const target = from === 'earliest' ? undefined : from.vector
-    const reach = new Map(vector)
-    const isMet = () => target !== undefined && dominates(target, reach)
+    const known = LogReach.of(tenant)
+    if (target && known?.covers(target) === false) throw new LogGap(TOO_FAR_BACK)
+    const back = new WayBack(vector, now.came, target)
+    /** As far back as the log goes, whatever the target has. */
+    const whole = new WayBack(vector, now.came)
+    const isMet = () => target !== undefined && dominates(target, back.vector)
     let low = last + 1
     /** Items down to here are needed to make sense of those above. */
     let needed = aheadAt
@@ -118,8 +125,16 @@ export class ChangeReader {
     let earliest = { n: low, vector, lost: mark }
     const slicer = new Slicer(throwIfEnded)
     let [items, changes] = [0, 0]
+    let isWhole = true
     for await (const item of logBackwards(tenant, last)) {
-      if (isMet() && isLevel && item.n < needed) break
+      if (known && item.n <= known.last && !isLevel && !known.cameBefore(then.came)) {
+        known.extend(tenant, last, whole.came)
+        throw new LogGap(REPAIRED_TOO_FAR_BACK)
+      }
+      if (isMet() && isLevel && item.n < needed) {
+        isWhole = false
+        break
+      }
       if (near && (items >= near.itemsMax || changes >= near.changesMax)) return undefined
       items++
       changes += changesOf(item)
@@ -133,14 +148,15 @@ export class ChangeReader {
           isLevel = splitMark(before).came === then.came
         }
       }
-      if (item.type === 'entry' && !item.lost && reach.get(item.origin) === item.sequence)
-        reach.set(item.origin, item.sequence - 1)
-      if (item.type === 'moved') needed = Math.min(needed, unwind(item, reach, target))
-      if (low <= needed) earliest = { n: low, vector: new Map(reach), lost: mark }
+      whole.take(item)
+      const restsOn = back.take(item)
+      if (item.type === 'moved') needed = Math.min(needed, restsOn)
+      if (low <= needed) earliest = { n: low, vector: new Map(back.vector), lost: mark }
     }
+    if (isWhole) LogReach.note(tenant, new LogReach(origin, last, whole.vector, whole.came))
     if (from === 'earliest') return new ChangeReader(tenant.origin, earliest, earliest.n - 1, last)
-    if (!isMet()) throw new LogGap('the log does not reach back that far')
-    if (!isLevel) throw new LogGap('records that came by a repair are told of too far back, or on another copy only')
+    if (!isMet()) throw new LogGap(TOO_FAR_BACK)
+    if (!isLevel) throw new LogGap(REPAIRED_TOO_FAR_BACK)
     return new ChangeReader(tenant.origin, from, low - 1, last)
   }
 
@@ -223,20 +239,4 @@ export class ChangeReader {
       }
     }
   }
-}
-
-/** Takes back a move of the vector, as far as the target lacks it; the first item that it rests on. */
-function unwind(
-  { from, n, moves }: LogItem & { type: 'moved' },
-  reach: Map<string, number>,
-  target: VersionVector | undefined,
-): number {
-  let needed = n
-  for (const [origin, before, after] of moves) {
-    if (reach.get(origin) !== after) continue
-    if (target && (target.get(origin) ?? 0) >= after) continue
-    reach.set(origin, before)
-    needed = Math.min(needed, from)
-  }
-  return needed
 }
