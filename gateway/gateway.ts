@@ -1,5 +1,5 @@
 import multipart from '@fastify/multipart'
-import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
+import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { addTenantHook } from '../src/api/http/call.ts'
 import { addHome } from '../src/api/http/home.ts'
 import { addGatewayOpenApi } from '../src/api/http/openapi.ts'
@@ -36,6 +36,7 @@ export interface RunningGateway {
   stop(): Promise<void>
 }
 
+const UPLOAD = '/upload'
 const BODY_BYTES_MAX = 64 * 1024
 const FIELD_BYTES_MAX = 64 * 1024
 const FIELDS_MAX = 16
@@ -140,7 +141,7 @@ export async function startGateway(options: GatewayOptions): Promise<RunningGate
 function timeBodies(scope: FastifyInstance, time: Time, readMs: number): void {
   scope.addHook('onRequest', async ({ raw, routeOptions }) => {
     const { 'content-length': length, 'transfer-encoding': encoding } = raw.headers
-    if (routeOptions.url === '/upload' || (length === undefined && encoding === undefined)) return
+    if (routeOptions.url === UPLOAD || (length === undefined && encoding === undefined)) return
     const ended = new AbortController()
     for (const event of ['end', 'close']) raw.once(event, () => ended.abort())
     void time.sleep(readMs, { signal: ended.signal, ref: false }).then(
@@ -156,7 +157,7 @@ function addUploadRoute(
   waits: JobWaits,
   options: Parameters<typeof takeUpload>[0],
 ): void {
-  scope.post('/upload', { onRequest: refuseOtherForms }, async (request, reply) => {
+  scope.post(UPLOAD, { onRequest: refuseOtherForms }, async (request, reply) => {
     let job: JobRecord
     let waitMs: number
     const { tenant, signal } = request.call
@@ -169,8 +170,6 @@ function addUploadRoute(
       counters.uploads.inc({
         outcome: error instanceof PercolateError && error.code === 'CANCELLED' ? 'aborted' : 'refused',
       })
-      // The rest of a refused body is not worth reading.
-      if (!request.raw.complete) void reply.header('connection', 'close')
       throw error
     }
     void reply.header('location', `/jobs/${job.job_id}`)
@@ -182,9 +181,8 @@ function addUploadRoute(
 }
 
 /** Before the body is read: JSON is not parsed to be told that a form is wanted. */
-async function refuseOtherForms(request: FastifyRequest, reply: FastifyReply): Promise<void> {
+async function refuseOtherForms(request: FastifyRequest): Promise<void> {
   if (/^multipart\/form-data\b/i.test(request.headers['content-type'] ?? '')) return
-  void reply.header('connection', 'close')
   throw notMultipart()
 }
 

@@ -68,10 +68,12 @@ export function meter(file: Readable, options: { bytesMax: number; stalled: Abor
   const metered = new Meter(options.bytesMax)
   const malformed = (cause: unknown) =>
     metered.destroy(
-      new PercolateError('UPLOAD_INVALID', 'The upload is malformed or cut short; nothing was kept.', {
-        field: 'file',
-        cause,
-      }),
+      cause instanceof PercolateError
+        ? cause
+        : new PercolateError('UPLOAD_INVALID', 'The upload is malformed or cut short; nothing was kept.', {
+            field: 'file',
+            cause,
+          }),
     )
   const goneAway = () =>
     metered.destroy(new PercolateError('CANCELLED', 'The client went away in the middle of the upload.'))

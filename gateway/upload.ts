@@ -15,6 +15,7 @@ import type { Jobs } from '../src/jobs/jobs.ts'
 import type { JobRecord } from '../src/jobs/model.ts'
 import type { ObjectStore } from '../src/objects/port.ts'
 import type { BusyUploads } from './busy-uploads.ts'
+import { boundaryOf, FormParts } from './form-parts.ts'
 import { Pace } from './pace.ts'
 import { firstBytes, meter, type Received } from './receive.ts'
 
@@ -43,6 +44,9 @@ interface StoredFile extends Received {
 }
 
 const FIELDS = ['uri', 'category', 'metadata'] as const
+
+/** Between the parts of a form: more than there are when it has as many parts as its parser takes. */
+const DELIMITERS_MAX = 32
 
 /** How long an upload waits for its place before it is refused. */
 const PLACE_WAIT_MS_MAX = 120_000
@@ -223,7 +227,7 @@ function parseMetadata(text: string): { readonly [key: string]: unknown } {
 
 async function* partsOf(request: FastifyRequest, pace: Pace) {
   try {
-    const parts = request.parts()
+    const parts = counted(request).parts()
     for (;;) {
       const next = await Promise.race([parts.next(), pace.stalled])
       if (next.done) return
@@ -232,6 +236,19 @@ async function* partsOf(request: FastifyRequest, pace: Pace) {
   } catch (error) {
     throw fromMultipart(error)
   }
+}
+
+/** The request for the form's parser, which reads `raw`: its body, without more parts than there may be. */
+function counted(request: FastifyRequest): FastifyRequest {
+  const boundary = boundaryOf(request.headers['content-type'] ?? '')
+  if (boundary === undefined)
+    throw invalid('Content-Type names no boundary between the parts of the form, or one that is not taken.')
+  const form = new FormParts(boundary, DELIMITERS_MAX, () => TOO_MANY_PARTS)
+  request.raw.once('error', error => form.destroy(error))
+  request.raw.pipe(form)
+  // The parser sees the same boundary.
+  const headers = { ...request.headers, 'content-type': `multipart/form-data; boundary="${boundary}"` }
+  return Object.create(request, { raw: { value: Object.assign(form, { headers }) } })
 }
 
 function fromMultipart(error: unknown): unknown {
@@ -254,9 +271,11 @@ export const notMultipart = (): PercolateError =>
 
 const invalid = (message: string): PercolateError => new PercolateError('UPLOAD_INVALID', message, { field: 'file' })
 
+const TOO_MANY_PARTS = invalid(`The form has too many parts; there are file, ${FIELDS.join(', ')}.`)
+
 /** What the form's parser stops at, in words that say what to do. */
 const LIMIT_REMEDIES: Readonly<Record<string, PercolateError>> = {
   FST_FILES_LIMIT: invalid('The form has more than one file; send each with a request of its own.'),
-  FST_FIELDS_LIMIT: invalid(`The form has too many parts; there are file, ${FIELDS.join(', ')}.`),
-  FST_PARTS_LIMIT: invalid(`The form has too many parts; there are file, ${FIELDS.join(', ')}.`),
+  FST_FIELDS_LIMIT: TOO_MANY_PARTS,
+  FST_PARTS_LIMIT: TOO_MANY_PARTS,
 }

@@ -38,6 +38,8 @@ export const FILTER_CHARS_MAX = 256 * 1024
 export const FILTER_DEPTH_MAX = 8
 /** JSON values in the body of a search, about: all that its filter and its embedding may have, twice. */
 export const SEARCH_VALUES_MAX = 2 * (FILTER_VALUES_MAX + DIMENSIONS_MAX)
+/** Members of objects, objects and lists in one JSON body, all together: 200 a record of the largest batch. */
+export const BODY_PARTS_MAX = 200_000
 /** Texts, byte strings and messages in one message of a gRPC call, all together: 250 a record of the largest batch. Made of a message that has so many they take some 50 MB, and a quarter of a second. */
 export const MESSAGE_VALUES_MAX = 250_000
 /** Bytes of one entity, about: names, aliases and properties, also those that were removed. Edges are records of their own. */

@@ -77,6 +77,16 @@ describe('an OpenAI-compatible provider', () => {
     expect(embedCalls).toBe(calls)
   })
 
+  it('is not asked for a batch in which an embedding is wrong', async () => {
+    const calls = embedCalls
+    const wrong = { content: 'c', embedding: [1, 2] }
+    const { status, body } = await node.request('POST', '/api/v1/resources', {
+      body: { resources: [{ content: 'a' }, { content: 'b' }, wrong] },
+    })
+    expect([status, body.code, body.field]).toEqual([400, 'EMBEDDING_INVALID', 'resources[2].embedding'])
+    expect(embedCalls).toBe(calls)
+  })
+
   it('answers chat from the context, streamed, with the citations that it used', async () => {
     const { body } = await node.request('POST', '/api/v1/chat', {
       body: { messages: [{ role: 'user', content: 'Where did the kitten sleep?' }] },

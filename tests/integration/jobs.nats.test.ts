@@ -1,5 +1,6 @@
 import { request as httpRequest } from 'node:http'
 import { connect } from 'node:net'
+import { text } from 'node:stream/consumers'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { type RunningGateway, startGateway } from '../../gateway/gateway.ts'
 import { parseTenantId } from '../../src/base/ids.ts'
@@ -273,6 +274,43 @@ describe('bad uploads leave nothing', () => {
     )
     expect(await objectsLeft()).toBe(before)
     expect((await jobs.list(acme)).length).toBe(jobsBefore)
+  })
+
+  it('a form in very many chunks of one byte, wherever they are, is refused, and what comes behind is not taken apart', async () => {
+    const before = await objectsLeft()
+    const { port } = new URL(url)
+    const one = (text: string) => [...text].map(letter => `1\r\n${letter}\r\n`).join('')
+    const whole = (text: string) => `${text.length.toString(16)}\r\n${text}\r\n`
+    const head = (type = 'multipart/form-data; boundary=b') =>
+      `POST /upload HTTP/1.1\r\nHost: x\r\nX-Tenant-ID: acme\r\nContent-Type: ${type}\r\nTransfer-Encoding: chunked\r\n\r\n`
+    const part = (name: string) => `--b\r\nContent-Disposition: form-data; ${name}\r\n\r\n`
+    const said = (request: string) => {
+      const socket = connect(Number(port), '127.0.0.1')
+      socket.write(request)
+      return text(socket)
+    }
+    const endless = '1\r\nx\r\n'.repeat(200_000)
+    for (const begun of [one(part('name="file"; filename="x.txt"')), one(part('name="metadata"')), '']) {
+      const answer = await said(`${head()}${begun}${endless}`)
+      expect(answer).toMatch(/^HTTP\/1\.1 400 /)
+      expect(answer.toLowerCase()).toContain('connection: close')
+      expect(answer).toContain('"code":"REQUEST_MALFORMED"')
+    }
+    for (const [request, code] of [
+      [`${head()}${whole(part('name="other"; filename="x.txt"'))}${one('x'.repeat(100))}`, 'UPLOAD_INVALID'],
+      [`${head('text/plain')}${endless}`, 'UNSUPPORTED_MEDIA_TYPE'],
+      [`${head().replace('X-Tenant-ID', 'X-None')}${endless}`, 'TENANT_MISSING'],
+      [`${head().replace('/upload', '/nowhere')}${endless}`, 'ROUTE_NOT_FOUND'],
+    ] as const) {
+      const answer = await said(request)
+      expect(answer.toLowerCase()).toContain('connection: close')
+      expect(answer).toContain(`"code":"${code}"`)
+    }
+    expect(await objectsLeft()).toBe(before)
+    const form = `${part('name="file"; filename="x.txt"')}hello${'\r\n--b--\r\n'}`
+    expect(await said(`${head().replace('Host: x', 'Host: x\r\nConnection: close')}${one(form)}0\r\n\r\n`)).toMatch(
+      /^HTTP\/1\.1 202 /,
+    )
   })
 
   it('a client that hangs up in the middle, before and after a part was sent on, or goes silent', async () => {

@@ -1,3 +1,5 @@
+import { PercolateError } from '../../base/errors.ts'
+
 const HEAD_BYTES = 5
 
 /** Follows the frames of messages in what a call receives, of which it keeps nothing: a byte that says whether the message is compressed, four of its length, the message. */
@@ -29,6 +31,33 @@ export class Frames {
       ended++
     }
     return ended
+  }
+}
+
+/** Pieces that one message may come in, however small they are; in more of them, their average must be {@link PIECE_BYTES_MIN}. */
+const PIECES_ANY_SIZE_MAX = 256
+const PIECE_BYTES_MIN = 64
+
+/** The pieces that a message comes in (DATA frames). Each is kept until the message is whole, and takes some 150 bytes beside what is in it. */
+export class MessagePieces {
+  #pieces = 0
+  #bytes = 0
+
+  /** REQUEST_MALFORMED when there are many, and they are tiny. */
+  note(bytes: number): void {
+    this.#bytes += bytes
+    if (++this.#pieces <= PIECES_ANY_SIZE_MAX || this.#bytes >= this.#pieces * PIECE_BYTES_MIN) return
+    throw new PercolateError(
+      'REQUEST_MALFORMED',
+      `The message comes in more than ${PIECES_ANY_SIZE_MAX} DATA frames of less than ${PIECE_BYTES_MIN} bytes on the average; send it in larger ones.`,
+      { field: 'message' },
+    )
+  }
+
+  /** Another message begins. */
+  begin(): void {
+    this.#pieces = 0
+    this.#bytes = 0
   }
 }
 

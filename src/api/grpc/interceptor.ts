@@ -10,7 +10,7 @@ import { PercolateError } from '../../base/errors.ts'
 import { HeldBodies } from '../held-bodies.ts'
 import type { SlowReaders } from '../slow-readers.ts'
 import { failure } from './calls.ts'
-import { Frames } from './frames.ts'
+import { Frames, MessagePieces } from './frames.ts'
 import { type HeldCall, HeldCalls } from './held-calls.ts'
 import { HeldMessages } from './held-messages.ts'
 import { holdBack } from './hold-back.ts'
@@ -109,6 +109,7 @@ export const contractInterceptor =
     if (!method.requestStream) expect()
     stream.once('close', () => clearTimeout(late))
     const frames = new Frames()
+    const pieces = new MessagePieces()
     // Nor was the time for which it was held back.
     stream.on('resume', () => {
       if (method.requestStream && frames.isWithin && !hasEnded) expect()
@@ -118,9 +119,11 @@ export const contractInterceptor =
       try {
         place?.heard()
         held.receive(data.length)
+        pieces.note(data.length)
         if (!method.requestStream || hasEnded) return
         const wasWithin = frames.isWithin
         const ended = frames.push(data)
+        if (ended > 0) pieces.begin()
         if (!frames.isWithin) clearTimeout(late)
         else if (!wasWithin || ended > 0) expect()
       } catch (error) {

@@ -11,9 +11,8 @@ import { Session } from '../../session/session.ts'
 import type { HeldAnswers } from '../held-answers.ts'
 import { type ArrivingBody, type HeldBodies, SMALL_BODY_BYTES } from '../held-bodies.ts'
 import { isConditional, isNewCondition } from './conditions.ts'
+import { counted } from './counted.ts'
 import type { HttpForwarder } from './forward.ts'
-import { gather } from './gathered.ts'
-import { closeBehind } from './linger.ts'
 import { ReplyEnding } from './reply-ending.ts'
 
 declare module 'fastify' {
@@ -153,10 +152,9 @@ export function addTenantHook(scope: FastifyInstance, options: TenantHookOptions
     }
   })
   scope.addHook('onResponse', async request => letGo(request))
-  scope.addHook('preParsing', (request, reply, payload, done) => {
+  scope.addHook('preParsing', (request, _reply, payload, done) => {
     const body = arrivals.get(request)
-    const refuse = () => closeBehind(reply)
-    done(null, body ? gather(payload as Readable, body.add, refuse) : payload)
+    done(null, body ? counted(payload as Readable, body.add) : payload)
   })
   const { gate, forwarder } = options
   if (gate && forwarder) {

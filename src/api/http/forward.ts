@@ -7,9 +7,9 @@ import { PEER_HEADER, type PeerAuth } from '../../replication/auth.ts'
 import type { Member } from '../../replication/placement.ts'
 import { askEach, lost, misdirected } from '../../session/forward.ts'
 import type { FeedPlaces } from '../feed-places.ts'
-import { gather } from './gathered.ts'
+import { bodyRefusal } from './gathered.ts'
 import { KeptBody } from './kept-body.ts'
-import { closeBehind } from './linger.ts'
+import { closeBehindHalf } from './linger.ts'
 import { passEvents } from './passed-events.ts'
 
 /** Connections to one other node for requests that end by themselves, and as many again for those whose answer may take long. Feeds have as many as there are places for them. */
@@ -133,13 +133,17 @@ export class HttpForwarder {
         clearTimeout(confirm)
         if (body) return void outgoing.end(body)
         this.#bodies.set(request.raw, new KeptBody(request.raw))
-        const onTiny = (error: Error) => {
-          closeBehind(reply)
+        const refuse = (error: Error) => {
           reply.raw.off('close', gone)
           if (settle()) reject(error)
           outgoing.destroy()
         }
-        gather(request.raw, () => {}, onTiny).pipe(outgoing)
+        const refusal = bodyRefusal(request.raw)
+        if (refusal) return refuse(refusal)
+        request.raw.once('error', error => {
+          if (error instanceof PercolateError) refuse(error)
+        })
+        request.raw.pipe(outgoing)
       })
       if (!hasBody) {
         outgoing.end()
@@ -162,8 +166,6 @@ export class HttpForwarder {
           if (!hasBody || !isSent) outgoing.destroy()
           return reject(misdirected(target.node, answer.headers['x-percolate-lacks']?.toString(), isSpent))
         }
-        // An answer before the body was asked for: the rest of it is not wanted.
-        if (!isSent) request.raw.resume()
         answer.once('close', () => reply.raw.off('close', gone))
         resolve(answer)
       })
@@ -175,6 +177,7 @@ export class HttpForwarder {
     reply.hijack()
     const { raw } = reply
     if (raw.destroyed) return void answer.destroy()
+    closeBehindHalf(reply.request.raw, raw)
     raw.writeHead(answer.statusCode ?? 502, { ...endToEnd(answer.headers), 'x-percolate-entry-node': entryNode })
     return new Promise(resolve => {
       answer.setTimeout(0)

@@ -1,4 +1,4 @@
-import { type Readable, Transform } from 'node:stream'
+import type { IncomingMessage, Server } from 'node:http'
 import { PercolateError } from '../../base/errors.ts'
 
 /** What is gathered before it goes on, and what goes on by itself. */
@@ -8,11 +8,10 @@ const CHUNKS_ANY_SIZE_MAX = 4096
 /** Node works on each chunk of a body by itself, for as long as on a hundred bytes of JSON. */
 const CHUNK_BYTES_MIN = 64
 
-/**
- * The bytes of a body in pieces of some size, in whatever chunks a client sends them (`Transfer-Encoding: chunked`): each chunk is a Buffer, which takes some 250 bytes beside what is in it, and a body in chunks of one byte that is
- * kept until it is whole took that for each of its bytes.
- */
+/** Bytes that come in chunks of any size, put together to pieces of some size. */
 export class Gathered {
+  /** As it came: most bodies are one chunk. */
+  #first: Buffer | undefined
   #room: Buffer | undefined
   #used = 0
   #chunks = 0
@@ -23,59 +22,88 @@ export class Gathered {
     return this.#chunks > CHUNKS_ANY_SIZE_MAX && this.#bytes < this.#chunks * CHUNK_BYTES_MIN
   }
 
+  /** Bytes that have not gone on. */
+  get held(): number {
+    return this.#first?.length ?? this.#used
+  }
+
   /** The next pieces, when there are any. */
   add(chunk: Buffer): Buffer[] {
     this.#bytes += chunk.length
     this.#chunks++
     if (chunk.length >= PIECE_BYTES) return [...this.end(), chunk]
-    const ready = this.#used + chunk.length > PIECE_BYTES ? this.end() : []
-    this.#room ??= Buffer.allocUnsafeSlow(PIECE_BYTES)
-    this.#used += chunk.copy(this.#room, this.#used)
+    if (this.held === 0) {
+      this.#first = chunk
+      return []
+    }
+    const ready = this.held + chunk.length > PIECE_BYTES ? this.end() : []
+    if (this.#first) this.#copy(this.#first)
+    this.#first = undefined
+    this.#copy(chunk)
     return ready
   }
 
-  /** What is left, of a body that has come to its end. */
+  /** What is left. */
   end(): Buffer[] {
-    const rest = this.#room?.subarray(0, this.#used)
+    const room = this.#room?.subarray(0, this.#used)
+    // A few bytes do not hold on to the room that they were gathered in.
+    const rest = this.#first ?? (room && room.length < PIECE_BYTES / 2 ? Buffer.from(room) : room)
+    this.#first = undefined
     this.#room = undefined
     this.#used = 0
     return rest ? [rest] : []
   }
+
+  #copy(chunk: Buffer): void {
+    this.#room ??= Buffer.allocUnsafeSlow(PIECE_BYTES)
+    this.#used += chunk.copy(this.#room, this.#used)
+  }
 }
 
+const refusals = new WeakMap<IncomingMessage, PercolateError>()
+
+/** Why the body of a request is not taken; undefined: so far it is. */
+export const bodyRefusal = (request: IncomingMessage): PercolateError | undefined => refusals.get(request)
+
 /**
- * A body in pieces of some size. `onBytes`: told of all that comes, and may refuse it. `onTiny`: told when the body is refused for its chunks (REQUEST_MALFORMED), and whose rest is not to be taken apart: the
- * connection has to close behind the answer. Of a body that is refused otherwise the rest is read, and kept by nobody, so that the answer gets through.
+ * Gives the bodies of a server's requests in pieces of some size, in whatever chunks clients send them (`Transfer-Encoding: chunked`): each chunk is a Buffer, which takes some 250 bytes beside what is in it, and every stream that it
+ * goes through works on it for microseconds. What has come in one turn of the event loop goes on in it. A body in very many tiny chunks breaks off with an `error` (REQUEST_MALFORMED, see {@link bodyRefusal}), and nothing more of it is read.
  */
-export function gather(
-  source: Readable,
-  onBytes: (bytes: number) => void,
-  onTiny: (error: PercolateError) => void,
-): Readable {
+export function gatherBodies(server: Server): void {
+  server.prependListener('request', gather)
+}
+
+function gather(request: IncomingMessage): void {
   const gathered = new Gathered()
-  const pieces = new Transform({
-    transform(chunk: Buffer, _encoding, done) {
-      try {
-        onBytes(chunk.length)
-        for (const piece of gathered.add(chunk)) pieces.push(piece)
-        if (gathered.isTiny) throw tinyChunks()
-        done()
-      } catch (error) {
-        source.unpipe(pieces)
-        if (gathered.isTiny) onTiny(error as PercolateError)
-        else source.resume()
-        done(error as Error)
-      }
-    },
-    flush(done) {
-      for (const piece of gathered.end()) pieces.push(piece)
-      done()
-    },
-  })
-  // Nobody listens yet, or ever, where a request is refused before its body is read.
-  pieces.on('error', () => {})
-  source.once('error', error => pieces.destroy(error))
-  return source.pipe(pieces)
+  // Node's parser gives what it has taken apart to `push`.
+  const give = request.push.bind(request)
+  let isSoon = false
+  const goOn = () => {
+    isSoon = false
+    for (const piece of gathered.end()) give(piece)
+  }
+  request.push = (chunk: Buffer | null) => {
+    if (refusals.has(request)) return false
+    if (chunk === null) {
+      goOn()
+      return give(null)
+    }
+    for (const piece of gathered.add(chunk)) give(piece)
+    if (gathered.isTiny) {
+      const error = tinyChunks()
+      refusals.set(request, error)
+      gathered.end()
+      process.nextTick(() => {
+        if (request.listenerCount('error') > 0) request.emit('error', error)
+      })
+      return false
+    }
+    if (!isSoon && gathered.held > 0) {
+      isSoon = true
+      process.nextTick(goOn)
+    }
+    return request.readableLength + gathered.held < request.readableHighWaterMark
+  }
 }
 
 const tinyChunks = () =>

@@ -1,12 +1,10 @@
 import type { IncomingMessage } from 'node:http'
-import { Gathered } from './gathered.ts'
 
 /** Bytes of a body that are kept for sending it again; the conditional writes and queries that a handover overtakes are small. */
 export const KEPT_BODY_BYTES_MAX = 64 * 1024
 
 /** The body of a request that is being sent on, for as long as it is small: a node that takes it and then says that it did nothing, because it stopped serving the tenant, has cost nothing. */
 export class KeptBody {
-  readonly #gathered = new Gathered()
   #pieces: Buffer[] = []
   #bytes = 0
   #isWhole = false
@@ -14,14 +12,13 @@ export class KeptBody {
   constructor(request: IncomingMessage) {
     const onData = (chunk: Buffer) => {
       this.#bytes += chunk.length
-      if (this.#bytes <= KEPT_BODY_BYTES_MAX) return void this.#pieces.push(...this.#gathered.add(chunk))
+      if (this.#bytes <= KEPT_BODY_BYTES_MAX) return void this.#pieces.push(chunk)
       this.#pieces = []
       request.off('data', onData)
     }
     request.on('data', onData)
     request.once('end', () => {
       this.#isWhole = this.#bytes <= KEPT_BODY_BYTES_MAX
-      this.#pieces.push(...this.#gathered.end())
     })
   }
 

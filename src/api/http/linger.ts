@@ -1,5 +1,6 @@
+import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { Socket } from 'node:net'
-import type { FastifyReply } from 'fastify'
+import type { FastifyInstance } from 'fastify'
 
 /** How long a connection that is closed behind its last answer may go on sending, and how much: all of it is thrown away. */
 const LINGER_MS = 5000
@@ -13,10 +14,30 @@ export function lingerAtEnd(socket: Socket): void {
   socket.destroySoon = () => linger(socket)
 }
 
-/** Closes the connection behind this answer, and lingers. */
-export function closeBehind(reply: FastifyReply): void {
-  void reply.header('connection', 'close')
-  lingerAtEnd(reply.request.raw.socket)
+/** Whether the request has a body that has not come whole. */
+const isHalf = ({ headers, complete }: IncomingMessage): boolean =>
+  !complete && (headers['transfer-encoding'] !== undefined || Number(headers['content-length'] ?? 0) > 0)
+
+/**
+ * Closes the connection behind an answer that comes before its request has come whole: nothing of the rest is taken apart. Node reads it to find the next request, and each chunk takes as long as a hundred bytes, so that a client that is
+ * refused kept the event loop busy with a body that nobody wanted. For an answer whose head is not written yet.
+ */
+export function closeBehindHalf(request: IncomingMessage, response: ServerResponse): void {
+  if (!isHalf(request) || response.headersSent) return
+  response.shouldKeepAlive = false
+  lingerAtEnd(request.socket)
+}
+
+/** The same for all answers of a server. */
+export function closeBehindHalves(app: FastifyInstance): void {
+  app.addHook('onSend', ({ raw: request }, { raw: response }, _payload, done) => {
+    if (!isHalf(request)) return done()
+    // What came in one piece with the head is looked at first.
+    setImmediate(() => {
+      closeBehindHalf(request, response)
+      done()
+    })
+  })
 }
 
 function linger(socket: Socket): void {

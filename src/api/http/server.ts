@@ -12,6 +12,7 @@ import fastify, {
 import type { Connections } from '../../base/connections.ts'
 import { headerOfExtra, PercolateError, toPercolateError, toProblem } from '../../base/errors.ts'
 import { assertEndToEnd } from '../../base/hop-by-hop.ts'
+import { BODY_PARTS_MAX } from '../../base/limits.ts'
 import { listenError } from '../../base/listen-error.ts'
 import type { Logger } from '../../base/logger.ts'
 import type { Metrics } from '../../base/metrics.ts'
@@ -22,8 +23,10 @@ import { bodyAjv, queryAjv, validationError } from '../validate.ts'
 import { boundConnections } from './bound-connections.ts'
 import { answerClientErrors } from './client-error.ts'
 import { refuseConditions } from './conditions.ts'
-import { BODY_DEPTH_MAX, memberWithTooMuch } from './count-values.ts'
+import { BODY_DEPTH_MAX, ENTRIES_MAX, memberWithTooMuch } from './count-values.ts'
+import { bodyRefusal, gatherBodies } from './gathered.ts'
 import { LastWord } from './last-word.ts'
+import { closeBehindHalves } from './linger.ts'
 import { boundPipelined } from './pipelined.ts'
 import { cutOffStalled } from './stalled.ts'
 
@@ -87,8 +90,10 @@ export function createHttpServer(options: HttpServerOptions): FastifyInstance {
     frameworkErrors: (error, request, reply) => sendError(error, request, reply, refusals),
   })
   boundPipelined(app.server)
+  gatherBodies(app.server)
   boundConnections(app.server, options.connections)
   lastWords.set(app, new LastWord(app.server))
+  closeBehindHalves(app)
   cutOffStalled(app.server, options.readerStallMs, () => metrics.countError('READER_STALLED'))
   app.setValidatorCompiler(({ schema, httpPart }) => {
     if ((schema as { 'x-checked-by-handler'?: boolean })['x-checked-by-handler'] || httpPart === 'headers')
@@ -115,10 +120,12 @@ export function createHttpServer(options: HttpServerOptions): FastifyInstance {
     const tooMuch = memberWithTooMuch(body, bodyValues?.max ?? Number.POSITIVE_INFINITY)
     if (tooMuch) {
       const field = tooMuch.member.slice(0, FIELD_CHARS_MAX)
-      const why =
-        tooMuch.of === 'levels'
-          ? `is nested deeper than ${BODY_DEPTH_MAX} levels; send it flatter.`
-          : `has more values than a body of ${bodyValues!.max} has room for; ${bodyValues!.remedy}`
+      const why = {
+        levels: `is nested deeper than ${BODY_DEPTH_MAX} levels; send it flatter.`,
+        entries: `has an object or a list with more than ${ENTRIES_MAX} entries; send fewer.`,
+        parts: `has more than the ${BODY_PARTS_MAX} members, objects and lists that a body has room for; send it in several requests.`,
+        values: `has more values than a body of ${bodyValues?.max} has room for; ${bodyValues?.remedy}`,
+      }[tooMuch.of]
       return invalid('INVALID_ARGUMENT', `${field} ${why}`, field)
     }
     return parseJson(request, body.toString(), done)
@@ -179,6 +186,7 @@ export function createHttpServer(options: HttpServerOptions): FastifyInstance {
     assertEndToEnd(request.headers)
     refuseConditions(request)
   })
+  app.addHook('preParsing', (request, _reply, payload, done) => done(bodyRefusal(request.raw) ?? null, payload))
   app.addHook('onResponse', async (request, reply) => {
     const operation =
       request.routeOptions.config?.operation ?? `${request.method} ${request.routeOptions.url ?? 'unknown'}`

@@ -59,6 +59,14 @@ export class ResourceOperations {
       async tenant => tenant.embedding,
       () => undefined,
     )
+    const checkSpecs = (spec: EmbeddingSpec | undefined, commands: readonly ResourceCommand[]) => {
+      const first = commands.find(({ embedding }) => embedding)?.embedding
+      for (const [n, { embedding }] of commands.entries())
+        if (embedding)
+          checkSpec(spec ?? first, embedding, inputs.length === 1 ? 'embedding' : `resources[${n}].embedding`)
+    }
+    // Before others are computed, and before it waits in line.
+    checkSpecs(spec, commands)
     // No lease is held meanwhile: a provider may take long. The tenant's vectors may have got another model since; the plan looks again.
     const embedded = await this.#embed(call, spec, commands)
     const pending = embedded.filter(command => !command.embedding).length
@@ -67,14 +75,7 @@ export class ResourceOperations {
         this.#context,
         call,
         context => {
-          embedded.forEach((command, n) => {
-            if (command.embedding)
-              checkSpec(
-                context.embedding ?? embedded.find(other => other.embedding)?.embedding,
-                command.embedding,
-                inputs.length === 1 ? 'embedding' : `resources[${n}].embedding`,
-              )
-          })
+          checkSpecs(context.embedding, embedded)
           const ops = embedded.map(command => planResource(command, context.clock))
           return { ops, result: ops.map(op => op.key[0]!) }
         },
@@ -98,13 +99,18 @@ export class ResourceOperations {
       model: embedding_model ?? this.#context.embedder.model,
       vector: checkEmbedding(embedding, `embeddings[${n}].embedding`),
     }))
+    const checkSpecs = (spec: EmbeddingSpec | undefined) => {
+      for (const [n, embedding] of vectors.entries())
+        checkSpec(spec ?? vectors[0], embedding, `embeddings[${n}].embedding`)
+    }
+    checkSpecs(undefined)
     return write(
       this.#context,
       call,
       async context => {
+        checkSpecs(context.embedding)
         const ops = []
-        for (const [n, { id, model, vector }] of vectors.entries()) {
-          checkSpec(context.embedding ?? vectors[0], { model, vector }, `embeddings[${n}].embedding`)
+        for (const { id, model, vector } of vectors) {
           if (resourceView(id, await context.read({ kind: 'resource', key: [id] })))
             ops.push(planEmbedding(id, model, vector, context.clock))
         }

@@ -1,9 +1,10 @@
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
-import { BODY_DEPTH_MAX, memberWithTooMuch } from '../../../src/api/http/count-values.ts'
+import { BODY_DEPTH_MAX, ENTRIES_MAX, memberWithTooMuch } from '../../../src/api/http/count-values.ts'
 import * as schemas from '../../../src/api/schemas.ts'
 import { check } from '../../../src/api/validate.ts'
 import { checkObject } from '../../../src/base/check-object.ts'
+import { BODY_PARTS_MAX, METADATA_BYTES_MAX } from '../../../src/base/limits.ts'
 import { parseFilter } from '../../../src/search/filter.ts'
 
 /** Values of a document as a whole, counted when it is parsed: each list and object, and each thing in one. */
@@ -67,6 +68,32 @@ describe('a JSON text that nests too deep', () => {
     expect(memberWithTooMuch(nested(BODY_DEPTH_MAX + 1), 1000)).toEqual({ of: 'levels', member: 'metadata' })
     const flat = Buffer.from(`[${Array(1000).fill('[[]]').join(',')}]`)
     expect(memberWithTooMuch(flat, 10_000)).toBe(undefined)
+  })
+})
+
+describe('a JSON text with too many members', () => {
+  const look = (value: unknown) => memberWithTooMuch(Buffer.from(JSON.stringify(value)), Number.POSITIVE_INFINITY)
+  const wide = (members: number) => Object.fromEntries(Array.from({ length: members }, (_, n) => [n.toString(36), 1]))
+
+  it('in one object, or items in one list, is known by it, and what metadata may be is not', () => {
+    expect(look({ name: 'a:b', metadata: wide(ENTRIES_MAX) })).toBe(undefined)
+    expect(look({ name: 'x', metadata: wide(ENTRIES_MAX + 1) })).toEqual({ of: 'entries', member: 'metadata' })
+    expect(look({ list: [wide(ENTRIES_MAX), wide(ENTRIES_MAX)] })).toBe(undefined)
+    expect(look({ embedding: Array(ENTRIES_MAX).fill(1) })).toBe(undefined)
+    expect(look({ embedding: Array(ENTRIES_MAX + 1).fill(1) })).toEqual({ of: 'entries', member: 'embedding' })
+    const most = wide(8400)
+    expect(JSON.stringify(most).length).toBeGreaterThan(METADATA_BYTES_MAX)
+    expect(look({ entities: Array(3).fill({ properties: most }) })).toBe(undefined)
+  })
+
+  it('objects or lists is, too; an embedding of numbers has one', () => {
+    expect(
+      look({ resources: Array(1000).fill({ content: 'x', metadata: wide(100), embedding: Array(300).fill(0.5) }) }),
+    ).toBe(undefined)
+    const many = (one: unknown) => Array(BODY_PARTS_MAX / 10_000).fill(Array(10_000).fill(one))
+    for (const one of [wide(3), [], {}])
+      expect(look({ resources: many(one) })).toEqual({ of: 'parts', member: 'resources' })
+    expect(look(many([]))).toEqual({ of: 'parts', member: 'body' })
   })
 })
 

@@ -6,7 +6,9 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { FeedPlaces } from '../../../src/api/feed-places.ts'
 import { addTenantHook } from '../../../src/api/http/call.ts'
 import { HttpForwarder } from '../../../src/api/http/forward.ts'
+import { gatherBodies } from '../../../src/api/http/gathered.ts'
 import { KEPT_BODY_BYTES_MAX } from '../../../src/api/http/kept-body.ts'
+import { closeBehindHalves } from '../../../src/api/http/linger.ts'
 import { sendError } from '../../../src/api/http/server.ts'
 import { createLogger } from '../../../src/base/logger.ts'
 import { Metrics } from '../../../src/base/metrics.ts'
@@ -42,6 +44,8 @@ beforeAll(async () => {
   const gate = new Gate({ replica, auth, bookmarkWaitMs: 0 })
   const forwarder = new HttpForwarder(auth, new FeedPlaces({ feedsMax: 1, tenantFeedsMax: 1 }))
   entry = fastify({ bodyLimit: 1e7 })
+  gatherBodies(entry.server)
+  closeBehindHalves(entry)
   const refusals = new Refusals({ logger: createLogger({ level: 'silent', role: 'test' }), metrics: new Metrics() })
   entry.setErrorHandler((error, request, reply) => sendError(error, request, reply, refusals))
   addTenantHook(entry, { time: systemTime, asOfAheadMsMax: 0, onTenant: () => {}, gate, forwarder })
