@@ -1,13 +1,19 @@
 import { PercolateError } from '../base/errors.ts'
-import { HalfShares } from './half-shares.ts'
+import type { Time } from '../base/time.ts'
+import { YieldingShares } from './yielding-shares.ts'
 
 /** Bodies up to this size are counted, and never refused. */
 export const SMALL_BODY_BYTES = 64 * 1024
+
+/** How long a body that is still coming keeps its room when others need that, ms: 16 MiB over 30 Mbit/s. */
+const COMING_MS = 5000
 
 /** A body that is still coming. */
 export interface ArrivingBody {
   /** Counts what came of it. TOO_BUSY when the bodies beside it leave no room. */
   add(bytes: number): void
+  /** It has come whole: it gives way to nobody any more. */
+  whole(): void
   /** So much of what came as a body of its own, all of it when less came: held until what is returned is called; calling that again does nothing. */
   split(bytes: number): () => void
   /** What came of it is held no more; calling that again does nothing. */
@@ -16,14 +22,16 @@ export interface ArrivingBody {
 
 /**
  * The bodies of requests that a node is working on, or that wait in it: what is parsed of one is held until its answer, so all of them together are bounded, and those of one tenant to half of that. What has not
- * come yet is not held: who announces a large body and sends none takes no room from others.
+ * come yet is not held: who announces a large body and sends none takes no room from others. Nor does who never sends the end: where there is no room, bodies that have been coming for {@link COMING_MS} give way, whatever their pace.
  */
-export class HeldBodies extends HalfShares {
+export class HeldBodies extends YieldingShares {
   /** `bytesMax`: see `PERCOLATE_HELD_BODY_BYTES_MAX`. */
-  constructor(bytesMax: number) {
+  constructor(bytesMax: number, time?: Pick<Time, 'monotonic'>) {
     super({
       max: bytesMax,
       smallMax: SMALL_BODY_BYTES,
+      time,
+      patienceMs: COMING_MS,
       refuse: (held, ofTenant) =>
         new PercolateError(
           'TOO_BUSY',
@@ -32,21 +40,48 @@ export class HeldBodies extends HalfShares {
     })
   }
 
-  /** Counts a body as it comes. */
-  arriving(tenant?: string): ArrivingBody {
+  override check(bytes: number, tenant?: string): void {
+    this.#makeRoom(bytes, 0, tenant)
+  }
+
+  /** Counts a body as it comes. `giveWay`: nothing more of it is taken, and why. */
+  arriving(tenant?: string, giveWay: (error: PercolateError) => void = () => {}): ArrivingBody {
     const body = this.begin(tenant)
+    let isComing = false
+    const whole = () => {
+      isComing = false
+      this.forget(body)
+    }
     return {
       add: bytes => {
-        this.checkMore(bytes, body.amount, tenant)
+        this.#makeRoom(bytes, body.amount, tenant)
         body.count(bytes)
+        if (isComing) return
+        isComing = true
+        this.heard(body, tenant, () => giveWay(tooSlow()))
       },
+      whole,
       split: bytes => {
         const part = this.begin(tenant)
         part.count(Math.min(bytes, body.amount))
         body.count(-part.amount)
+        if (body.amount === 0) whole()
         return part.release
       },
-      release: body.release,
+      release: () => {
+        whole()
+        body.release()
+      },
     }
   }
+
+  #makeRoom(bytes: number, own: number, tenant: string | undefined): void {
+    this.checkOrMakeRoom(bytes, own, tenant, SMALL_BODY_BYTES)
+  }
 }
+
+const tooSlow = () =>
+  new PercolateError(
+    'TOO_BUSY',
+    `The body has been coming for more than ${COMING_MS / 1000} s, and others need the room that it takes (PERCOLATE_HELD_BODY_BYTES_MAX); send it again, or less at once.`,
+  )

@@ -759,7 +759,7 @@ export const settings = {
     max: 64 * 1024 * MIB,
     unit: 'bytes',
     roles: DATABASE,
-    doc: 'Bodies of the HTTP requests and gRPC calls of all tenants (of a `WriteResources` stream what is not written yet) that a node is working on, or that wait in it, together, and half of that for one tenant over HTTP. A body counts as it comes (of a gRPC call also while it is forwarded), and one of more than 64 KiB that does not fit beside the others gets TOO_BUSY, if possible before it is read. What is parsed of a body takes up to some three times as much memory, and more while its embeddings are made.',
+    doc: 'Bodies of the HTTP requests and gRPC calls of all tenants (of a `WriteResources` stream what is not written yet) that a node is working on, or that wait in it, together, and half of that for one tenant over HTTP. A body counts as it comes (of a gRPC call also while it is forwarded), and one of more than 64 KiB that does not fit beside the others gets TOO_BUSY, if possible before it is read; one that has been coming for more than 5 s gives way to it. What is parsed of a body takes up to some three times as much memory, and more while its embeddings are made.',
   },
   heldAnswerBytesMax: {
     env: 'PERCOLATE_HELD_ANSWER_BYTES_MAX',

@@ -160,3 +160,21 @@ it('a call that does not come to its end is ended: a head alone, a part of a mes
   silent.call.end(frame(field(1, Buffer.from('more'))))
   expect(await silent.ended).toMatchObject({ status: '0' })
 })
+
+it('a message in hundreds of DATA frames of one byte is refused, in fewer it is taken', {
+  timeout: 20_000,
+}, async () => {
+  const message = frame(field(1, field(2, Buffer.alloc(400, 'x'))))
+  const inFrames = async (bytes: number) => {
+    const { call, ended } = begin('Rem/PutResources')
+    for (let at = 0; at < message.length && !call.closed; at += bytes) {
+      call.write(message.subarray(at, at + bytes))
+      await new Promise(setImmediate)
+    }
+    if (!call.closed) call.end()
+    return ended
+  }
+  expect(await inFrames(1)).toMatchObject({ status: '3', code: 'REQUEST_MALFORMED', field: 'message' })
+  expect((await inFrames(2)).code).not.toBe('REQUEST_MALFORMED')
+  await expect.poll(held).toBe(0)
+})

@@ -1,7 +1,9 @@
 import { readdir } from 'node:fs/promises'
 import { request as httpRequest } from 'node:http'
+import { connect } from 'node:net'
 import { join } from 'node:path'
 import { Readable } from 'node:stream'
+import { text } from 'node:stream/consumers'
 import {
   CreateBucketCommand,
   ListMultipartUploadsCommand,
@@ -54,6 +56,16 @@ describe('the embedded endpoint', () => {
     await expect(
       clientOf({ accessKeyId: 'wrong' }).send(new ListObjectsV2Command({ Bucket: 'contract' })),
     ).rejects.toMatchObject({ name: 'InvalidAccessKeyId' })
+  })
+
+  it('answers an unsigned put before its body has come, and takes nothing of that apart', async () => {
+    const socket = connect(Number(new URL(server.endpoint).port), '127.0.0.1')
+    socket.write(
+      `PUT /contract/x HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n${'1\r\na\r\n'.repeat(100_000)}`,
+    )
+    const answer = await text(socket)
+    expect(answer).toMatch(/^HTTP\/1\.1 403 /)
+    expect(answer.toLowerCase()).toContain('connection: close')
   })
 
   it('leaves no file behind when a put is cut off or its checksum is wrong', async () => {

@@ -28,3 +28,26 @@ it('a body in chunks of one byte is taken when it is small', async () => {
   const head = HEAD.replace('\r\n\r\n', '\r\nConnection: close\r\n\r\n')
   expect(await said(`${head}${chunks}0\r\n\r\n`)).toMatch(/^HTTP\/1\.1 20[01] /)
 })
+
+it.each([
+  ['POST /nowhere', 404],
+  ['PUT /api/v1/resources', 405],
+  ['OPTIONS /api/v1/resources', 405],
+  ['POST /health', 405],
+])('%s is answered before its body has come, and nothing of that is taken apart', async (route, status) => {
+  const head = `${route} HTTP/1.1\r\nHost: x\r\nX-Tenant-ID: acme\r\nContent-Type: application/json\r\n`
+  for (const body of [
+    `Transfer-Encoding: chunked\r\n\r\n${'1\r\na\r\n'.repeat(100_000)}`,
+    'Content-Length: 100000\r\n\r\nx',
+  ]) {
+    const answer = await said(`${head}${body}`)
+    expect(answer).toMatch(new RegExp(`^HTTP/1\\.1 ${status} `))
+    expect(answer.toLowerCase()).toContain('connection: close')
+  }
+})
+
+it('a small request that is refused keeps its connection', async () => {
+  const head = (more: string) => `POST /nowhere HTTP/1.1\r\nHost: x\r\n${more}Content-Length: 2\r\n\r\n{}`
+  const answer = await said(`${head('')}${head('')}${head('Connection: close\r\n')}`)
+  expect(answer.match(/HTTP\/1\.1 404 /g)).toHaveLength(3)
+})

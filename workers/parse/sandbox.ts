@@ -1,5 +1,5 @@
 import { type ChildProcess, spawn } from 'node:child_process'
-import { mkdtempSync } from 'node:fs'
+import { existsSync, mkdtempSync } from 'node:fs'
 import { readFile, rm } from 'node:fs/promises'
 import { createRequire } from 'node:module'
 import { tmpdir } from 'node:os'
@@ -59,6 +59,9 @@ const permission = process.allowedNodeEnvironmentFlags.has('--permission')
   ? '--permission'
   : '--experimental-permission'
 
+/** A parser that is busy sees nothing: on Linux the system ends it when its worker is gone, however that ended (PR_SET_PDEATHSIG, util-linux). */
+const WITH_US = existsSync('/usr/bin/setpriv') ? ['/usr/bin/setpriv', '--pdeathsig', 'KILL'] : []
+
 /**
  * A process for one document, so that none can take the worker down, hold its event loop, read what it may not, or see another tenant's: no
  * environment, file reads limited to the program and the one file (Node's permission model), no writes, bounded heap, memory and time. It
@@ -79,9 +82,11 @@ export class Sandbox {
     this.#options = options
     this.#folder = mkdtempSync(join(tmpdir(), 'percolate-'))
     this.path = join(this.#folder, 'document')
+    const [command, ...before] = [...WITH_US, process.execPath]
     this.#child = spawn(
-      process.execPath,
+      command!,
       [
+        ...before,
         permission,
         ...[`${PACKAGE_FOLDER}/*`, `${packages}/*`, this.path].map(folder => `--allow-fs-read=${folder}`),
         '--no-warnings',

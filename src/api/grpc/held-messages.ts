@@ -1,4 +1,5 @@
 import type { ServerHttp2Stream } from 'node:http2'
+import type { PercolateError } from '../../base/errors.ts'
 import type { ArrivingBody, HeldBodies } from '../held-bodies.ts'
 import { framedBytes } from './frames.ts'
 import type { Received } from './strict-messages.ts'
@@ -15,8 +16,9 @@ export class HeldMessages {
   readonly #waiting = new Set<() => void>()
   #hasEnded = false
 
-  constructor(bodies: HeldBodies, stream: ServerHttp2Stream) {
-    this.#coming = bodies.arriving()
+  /** `giveWay`: ends the call, with the error that its client is told. */
+  constructor(bodies: HeldBodies, stream: ServerHttp2Stream, giveWay: (error: PercolateError) => void) {
+    this.#coming = bodies.arriving(undefined, giveWay)
     stream.once('close', () => this.end())
   }
 

@@ -70,7 +70,7 @@ export const contractInterceptor =
       head.set(ACCEPT_ENCODING, 'identity')
       sendHead(head)
     }
-    const held = new HeldMessages(bodies, stream)
+    const held = new HeldMessages(bodies, stream, error => refuse(error))
     let place: HeldCall | undefined
     let messages = 0
     let hasEnded = false

@@ -52,6 +52,8 @@ export interface TenantHookOptions {
 const releases = new WeakMap<FastifyRequest, () => void>()
 /** Large bodies are counted as they come. */
 const arrivals = new WeakMap<FastifyRequest, ArrivingBody>()
+/** And read there. */
+const counting = new WeakMap<FastifyRequest, Readable>()
 
 /** Bytes of the body that is announced; undefined: it does not say how many. */
 function announcedBytes({ headers }: FastifyRequest, bodyBytesMax: number): number | undefined {
@@ -70,7 +72,7 @@ function beginBody(
   if (bytes !== undefined && bytes <= SMALL_BODY_BYTES) releases.set(request, bodies.hold(bytes, tenant))
   else {
     if (bytes !== undefined) bodies.check(bytes, tenant)
-    const body = bodies.arriving(tenant)
+    const body = bodies.arriving(tenant, error => counting.get(request)?.destroy(error))
     arrivals.set(request, body)
     releases.set(request, body.release)
   }
@@ -154,7 +156,10 @@ export function addTenantHook(scope: FastifyInstance, options: TenantHookOptions
   scope.addHook('onResponse', async request => letGo(request))
   scope.addHook('preParsing', (request, _reply, payload, done) => {
     const body = arrivals.get(request)
-    done(null, body ? counted(payload as Readable, body.add) : payload)
+    if (!body) return done(null, payload)
+    const counts = counted(payload as Readable, body.add, body.whole)
+    counting.set(request, counts)
+    done(null, counts)
   })
   const { gate, forwarder } = options
   if (gate && forwarder) {

@@ -1,15 +1,15 @@
 import { Agent, type ClientRequest, request as httpRequest, type IncomingMessage } from 'node:http'
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import { PercolateError } from '../../base/errors.ts'
+import { bodyRefusal } from '../../base/gathered-bodies.ts'
 import { endToEnd, forwardable } from '../../base/hop-by-hop.ts'
 import type { TenantId } from '../../base/ids.ts'
+import { closeBehindHalf } from '../../base/linger.ts'
 import { PEER_HEADER, type PeerAuth } from '../../replication/auth.ts'
 import type { Member } from '../../replication/placement.ts'
 import { askEach, lost, misdirected } from '../../session/forward.ts'
 import type { FeedPlaces } from '../feed-places.ts'
-import { bodyRefusal } from './gathered.ts'
 import { KeptBody } from './kept-body.ts'
-import { closeBehindHalf } from './linger.ts'
 import { passEvents } from './passed-events.ts'
 
 /** Connections to one other node for requests that end by themselves, and as many again for those whose answer may take long. Feeds have as many as there are places for them. */

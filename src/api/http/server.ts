@@ -11,8 +11,10 @@ import fastify, {
 } from 'fastify'
 import type { Connections } from '../../base/connections.ts'
 import { headerOfExtra, PercolateError, toPercolateError, toProblem } from '../../base/errors.ts'
+import { bodyRefusal, gatherBodies } from '../../base/gathered-bodies.ts'
 import { assertEndToEnd } from '../../base/hop-by-hop.ts'
 import { BODY_PARTS_MAX } from '../../base/limits.ts'
+import { closeBehindHalf, isHalf } from '../../base/linger.ts'
 import { listenError } from '../../base/listen-error.ts'
 import type { Logger } from '../../base/logger.ts'
 import type { Metrics } from '../../base/metrics.ts'
@@ -24,9 +26,7 @@ import { boundConnections } from './bound-connections.ts'
 import { answerClientErrors } from './client-error.ts'
 import { refuseConditions } from './conditions.ts'
 import { BODY_DEPTH_MAX, ENTRIES_MAX, memberWithTooMuch } from './count-values.ts'
-import { bodyRefusal, gatherBodies } from './gathered.ts'
 import { LastWord } from './last-word.ts'
-import { closeBehindHalves } from './linger.ts'
 import { boundPipelined } from './pipelined.ts'
 import { cutOffStalled } from './stalled.ts'
 
@@ -141,32 +141,22 @@ export function createHttpServer(options: HttpServerOptions): FastifyInstance {
     for (const method of [route.method].flat()) known.add(method)
     methods.set(route.url, known)
   })
-  app.setNotFoundHandler((request, reply) => {
+  const notFound = (request: FastifyRequest, reply: FastifyReply): PercolateError => {
     const path = request.url.split('?')[0]!
     const parts = partsOf(path)
     const allowed = parts && [...methods].find(([pattern]) => matchesPattern(pattern, parts))?.[1]
-    if (!allowed || allowed.has(request.method)) {
-      return sendError(
-        new PercolateError(
-          'ROUTE_NOT_FOUND',
-          `There is no ${request.method} ${path.slice(0, 200)} here; ${elsewhere(path) ?? '/docs lists the routes'}.`,
-        ),
-        request,
-        reply,
-        refusals,
+    if (!allowed || allowed.has(request.method))
+      return new PercolateError(
+        'ROUTE_NOT_FOUND',
+        `There is no ${request.method} ${path.slice(0, 200)} here; ${elsewhere(path) ?? '/docs lists the routes'}.`,
       )
-    }
     void reply.header('allow', [...allowed].join(', '))
-    return sendError(
-      new PercolateError(
-        'METHOD_NOT_ALLOWED',
-        `${request.method} is not offered here; use ${[...allowed].join(' or ')}.`,
-      ),
-      request,
-      reply,
-      refusals,
+    return new PercolateError(
+      'METHOD_NOT_ALLOWED',
+      `${request.method} is not offered here; use ${[...allowed].join(' or ')}.`,
     )
-  })
+  }
+  app.setNotFoundHandler((request, reply) => sendError(notFound(request, reply), request, reply, refusals))
 
   let isClosing = false
   app.addHook('preClose', async () => {
@@ -183,6 +173,8 @@ export function createHttpServer(options: HttpServerOptions): FastifyInstance {
     // Who forwarded the request puts its own name over the second.
     if (options.node !== undefined)
       void reply.header('x-percolate-node', options.node).header('x-percolate-entry-node', options.node)
+    // Before its body is read.
+    if (request.is404) throw notFound(request, reply)
     assertEndToEnd(request.headers)
     refuseConditions(request)
   })
@@ -212,6 +204,18 @@ export function createHttpServer(options: HttpServerOptions): FastifyInstance {
     async (_request, reply) => reply.type(metrics.registry.contentType).send(await metrics.registry.metrics()),
   )
   return app
+}
+
+/** See {@link closeBehindHalf}. */
+export function closeBehindHalves(app: FastifyInstance): void {
+  app.addHook('onSend', ({ raw: request }, { raw: response }, _payload, done) => {
+    if (!isHalf(request)) return done()
+    // What came in one piece with the head is looked at first.
+    setImmediate(() => {
+      closeBehindHalf(request, response)
+      done()
+    })
+  })
 }
 
 /** Parts of a path, more than any route has. */

@@ -1,7 +1,10 @@
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http'
 import type { AddressInfo } from 'node:net'
+import type { Readable } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import { errorMessage } from '../../base/errors.ts'
+import { bodyRefusal, gatherBodies } from '../../base/gathered-bodies.ts'
+import { closeBehindHalf } from '../../base/linger.ts'
 import { listenError } from '../../base/listen-error.ts'
 import type { Logger } from '../../base/logger.ts'
 import { bodyDecoder } from './body.ts'
@@ -57,6 +60,7 @@ export async function startEmbeddedS3(options: EmbeddedS3Options): Promise<Embed
   const server = createServer({ keepAliveTimeout: 30_000, requestTimeout: 0 }, (request, response) => {
     void respond(store, options, request, response)
   })
+  gatherBodies(server)
   try {
     await listen(server, options.host, options.port)
   } catch (error) {
@@ -100,9 +104,11 @@ async function respond(
     const known =
       error instanceof S3Error
         ? error
-        : isDiskFull(error)
-          ? storageFull()
-          : new S3Error('InternalError', 'The server failed.')
+        : bodyRefusal(request)
+          ? new S3Error('InvalidRequest', bodyRefusal(request)!.message)
+          : isDiskFull(error)
+            ? storageFull()
+            : new S3Error('InternalError', 'The server failed.')
     if (known.code === 'InternalError' && !request.destroyed)
       options.logger.error({ err: errorMessage(error) }, 'embedded S3 failed')
     sendError(request, response, known)
@@ -117,12 +123,12 @@ function sendError(request: IncomingMessage, response: ServerResponse, error: S3
   // What is left of the body is not read: the connection ends with the answer. A client that is not at fault would hear of that before it hears the answer, so here the body is read to its end and dropped.
   const isRead = request.complete || error.code === 'InsufficientStorage'
   if (isRead && !request.complete) request.unpipe().resume()
-  const rest = isRead ? {} : { connection: 'close' }
+  else closeBehindHalf(request, response)
   const body =
     request.method === 'HEAD' || error.status === 304
       ? undefined
       : toXml('Error', { Code: error.code, Message: error.message })
-  response.writeHead(error.status, { ...rest, ...(body ? { 'content-type': 'application/xml' } : {}) })
+  response.writeHead(error.status, body ? { 'content-type': 'application/xml' } : {})
   response.end(body)
 }
 
@@ -382,24 +388,27 @@ function checkLength({ request }: Context): void {
   if (length > PUT_BYTES_MAX) throw new S3Error('EntityTooLarge', 'A single put takes at most 5 GiB.')
 }
 
-/** A body that ends early leaves nothing: `pipeline` fails, and the file is removed. */
-async function receive({ request, store, verified }: Context): Promise<{ file: string; bytes: number; md5: string }> {
-  const body = () => {
-    const decoder = bodyDecoder(request, verified)
-    const gone = () => decoder.destroy(new S3Error('IncompleteBody', 'The client went away.'))
-    request.on('error', error => decoder.destroy(error))
-    request.on('aborted', gone)
-    // It may have gone before this was listened for.
-    if (request.destroyed && !request.complete) gone()
-    return request.pipe(decoder)
-  }
-  return store.writeFile(body, lengthOf(request))
+/** The bytes of the body; it fails when the body ends early. */
+function decoded({ request, verified }: Context): Readable {
+  const decoder = bodyDecoder(request, verified)
+  const gone = () => decoder.destroy(new S3Error('IncompleteBody', 'The client went away.'))
+  request.on('error', error => decoder.destroy(error))
+  request.on('aborted', gone)
+  // It may have gone, or been refused, before this was listened for.
+  const refusal = bodyRefusal(request)
+  if (refusal) decoder.destroy(refusal)
+  else if (request.destroyed && !request.complete) gone()
+  return request.pipe(decoder)
 }
 
-async function readText({ request, verified }: Context): Promise<string> {
+/** A body that ends early leaves nothing: `pipeline` fails, and the file is removed. */
+const receive = (context: Context): Promise<{ file: string; bytes: number; md5: string }> =>
+  context.store.writeFile(() => decoded(context), lengthOf(context.request))
+
+async function readText(context: Context): Promise<string> {
   const chunks: Buffer[] = []
   let bytes = 0
-  for await (const chunk of request.pipe(bodyDecoder(request, verified)) as AsyncIterable<Buffer>) {
+  for await (const chunk of decoded(context) as AsyncIterable<Buffer>) {
     bytes += chunk.length
     if (bytes > XML_BYTES_MAX) throw new S3Error('MalformedXML', 'The body is too large.')
     chunks.push(chunk)

@@ -51,14 +51,61 @@ describe('the bodies that a node holds', () => {
   })
 })
 
+describe('a body that does not come to its end', () => {
+  const clock = { now: 0, monotonic: () => clock.now }
+  const comingFor = (bodies: HeldBodies, bytes: number, tenant: string) => {
+    const told: unknown[] = []
+    const body = bodies.arriving(tenant, error => told.push(error))
+    body.add(bytes - 1)
+    body.add(1)
+    return { body, told }
+  }
+
+  it('gives way after five seconds to one that has no room, though bytes of it come all the time, and not before', () => {
+    const bodies = new HeldBodies(4 * LARGE, clock)
+    const [first, second] = ['acme', 'globex'].map(tenant => comingFor(bodies, 2 * LARGE - 1, tenant))
+    clock.now += 4000
+    expect(() => bodies.check(LARGE, 'other')).toThrow(/PERCOLATE_HELD_BODY_BYTES_MAX/)
+    second!.body.add(1)
+    clock.now += 1000
+    const third = comingFor(bodies, LARGE, 'other')
+    expect(first!.told).toEqual([expect.objectContaining({ code: 'TOO_BUSY' })])
+    expect([second!.told, third.told]).toEqual([[], []])
+    first!.body.add(LARGE)
+    first!.body.release()
+    expect(bodies.held).toBe(3 * LARGE)
+  })
+
+  it('that is whole, or of a tenant that has no part in the other having no room, does not', () => {
+    const bodies = new HeldBodies(4 * LARGE, clock)
+    const whole = comingFor(bodies, 2 * LARGE, 'acme')
+    whole.body.whole()
+    const other = comingFor(bodies, LARGE, 'globex')
+    clock.now += 6000
+    expect(() => bodies.check(LARGE, 'acme')).toThrow(/of this tenant/)
+    bodies.check(LARGE, 'other')
+    expect([whole.told, other.told]).toEqual([[], []])
+    expect(() => bodies.check(3 * LARGE, 'other')).toThrow(expect.objectContaining({ code: 'TOO_BUSY' }))
+    expect(other.told).toEqual([])
+    const message = comingFor(bodies, LARGE, 'other')
+    const release = message.body.split(LARGE)
+    clock.now += 6000
+    message.body.add(LARGE)
+    clock.now += 1000
+    expect(() => bodies.check(4 * LARGE, 'fourth')).toThrow(expect.objectContaining({ code: 'TOO_BUSY' }))
+    expect(message.told).toEqual([])
+    release()
+  })
+})
+
 describe('a request with a body', () => {
   const closing: (() => unknown)[] = []
   afterEach(async () => {
     for (const close of closing.splice(0).reverse()) await close()
   })
 
-  async function serve(bytesMax: number) {
-    const bodies = new HeldBodies(bytesMax)
+  async function serve(bytesMax: number, time = systemTime as Pick<typeof systemTime, 'monotonic'>) {
+    const bodies = new HeldBodies(bytesMax, time)
     const app = fastify({ bodyLimit: 100 * LARGE })
     app.setErrorHandler((error, _request, reply) => reply.code(503).send({ code: (error as { code: string }).code }))
     const hook = { time: systemTime, asOfAheadMsMax: 1000, onTenant: () => {}, bodies, bodyBytesMax: 100 * LARGE }
@@ -121,6 +168,25 @@ describe('a request with a body', () => {
     late.write('x'.repeat(2 * LARGE - SMALL_BODY_BYTES / 2))
     expect(await refusal).toMatch(/ 503 /)
     expect(bodies.refused).toBe(1)
+  })
+
+  it('that never ends makes room for others after a while, and its client hears so', async () => {
+    const clock = { now: 0, monotonic: () => clock.now }
+    const { bodies, open, answer } = await serve(2 * LARGE, clock)
+    const slow = open('slow', `content-length: ${2 * LARGE}`)
+    slow.write('x'.repeat(2 * LARGE - 1))
+    await expect.poll(() => bodies.held).toBe(2 * LARGE - 1)
+    const refusal = answer(slow)
+    const post = async () => {
+      const socket = open('acme', `content-length: ${LARGE}`)
+      socket.write('x'.repeat(LARGE))
+      return answer(socket)
+    }
+    expect(await post()).toMatch(/ 503 /)
+    clock.now += 5000
+    expect(await post()).toMatch(/ 200 /)
+    expect(await refusal).toMatch(/ 503 /)
+    await expect.poll(() => bodies.held).toBe(0)
   })
 
   it('is taken when it is small, whether it says so or not, and however full it is', async () => {

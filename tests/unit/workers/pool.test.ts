@@ -82,6 +82,29 @@ describe('parsers that are kept ready', () => {
     }
   })
 
+  it.runIf(existsSync('/usr/bin/setpriv'))(
+    'a document that spins goes with the worker, however that ends',
+    async () => {
+      const module = new URL('../../../dist/workers/parse/sandbox.js', import.meta.url)
+      const program = `
+      const { writeFile } = await import('node:fs/promises')
+      const { Sandbox } = await import(${JSON.stringify(module.href)})
+      const sandbox = new Sandbox(${JSON.stringify(limits)})
+      await writeFile(sandbox.path, Buffer.from(${JSON.stringify(makeSpinningPdf().toString('base64'))}, 'base64'))
+      await sandbox.ready
+      console.log(sandbox.pid)
+      await sandbox.parse({ ...${JSON.stringify(request('spin.pdf'))}, signal: new AbortController().signal })`
+      const worker = spawn(process.execPath, ['--input-type=module', '-e', program], {
+        stdio: ['ignore', 'pipe', 'inherit'],
+      })
+      const pid = Number(await new Promise(resolve => worker.stdout!.once('data', resolve)))
+      const before = await processorMs(pid)
+      await eventually('it spins', async () => (await processorMs(pid))! - before! > 300)
+      worker.kill('SIGKILL')
+      await eventually('it is gone', async () => !isAlive(pid))
+    },
+  )
+
   it('a document whose parser does not get the processor is not called too costly for that', async () => {
     const paused = async (ms: number, timeoutMs: number) => {
       const sandbox: Sandbox = pool.take()

@@ -1,6 +1,6 @@
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
-import { Gathered } from '../../../src/api/http/gathered.ts'
+import { Gathered } from '../../../src/base/gathered-bodies.ts'
 
 const MIB = 1024 * 1024
 const lengths = fc.array(

@@ -1,6 +1,5 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { Socket } from 'node:net'
-import type { FastifyInstance } from 'fastify'
 
 /** How long a connection that is closed behind its last answer may go on sending, and how much: all of it is thrown away. */
 const LINGER_MS = 5000
@@ -15,7 +14,7 @@ export function lingerAtEnd(socket: Socket): void {
 }
 
 /** Whether the request has a body that has not come whole. */
-const isHalf = ({ headers, complete }: IncomingMessage): boolean =>
+export const isHalf = ({ headers, complete }: IncomingMessage): boolean =>
   !complete && (headers['transfer-encoding'] !== undefined || Number(headers['content-length'] ?? 0) > 0)
 
 /**
@@ -26,18 +25,6 @@ export function closeBehindHalf(request: IncomingMessage, response: ServerRespon
   if (!isHalf(request) || response.headersSent) return
   response.shouldKeepAlive = false
   lingerAtEnd(request.socket)
-}
-
-/** The same for all answers of a server. */
-export function closeBehindHalves(app: FastifyInstance): void {
-  app.addHook('onSend', ({ raw: request }, { raw: response }, _payload, done) => {
-    if (!isHalf(request)) return done()
-    // What came in one piece with the head is looked at first.
-    setImmediate(() => {
-      closeBehindHalf(request, response)
-      done()
-    })
-  })
 }
 
 function linger(socket: Socket): void {

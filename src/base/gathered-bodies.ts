@@ -1,5 +1,5 @@
 import type { IncomingMessage, Server } from 'node:http'
-import { PercolateError } from '../../base/errors.ts'
+import { PercolateError } from './errors.ts'
 
 /** What is gathered before it goes on, and what goes on by itself. */
 const PIECE_BYTES = 16 * 1024
