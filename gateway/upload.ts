@@ -5,6 +5,7 @@ import { checkObject } from '../src/base/check-object.ts'
 import { cleanLine } from '../src/base/clean-text.ts'
 import { PercolateError } from '../src/base/errors.ts'
 import type { FairSemaphore } from '../src/base/fair-semaphore.ts'
+import { bodyRefusal } from '../src/base/gathered-bodies.ts'
 import { checkId, derivedId, type TenantId } from '../src/base/ids.ts'
 import { CATEGORY_BYTES_MAX, METADATA_BYTES_MAX, NAME_BYTES_MAX, URI_BYTES_MAX } from '../src/base/limits.ts'
 import type { Logger } from '../src/base/logger.ts'
@@ -243,7 +244,11 @@ function counted(request: FastifyRequest): FastifyRequest {
   const boundary = boundaryOf(request.headers['content-type'] ?? '')
   if (boundary === undefined)
     throw invalid('Content-Type names no boundary between the parts of the form, or one that is not taken.')
+  const refusal = bodyRefusal(request.raw)
+  if (refusal) throw refusal
   const form = new FormParts(boundary, DELIMITERS_MAX, () => TOO_MANY_PARTS)
+  // Its parser may refuse the request before it listens.
+  form.on('error', () => {})
   request.raw.once('error', error => form.destroy(error))
   request.raw.pipe(form)
   // The parser sees the same boundary.

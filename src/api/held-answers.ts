@@ -42,7 +42,7 @@ export class HeldAnswers extends YieldingShares {
 
   /** TOO_BUSY when no request may begin, whatever it asks for. Small answers give way for that, too. */
   admit(tenant: string): void {
-    this.checkOrMakeRoom(SMALL_ANSWER_BYTES + 1, 0, tenant, 0, 2)
+    this.checkOrMakeRoom(SMALL_ANSWER_BYTES + 1, 0, tenant, 0, { times: 2 })
   }
 
   /** `cutOff`: ends the answer when it has to give way. */
@@ -59,7 +59,7 @@ export class HeldAnswers extends YieldingShares {
       atLeast: bytes => {
         const more = bytes - share.amount
         if (more > 0) {
-          this.checkOrMakeRoom(more, share.amount, tenant, SMALL_ANSWER_BYTES + 1)
+          this.checkOrMakeRoom(more, share.amount, tenant, SMALL_ANSWER_BYTES + 1, { asking: share })
           share.count(more)
         }
         this.heard(share, tenant, cutOff)

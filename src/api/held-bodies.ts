@@ -12,6 +12,8 @@ const COMING_MS = 5000
 export interface ArrivingBody {
   /** Counts what came of it. TOO_BUSY when the bodies beside it leave no room. */
   add(bytes: number): void
+  /** It was held back here, and goes on: its time begins anew. */
+  resumed(): void
   /** It has come whole: it gives way to nobody any more. */
   whole(): void
   /** So much of what came as a body of its own, all of it when less came: held until what is returned is called; calling that again does nothing. */
@@ -41,7 +43,7 @@ export class HeldBodies extends YieldingShares {
   }
 
   override check(bytes: number, tenant?: string): void {
-    this.#makeRoom(bytes, 0, tenant)
+    this.checkOrMakeRoom(bytes, 0, tenant, SMALL_BODY_BYTES)
   }
 
   /** Counts a body as it comes. `giveWay`: nothing more of it is taken, and why. */
@@ -52,20 +54,26 @@ export class HeldBodies extends YieldingShares {
       isComing = false
       this.forget(body)
     }
+    const begins = () => {
+      isComing = body.amount > 0
+      this.heard(body, tenant, () => giveWay(tooSlow()))
+    }
     return {
       add: bytes => {
-        this.#makeRoom(bytes, body.amount, tenant)
+        this.checkOrMakeRoom(bytes, body.amount, tenant, SMALL_BODY_BYTES, { asking: body })
         body.count(bytes)
-        if (isComing) return
-        isComing = true
-        this.heard(body, tenant, () => giveWay(tooSlow()))
+        if (!isComing) begins()
+      },
+      resumed: () => {
+        if (isComing) begins()
       },
       whole,
       split: bytes => {
         const part = this.begin(tenant)
         part.count(Math.min(bytes, body.amount))
         body.count(-part.amount)
-        if (body.amount === 0) whole()
+        // What is left is of the next one.
+        begins()
         return part.release
       },
       release: () => {
@@ -73,10 +81,6 @@ export class HeldBodies extends YieldingShares {
         body.release()
       },
     }
-  }
-
-  #makeRoom(bytes: number, own: number, tenant: string | undefined): void {
-    this.checkOrMakeRoom(bytes, own, tenant, SMALL_BODY_BYTES)
   }
 }
 

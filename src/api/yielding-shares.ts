@@ -57,10 +57,16 @@ export class YieldingShares extends HalfShares {
     this.#begun.waiting.delete(share)
   }
 
-  /** As {@link checkMore}, after what may give way for it has. `from`: the size of the smallest that may. */
-  protected checkOrMakeRoom(amount: number, own: number, tenant: string | undefined, from: number, times = 1): void {
+  /** As {@link checkMore}, after what may give way for it has. `from`: the size of the smallest that may. `asking`: the share that is to grow, and does not give way to itself. */
+  protected checkOrMakeRoom(
+    amount: number,
+    own: number,
+    tenant: string | undefined,
+    from: number,
+    { times = 1, asking }: { times?: number; asking?: Share } = {},
+  ): void {
     if (this.fullFor(amount, own, tenant, times)) {
-      const giving = this.#thatMakeRoom(amount, own, tenant, from, times)
+      const giving = this.#thatMakeRoom(amount, own, tenant, from, times, asking)
       for (const { share, giveWay } of giving ?? []) {
         this.forget(share)
         share.release()
@@ -77,6 +83,7 @@ export class YieldingShares extends HalfShares {
     tenant: string | undefined,
     from: number,
     times: number,
+    asking: Share | undefined,
   ): Waiting[] | undefined {
     const now = this.#time.monotonic()
     const freed = { all: 0, ofTenant: 0 }
@@ -88,7 +95,13 @@ export class YieldingShares extends HalfShares {
           const why = full()
           if (!why) return [...giving]
           if (waiting.sinceMs > now - patienceMs || why.ofTenant !== isOfTenant) break
-          if (giving.has(waiting) || waiting.share.amount < from || (isOfTenant && waiting.tenant !== tenant)) continue
+          if (
+            giving.has(waiting) ||
+            waiting.share === asking ||
+            waiting.share.amount < from ||
+            (isOfTenant && waiting.tenant !== tenant)
+          )
+            continue
           giving.add(waiting)
           freed.all += waiting.share.amount
           if (waiting.tenant === tenant) freed.ofTenant += waiting.share.amount

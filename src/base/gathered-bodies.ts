@@ -3,10 +3,10 @@ import { PercolateError } from './errors.ts'
 
 /** What is gathered before it goes on, and what goes on by itself. */
 const PIECE_BYTES = 16 * 1024
-/** Chunks of which a body may have so many, however small they are; of more, the average must be {@link CHUNK_BYTES_MIN}. */
+/** Chunks that came together of which a body may have so many, however small they are; of more, the average must be {@link CHUNK_BYTES_MIN}. */
 const CHUNKS_ANY_SIZE_MAX = 4096
 /** Node works on each chunk of a body by itself, for as long as on a hundred bytes of JSON. */
-const CHUNK_BYTES_MIN = 64
+const CHUNK_BYTES_MIN = 32
 
 /** Bytes that come in chunks of any size, put together to pieces of some size. */
 export class Gathered {
@@ -17,7 +17,7 @@ export class Gathered {
   #chunks = 0
   #bytes = 0
 
-  /** There are many chunks, and they are tiny. */
+  /** There are many chunks that came with others, and they are tiny. Who sends a line now and then sends each by itself. */
   get isTiny(): boolean {
     return this.#chunks > CHUNKS_ANY_SIZE_MAX && this.#bytes < this.#chunks * CHUNK_BYTES_MIN
   }
@@ -29,8 +29,10 @@ export class Gathered {
 
   /** The next pieces, when there are any. */
   add(chunk: Buffer): Buffer[] {
-    this.#bytes += chunk.length
-    this.#chunks++
+    if (this.held > 0) {
+      this.#bytes += chunk.length
+      this.#chunks++
+    }
     if (chunk.length >= PIECE_BYTES) return [...this.end(), chunk]
     if (this.held === 0) {
       this.#first = chunk
@@ -67,13 +69,14 @@ export const bodyRefusal = (request: IncomingMessage): PercolateError | undefine
 
 /**
  * Gives the bodies of a server's requests in pieces of some size, in whatever chunks clients send them (`Transfer-Encoding: chunked`): each chunk is a Buffer, which takes some 250 bytes beside what is in it, and every stream that it
- * goes through works on it for microseconds. What has come in one turn of the event loop goes on in it. A body in very many tiny chunks breaks off with an `error` (REQUEST_MALFORMED, see {@link bodyRefusal}), and nothing more of it is read.
+ * goes through works on it for microseconds. What has come in one turn of the event loop goes on in it: Node runs what waits for the next tick behind each chunk. A body in very many tiny chunks breaks off with an `error` (REQUEST_MALFORMED, see {@link bodyRefusal}), and nothing more of it is read.
  */
 export function gatherBodies(server: Server): void {
   server.prependListener('request', gather)
 }
 
 function gather(request: IncomingMessage): void {
+  const isChunked = request.headers['transfer-encoding'] !== undefined
   const gathered = new Gathered()
   // Node's parser gives what it has taken apart to `push`.
   const give = request.push.bind(request)
@@ -89,7 +92,7 @@ function gather(request: IncomingMessage): void {
       return give(null)
     }
     for (const piece of gathered.add(chunk)) give(piece)
-    if (gathered.isTiny) {
+    if (isChunked && gathered.isTiny) {
       const error = tinyChunks()
       refusals.set(request, error)
       gathered.end()
@@ -100,7 +103,7 @@ function gather(request: IncomingMessage): void {
     }
     if (!isSoon && gathered.held > 0) {
       isSoon = true
-      process.nextTick(goOn)
+      setImmediate(goOn)
     }
     return request.readableLength + gathered.held < request.readableHighWaterMark
   }

@@ -1,7 +1,8 @@
-import type { IncomingMessage, ServerResponse } from 'node:http'
+import type { IncomingMessage, Server, ServerResponse } from 'node:http'
 import type { Socket } from 'node:net'
+import { bodyRefusal } from './gathered-bodies.ts'
 
-/** How long a connection that is closed behind its last answer may go on sending, and how much: all of it is thrown away. */
+/** How long a connection that is closed behind its last answer may go on sending, and how much of it is read: all of that is thrown away. */
 const LINGER_MS = 5000
 const LINGER_BYTES_MAX = 4 * 1024 * 1024
 
@@ -13,9 +14,12 @@ export function lingerAtEnd(socket: Socket): void {
   socket.destroySoon = () => linger(socket)
 }
 
-/** Whether the request has a body that has not come whole. */
-export const isHalf = ({ headers, complete }: IncomingMessage): boolean =>
-  !complete && (headers['transfer-encoding'] !== undefined || Number(headers['content-length'] ?? 0) > 0)
+/** Whether the request has a body that has not come whole, or that was not taken. */
+export const isHalf = (request: IncomingMessage): boolean =>
+  bodyRefusal(request) !== undefined || (!request.complete && hasBody(request))
+
+const hasBody = ({ headers }: IncomingMessage): boolean =>
+  headers['transfer-encoding'] !== undefined || Number(headers['content-length'] ?? 0) > 0
 
 /**
  * Closes the connection behind an answer that comes before its request has come whole: nothing of the rest is taken apart. Node reads it to find the next request, and each chunk takes as long as a hundred bytes, so that a client that is
@@ -25,6 +29,14 @@ export function closeBehindHalf(request: IncomingMessage, response: ServerRespon
   if (!isHalf(request) || response.headersSent) return
   response.shouldKeepAlive = false
   lingerAtEnd(request.socket)
+}
+
+/** Answers what a request expects that nobody here does (RFC 9110, section 10.1.1), and closes: Node's own answer to that keeps the connection, and it reads on. */
+export function refuseExpectations(server: Server): void {
+  server.on('checkExpectation', (request: IncomingMessage, response: ServerResponse) => {
+    closeBehindHalf(request, response)
+    response.writeHead(417).end()
+  })
 }
 
 function linger(socket: Socket): void {
@@ -39,7 +51,8 @@ function linger(socket: Socket): void {
     socket.removeAllListeners('data')
     socket.on('data', (piece: Buffer) => {
       left -= piece.length
-      if (left < 0) socket.destroy()
+      // The client is held, and finds the answer.
+      if (left < 0) socket.pause()
     })
   })
   socket.resume()

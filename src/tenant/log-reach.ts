@@ -18,14 +18,23 @@ export class LogReach {
   /** The copy's vector before the oldest item. */
   readonly #vector: VersionVector
   readonly #came: ReadonlySet<string>
+  /** Marks that are kept at most. */
+  readonly #cameMax: number
   /** The last item that there was. */
   readonly last: number
 
-  constructor(origin: string, last: number, vector: VersionVector, came: ReadonlySet<string>) {
+  constructor(
+    origin: string,
+    last: number,
+    vector: VersionVector,
+    came: ReadonlySet<string>,
+    cameMax = came.size + CAME_MAX,
+  ) {
     this.#origin = origin
     this.last = last
     this.#vector = vector
     this.#came = came
+    this.#cameMax = cameMax
   }
 
   /** Undefined: it has not been read to its end. */
@@ -53,8 +62,8 @@ export class LogReach {
   extend(tenant: Tenant, last: number, came: ReadonlySet<string>): void {
     const all = new Set([...this.#came, ...came])
     // Those that the log has lost since are among them: it has to be read anew.
-    if (all.size > CAME_MAX && all.size > this.#came.size) known.delete(tenant)
-    else known.set(tenant, new LogReach(this.#origin, last, this.#vector, all))
+    if (all.size > this.#cameMax) known.delete(tenant)
+    else known.set(tenant, new LogReach(this.#origin, last, this.#vector, all, this.#cameMax))
   }
 }
 

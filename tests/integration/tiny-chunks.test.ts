@@ -29,6 +29,18 @@ it('a body in chunks of one byte is taken when it is small', async () => {
   expect(await said(`${head}${chunks}0\r\n\r\n`)).toMatch(/^HTTP\/1\.1 20[01] /)
 })
 
+it('so is one behind a target that is none, or behind what nobody here expects', async () => {
+  const endless = `Transfer-Encoding: chunked\r\n\r\n${'1\r\na\r\n'.repeat(100_000)}`
+  for (const [head, status] of [
+    ['POST /%zz HTTP/1.1\r\nHost: x\r\n', 400],
+    ['POST /health HTTP/1.1\r\nHost: x\r\nExpect: tea\r\n', 417],
+  ] as const) {
+    const answer = await said(`${head}${endless}`)
+    expect(answer).toMatch(new RegExp(`^HTTP/1\\.1 ${status} `))
+    expect(answer.toLowerCase()).toContain('connection: close')
+  }
+})
+
 it.each([
   ['POST /nowhere', 404],
   ['PUT /api/v1/resources', 405],

@@ -1,5 +1,5 @@
-import { type ChildProcess, spawn } from 'node:child_process'
-import { existsSync, mkdtempSync } from 'node:fs'
+import { type ChildProcess, spawn, spawnSync } from 'node:child_process'
+import { mkdtempSync } from 'node:fs'
 import { readFile, rm } from 'node:fs/promises'
 import { createRequire } from 'node:module'
 import { tmpdir } from 'node:os'
@@ -59,8 +59,16 @@ const permission = process.allowedNodeEnvironmentFlags.has('--permission')
   ? '--permission'
   : '--experimental-permission'
 
-/** A parser that is busy sees nothing: on Linux the system ends it when its worker is gone, however that ended (PR_SET_PDEATHSIG, util-linux). */
-const WITH_US = existsSync('/usr/bin/setpriv') ? ['/usr/bin/setpriv', '--pdeathsig', 'KILL'] : []
+/**
+ * What starts a parser so that the system ends it when its worker is gone, however that ended: one that is busy sees nothing of it. With util-linux 2.33 or newer (PR_SET_PDEATHSIG, which looks at the thread that starts it: the main one
+ * here); nothing elsewhere.
+ */
+let endsWithUs: readonly string[] | undefined
+function endingWithUs(): readonly string[] {
+  const command = ['/usr/bin/setpriv', '--pdeathsig', 'KILL']
+  endsWithUs ??= spawnSync(command[0]!, [...command.slice(1), '/bin/true']).status === 0 ? command : []
+  return endsWithUs
+}
 
 /**
  * A process for one document, so that none can take the worker down, hold its event loop, read what it may not, or see another tenant's: no
@@ -82,7 +90,7 @@ export class Sandbox {
     this.#options = options
     this.#folder = mkdtempSync(join(tmpdir(), 'percolate-'))
     this.path = join(this.#folder, 'document')
-    const [command, ...before] = [...WITH_US, process.execPath]
+    const [command, ...before] = [...endingWithUs(), process.execPath]
     this.#child = spawn(
       command!,
       [

@@ -27,6 +27,11 @@ export class HeldMessages {
     if (!this.#hasEnded) this.#coming.add(bytes)
   }
 
+  /** The call was held back here, and goes on. */
+  resumed(): void {
+    this.#coming.resumed()
+  }
+
   /** Makes a message of what came; see {@link Received.decode}. */
   open(received: Received): object {
     const release = this.#coming.split(framedBytes(received.bytes))

@@ -112,6 +112,7 @@ export const contractInterceptor =
     const pieces = new MessagePieces()
     // Nor was the time for which it was held back.
     stream.on('resume', () => {
+      held.resumed()
       if (method.requestStream && frames.isWithin && !hasEnded) expect()
     })
     // Before grpc-js keeps it. It has paused the stream: to listen does not make it flow.

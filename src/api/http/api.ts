@@ -8,7 +8,8 @@ import type { Operations } from '../operations/operations.ts'
 import * as schemas from '../schemas.ts'
 import type { SlowReaders } from '../slow-readers.ts'
 import { bodyAjv, queryAjv } from '../validate.ts'
-import { addTenantHook, holdContinue } from './call.ts'
+import { addTenantHook } from './call.ts'
+import { holdContinue } from './expect-continue.ts'
 import { HttpForwarder } from './forward.ts'
 import { holdAnswers } from './hold-answers.ts'
 import { addHome } from './home.ts'
@@ -43,7 +44,7 @@ export async function createHttpApi(options: HttpApiOptions): Promise<FastifyIns
   })
   const { gate } = options
   const forwarder = gate && new HttpForwarder(gate.auth, options.operations.changes.places)
-  holdContinue(app)
+  holdContinue(app.server)
   holdAnswers(app, options.answers, options.readers)
   app.addHook('onClose', async () => forwarder?.close())
   const named = Object.values(schemas).filter(schema => typeof schema === 'object' && '$id' in schema)

@@ -1,4 +1,3 @@
-import type { IncomingMessage, ServerResponse } from 'node:http'
 import { Readable } from 'node:stream'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import type { TenantId } from '../../base/ids.ts'
@@ -12,6 +11,7 @@ import type { HeldAnswers } from '../held-answers.ts'
 import { type ArrivingBody, type HeldBodies, SMALL_BODY_BYTES } from '../held-bodies.ts'
 import { isConditional, isNewCondition } from './conditions.ts'
 import { counted } from './counted.ts'
+import { sayContinue } from './expect-continue.ts'
 import type { HttpForwarder } from './forward.ts'
 import { ReplyEnding } from './reply-ending.ts'
 
@@ -85,18 +85,6 @@ function letGo(request: FastifyRequest): void {
   releases.delete(request)
 }
 
-/** A request whose body waits for our word (`Expect: 100-continue`). */
-const waiting = new WeakSet<IncomingMessage>()
-
-/** Who waits for `100 Continue` gets it when it is known that the request is answered here. */
-export function holdContinue(app: FastifyInstance): void {
-  app.server.on('checkContinue', (request: IncomingMessage, response: ServerResponse) => {
-    if (/^\/(api|v1)\//.test(request.url ?? '')) waiting.add(request)
-    else response.writeContinue()
-    app.server.emit('request', request, response)
-  })
-}
-
 /** Reads who asks, for the routes of one scope, decides whether this node answers, and ends the session when the client goes away. */
 export function addTenantHook(scope: FastifyInstance, options: TenantHookOptions): void {
   const { bodies, answers, bodyBytesMax = 0 } = options
@@ -138,7 +126,7 @@ export function addTenantHook(scope: FastifyInstance, options: TenantHookOptions
     const bytes = announcedBytes(request, bodyBytesMax)
     if (bodies && bytes !== 0) beginBody(bodies, bytes, session.tenant, request, reply)
     options.onTenant(session.tenant)
-    if (waiting.delete(request.raw)) reply.raw.writeContinue()
+    sayContinue(request.raw, reply.raw)
   })
   // A handler goes on for a while when its client has gone, and holds what was parsed.
   scope.addHook('onRoute', route => {

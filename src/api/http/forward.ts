@@ -9,6 +9,7 @@ import { PEER_HEADER, type PeerAuth } from '../../replication/auth.ts'
 import type { Member } from '../../replication/placement.ts'
 import { askEach, lost, misdirected } from '../../session/forward.ts'
 import type { FeedPlaces } from '../feed-places.ts'
+import { sayContinue } from './expect-continue.ts'
 import { KeptBody } from './kept-body.ts'
 import { passEvents } from './passed-events.ts'
 
@@ -143,6 +144,7 @@ export class HttpForwarder {
         request.raw.once('error', error => {
           if (error instanceof PercolateError) refuse(error)
         })
+        sayContinue(request.raw, reply.raw)
         request.raw.pipe(outgoing)
       })
       if (!hasBody) {

@@ -14,7 +14,7 @@ import { headerOfExtra, PercolateError, toPercolateError, toProblem } from '../.
 import { bodyRefusal, gatherBodies } from '../../base/gathered-bodies.ts'
 import { assertEndToEnd } from '../../base/hop-by-hop.ts'
 import { BODY_PARTS_MAX } from '../../base/limits.ts'
-import { closeBehindHalf, isHalf } from '../../base/linger.ts'
+import { closeBehindHalf, isHalf, refuseExpectations } from '../../base/linger.ts'
 import { listenError } from '../../base/listen-error.ts'
 import type { Logger } from '../../base/logger.ts'
 import type { Metrics } from '../../base/metrics.ts'
@@ -87,10 +87,14 @@ export function createHttpServer(options: HttpServerOptions): FastifyInstance {
     },
     routerOptions: { maxParamLength: 4096, ignoreTrailingSlash: true },
     clientErrorHandler: answerClientErrors(metrics),
-    frameworkErrors: (error, request, reply) => sendError(error, request, reply, refusals),
+    frameworkErrors: (error, request, reply) => {
+      closeBehindHalf(request.raw, reply.raw)
+      sendError(error, request, reply, refusals)
+    },
   })
   boundPipelined(app.server)
   gatherBodies(app.server)
+  refuseExpectations(app.server)
   boundConnections(app.server, options.connections)
   lastWords.set(app, new LastWord(app.server))
   closeBehindHalves(app)

@@ -4,7 +4,7 @@ import type { Readable } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import { errorMessage } from '../../base/errors.ts'
 import { bodyRefusal, gatherBodies } from '../../base/gathered-bodies.ts'
-import { closeBehindHalf } from '../../base/linger.ts'
+import { closeBehindHalf, refuseExpectations } from '../../base/linger.ts'
 import { listenError } from '../../base/listen-error.ts'
 import type { Logger } from '../../base/logger.ts'
 import { bodyDecoder } from './body.ts'
@@ -61,6 +61,7 @@ export async function startEmbeddedS3(options: EmbeddedS3Options): Promise<Embed
     void respond(store, options, request, response)
   })
   gatherBodies(server)
+  refuseExpectations(server)
   try {
     await listen(server, options.host, options.port)
   } catch (error) {

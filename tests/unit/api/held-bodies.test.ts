@@ -98,6 +98,55 @@ describe('a body that does not come to its end', () => {
   })
 })
 
+describe('a stream of messages', () => {
+  it('gives way for the message that is coming, not for those before, and not while it is held back', () => {
+    const clock = { now: 0, monotonic: () => clock.now }
+    const bodies = new HeldBodies(4 * LARGE, clock)
+    const told: unknown[] = []
+    const body = bodies.arriving(undefined, error => told.push(error))
+    const others = bodies.hold(2 * LARGE)
+    const full = () => {
+      try {
+        bodies.check(2 * LARGE, 'acme')
+        return false
+      } catch {
+        return true
+      }
+    }
+    // Frames end where they like: with each message comes the beginning of the next.
+    body.add(LARGE)
+    for (let n = 0; n < 5; n++) {
+      clock.now += 2000
+      body.add(LARGE)
+      body.split(LARGE)()
+      expect([full(), told]).toEqual([true, []])
+    }
+    clock.now += 4000
+    body.resumed()
+    clock.now += 4000
+    expect([full(), told]).toEqual([true, []])
+    clock.now += 1000
+    expect([full(), told.length]).toEqual([false, 1])
+    others()
+  })
+
+  it('does not give way to itself, nor has another go for it in vain', () => {
+    const clock = { now: 0, monotonic: () => clock.now }
+    const bodies = new HeldBodies(4 * LARGE, clock)
+    const told: string[] = []
+    const [other, self] = ['other', 'self'].map(name => bodies.arriving(name, () => told.push(name)))
+    other!.add(LARGE)
+    self!.add(LARGE)
+    const held = bodies.hold(2 * LARGE)
+    clock.now += 6000
+    expect(() => self!.add(2 * LARGE)).toThrow(expect.objectContaining({ code: 'TOO_BUSY' }))
+    expect(told).toEqual([])
+    self!.add(LARGE)
+    expect(told).toEqual(['other'])
+    held()
+  })
+})
+
 describe('a request with a body', () => {
   const closing: (() => unknown)[] = []
   afterEach(async () => {

@@ -5,6 +5,7 @@ import fastify, { type FastifyInstance } from 'fastify'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { FeedPlaces } from '../../../src/api/feed-places.ts'
 import { addTenantHook } from '../../../src/api/http/call.ts'
+import { holdContinue } from '../../../src/api/http/expect-continue.ts'
 import { HttpForwarder } from '../../../src/api/http/forward.ts'
 import { KEPT_BODY_BYTES_MAX } from '../../../src/api/http/kept-body.ts'
 import { closeBehindHalves, sendError } from '../../../src/api/http/server.ts'
@@ -48,6 +49,8 @@ beforeAll(async () => {
   const refusals = new Refusals({ logger: createLogger({ level: 'silent', role: 'test' }), metrics: new Metrics() })
   entry.setErrorHandler((error, request, reply) => sendError(error, request, reply, refusals))
   addTenantHook(entry, { time: systemTime, asOfAheadMsMax: 0, onTenant: () => {}, gate, forwarder })
+  holdContinue(entry.server)
+  entry.put('/api/v1/e', async request => ({ node: 'n1', got: request.body }))
   entry.put('/e', async request => ({ node: 'n1', got: request.body }))
   entry.get('/e', async () => ({ node: 'n1' }))
   url = await entry.listen({ host: '127.0.0.1', port: 0 })
@@ -130,6 +133,21 @@ describe('a read that a node does not answer, since its copy lacks what the book
     expect([answer.status, answer.body.code]).toEqual([503, 'BOOKMARK_NOT_REACHED'])
     expect(bodies.map(({ node }) => node)).toEqual(['behind', 'late'])
   })
+})
+
+it('a client that waits for our word before it sends its body gets it, and its answer', {
+  timeout: 10_000,
+}, async () => {
+  routes.splice(0, routes.length, forward(serving))
+  bodies.length = 0
+  const socket = connect(Number(new URL(url).port), '127.0.0.1')
+  const said = text(socket)
+  socket.once('data', () => socket.write(JSON.stringify(small)))
+  socket.write(
+    `PUT /api/v1/e HTTP/1.1\r\nHost: x\r\nConnection: close\r\nX-Tenant-ID: acme\r\nContent-Type: application/json\r\nExpect: 100-continue\r\nContent-Length: ${JSON.stringify(small).length}\r\n\r\n`,
+  )
+  expect(await said).toMatch(/^HTTP\/1\.1 100 Continue\r\n\r\nHTTP\/1\.1 200 /)
+  expect(bodies).toEqual([{ node: 'serving', text: JSON.stringify(small) }])
 })
 
 it('a body in very many chunks of one byte is refused here, and is whole nowhere', async () => {

@@ -1,6 +1,9 @@
+import { createServer, type IncomingMessage } from 'node:http'
+import { type AddressInfo, connect } from 'node:net'
+import { text } from 'node:stream/consumers'
 import fc from 'fast-check'
-import { describe, expect, it } from 'vitest'
-import { Gathered } from '../../../src/base/gathered-bodies.ts'
+import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { Gathered, gatherBodies } from '../../../src/base/gathered-bodies.ts'
 
 const MIB = 1024 * 1024
 const lengths = fc.array(
@@ -49,6 +52,15 @@ describe('chunks that are gathered', () => {
     expect(gathered.isTiny).toBe(false)
   })
 
+  it('are not tiny when each comes by itself', () => {
+    const gathered = new Gathered()
+    for (let n = 0; n < 10_000; n++) {
+      gathered.add(Buffer.alloc(1))
+      gathered.end()
+    }
+    expect(gathered.isTiny).toBe(false)
+  })
+
   it('are tiny when there are many of a few bytes', () => {
     const tiny = (count: number, bytes: number) => {
       const gathered = new Gathered()
@@ -57,7 +69,73 @@ describe('chunks that are gathered', () => {
     }
     expect(tiny(4000, 1)).toBe(false)
     expect(tiny(5000, 1)).toBe(true)
-    expect(tiny(5000, 63)).toBe(true)
-    expect(tiny(5000, 64)).toBe(false)
+    expect(tiny(5000, 31)).toBe(true)
+    expect(tiny(5000, 32)).toBe(false)
+  })
+})
+
+describe('the body of a request', () => {
+  const server = createServer(async (request, response) => {
+    response.end(JSON.stringify(await (request.url === '/slow' ? slowly(request) : read(request))))
+  })
+  gatherBodies(server)
+  beforeAll(() => new Promise<void>(resolve => server.listen(0, '127.0.0.1', resolve)))
+  afterAll(() => server.close())
+
+  const read = async (request: IncomingMessage) => {
+    let [events, bytes] = [0, 0]
+    request.on('data', (piece: Buffer) => {
+      events++
+      bytes += piece.length
+    })
+    return new Promise(resolve => {
+      request.once('end', () => resolve({ events, bytes }))
+      request.once('error', error => resolve({ error: error.message }))
+    })
+  }
+  /** With back-pressure. */
+  const slowly = async (request: IncomingMessage) => {
+    let [events, bytes] = [0, 0]
+    for await (const piece of request) {
+      events++
+      bytes += (piece as Buffer).length
+      await new Promise(resolve => setTimeout(resolve, 1))
+    }
+    return { events, bytes }
+  }
+  const post = async (path: string, chunks: readonly string[]) => {
+    const socket = connect((server.address() as AddressInfo).port, '127.0.0.1')
+    const body = chunks.map(chunk => `${chunk.length.toString(16)}\r\n${chunk}\r\n`).join('')
+    socket.write(
+      `POST ${path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n${body}0\r\n\r\n`,
+    )
+    return JSON.parse((await text(socket)).split('\r\n\r\n')[1]!)
+  }
+
+  it.each(['/', '/slow'])('in many chunks comes in few pieces (%s)', async path => {
+    const chunks = Array.from({ length: 20_000 }, () => 'x'.repeat(72))
+    const { events, bytes } = await post(path, chunks)
+    expect(bytes).toBe(20_000 * 72)
+    expect(events).toBeLessThan(500)
+  })
+
+  it('in chunks of all sizes comes whole', { timeout: 30_000 }, async () => {
+    const sizes = fc.array(fc.oneof(fc.integer({ min: 1, max: 200 }), fc.integer({ min: 1, max: 100_000 })), {
+      maxLength: 60,
+    })
+    await fc.assert(
+      fc.asyncProperty(sizes, fc.constantFrom('/', '/slow'), async (of, path) => {
+        const { bytes } = await post(
+          path,
+          of.map(size => 'x'.repeat(size)),
+        )
+        expect(bytes).toBe(of.reduce((sum, size) => sum + size, 0))
+      }),
+      { numRuns: 30 },
+    )
+  })
+
+  it('in very many chunks of a few bytes breaks off', async () => {
+    expect(await post('/', Array(20_000).fill('xx'))).toEqual({ error: expect.stringMatching(/more than 4096 chunks/) })
   })
 })
