@@ -82,6 +82,7 @@ export async function importTransfer(
   /** What may not be here at the end, though `vector` counts it. */
   let lacking: TransferHead['skipped'] = []
   let came = ''
+  /** What the records that have come may belong to. */
   let merging: VersionVector = new Map()
   /** Given up here when it began. */
   let given: TransferHead['skipped'] = []
@@ -116,7 +117,10 @@ export async function importTransfer(
           !resumable &&
           open.state.lost.count > 0 &&
           regainable(await readSkipped(open), sourceVector, skipped).length > 0
-        return open.merge(decoded, joinVectors(vector, part.upTo ?? new Map()), {
+        const upTo = joinVectors(vector, part.upTo ?? new Map())
+        // The source may have gone on since it began.
+        merging = joinVectors(merging, upTo)
+        return open.merge(decoded, upTo, {
           regains,
           also: staging => {
             if (resumable && last)

@@ -181,6 +181,23 @@ describe('a copy that took records over from one that was ahead of it', () => {
     expect(await isMerging(target)).toBe(false)
   })
 
+  it('says so until the entries have come: by a transfer that is cut short, of what was written since that began', async () => {
+    const { source, target } = await twoCopies()
+    await deliver(source, target)
+    async function* cut() {
+      for await (const part of exportCopy(work => work(source), 'a', undefined, 3)) {
+        if ('end' in part) return
+        yield part
+        if ('head' in part) await put(source, 'f')
+      }
+    }
+    await expect(importTransfer(work => work(target), cut(), { resumable: false })).rejects.toThrow(/cut short/)
+    expect(await target.get(keyOf('f'))).toBeDefined()
+    expect(await isMerging(target)).toBe(true)
+    await deliver(source, target)
+    expect(await isMerging(target)).toBe(false)
+  })
+
   it('says so when they never come, until it has been found equal to another copy', async () => {
     const { source, target } = await twoCopies()
     await mergeTransferred(target, [], new Map([['gone.d', 7]]))
