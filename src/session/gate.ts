@@ -1,5 +1,5 @@
 import { PercolateError } from '../base/errors.ts'
-import type { TenantId } from '../base/ids.ts'
+import { FairSemaphore } from '../base/fair-semaphore.ts'
 import type { PeerAuth } from '../replication/auth.ts'
 import { activeHolders, type Member, protocolOf } from '../replication/placement.ts'
 import type { Replica } from '../replication/replica.ts'
@@ -18,11 +18,14 @@ export interface GateOptions {
 
 /** How often one request is routed: by what this node remembers, then by what the directory says. A home may be handed over, and handed over once more, while a request is under way. */
 const ROUTES_MAX = 3
+/** Reads that wait at once for what their bookmarks name, and of those the ones of one tenant: a node that sent one here keeps a connection for it meanwhile, and who waits is looked at with every commit. */
+const WAITS = { permits: 1024, perKeyMax: 256 }
 
 /** The gate in front of every operation of a tenant, the same for every protocol: answer here, or forward. */
 export class Gate {
   readonly auth: PeerAuth
   readonly #options: GateOptions
+  readonly #waits = new FairSemaphore({ ...WAITS, waitersMax: 0, waitersPerKeyMax: 0, name: 'a bookmark' })
 
   constructor(options: GateOptions) {
     this.#options = options
@@ -98,7 +101,7 @@ export class Gate {
     const isNowhere = placement === undefined && replica.copies.state(tenant) === 'absent'
     if (isNowhere || (placement && placement.incarnation !== bookmark.incarnation))
       throw foreignBookmark('X-Percolate-Bookmark')
-    if (await this.#hasAll(tenant, bookmark)) return route
+    if (await this.#hasAll(request, bookmark)) return route
     const others = placement
       ? replica.directory.liveOrSilent(
           activeHolders(placement)
@@ -117,12 +120,21 @@ export class Gate {
     throw bookmarkNotReached()
   }
 
-  /** Waits, for a bounded time, until the copy here has come so far. What it gave up for lost is not waited for. */
-  async #hasAll(tenant: TenantId, bookmark: Bookmark): Promise<boolean> {
+  /** Waits, for a bounded time, until the copy here has come so far; where too many wait, it only looks. What it gave up for lost is not waited for. */
+  async #hasAll(request: SessionRequest, bookmark: Bookmark): Promise<boolean> {
     const { replica, bookmarkWaitMs } = this.#options
     const { pool } = replica
-    if (!(await pool.waitFor(tenant, open => isReached(open, bookmark), { timeoutMs: bookmarkWaitMs }))) return false
-    return (await pool.use(tenant, open => hasAll(open, bookmark))) ?? false
+    const { tenant } = request
+    const signal = endingOf(request)?.signal
+    const isFull = this.#waits.isFull(tenant)
+    const leave = isFull ? undefined : await this.#waits.acquire(tenant, signal)
+    try {
+      const options = { timeoutMs: isFull ? 0 : bookmarkWaitMs, ...(signal ? { signal } : {}) }
+      if (!(await pool.waitFor(tenant, open => isReached(open, bookmark), options))) return false
+      return (await pool.use(tenant, open => hasAll(open, bookmark))) ?? false
+    } finally {
+      leave?.()
+    }
   }
 }
 
