@@ -437,14 +437,21 @@ export interface Problem {
   request_id?: string
 }
 
+/** Characters of an error's text and of its field that are sent: they may show what a client sent, which is megabytes long at times, and routers take some 15 KiB of trailers of a gRPC call (HAProxy), in which a character has up to nine bytes. */
+export const ERROR_TEXT_CHARS_MAX = 1024
+
+/** As much of an error's text as is sent. */
+export const shortened = (text: string): string =>
+  text.length > ERROR_TEXT_CHARS_MAX ? `${text.slice(0, ERROR_TEXT_CHARS_MAX - 1)}…` : text
+
 export function toProblem(error: PercolateError, requestId?: string): Problem {
   return {
     type: `https://percolate.dev/errors/${error.code.toLowerCase().replaceAll('_', '-')}`,
     title: titleOf(error.code),
     status: error.spec.http,
     code: error.code,
-    detail: error.message,
-    ...(error.field === undefined ? {} : { field: error.field }),
+    detail: shortened(error.message),
+    ...(error.field === undefined ? {} : { field: error.field.slice(0, ERROR_TEXT_CHARS_MAX) }),
     ...(requestId === undefined ? {} : { request_id: requestId }),
     ...error.extra,
   }

@@ -9,7 +9,14 @@ import {
   type sendUnaryData,
   status,
 } from '@grpc/grpc-js'
-import { errorTable, headerOfExtra, PercolateError, toPercolateError } from '../../base/errors.ts'
+import {
+  ERROR_TEXT_CHARS_MAX,
+  errorTable,
+  headerOfExtra,
+  PercolateError,
+  shortened,
+  toPercolateError,
+} from '../../base/errors.ts'
 import type { TenantId } from '../../base/ids.ts'
 import type { Logger } from '../../base/logger.ts'
 import type { Metrics } from '../../base/metrics.ts'
@@ -383,19 +390,15 @@ const READ_AHEAD = 16
 /** What of these is counted at most: large messages seldom come sixteen at a time, and a stream must not take a share alone. */
 const READ_AHEAD_BYTES = 8 * 1024 * 1024
 
-/** Characters of an error's text and of its field that are sent: routers take some 15 KiB of trailers (HAProxy), and percent-encoding makes up to nine bytes of a character. */
-const TEXT_CHARS_MAX = 1024
-
 /** A text as grpc-js can send it: half of a surrogate pair, which JSON strings may have, ends the process (encodeURI throws where nobody catches). */
-const sendable = (text: string): string =>
-  (text.length > TEXT_CHARS_MAX ? `${text.slice(0, TEXT_CHARS_MAX - 1)}…` : text).toWellFormed()
+const sendable = (text: string): string => shortened(text).toWellFormed()
 
 /** An error as gRPC carries it: status, message, and our code in the trailing metadata. */
 export function failure(error: PercolateError) {
   const metadata = new Metadata()
   metadata.set('percolate-code', error.code)
-  if (error.field !== undefined && /^[\x20-\x7e]*$/.test(error.field))
-    metadata.set('percolate-field', error.field.slice(0, TEXT_CHARS_MAX))
+  const field = error.field?.slice(0, ERROR_TEXT_CHARS_MAX)
+  if (field !== undefined && /^[\x20-\x7e]*$/.test(field)) metadata.set('percolate-field', field)
   if (error.retryAfterS !== undefined) metadata.set('retry-after', String(error.retryAfterS))
   for (const [name, value] of Object.entries(error.extra ?? {})) {
     metadata.set(`percolate-${name}`, value)

@@ -89,10 +89,11 @@ export function addReplicationRoutes(
     {
       ...route('Replication entries from another node of the cluster', { body: ref('SyncInput'), hide: true }),
       config: { isLocal: true },
+      // Before its body is read.
+      onRequest: async request => {
+        gate?.auth.verify(request.headers[PEER_HEADER], request.call.tenant)
+      },
     },
-    async request => {
-      gate?.auth.verify(request.headers[PEER_HEADER], request.call.tenant)
-      return replication.sync(request.call, (request.body as schemas.SyncInput).entries)
-    },
+    async request => replication.sync(request.call, (request.body as schemas.SyncInput).entries),
   )
 }

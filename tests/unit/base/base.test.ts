@@ -70,6 +70,14 @@ describe('retry', () => {
 })
 
 describe('errors', () => {
+  it('shows as much of what a client sent as can be read', () => {
+    const long = 'x'.repeat(4_000_000)
+    const { detail, field } = toProblem(
+      new PercolateError('INVALID_ARGUMENT', `${long} is not known.`, { field: long }),
+    )
+    expect([detail.length, field?.length]).toEqual([1024, 1024])
+  })
+
   it('that are not ours tell a client nothing', () => {
     const problem = toProblem(toPercolateError(new Error('password is hunter2')), 'r1')
     expect(problem).toMatchObject({ status: 500, code: 'INTERNAL', request_id: 'r1' })
