@@ -2,9 +2,10 @@ import { deflateRawSync, inflateRawSync } from 'node:zlib'
 import { PercolateError } from '../base/errors.ts'
 import { BOOKMARK_CHARS_MAX } from '../base/limits.ts'
 import { type Clock, COUNTER_MAX, WALL_MAX } from '../clock/hlc.ts'
-import { joinVectors, type VersionVector, vectorFromObject, vectorToObject } from '../clock/vector.ts'
-import { packValue, unpackValue } from '../storage/codec.ts'
+import { joinVectors, type VersionVector, vectorToObject } from '../clock/vector.ts'
+import { packValue } from '../storage/codec.ts'
 import type { ToldAhead } from '../tenant/change-reader.ts'
+import { PositionBytes } from './position-bytes.ts'
 
 /** A position in a tenant's history: what its holder has when it covers the vector. Opaque to clients. */
 export interface Bookmark {
@@ -21,11 +22,15 @@ export interface Bookmark {
 }
 export type Reading = Pick<Clock, 'wall' | 'counter'>
 
+/** The first field. */
+const VERSION = 1
+/** The version, the incarnation and the vector; all others may be left out. */
+const FIELDS_MIN = 3
 /** Longer ones are compressed: versions before the one that could do so refused them as they were, so shorter ones stay as every version reads them. */
 const PLAIN_CHARS_MAX = 8192
 /** The first byte of a compressed one; the packed list of a plain one begins otherwise. */
 const COMPRESSED = 0
-/** Of one that was compressed. */
+/** Of one that was compressed: room for as many origins as are read, of 30 characters each. */
 const PACKED_BYTES_MAX = 128 * 1024
 
 function toText(packed: Buffer): string {
@@ -54,7 +59,7 @@ function encode({ incarnation, vector, lost, ahead = [], lacks = [], clock }: Bo
   ]
   // Versions before read the first ones, and leave the others.
   while (rest.length > 0 && rest.at(-1) === undefined) rest.pop()
-  return toText(packValue([1, incarnation, vectorToObject(vector), ...rest] as never))
+  return toText(packValue([VERSION, incarnation, vectorToObject(vector), ...rest] as never))
 }
 
 /** A bookmark that a feed gave: also, whether the follower lacks something that the vector counts; see `FeedPosition`. */
@@ -86,36 +91,61 @@ export function parseFeedCursor(text: string, field: string): FeedCursor {
 function decode(text: string): Bookmark | undefined {
   try {
     if (text.length > BOOKMARK_CHARS_MAX || !/^[A-Za-z0-9_-]+$/.test(text)) throw new Error('not base64url')
-    const [version, incarnation, vector, lost, told = [], lacks = [], clock] = unpackValue(fromText(text)) as unknown[]
-    const parsed = vectorFromObject(vector)
-    if (version !== 1 || typeof incarnation !== 'string' || !parsed) throw new Error('not a position')
-    if (lost !== undefined && typeof lost !== 'string') throw new Error('not a mark')
-    const ahead = (told as [unknown, unknown][]).map(([teller, names]) => {
-      const named = vectorFromObject(names)
-      if (typeof teller !== 'string' || !named) throw new Error('not what was told ahead')
-      return { teller, vector: named }
-    })
-    for (const [origin, sequence] of lacks as [unknown, unknown][])
-      if (typeof origin !== 'string' || !Number.isSafeInteger(sequence)) throw new Error('not entries')
-    const [wall, counter] = (clock ?? []) as unknown[]
-    if (clock !== undefined && !(isWithin(wall, WALL_MAX) && isWithin(counter, COUNTER_MAX)))
-      throw new Error('not a clock')
-    return {
-      incarnation,
-      vector: parsed,
-      ...(typeof lost === 'string' ? { lost } : {}),
-      ...(ahead.length > 0 ? { ahead } : {}),
-      ...((lacks as unknown[]).length > 0 ? { lacks: lacks as [string, number][] } : {}),
-      ...(clock === undefined ? {} : { clock: { wall, counter } as Reading }),
-    }
+    return readPosition(new PositionBytes(fromText(text)))
   } catch {
     // One message for every way of being wrong.
   }
   return undefined
 }
 
-const isWithin = (value: unknown, max: number): boolean =>
-  Number.isSafeInteger(value) && (value as number) >= 0 && (value as number) <= max
+/** What {@link encode} wrote; a later version may have added fields behind those that this one knows. */
+function readPosition(from: PositionBytes): Bookmark {
+  const fields = from.list()
+  if (fields < FIELDS_MIN || from.count() !== VERSION) throw new Error('not a position')
+  const incarnation = from.text()
+  const vector = from.vector()
+  let left = fields - FIELDS_MIN
+  const optional = <T>(read: () => T): T | undefined => (left > 0 && left-- && !from.isNothing() ? read() : undefined)
+  const lost = optional(() => from.text())
+  const ahead = optional(() => readList(from, () => readTold(from)))
+  const lacks = optional(() => readList(from, () => readLacking(from)))?.filter(([, sequence]) => sequence > 0)
+  const clock = optional(() => readReading(from))
+  from.skip(left)
+  from.end()
+  return {
+    incarnation,
+    vector,
+    ...(lost === undefined ? {} : { lost }),
+    ...(ahead?.length ? { ahead } : {}),
+    ...(lacks?.length ? { lacks } : {}),
+    ...(clock ? { clock } : {}),
+  }
+}
+
+const readList = <T>(from: PositionBytes, read: () => T): T[] => {
+  const items: T[] = []
+  for (let left = from.list(); left > 0; left--) items.push(read())
+  return items
+}
+
+function readTold(from: PositionBytes): ToldAhead {
+  beginPair(from)
+  return { teller: from.name(), vector: from.vector() }
+}
+
+function readLacking(from: PositionBytes): [origin: string, sequence: number] {
+  beginPair(from)
+  return [from.name(), from.count()]
+}
+
+function readReading(from: PositionBytes): Reading {
+  beginPair(from)
+  return { wall: from.count(WALL_MAX), counter: from.count(COUNTER_MAX) }
+}
+
+function beginPair(from: PositionBytes): void {
+  if (from.list() !== 2) throw new Error('not a pair')
+}
 
 /** Before everything: what a feed gives of a tenant that is not there yet, whatever its incarnation will be. Every copy has that. */
 export const namesNothing = ({ incarnation, vector }: Bookmark): boolean => incarnation === '' && vector.size === 0

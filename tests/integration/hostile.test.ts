@@ -1,5 +1,6 @@
 import { request as httpRequest } from 'node:http'
-import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { Unpackr } from 'msgpackr'
+import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest'
 import { grpcClient } from '../support/grpc.ts'
 import { remove, startTestNode, type TestNode } from '../support/running.ts'
 
@@ -223,6 +224,33 @@ describe('hostile requests', () => {
         expect([path, time, status, body.code]).toEqual([path, time, 400, 'INVALID_CURSOR'])
       }
     }
+  })
+
+  it('that forge a position are told so, wherever it may be, before it is worked on', async () => {
+    const general = vi.spyOn(Unpackr.prototype, 'unpack')
+    const bytes = (hex: string) => Buffer.from(hex.replaceAll(' ', ''), 'hex')
+    const positions = {
+      pointers: bytes(`98 01 a169 80 a0 90 90 92 0000 92 d6 6900000000 90 9f ${'d6 7000000000'.repeat(15)} 00`),
+      ids: bytes(`95 01 a169 80 a0 ${'d6 6900000000'.repeat(500)} 90`),
+      tellers: bytes(`95 01 a169 80 a0 93 92 a16e d6 6900000000 81 a161 01 ${'92 a16e d6 7000000000'.repeat(2)}`),
+      errors: bytes(`95 01 a169 80 a0 dc 03e8 ${'d4 6500 90'.repeat(1000)}`),
+      'more behind it': bytes('93 01 a169 80 00'),
+    }
+    for (const [what, forgedBytes] of Object.entries(positions)) {
+      const text = forgedBytes.toString('base64url')
+      const header = { headers: { 'x-percolate-bookmark': text } }
+      for (const [code, asked] of [
+        ['INVALID_BOOKMARK', node.request('GET', '/api/v1/entities/e', header)],
+        ['INVALID_CURSOR', node.request('GET', `/api/v1/changes?cursor=${text}`)],
+        ['INVALID_CURSOR', node.request('GET', '/api/v1/changes', { headers: { 'last-event-id': text } })],
+      ] as const) {
+        const { status, body } = await asked
+        expect([what, status, body.code]).toEqual([what, 400, code])
+      }
+      const seen = general.mock.calls.some(([given]) => Buffer.from(given as Uint8Array).equals(forgedBytes))
+      expect([what, seen]).toEqual([what, false])
+    }
+    general.mockRestore()
   })
 
   it('that filter by too much are told so, at once', async () => {
