@@ -1,4 +1,4 @@
-import { Packr } from 'msgpackr'
+import { addExtension, Packr, Unpackr } from 'msgpackr'
 import { PercolateError } from '../base/errors.ts'
 import { type Clock, COUNTER_MAX, compareClocks, formatClock, ORIGIN_PATTERN, WALL_MAX } from '../clock/hlc.ts'
 import { type LwwRecord, type Op, type RecordKind, type Register, recordKinds, type Value } from '../rem/record.ts'
@@ -11,13 +11,30 @@ export const RECORD_VERSION = 1
 export const ENTRY_VERSION = 1
 
 const packr = new Packr({ useRecords: false, variableMapSize: true, encodeUndefinedAsNil: false })
+/** Records are defined by what is decoded, and no option forbids it: there is no room for a definition. */
+const noRecords: object[] = []
+const unpackr = new Unpackr({ useRecords: false, structuredClone: false, structures: noRecords })
+Object.freeze(noRecords)
 // A plain decoder that keeps `__proto__` as an own key would need a reviver; metadata is checked against that key at the API.
+
+/**
+ * Types of extensions that msgpackr reads and we never write, beside ids and pointers (`structuredClone`): large numbers, bundled strings, errors, sets, typed arrays and patterns. A few bytes of them
+ * make much (an error's stack, all strings of a message again), and no option turns them off. Nothing else in the process uses msgpackr.
+ */
+const REFUSED_EXTENSIONS = [0x42, 0x62, 0x65, 0x73, 0x74, 0x78]
+for (const type of REFUSED_EXTENSIONS)
+  addExtension({
+    type,
+    unpack: () => {
+      throw new Error(`an extension of type ${type} is not one that is written`)
+    },
+  })
 
 export const packValue = (value: unknown): Buffer => packr.pack(value)
 
 export function unpackValue(bytes: Uint8Array): unknown {
   try {
-    return packr.unpack(bytes)
+    return unpackr.unpack(bytes)
   } catch (cause) {
     throw new PercolateError('DATA_CORRUPT', 'A stored value does not decode.', { cause })
   }
