@@ -1,6 +1,6 @@
-import type { HalfShares } from './api/half-shares.ts'
 import type { HeldBodies } from './api/held-bodies.ts'
 import type { ChangeOperations } from './api/operations/changes.ts'
+import type { HalfShares } from './base/half-shares.ts'
 import { BOOKMARK_CHARS_MAX } from './base/limits.ts'
 import type { Metrics } from './base/metrics.ts'
 import type { Replica } from './replication/replica.ts'

@@ -1,6 +1,6 @@
 import { PercolateError } from '../base/errors.ts'
+import type { Share } from '../base/half-shares.ts'
 import type { Time } from '../base/time.ts'
-import type { Share } from './half-shares.ts'
 import { YieldingShares } from './yielding-shares.ts'
 
 /** Answers up to this size are counted, and refused only when twice as much is held as may be. */

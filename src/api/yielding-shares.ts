@@ -1,5 +1,5 @@
+import { HalfShares, type HalfSharesOptions, type Share } from '../base/half-shares.ts'
 import { systemTime, type Time } from '../base/time.ts'
-import { HalfShares, type HalfSharesOptions, type Share } from './half-shares.ts'
 
 export interface YieldingSharesOptions extends HalfSharesOptions {
   readonly time?: Pick<Time, 'monotonic'> | undefined

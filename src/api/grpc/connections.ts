@@ -8,7 +8,7 @@ import {
 import { createServer, type Socket } from 'node:net'
 import { type Server, ServerCredentials } from '@grpc/grpc-js'
 import type { Connections } from '../../base/connections.ts'
-import { Turns } from '../turns.ts'
+import { Turns } from '../../base/turns.ts'
 import { streamOf } from './open-calls.ts'
 import { PacedConnection } from './paced-connection.ts'
 

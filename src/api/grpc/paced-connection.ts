@@ -1,6 +1,6 @@
 import type { Socket } from 'node:net'
 import { Duplex } from 'node:stream'
-import type { Turns } from '../turns.ts'
+import type { Turns } from '../../base/turns.ts'
 import { Http2Frames } from './http2-frames.ts'
 
 /** Parts of a piece that go on without a turn: four calls, each with a message. */

@@ -9,6 +9,7 @@ import fastify, {
   type FastifyRequest,
   LogController,
 } from 'fastify'
+import { boundConnections } from '../../base/bound-connections.ts'
 import type { Connections } from '../../base/connections.ts'
 import { headerOfExtra, PercolateError, toPercolateError, toProblem } from '../../base/errors.ts'
 import { bodyRefusal, gatherBodies } from '../../base/gathered-bodies.ts'
@@ -18,16 +19,15 @@ import { closeBehindHalf, isHalf, refuseExpectations } from '../../base/linger.t
 import { listenError } from '../../base/listen-error.ts'
 import type { Logger } from '../../base/logger.ts'
 import type { Metrics } from '../../base/metrics.ts'
+import { boundPipelined } from '../../base/pipelined.ts'
 import type { Probes } from '../../base/probes.ts'
 import { Refusals } from '../../base/refusals.ts'
 import { PEER_HEADER } from '../../replication/auth.ts'
 import { bodyAjv, queryAjv, validationError } from '../validate.ts'
-import { boundConnections } from './bound-connections.ts'
 import { answerClientErrors } from './client-error.ts'
 import { refuseConditions } from './conditions.ts'
 import { BODY_DEPTH_MAX, ENTRIES_MAX, memberWithTooMuch } from './count-values.ts'
 import { LastWord } from './last-word.ts'
-import { boundPipelined } from './pipelined.ts'
 import { cutOffStalled } from './stalled.ts'
 
 export interface HttpServerOptions {

@@ -3,8 +3,8 @@ import { connect, createServer, type Socket } from 'node:net'
 import { performance } from 'node:perf_hooks'
 import { afterEach, expect, it, vi } from 'vitest'
 import { PacedConnection } from '../../../src/api/grpc/paced-connection.ts'
-import { Turns } from '../../../src/api/turns.ts'
 import { SLICE_MS_MAX } from '../../../src/base/limits.ts'
+import { Turns } from '../../../src/base/turns.ts'
 import {
   CANCEL,
   callHeaders,

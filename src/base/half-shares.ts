@@ -1,4 +1,4 @@
-import type { PercolateError } from '../base/errors.ts'
+import type { PercolateError } from './errors.ts'
 
 export interface HalfSharesOptions {
   /** What all of it together may be. */

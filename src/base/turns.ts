@@ -1,5 +1,5 @@
 import { performance } from 'node:perf_hooks'
-import { SLICE_MS_MAX } from '../base/limits.ts'
+import { SLICE_MS_MAX } from './limits.ts'
 
 /** Work of many connections, a slice of it each time that the event loop comes round. */
 export class Turns {

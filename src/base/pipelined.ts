@@ -1,7 +1,7 @@
 import type { IncomingMessage, Server, ServerResponse } from 'node:http'
 import type { Socket } from 'node:net'
-import { lingerAtEnd } from '../../base/linger.ts'
-import { Turns } from '../turns.ts'
+import { lingerAtEnd } from './linger.ts'
+import { Turns } from './turns.ts'
 
 /** Requests of one connection that are worked on at once. Their answers go out one after the other, and each is kept until those before it were taken. */
 const AT_ONCE_MAX = 4
