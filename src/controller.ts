@@ -120,6 +120,10 @@ export async function startController(options: ControllerRoleOptions): Promise<R
       forgetAfterMs: config.forgetAfterMs,
       httpPort: config.activatorHttpPort,
       grpcPort: config.activatorGrpcPort,
+      connections: {
+        http: metrics.addConnections('activator http', Connections.of(config)),
+        grpc: metrics.addConnections('activator grpc', Connections.of(config)),
+      },
       requestsMax: config.heldRequestsMax,
       bytesMax: config.heldBytesMax,
       holdMs: config.holdMs,

@@ -1,3 +1,4 @@
+import type { Connections } from '../base/connections.ts'
 import type { TenantId } from '../base/ids.ts'
 import type { Logger } from '../base/logger.ts'
 import type { Time } from '../base/time.ts'
@@ -26,6 +27,8 @@ export interface ActivatorOptions {
   /** Of the first tier; the next ones listen on the ports behind it. 0: free ones. */
   readonly httpPort: number
   readonly grpcPort: number
+  /** Of the ports of all tiers, by what they speak. */
+  readonly connections: { readonly http: Connections; readonly grpc: Connections }
   readonly requestsMax: number
   readonly bytesMax: number
   readonly holdMs: number
@@ -69,10 +72,19 @@ export class Activator {
         wakeMs,
       })
       const shared = { room, logger, host }
+      const { connections } = options
       this.#tiers.set(tier, {
         room,
-        http: new HoldingHttpProxy({ ...shared, port: httpPort === 0 ? 0 : httpPort + n }),
-        grpc: new HoldingGrpcProxy({ ...shared, port: grpcPort === 0 ? 0 : grpcPort + n }),
+        http: new HoldingHttpProxy({
+          ...shared,
+          connections: connections.http,
+          port: httpPort === 0 ? 0 : httpPort + n,
+        }),
+        grpc: new HoldingGrpcProxy({
+          ...shared,
+          connections: connections.grpc,
+          port: grpcPort === 0 ? 0 : grpcPort + n,
+        }),
         httpPort: 0,
         grpcPort: 0,
       })

@@ -2,6 +2,7 @@ import {
   type ClientHttp2Session,
   type ClientHttp2Stream,
   connect,
+  constants,
   createServer,
   type Http2Server,
   type IncomingHttpHeaders,
@@ -9,6 +10,7 @@ import {
   type ServerHttp2Session,
   type ServerHttp2Stream,
 } from 'node:http2'
+import { createServer as createListener, type Socket } from 'node:net'
 import { errorTable, grpcStatus, PercolateError, toPercolateError } from '../base/errors.ts'
 import { forwardable } from '../base/hop-by-hop.ts'
 import { parseTenantId } from '../base/ids.ts'
@@ -19,6 +21,10 @@ import { type Backend, NotYet } from './room.ts'
 /** Bytes of a call that are kept to be sent again; one that has sent more is not tried twice. */
 const KEPT_BYTES_MAX = 64 * 1024
 const SESSIONS_MAX = 256
+/** Calls that a client may have open on one connection; it opens more connections, or waits. Each may send {@link KEPT_BYTES_MAX} that nobody has asked for. */
+const STREAMS_MAX = 256
+/** Within which a client hears that its connection is closed, and ends its side of a call that was answered already. */
+const LAST_WORD_MS = 500
 const STOP_MS_MAX = 5000
 const UNAVAILABLE = String(grpcStatus.UNAVAILABLE)
 
@@ -29,42 +35,53 @@ const lost = (cause?: unknown) =>
     { cause },
   )
 
+const sessionOf = new WeakMap<Socket, ServerHttp2Session>()
+
+/** Ends a connection that gives way to another. Its client is told first: a call that is on its way is then sent elsewhere, and not lost. */
+function closeConnection(socket: Socket): void {
+  const session = sessionOf.get(socket)
+  if (!session || session.destroyed) return void socket.destroy()
+  session.close()
+  setTimeout(() => socket.destroy(), LAST_WORD_MS).unref()
+}
+
 /**
  * Takes gRPC calls of a tier while it has no node, as {@link HoldingHttpProxy} does for HTTP. It carries HTTP/2 streams as they are, and knows of gRPC only how to say no and to
  * understand that a node is not ready for the tenant yet.
  */
 export class HoldingGrpcProxy {
   readonly #options: ProxyOptions
+  /** Listens nowhere: it is given each connection that there is room for. */
   readonly #server: Http2Server
+  readonly #listener = createListener({ allowHalfOpen: true, noDelay: true }, socket => this.#connected(socket))
   readonly #clients = new Set<ServerHttp2Session>()
   readonly #sessions = new Map<string, ClientHttp2Session>()
 
   constructor(options: ProxyOptions) {
     this.#options = options
-    this.#server = createServer({ settings: { initialWindowSize: KEPT_BYTES_MAX } })
-    this.#server.on('session', session => {
-      this.#clients.add(session)
-      session.once('close', () => this.#clients.delete(session))
-      session.on('error', () => {})
-    })
-    this.#server.on('stream', (stream, headers) => {
-      stream.on('error', () => {})
-      void this.#handle(stream, headers).catch(error => refuse(stream, error))
+    this.#server = createServer({
+      settings: { initialWindowSize: KEPT_BYTES_MAX, maxConcurrentStreams: STREAMS_MAX },
     })
   }
 
   async start(): Promise<number> {
     const { host, port } = this.#options
     await new Promise<void>((resolve, reject) => {
-      this.#server.once('error', error => reject(listenError(error, host, port, 'PERCOLATE_ACTIVATOR_GRPC_PORT')))
-      this.#server.listen(port, host, resolve)
+      const fail = (error: Error) => reject(listenError(error, host, port, 'PERCOLATE_ACTIVATOR_GRPC_PORT'))
+      this.#listener.once('error', fail)
+      this.#listener.listen(port, host, () => {
+        // One that could not be taken, for want of descriptors, say, was closed.
+        this.#listener.on('error', () => {})
+        this.#listener.off('error', fail)
+        resolve()
+      })
     })
-    return (this.#server.address() as { port: number }).port
+    return (this.#listener.address() as { port: number }).port
   }
 
   async stop(): Promise<void> {
     this.#options.room.close()
-    const closed = new Promise(resolve => this.#server.close(resolve))
+    const closed = new Promise(resolve => this.#listener.close(resolve))
     for (const session of this.#clients) session.close()
     const timer = setTimeout(() => {
       for (const session of this.#clients) session.destroy()
@@ -72,6 +89,31 @@ export class HoldingGrpcProxy {
     await closed
     clearTimeout(timer)
     for (const session of this.#sessions.values()) session.close()
+  }
+
+  #connected(socket: Socket): void {
+    const { connections } = this.#options
+    if (!connections.take(socket, closeConnection)) return
+    const begun = (session: ServerHttp2Session) => {
+      sessionOf.set(socket, session)
+      this.#clients.add(session)
+      session.once('close', () => this.#clients.delete(session))
+      session.on('error', () => {})
+      session.on('stream', (stream, headers) => {
+        stream.once('close', connections.begin(socket))
+        this.#take(stream, headers)
+      })
+    }
+    // Node makes the session before it returns.
+    this.#server.once('session', begun)
+    this.#server.emit('connection', socket)
+    this.#server.off('session', begun)
+  }
+
+  #take(stream: ServerHttp2Stream, headers: IncomingHttpHeaders): void {
+    stream.on('error', () => {})
+    stream.once('finish', () => setTimeout(letGo, LAST_WORD_MS, stream).unref())
+    void this.#handle(stream, headers).catch(error => refuse(stream, error))
   }
 
   async #handle(stream: ServerHttp2Stream, headers: IncomingHttpHeaders): Promise<void> {
@@ -187,6 +229,7 @@ class KeptBody {
     this.#stream = stream
     stream.pause()
     stream.on('data', (chunk: Buffer) => {
+      if (stream.closed) return
       this.#bytes += chunk.length
       if (this.#bytes > KEPT_BYTES_MAX) {
         this.isWhole = false
@@ -214,6 +257,12 @@ class KeptBody {
     this.#stream.pause()
     this.#to = undefined
   }
+}
+
+/** Of a call that was answered: who does not end its side would keep the stream, and so would what came of it and was never read. */
+function letGo(stream: ServerHttp2Stream): void {
+  stream.close(constants.NGHTTP2_NO_ERROR)
+  stream.resume()
 }
 
 function refuse(stream: ServerHttp2Stream, raw: unknown): void {

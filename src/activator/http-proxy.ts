@@ -1,4 +1,5 @@
 import { Agent, createServer, request as httpRequest, type IncomingMessage, type ServerResponse } from 'node:http'
+import type { Connections } from '../base/connections.ts'
 import { errorMessage, PercolateError, toPercolateError, toProblem } from '../base/errors.ts'
 import { assertEndToEnd, endToEnd, forwardable } from '../base/hop-by-hop.ts'
 import { parseTenantId } from '../base/ids.ts'
@@ -9,6 +10,8 @@ import { type Backend, NotYet, type WaitingRoom } from './room.ts'
 export interface ProxyOptions {
   readonly room: WaitingRoom
   readonly logger: Logger
+  /** Of all tiers that speak the protocol. */
+  readonly connections: Connections
   readonly host: string
   readonly port: number
 }

@@ -13,6 +13,7 @@ import { afterAll, beforeAll, expect, it } from 'vitest'
 import { HoldingGrpcProxy } from '../../../src/activator/grpc-proxy.ts'
 import { HoldingHttpProxy } from '../../../src/activator/http-proxy.ts'
 import { WaitingRoom } from '../../../src/activator/room.ts'
+import { Connections } from '../../../src/base/connections.ts'
 import { systemTime } from '../../../src/base/time.ts'
 import { grpcClient } from '../../support/grpc.ts'
 import { logger } from '../../support/running.ts'
@@ -83,7 +84,7 @@ beforeAll(async () => {
     holdMs: 2000,
     wakeMs: 100,
   })
-  const options = { room, logger, host: '127.0.0.1', port: 0 }
+  const options = { room, logger, connections: new Connections(100), host: '127.0.0.1', port: 0 }
   http = new HoldingHttpProxy(options)
   grpc = new HoldingGrpcProxy(options)
   httpPort = await http.start()
@@ -184,7 +185,7 @@ it('what is no answer of gRPC stays what it is', async () => {
   const session = connect(`http://127.0.0.1:${grpcPort}`)
   const stream = session.request({
     ':method': 'POST',
-    ':path': '/x',
+    ':path': '/percolate.v1.Rem/GetEntity',
     'content-type': 'text/plain',
     'x-tenant-id': 'acme',
   })
