@@ -1,10 +1,15 @@
 import { Agent, createServer, request as httpRequest, type IncomingMessage, type ServerResponse } from 'node:http'
+import { boundConnections } from '../base/bound-connections.ts'
 import type { Connections } from '../base/connections.ts'
 import { errorMessage, PercolateError, toPercolateError, toProblem } from '../base/errors.ts'
+import { holdContinue, sayContinue } from '../base/expect-continue.ts'
+import { bodyRefusal, gatherBodies } from '../base/gathered-bodies.ts'
 import { assertEndToEnd, endToEnd, forwardable } from '../base/hop-by-hop.ts'
 import { parseTenantId } from '../base/ids.ts'
+import { closeBehindHalf, refuseExpectations } from '../base/linger.ts'
 import { listenError } from '../base/listen-error.ts'
 import type { Logger } from '../base/logger.ts'
+import { boundPipelined } from '../base/pipelined.ts'
 import { type Backend, NotYet, type WaitingRoom } from './room.ts'
 
 export interface ProxyOptions {
@@ -44,10 +49,14 @@ export class HoldingHttpProxy {
 
   constructor(options: ProxyOptions) {
     this.#options = options
-    const take = (request: IncomingMessage, response: ServerResponse, wantsContinue: boolean) =>
-      void this.#handle(request, response, wantsContinue).catch(error => this.#fail(request, response, error))
-    this.#server.on('request', (request, response) => take(request, response, false))
-    this.#server.on('checkContinue', (request, response) => take(request, response, true))
+    this.#server.on('request', (request, response) => {
+      void this.#handle(request, response).catch(error => this.#fail(request, response, error))
+    })
+    boundPipelined(this.#server)
+    gatherBodies(this.#server)
+    refuseExpectations(this.#server)
+    boundConnections(this.#server, options.connections)
+    holdContinue(this.#server)
   }
 
   async start(): Promise<number> {
@@ -69,9 +78,10 @@ export class HoldingHttpProxy {
     this.#agent.destroy()
   }
 
-  async #handle(request: IncomingMessage, response: ServerResponse, wantsContinue: boolean): Promise<void> {
+  async #handle(request: IncomingMessage, response: ServerResponse): Promise<void> {
     // Probes of whoever routes here: this end is there.
     if (request.url === '/ready' || request.url === '/health') {
+      closeBehindHalf(request, response)
       response.writeHead(200, { 'content-type': 'application/json' }).end('{"status":"holding"}')
       return
     }
@@ -80,17 +90,11 @@ export class HoldingHttpProxy {
     const gone = new AbortController()
     response.once('close', () => gone.abort())
     await this.#options.room.through(tenant, HELD_REQUEST_BYTES, gone.signal, (backend, mayRetry) =>
-      this.#send(request, response, backend, wantsContinue, mayRetry),
+      this.#send(request, response, backend, mayRetry),
     )
   }
 
-  #send(
-    request: IncomingMessage,
-    response: ServerResponse,
-    backend: Backend,
-    wantsContinue: boolean,
-    mayRetry: boolean,
-  ): Promise<void> {
+  #send(request: IncomingMessage, response: ServerResponse, backend: Backend, mayRetry: boolean): Promise<void> {
     const { headers, method, url } = request
     const length = headers['content-length']
     const hasBody = length === undefined ? headers['transfer-encoding'] !== undefined : length !== '0'
@@ -123,7 +127,17 @@ export class HoldingHttpProxy {
       outgoing.once('continue', () => {
         clearTimeout(confirm)
         isSent = true
-        if (wantsContinue) response.writeContinue()
+        const refuse = (error: PercolateError) => {
+          done()
+          reject(error)
+          outgoing.destroy()
+        }
+        const refusal = bodyRefusal(request)
+        if (refusal) return refuse(refusal)
+        request.once('error', error => {
+          if (error instanceof PercolateError) refuse(error)
+        })
+        sayContinue(request, response)
         request.pipe(outgoing)
       })
       const onConnected = () => {
@@ -148,7 +162,7 @@ export class HoldingHttpProxy {
           })
           return
         }
-        if (hasBody && !isSent) request.resume()
+        closeBehindHalf(request, response)
         response.writeHead(answer.statusCode ?? 502, endToEnd(answer.headers))
         response.flushHeaders()
         answer.pipe(response)
@@ -180,8 +194,7 @@ export class HoldingHttpProxy {
     }
     const error = toPercolateError(raw)
     if (error.code === 'INTERNAL') this.#options.logger.error({ err: errorMessage(raw) }, 'a held request failed')
-    // The rest of a body is not wanted.
-    request.resume()
+    closeBehindHalf(request, response)
     response
       .writeHead(error.spec.http, {
         'content-type': 'application/problem+json',

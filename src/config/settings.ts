@@ -946,7 +946,7 @@ export const settings = {
     max: 1_000_000,
     unit: 'connections',
     roles: ALL,
-    doc: 'Connections that a server of a process takes at once (HTTP and gRPC of a node, the gateway, the probes of workers and controllers; not the proxies of an activator), and never more than an eighth of the file descriptors that the system gives the process, since databases need some, too, and `percolate up` has four servers. When one more comes, one that nothing was asked on for five seconds after it came is closed, else the one that nothing was asked on for the longest; when requests are under way on all, the new one is. Feeds and open calls are requests: keep it, and an eighth of the descriptors, above PERCOLATE_FEEDS_MAX and PERCOLATE_GRPC_CALLS_MAX.',
+    doc: 'Connections that a server of a process takes at once (HTTP and gRPC of a node, the gateway, the probes of workers and controllers, and what an activator takes of all tiers by HTTP and by gRPC), and never more than an eighth of the file descriptors that the system gives the process, since databases need some, too, and `percolate up` has four servers. When one more comes, one that nothing was asked on for five seconds after it came is closed, else the one that nothing was asked on for the longest; when requests are under way on all, the new one is. Feeds and open calls are requests: keep it, and an eighth of the descriptors, above PERCOLATE_FEEDS_MAX and PERCOLATE_GRPC_CALLS_MAX.',
   },
   requestReadMs: {
     env: 'PERCOLATE_REQUEST_READ_MS',

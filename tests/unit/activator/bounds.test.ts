@@ -1,11 +1,13 @@
+import { createServer, type IncomingMessage, type ServerResponse } from 'node:http'
 import { type ClientHttp2Session, type ClientHttp2Stream, connect, createServer as createHttp2Server } from 'node:http2'
-import type { AddressInfo } from 'node:net'
+import { type AddressInfo, connect as tcpConnect } from 'node:net'
 import { afterEach, expect, it } from 'vitest'
 import { HoldingGrpcProxy } from '../../../src/activator/grpc-proxy.ts'
+import { HoldingHttpProxy } from '../../../src/activator/http-proxy.ts'
 import { type Backend, WaitingRoom } from '../../../src/activator/room.ts'
 import { Connections } from '../../../src/base/connections.ts'
 import { systemTime } from '../../../src/base/time.ts'
-import { logger } from '../../support/running.ts'
+import { eventually, logger } from '../../support/running.ts'
 
 const closing: (() => unknown)[] = []
 afterEach(async () => {
@@ -31,6 +33,39 @@ async function startGrpc(room: WaitingRoom, connectionsMax = 100) {
   closing.push(() => proxy.stop())
   return { port, connections }
 }
+
+async function startHttp(room: WaitingRoom, connectionsMax = 100) {
+  const connections = new Connections(connectionsMax)
+  const proxy = new HoldingHttpProxy({ room, logger, connections, host: '127.0.0.1', port: 0 })
+  const port = await proxy.start()
+  closing.push(() => proxy.stop())
+  return { port, connections }
+}
+
+/** A node that does what is given with each request. */
+async function startNode(handle: (request: IncomingMessage, response: ServerResponse) => void): Promise<string> {
+  const node = createServer(handle)
+  await new Promise<void>(resolve => node.listen(0, '127.0.0.1', () => resolve()))
+  closing.push(() => {
+    node.closeAllConnections()
+    node.close()
+  })
+  return `127.0.0.1:${(node.address() as AddressInfo).port}`
+}
+
+/** A bare connection, and what has come on it. */
+function bareClient(port: number) {
+  const socket = tcpConnect(port, '127.0.0.1')
+  const seen = { text: '', isClosed: false }
+  socket.on('error', () => {})
+  socket.on('data', data => (seen.text += data.toString('latin1')))
+  socket.once('close', () => (seen.isClosed = true))
+  closing.push(() => socket.destroy())
+  return { socket, seen }
+}
+
+const head = (method: string, path: string, ...fields: string[]) =>
+  [`${method} ${path} HTTP/1.1`, 'host: x', ...fields, '', ''].join('\r\n')
 
 /** A client that closes when the test is over, before what it talks to. */
 function http2Client(port: number): ClientHttp2Session {
@@ -102,4 +137,84 @@ it('as many calls are open on one gRPC connection as it says', async () => {
     session.once('remoteSettings', resolve),
   )
   expect(settings.maxConcurrentStreams).toBe(256)
+})
+
+it('of the requests that one connection sends at once a few are held', async () => {
+  const room = roomWith(undefined, { holdMs: 500 })
+  const { port } = await startHttp(room)
+  const { socket } = bareClient(port)
+  socket.write(head('GET', '/api/v1/entities/x', 'x-tenant-id: acme').repeat(1000))
+  await eventually('some are held', async () => room.held > 0)
+  await new Promise(resolve => setTimeout(resolve, 100))
+  expect(room.held).toBe(4)
+})
+
+it('none of a connection that has gone is held', async () => {
+  const room = roomWith()
+  const { port } = await startHttp(room)
+  const { socket } = bareClient(port)
+  socket.write(head('GET', '/api/v1/entities/x', 'x-tenant-id: acme').repeat(4))
+  await eventually('they are held', async () => room.held === 4)
+  socket.destroy()
+  await eventually('none is held', async () => room.held === 0, 2000)
+})
+
+it.each([
+  ['names no tenant', [], 400],
+  ['finds no room', ['x-tenant-id: other'], 503],
+])(
+  'nothing is read of the body of a request that %s, and the connection is closed behind the answer',
+  async (_, fields, status) => {
+    const room = roomWith(undefined, { requestsMax: 1 })
+    const { port } = await startHttp(room)
+    bareClient(port).socket.write(head('GET', '/api/v1/entities/x', 'x-tenant-id: acme'))
+    await eventually('the room is full', async () => room.held === 1)
+    const { socket, seen } = bareClient(port)
+    socket.write(head('POST', '/api/v1/resources', 'content-length: 50000000', ...fields))
+    const piece = Buffer.alloc(256 * 1024)
+    const more = setInterval(() => socket.write(piece), 5)
+    closing.push(() => clearInterval(more))
+    await eventually('it is answered, and closed', async () => seen.isClosed || /^connection: close/im.test(seen.text))
+    expect(seen.text).toMatch(new RegExp(`^HTTP/1.1 ${status} `))
+    expect(seen.text).toMatch(/^connection: close/im)
+  },
+)
+
+it.each([
+  ['a client that sends at once', []],
+  ['one that waits for 100 Continue', ['expect: 100-continue']],
+])('a body in thousands of tiny chunks reaches no node whole: %s', async (_, fields) => {
+  let bytes = 0
+  let isWhole = false
+  const backend = await startNode((request, response) => {
+    request
+      .on('data', (data: Buffer) => (bytes += data.length))
+      .once('end', () => {
+        isWhole = true
+        response.end('{}')
+      })
+  })
+  const { port } = await startHttp(roomWith({ http: backend }))
+  const { socket, seen } = bareClient(port)
+  socket.write(head('POST', '/api/v1/resources', 'x-tenant-id: acme', 'transfer-encoding: chunked', ...fields))
+  if (fields.length > 0) await eventually('it may send', async () => seen.text.includes('100 Continue'))
+  socket.write(`${'1\r\nx\r\n'.repeat(50_000)}0\r\n\r\n`)
+  await eventually('it is refused', async () => seen.text.includes('REQUEST_MALFORMED'))
+  expect(seen.text).toMatch(/^HTTP\/1.1 400 /m)
+  expect([isWhole, bytes < 50_000]).toEqual([false, true])
+})
+
+it('HTTP connections are bounded, and an idle one makes way', async () => {
+  const room = roomWith()
+  const { port, connections } = await startHttp(room, 2)
+  const idle = bareClient(port)
+  idle.socket.write(head('GET', '/ready'))
+  await eventually('it is answered', async () => idle.seen.text.includes('holding'))
+  const held = bareClient(port)
+  held.socket.write(head('GET', '/api/v1/entities/x', 'x-tenant-id: acme'))
+  await eventually('one is held', async () => room.held === 1)
+  const later = bareClient(port)
+  later.socket.write(head('GET', '/ready'))
+  await eventually('it is answered', async () => later.seen.text.includes('holding'))
+  expect([idle.seen.isClosed, held.seen.isClosed, connections.open]).toEqual([true, false, 2])
 })
