@@ -1,5 +1,4 @@
 import type { Connections } from '../base/connections.ts'
-import type { TenantId } from '../base/ids.ts'
 import type { Logger } from '../base/logger.ts'
 import type { Time } from '../base/time.ts'
 import type { Directory } from '../replication/directory.ts'
@@ -8,7 +7,8 @@ import { ACTIVATOR, type Destination, EndpointsKeeper, type RouterPort } from '.
 import { HoldingGrpcProxy } from './grpc-proxy.ts'
 import { HoldingHttpProxy } from './http-proxy.ts'
 import { extentOf, neededNodes } from './needed.ts'
-import { type Backend, WaitingRoom } from './room.ts'
+import { WaitingRoom } from './room.ts'
+import type { WaitersOptions } from './waiters.ts'
 
 export interface ActivatorOptions {
   readonly time: Time
@@ -65,7 +65,7 @@ export class Activator {
     for (const [n, tier] of tiers.entries()) {
       const room = new WaitingRoom({
         time,
-        pick: tenant => this.#pick(tier, tenant),
+        picker: () => this.#picker(tier),
         requestsMax,
         bytesMax,
         holdMs,
@@ -179,13 +179,15 @@ export class Activator {
   }
 
   /** Where a tenant's requests go: its home, another node that holds it, or the one that its id falls to. Always the same while nothing changes. */
-  #pick(tier: string, tenant: TenantId): Backend | undefined {
+  #picker(tier: string): ReturnType<WaitersOptions['picker']> {
     const ready = this.ready(tier)
     if (ready.length === 0) return undefined
-    const placement = this.#options.directory.placement(tenant)
     const byName = (node: string | undefined) => ready.find(member => member.node === node)
-    const holder = placement && activeHolders(placement).find(({ node }) => byName(node))
-    return byName(placement?.home) ?? byName(holder?.node) ?? byName(choosePlaces(tenant, ready, 1)[0])
+    return tenant => {
+      const placement = this.#options.directory.placement(tenant)
+      const holder = placement && activeHolders(placement).find(({ node }) => byName(node))
+      return byName(placement?.home) ?? byName(holder?.node) ?? byName(choosePlaces(tenant, ready, 1)[0])
+    }
   }
 
   #self(tier: string): Destination {

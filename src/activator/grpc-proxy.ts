@@ -16,7 +16,8 @@ import { forwardable } from '../base/hop-by-hop.ts'
 import { parseTenantId } from '../base/ids.ts'
 import { listenError } from '../base/listen-error.ts'
 import type { ProxyOptions } from './http-proxy.ts'
-import { type Backend, NotYet } from './room.ts'
+import { NotYet } from './room.ts'
+import type { Backend } from './waiters.ts'
 
 /** Bytes of a call that are kept to be sent again; one that has sent more is not tried twice. */
 const KEPT_BYTES_MAX = 64 * 1024

@@ -10,7 +10,8 @@ import { closeBehindHalf, refuseExpectations } from '../base/linger.ts'
 import { listenError } from '../base/listen-error.ts'
 import type { Logger } from '../base/logger.ts'
 import { boundPipelined } from '../base/pipelined.ts'
-import { type Backend, NotYet, type WaitingRoom } from './room.ts'
+import { NotYet, type WaitingRoom } from './room.ts'
+import type { Backend } from './waiters.ts'
 
 export interface ProxyOptions {
   readonly room: WaitingRoom

@@ -1,18 +1,11 @@
 import { PercolateError } from '../base/errors.ts'
 import type { TenantId } from '../base/ids.ts'
 import type { Time } from '../base/time.ts'
-
-/** A ready database node, where requests can be sent. */
-export interface Backend {
-  readonly node: string
-  readonly http: string
-  readonly grpc: string
-}
+import { type Backend, Waiters, type WaitersOptions } from './waiters.ts'
 
 export interface WaitingRoomOptions {
   readonly time: Time
-  /** The node that a tenant's requests go to now; undefined while none is ready. */
-  readonly pick: (tenant: TenantId) => Backend | undefined
+  readonly picker: WaitersOptions['picker']
   readonly requestsMax: number
   readonly bytesMax: number
   readonly holdMs: number
@@ -20,8 +13,6 @@ export interface WaitingRoomOptions {
   readonly wakeMs: number
 }
 
-/** How often a held request looks for a node. */
-const LOOK_MS = 20
 /** Between two attempts at a node that is ready and not yet able to answer for the tenant. */
 const AGAIN_MS = 100
 /** Tenants that are counted as waiting; more of them change nothing for a scaler. */
@@ -35,12 +26,15 @@ export class WaitingRoom {
   readonly counts = { forwarded: 0, refused: 0, expired: 0 }
   readonly #options: WaitingRoomOptions
   readonly #waiting = new Map<TenantId, number>()
+  readonly #waiters: Waiters
   #held = 0
   #bytes = 0
   #isClosed = false
 
   constructor(options: WaitingRoomOptions) {
     this.#options = options
+    const { time, picker } = options
+    this.#waiters = new Waiters({ time, picker, missed: tenant => this.#note(tenant) })
   }
 
   /** Requests that wait now. */
@@ -74,17 +68,18 @@ export class WaitingRoom {
     signal: AbortSignal,
     send: (backend: Backend, mayRetry: boolean) => Promise<void>,
   ): Promise<void> {
-    const { time, pick, holdMs } = this.#options
+    const { time, picker, holdMs } = this.#options
     const untilMs = time.monotonic() + holdMs
-    for (;;) {
-      const backend = pick(tenant) ?? (await this.#hold(bytes, () => this.#node(tenant, untilMs, signal)))
+    let backend = picker()?.(tenant)
+    for (let fromMs = 0; ; backend = undefined) {
+      backend ??= await this.#hold(bytes, () => this.#node(tenant, fromMs, untilMs, signal))
       try {
         await send(backend, time.monotonic() < untilMs)
         this.counts.forwarded++
         return
       } catch (error) {
         if (!(error instanceof NotYet)) throw error
-        await this.#hold(bytes, () => time.sleep(AGAIN_MS, { signal }))
+        fromMs = Math.min(untilMs, time.monotonic() + AGAIN_MS)
       }
     }
   }
@@ -92,6 +87,7 @@ export class WaitingRoom {
   /** Everybody on the way out; who still waits is told so. */
   close(): void {
     this.#isClosed = true
+    this.#waiters.rejectAll(goingAway())
   }
 
   async #hold<T>(bytes: number, wait: () => Promise<T>): Promise<T> {
@@ -114,20 +110,15 @@ export class WaitingRoom {
     }
   }
 
-  async #node(tenant: TenantId, untilMs: number, signal: AbortSignal): Promise<Backend> {
-    const { time, pick, holdMs } = this.#options
-    while (time.monotonic() < untilMs) {
-      if (this.#isClosed)
-        throw new PercolateError('SHUTTING_DOWN', 'This end is going; retry at once.', { retryAfterS: 1 })
-      this.#note(tenant)
-      await time.sleep(LOOK_MS, { signal })
-      const backend = pick(tenant)
-      if (backend) return backend
-    }
+  async #node(tenant: TenantId, fromMs: number, untilMs: number, signal: AbortSignal): Promise<Backend> {
+    if (this.#isClosed) throw goingAway()
+    this.#note(tenant)
+    const backend = await this.#waiters.wait(tenant, fromMs, untilMs, signal)
+    if (backend) return backend
     this.counts.expired++
     throw new PercolateError(
       'TENANT_UNAVAILABLE',
-      `No database node of this tier got ready within ${Math.round(holdMs / 1000)} s; retry in a moment.`,
+      `No database node of this tier got ready within ${Math.round(this.#options.holdMs / 1000)} s; retry in a moment.`,
       { retryAfterS: 5 },
     )
   }
@@ -138,3 +129,5 @@ export class WaitingRoom {
     this.#waiting.set(tenant, time.monotonic() + wakeMs)
   }
 }
+
+const goingAway = () => new PercolateError('SHUTTING_DOWN', 'This end is going; retry at once.', { retryAfterS: 1 })

@@ -4,7 +4,8 @@ import { type AddressInfo, connect as tcpConnect } from 'node:net'
 import { afterEach, expect, it } from 'vitest'
 import { HoldingGrpcProxy } from '../../../src/activator/grpc-proxy.ts'
 import { HoldingHttpProxy } from '../../../src/activator/http-proxy.ts'
-import { type Backend, WaitingRoom } from '../../../src/activator/room.ts'
+import { WaitingRoom } from '../../../src/activator/room.ts'
+import type { Backend } from '../../../src/activator/waiters.ts'
 import { Connections } from '../../../src/base/connections.ts'
 import { systemTime } from '../../../src/base/time.ts'
 import { eventually, logger } from '../../support/running.ts'
@@ -18,7 +19,7 @@ afterEach(async () => {
 const roomWith = (backend?: Partial<Backend>, options: Partial<ConstructorParameters<typeof WaitingRoom>[0]> = {}) =>
   new WaitingRoom({
     time: systemTime,
-    pick: () => (backend ? { node: 'n1', http: '', grpc: '', ...backend } : undefined),
+    picker: () => (backend ? () => ({ node: 'n1', http: '', grpc: '', ...backend }) : undefined),
     requestsMax: 100,
     bytesMax: 100 * 1024 * 1024,
     holdMs: 10_000,

@@ -78,7 +78,7 @@ beforeAll(async () => {
   backend = { node: 'n1', http: `127.0.0.1:${portOf(httpNode)}`, grpc: `127.0.0.1:${portOf(grpcNode)}` }
   const room = new WaitingRoom({
     time: systemTime,
-    pick: () => backend,
+    picker: () => () => backend,
     requestsMax: 10,
     bytesMax: 10 * 1024 * 1024,
     holdMs: 2000,

@@ -1,0 +1,66 @@
+import { expect, it } from 'vitest'
+import { WaitingRoom } from '../../../src/activator/room.ts'
+import type { Backend } from '../../../src/activator/waiters.ts'
+import { parseTenantId } from '../../../src/base/ids.ts'
+import { systemTime } from '../../../src/base/time.ts'
+
+const NODE: Backend = { node: 'n1', http: '', grpc: '' }
+const never = new AbortController().signal
+const acme = parseTenantId('acme')
+
+/** A room, and a node that becomes ready when it is told to. */
+function roomAndNode(options: Partial<ConstructorParameters<typeof WaitingRoom>[0]> = {}) {
+  const state = { isReady: false, looks: 0, picks: 0 }
+  const room = new WaitingRoom({
+    time: systemTime,
+    picker: () => {
+      state.looks++
+      if (!state.isReady) return undefined
+      return () => {
+        state.picks++
+        return NODE
+      }
+    },
+    requestsMax: 1000,
+    bytesMax: 1000,
+    holdMs: 5000,
+    wakeMs: 100,
+    ...options,
+  })
+  return { room, state }
+}
+
+it('one look serves all that wait, and each that is there gets the node', async () => {
+  const { room, state } = roomAndNode()
+  let sent = 0
+  const held = Array.from({ length: 400 }, (_, n) =>
+    room.through(parseTenantId(`t${n % 4}`), 1, never, async () => void sent++),
+  )
+  await systemTime.sleep(500)
+  expect([room.held, room.tenants]).toEqual([400, 4])
+  // One for each when it came, and then each 20 ms.
+  expect(state.looks).toBeLessThan(400 + 40)
+  state.isReady = true
+  await Promise.all(held)
+  expect([sent, room.held, room.heldBytes, room.counts.forwarded]).toEqual([400, 0, 0, 400])
+  expect(state.picks).toBe(4)
+})
+
+it('who goes is held no longer, and neither is anybody when the time is up, or when the room closes', async () => {
+  const { room } = roomAndNode({ holdMs: 300 })
+  const gone = new AbortController()
+  const through = (signal: AbortSignal) => room.through(acme, 1, signal, async () => {}).catch(error => error)
+  const left = through(gone.signal)
+  const late = through(never)
+  expect(room.held).toBe(2)
+  gone.abort(new Error('went away'))
+  expect((await left).message).toBe('went away')
+  expect(room.held).toBe(1)
+  expect((await late).code).toBe('TENANT_UNAVAILABLE')
+  expect([room.held, room.counts.expired]).toEqual([0, 1])
+  const last = through(never)
+  room.close()
+  expect((await last).code).toBe('SHUTTING_DOWN')
+  expect((await through(never)).code).toBe('SHUTTING_DOWN')
+  expect(room.held).toBe(0)
+})
