@@ -16,6 +16,7 @@ import { forwardable } from '../base/hop-by-hop.ts'
 import { parseTenantId } from '../base/ids.ts'
 import { listenError } from '../base/listen-error.ts'
 import type { ProxyOptions } from './http-proxy.ts'
+import { isOfWaking, notYet } from './not-yet.ts'
 import { NotYet } from './room.ts'
 import type { Backend } from './waiters.ts'
 
@@ -153,16 +154,16 @@ export class HoldingGrpcProxy {
       let trailers: IncomingHttpHeaders | undefined
       const cancel = () => outgoing.close()
       stream.once('close', cancel)
-      const again = () => {
+      const again = (why = new NotYet()) => {
         isGivenUp = true
         stream.off('close', cancel)
         body.detach()
         outgoing.close()
-        reject(new NotYet())
+        reject(why)
       }
       body.attach(outgoing)
       outgoing.once('response', answer => {
-        if (mayRetry && body.isWhole && answer['grpc-status'] === UNAVAILABLE) return again()
+        if (mayRetry && body.isWhole && isNotReady(answer)) return again(notYet(answer['retry-after']))
         hasAnswered = true
         if (stream.destroyed || stream.closed) return
         const { ':status': code = 200, ...rest } = answer
@@ -216,6 +217,12 @@ export class HoldingGrpcProxy {
     return session
   }
 }
+
+/** Nothing was written, and waking explains it. A conditional write whose home changed behind it may stand, and no clock says so here, as it does by HTTP. */
+const isNotReady = (answer: IncomingHttpHeaders): boolean =>
+  answer['grpc-status'] === UNAVAILABLE &&
+  answer['percolate-code'] !== 'HOME_UNAVAILABLE' &&
+  isOfWaking(answer['percolate-code'])
 
 /** The client's side of a call, whose beginning is kept until it is too long to be sent again. */
 class KeptBody {

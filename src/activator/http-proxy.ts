@@ -10,6 +10,7 @@ import { closeBehindHalf, refuseExpectations } from '../base/linger.ts'
 import { listenError } from '../base/listen-error.ts'
 import type { Logger } from '../base/logger.ts'
 import { boundPipelined } from '../base/pipelined.ts'
+import { isOfWaking, notYet } from './not-yet.ts'
 import { NotYet, type WaitingRoom } from './room.ts'
 import type { Backend } from './waiters.ts'
 
@@ -26,6 +27,8 @@ export interface ProxyOptions {
 const HELD_REQUEST_BYTES = 80 * 1024
 /** How long a node may take to say that it takes a body. */
 const CONFIRM_MS_MAX = 5000
+/** What a refusal is no longer than; more is passed on without a look at it. */
+const REFUSAL_BYTES_MAX = 16 * 1024
 const SOCKETS_MAX = 1024
 const STOP_MS_MAX = 5000
 /** How long a client may take to send its headers, and the whole request. */
@@ -152,39 +155,49 @@ export class HoldingHttpProxy {
       })
       if (hasBody) outgoing.flushHeaders()
       else outgoing.end()
-      outgoing.once('response', answer => {
+      const passOn = (answer: IncomingMessage, begun?: readonly Buffer[]) => {
         clearTimeout(confirm)
-        if (mayRetry && !isSent && isNotReady(answer)) {
-          answer.resume()
-          answer.once('end', () => {
-            done()
-            if (hasBody) outgoing.destroy()
-            reject(new NotYet())
-          })
-          return
-        }
         closeBehindHalf(request, response)
         response.writeHead(answer.statusCode ?? 502, endToEnd(answer.headers))
         response.flushHeaders()
-        answer.pipe(response)
+        for (const piece of begun ?? []) response.write(piece)
+        if (answer.readableEnded) response.end()
+        else answer.pipe(response)
         answer.once('error', () => response.destroy())
         response.once('close', () => {
           answer.destroy()
           done()
           resolve()
         })
+      }
+      outgoing.once('response', answer => {
+        if (!mayRetry || isSent || !mayBeNotReady(answer)) return passOn(answer)
+        // What it refuses for is in the body.
+        void readBriefly(answer).then(
+          body => {
+            if (!isNotReady(answer, body)) return passOn(answer, body)
+            done()
+            if (hasBody) outgoing.destroy()
+            reject(notYet(answer.headers['retry-after']))
+          },
+          // Nothing was done of it, whoever has gone since.
+          error => {
+            outgoing.destroy()
+            fail(error, true)
+          },
+        )
       })
-      const fail = (error: Error) => {
+      const fail = (error: Error, isRefused = false) => {
         done()
         if (response.destroyed) return reject(new PercolateError('CANCELLED', 'The client went away.'))
-        if (mayRetry && !(hasBody ? isSent : hasLeft)) return reject(new NotYet())
+        if (mayRetry && (isRefused || !(hasBody ? isSent : hasLeft))) return reject(new NotYet())
         reject(
           new PercolateError('NODE_UNAVAILABLE', 'The database node went away in the middle of the request.', {
             cause: error,
           }),
         )
       }
-      outgoing.on('error', fail)
+      outgoing.on('error', error => fail(error))
     })
   }
 
@@ -205,7 +218,44 @@ export class HoldingHttpProxy {
   }
 }
 
-/** 503 with `Retry-After`, before any of the body was asked for, and without a clock: the node is up, its copy not yet, and nothing was written. */
-const isNotReady = ({ statusCode, headers }: IncomingMessage): boolean =>
+/** 421, or 503 with `Retry-After` and without a clock: nothing was written. */
+const mayBeNotReady = ({ statusCode, headers }: IncomingMessage): boolean =>
   statusCode === 421 ||
   (statusCode === 503 && headers['retry-after'] !== undefined && headers['x-percolate-clock'] === undefined)
+
+/** The node is up, its copy not yet: see {@link isOfWaking}. */
+function isNotReady({ statusCode }: IncomingMessage, body: readonly Buffer[]): boolean {
+  if (statusCode === 421) return true
+  try {
+    return isOfWaking((JSON.parse(Buffer.concat(body).toString()) as { code?: unknown } | null)?.code)
+  } catch {
+    return false
+  }
+}
+
+/** The body of a refusal, or the beginning of what is longer than one, which is then paused. Rejects when it breaks off, or takes too long. */
+function readBriefly(answer: IncomingMessage): Promise<Buffer[]> {
+  return new Promise((resolve, reject) => {
+    const pieces: Buffer[] = []
+    let bytes = 0
+    const breakOff = () => {
+      clearTimeout(late)
+      reject(new Error('the refusal broke off'))
+    }
+    const late = setTimeout(breakOff, CONFIRM_MS_MAX)
+    const settle = () => {
+      clearTimeout(late)
+      answer.pause()
+      answer.off('data', read).off('end', settle).off('close', breakOff)
+      resolve(pieces)
+    }
+    const read = (piece: Buffer) => {
+      pieces.push(piece)
+      bytes += piece.length
+      if (bytes > REFUSAL_BYTES_MAX) settle()
+    }
+    // When its node dies it has a `close`, and not always an `error` or an `end`.
+    answer.on('data', read).once('end', settle).once('close', breakOff)
+    answer.once('error', breakOff)
+  })
+}

@@ -13,13 +13,22 @@ export interface WaitingRoomOptions {
   readonly wakeMs: number
 }
 
-/** Between two attempts at a node that is ready and not yet able to answer for the tenant. */
+/** Between two attempts at a node that is ready and not yet able to answer for the tenant: twice as long each time. */
 const AGAIN_MS = 100
+const AGAIN_MS_MAX = 2000
 /** Tenants that are counted as waiting; more of them change nothing for a scaler. */
 const WAITING_TENANTS_MAX = 100_000
 
 /** Nothing was done with the request, and another attempt may do better. */
-export class NotYet extends Error {}
+export class NotYet extends Error {
+  /** Not before so many ms. */
+  readonly afterMs: number
+
+  constructor(afterMs = 0) {
+    super('not yet')
+    this.afterMs = afterMs
+  }
+}
 
 /** Where the requests of one tier wait while it has no ready node, bounded in number, bytes and time. */
 export class WaitingRoom {
@@ -71,6 +80,7 @@ export class WaitingRoom {
     const { time, picker, holdMs } = this.#options
     const untilMs = time.monotonic() + holdMs
     let backend = picker()?.(tenant)
+    let pauseMs = AGAIN_MS
     for (let fromMs = 0; ; backend = undefined) {
       backend ??= await this.#hold(bytes, () => this.#node(tenant, fromMs, untilMs, signal))
       try {
@@ -79,7 +89,9 @@ export class WaitingRoom {
         return
       } catch (error) {
         if (!(error instanceof NotYet)) throw error
-        fromMs = Math.min(untilMs, time.monotonic() + AGAIN_MS)
+        // The last attempt says what the node says.
+        fromMs = Math.min(untilMs, time.monotonic() + Math.max(pauseMs, error.afterMs))
+        pauseMs = Math.min(AGAIN_MS_MAX, pauseMs * 2)
       }
     }
   }

@@ -219,3 +219,72 @@ it('HTTP connections are bounded, and an idle one makes way', async () => {
   await eventually('it is answered', async () => later.seen.text.includes('holding'))
   expect([idle.seen.isClosed, held.seen.isClosed, connections.open]).toEqual([true, false, 2])
 })
+
+/** A node that refuses its first requests with a code. */
+const refusing =
+  (code: string, times: number, asked: { count: number }) => (request: IncomingMessage, response: ServerResponse) => {
+    request.resume()
+    if (asked.count++ >= times) return void response.end('{}')
+    response
+      .writeHead(503, { 'retry-after': '1', 'content-type': 'application/problem+json' })
+      .end(JSON.stringify({ code }))
+  }
+
+it.each([
+  ['TENANT_UNAVAILABLE', 200],
+  ['PLACEMENT_UNKNOWN', 200],
+  ['HOME_UNAVAILABLE', 200],
+  ['TOO_BUSY', 503],
+  ['OUTBOX_FULL', 503],
+  ['STREAM_UNAVAILABLE', 503],
+  ['NODE_UNAVAILABLE', 503],
+  ['SHUTTING_DOWN', 503],
+])('a node that says %s is asked again when waking explains that', async (code, status) => {
+  const asked = { count: 0 }
+  const { port } = await startHttp(roomWith({ http: await startNode(refusing(code, 1, asked)) }))
+  const sinceMs = Date.now()
+  const answer = await fetch(`http://127.0.0.1:${port}/api/v1/entities/x`, { headers: { 'x-tenant-id': 'acme' } })
+  const body = (await answer.json()) as { code?: string }
+  expect([answer.status, asked.count]).toEqual([status, status === 200 ? 2 : 1])
+  if (status === 503) expect([body.code, answer.headers.get('retry-after')]).toEqual([code, '1'])
+  else expect(Date.now() - sinceMs).toBeGreaterThanOrEqual(1000)
+})
+
+it('what refuses at length is passed on whole', async () => {
+  const text = 'x'.repeat(300_000)
+  const backend = await startNode((_, response) => response.writeHead(503, { 'retry-after': '1' }).end(text))
+  const { port } = await startHttp(roomWith({ http: backend }))
+  const answer = await fetch(`http://127.0.0.1:${port}/api/v1/entities/x`, { headers: { 'x-tenant-id': 'acme' } })
+  expect([answer.status, (await answer.text()) === text]).toEqual([503, true])
+})
+
+it('a node that dies in the middle of its refusal is asked again', async () => {
+  let asked = 0
+  const backend = await startNode((_, response) => {
+    if (asked++ > 0) return void response.end('{}')
+    response.writeHead(503, { 'retry-after': '1', 'content-length': '100' })
+    response.write('{"code":', () => response.socket!.destroy())
+  })
+  const { port } = await startHttp(roomWith({ http: backend }))
+  const answer = await fetch(`http://127.0.0.1:${port}/api/v1/entities/x`, { headers: { 'x-tenant-id': 'acme' } })
+  expect([answer.status, asked]).toEqual([200, 2])
+})
+
+it.each([
+  ['TENANT_UNAVAILABLE', 2, '0'],
+  ['TOO_BUSY', 1, '14'],
+  ['HOME_UNAVAILABLE', 1, '14'],
+])('of gRPC, too: %s', async (code, times, status) => {
+  let asked = 0
+  const node = createHttp2Server()
+  node.on('stream', stream => {
+    const refusal = asked++ === 0 ? { 'grpc-status': '14', 'percolate-code': code } : { 'grpc-status': '0' }
+    stream.respond({ ':status': 200, 'content-type': 'application/grpc', ...refusal }, { endStream: true })
+  })
+  await new Promise<void>(resolve => node.listen(0, '127.0.0.1', () => resolve()))
+  closing.push(() => node.close())
+  const { port } = await startGrpc(roomWith({ grpc: `127.0.0.1:${(node.address() as AddressInfo).port}` }))
+  const stream = call(http2Client(port), { 'x-tenant-id': 'acme' })
+  const answer = await new Promise<Record<string, unknown>>(resolve => stream.once('response', resolve))
+  expect([answer['grpc-status'], asked]).toEqual([status, times])
+})

@@ -1,5 +1,5 @@
 import { expect, it } from 'vitest'
-import { WaitingRoom } from '../../../src/activator/room.ts'
+import { NotYet, WaitingRoom } from '../../../src/activator/room.ts'
 import type { Backend } from '../../../src/activator/waiters.ts'
 import { parseTenantId } from '../../../src/base/ids.ts'
 import { systemTime } from '../../../src/base/time.ts'
@@ -63,4 +63,27 @@ it('who goes is held no longer, and neither is anybody when the time is up, or w
   expect((await last).code).toBe('SHUTTING_DOWN')
   expect((await through(never)).code).toBe('SHUTTING_DOWN')
   expect(room.held).toBe(0)
+})
+
+it('a node that is not ready is asked again after pauses that grow, or as late as it says, and once more at the end', async () => {
+  const { room, state } = roomAndNode({ holdMs: 1500 })
+  state.isReady = true
+  const asked = async (afterMs: number) => {
+    const sinceMs = systemTime.monotonic()
+    const times: [number, boolean][] = []
+    await room
+      .through(acme, 1, never, async (_, mayRetry) => {
+        times.push([systemTime.monotonic() - sinceMs, mayRetry])
+        if (mayRetry) throw new NotYet(afterMs)
+      })
+      .catch(() => {})
+    return times
+  }
+  const times = await asked(0)
+  // 0, 100, 300, 700, and the last when the time is up.
+  expect(times.map(([, mayRetry]) => mayRetry)).toEqual([true, true, true, true, false])
+  expect(times[3]![0]).toBeGreaterThanOrEqual(700)
+  const later = await asked(1000)
+  expect(later.map(([, mayRetry]) => mayRetry)).toEqual([true, true, false])
+  expect(later[1]![0]).toBeGreaterThanOrEqual(1000)
 })
