@@ -23,6 +23,8 @@ import type { Backend } from './waiters.ts'
 /** Bytes of a call that are kept to be sent again; one that has sent more is not tried twice. */
 const KEPT_BYTES_MAX = 64 * 1024
 const SESSIONS_MAX = 256
+/** What is sent on. */
+const METHODS = '/percolate.v1.Rem/'
 /** Calls that a client may have open on one connection; it opens more connections, or waits. Each may send {@link KEPT_BYTES_MAX} that nobody has asked for. */
 const STREAMS_MAX = 256
 /** Within which a client hears that its connection is closed, and ends its side of a call that was answered already. */
@@ -119,6 +121,9 @@ export class HoldingGrpcProxy {
   }
 
   async #handle(stream: ServerHttp2Stream, headers: IncomingHttpHeaders): Promise<void> {
+    // Nobody is woken for what no node has, nor for reflection and health, of which each process speaks for itself.
+    if (!headers[':path']?.startsWith(METHODS))
+      throw new PercolateError('ROUTE_NOT_FOUND', 'No such method while no node of this tier is running.')
     const tenant = parseTenantId(headers['x-tenant-id'])
     const gone = new AbortController()
     stream.once('close', () => gone.abort())

@@ -23,6 +23,8 @@ export interface ProxyOptions {
   readonly port: number
 }
 
+/** What is sent on, also as a proxy asks for it, with the host. */
+const ROUTES = /^(https?:\/\/[^/?#]*)?\/(api|v1)\//i
 /** What a held request keeps in memory: its head, and the part of its body that Node reads ahead. */
 const HELD_REQUEST_BYTES = 80 * 1024
 /** How long a node may take to say that it takes a body. */
@@ -89,6 +91,9 @@ export class HoldingHttpProxy {
       response.writeHead(200, { 'content-type': 'application/json' }).end('{"status":"holding"}')
       return
     }
+    // Nobody is woken for what no node has.
+    if (!ROUTES.test(request.url ?? ''))
+      throw new PercolateError('ROUTE_NOT_FOUND', 'No such route while no node of this tier is running.')
     assertEndToEnd(request.headers)
     const tenant = parseTenantId(request.headers['x-tenant-id'])
     const gone = new AbortController()

@@ -1,4 +1,5 @@
 import { PercolateError } from '../base/errors.ts'
+import { HalfShares } from '../base/half-shares.ts'
 import type { TenantId } from '../base/ids.ts'
 import type { Time } from '../base/time.ts'
 import { type Backend, Waiters, type WaitersOptions } from './waiters.ts'
@@ -36,23 +37,26 @@ export class WaitingRoom {
   readonly #options: WaitingRoomOptions
   readonly #waiting = new Map<TenantId, number>()
   readonly #waiters: Waiters
-  #held = 0
-  #bytes = 0
+  /** Of both a tenant has half at most. */
+  readonly #places: HalfShares
+  readonly #bytes: HalfShares
   #isClosed = false
 
   constructor(options: WaitingRoomOptions) {
     this.#options = options
-    const { time, picker } = options
+    const { time, picker, requestsMax, bytesMax } = options
+    this.#places = sharesOf(requestsMax)
+    this.#bytes = sharesOf(bytesMax)
     this.#waiters = new Waiters({ time, picker, missed: tenant => this.#note(tenant) })
   }
 
   /** Requests that wait now. */
   get held(): number {
-    return this.#held
+    return this.#places.held
   }
 
   get heldBytes(): number {
-    return this.#bytes
+    return this.#bytes.held
   }
 
   /** Tenants with a request that waits, or did within `wakeMs`: what a tier is woken by, as a scaler polls it. */
@@ -68,7 +72,7 @@ export class WaitingRoom {
   }
 
   /**
-   * Sends a request to a node as soon as there is one, again while `send` says {@link NotYet} (which it may do as long as `mayRetry`). TOO_BUSY when the room is full, TENANT_UNAVAILABLE when `holdMs` are over; `bytes` is
+   * Sends a request to a node as soon as there is one, again while `send` says {@link NotYet} (which it may do as long as `mayRetry`). TOO_BUSY when the room is full, or the tenant's half of it, TENANT_UNAVAILABLE when `holdMs` are over; `bytes` is
    * what the request holds in memory while it waits.
    */
   async through(
@@ -82,7 +86,7 @@ export class WaitingRoom {
     let backend = picker()?.(tenant)
     let pauseMs = AGAIN_MS
     for (let fromMs = 0; ; backend = undefined) {
-      backend ??= await this.#hold(bytes, () => this.#node(tenant, fromMs, untilMs, signal))
+      backend ??= await this.#hold(tenant, bytes, () => this.#node(tenant, fromMs, untilMs, signal))
       try {
         await send(backend, time.monotonic() < untilMs)
         this.counts.forwarded++
@@ -102,23 +106,27 @@ export class WaitingRoom {
     this.#waiters.rejectAll(goingAway())
   }
 
-  async #hold<T>(bytes: number, wait: () => Promise<T>): Promise<T> {
-    const { requestsMax, bytesMax } = this.#options
-    if (this.#held >= requestsMax || this.#bytes + bytes > bytesMax) {
-      this.counts.refused++
-      throw new PercolateError(
-        'TOO_BUSY',
-        'No database node of this tier is running, and as many requests as can be held wait for one already; retry in a moment.',
-        { retryAfterS: 2 },
-      )
-    }
-    this.#held++
-    this.#bytes += bytes
+  async #hold<T>(tenant: TenantId, bytes: number, wait: () => Promise<T>): Promise<T> {
+    const leave = this.#enter(tenant, bytes)
     try {
       return await wait()
     } finally {
-      this.#held--
-      this.#bytes -= bytes
+      leave()
+    }
+  }
+
+  #enter(tenant: TenantId, bytes: number): () => void {
+    try {
+      this.#bytes.check(bytes, tenant)
+      const leavePlace = this.#places.hold(1, tenant)
+      const leaveBytes = this.#bytes.hold(bytes, tenant)
+      return () => {
+        leavePlace()
+        leaveBytes()
+      }
+    } catch (error) {
+      this.counts.refused++
+      throw error
     }
   }
 
@@ -143,3 +151,12 @@ export class WaitingRoom {
 }
 
 const goingAway = () => new PercolateError('SHUTTING_DOWN', 'This end is going; retry at once.', { retryAfterS: 1 })
+
+const sharesOf = (max: number) => new HalfShares({ max, smallMax: 0, refuse: (_, ofTenant) => full(ofTenant) })
+
+const full = (ofTenant: boolean) =>
+  new PercolateError(
+    'TOO_BUSY',
+    `No database node of this tier is running, and as many requests${ofTenant ? ' of this tenant' : ''} as can be held wait for one already; retry in a moment.`,
+    { retryAfterS: 2 },
+  )

@@ -493,7 +493,7 @@ export const settings = {
     max: 100_000,
     unit: 'requests',
     roles: ['controller'],
-    doc: 'Requests of a tier that are held at once; more are refused with 503.',
+    doc: 'Requests of a tier that are held at once, and half of that for one tenant; more are refused with 503.',
   },
   heldBytesMax: {
     env: 'PERCOLATE_HELD_BYTES_MAX',
@@ -503,7 +503,7 @@ export const settings = {
     max: 4096 * MIB,
     unit: 'bytes',
     roles: ['controller'],
-    doc: 'Memory that the held requests of a tier may take; each counts with what is read ahead of its body.',
+    doc: 'Memory that the held requests of a tier may take, and half of that for one tenant; each counts with what is read ahead of its body.',
   },
   holdMs: {
     env: 'PERCOLATE_HOLD_MS',

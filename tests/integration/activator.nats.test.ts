@@ -19,7 +19,7 @@ beforeAll(async () => {
     PERCOLATE_ACTIVATOR_GRPC_PORT: '0',
     PERCOLATE_CONTROLLER_PORT: '0',
     PERCOLATE_HOST: '127.0.0.1',
-    PERCOLATE_HELD_REQUESTS_MAX: '5',
+    PERCOLATE_HELD_REQUESTS_MAX: '6',
     PERCOLATE_HOLD_MS: '8000',
     PERCOLATE_WAKE_MS: '1500',
   })
@@ -103,10 +103,14 @@ describe('requests to a tier without a node', () => {
   it('are refused when there are too many, when it takes too long, and when they name no tenant', async () => {
     const { status, body } = await request(`${url}/api/v1/entities/x`, 'GET', { tenant: undefined })
     expect([status, body.code]).toEqual([400, 'TENANT_MISSING'])
-    const held = Array.from({ length: 5 }, () => request(`${url}/api/v1/entities/x`, 'GET', { tenant: 'full' }))
-    await eventually('the room is full', async () => (await metric('held_requests')) === 5)
-    const refused = await request(`${url}/api/v1/entities/x`, 'GET', { tenant: 'full' })
+    const ask = (tenant: string) => request(`${url}/api/v1/entities/x`, 'GET', { tenant })
+    const held = Array.from({ length: 3 }, () => ask('full'))
+    await eventually('its half of the room is full', async () => (await metric('held_requests')) === 3)
+    const refused = await ask('full')
     expect([refused.status, refused.body.code, refused.headers.get('retry-after')]).toEqual([503, 'TOO_BUSY', '2'])
+    held.push(...Array.from({ length: 3 }, (_, n) => ask(`other-${n}`)))
+    await eventually('the room is full', async () => (await metric('held_requests')) === 6)
+    expect((await ask('another')).body.code).toBe('TOO_BUSY')
     for (const answer of await Promise.all(held))
       expect([answer.status, answer.body.code]).toEqual([503, 'TENANT_UNAVAILABLE'])
     const { client, metadata } = heldClient()

@@ -288,3 +288,26 @@ it.each([
   const answer = await new Promise<Record<string, unknown>>(resolve => stream.once('response', resolve))
   expect([answer['grpc-status'], asked]).toEqual([status, times])
 })
+
+it('what is no route of a node is refused at once, and wakes nothing', async () => {
+  const room = roomWith()
+  const http = await startHttp(room)
+  for (const path of ['/', '/metrics', '/apis/x', '/x/api/v1/entities']) {
+    const answer = await fetch(`http://127.0.0.1:${http.port}${path}`, { headers: { 'x-tenant-id': 'acme' } })
+    expect([path, answer.status, ((await answer.json()) as { code: string }).code]).toEqual([
+      path,
+      404,
+      'ROUTE_NOT_FOUND',
+    ])
+  }
+  const session = http2Client((await startGrpc(room)).port)
+  for (const path of ['/x', '/percolate.v1.Peer/Ping', '/grpc.health.v1.Health/Check']) {
+    const stream = call(session, { ':path': path, 'x-tenant-id': 'acme' })
+    const answer = await new Promise<Record<string, unknown>>(resolve => stream.once('response', resolve))
+    expect([path, answer['grpc-status']]).toEqual([path, '12'])
+  }
+  expect([room.held, room.tenants]).toEqual([0, 0])
+  // As a proxy asks, with the host.
+  bareClient(http.port).socket.write(head('GET', 'http://x/v1/chat/completions', 'x-tenant-id: acme'))
+  await eventually('it is held', async () => room.held === 1)
+})

@@ -22,7 +22,7 @@ function roomAndNode(options: Partial<ConstructorParameters<typeof WaitingRoom>[
       }
     },
     requestsMax: 1000,
-    bytesMax: 1000,
+    bytesMax: 2000,
     holdMs: 5000,
     wakeMs: 100,
     ...options,
@@ -86,4 +86,25 @@ it('a node that is not ready is asked again after pauses that grow, or as late a
   const later = await asked(1000)
   expect(later.map(([, mayRetry]) => mayRetry)).toEqual([true, true, false])
   expect(later[1]![0]).toBeGreaterThanOrEqual(1000)
+})
+
+it.each([
+  ['places', { requestsMax: 10 }, 1],
+  ['bytes', { bytesMax: 100 }, 10],
+])('one tenant holds half of the %s at most, and the others have the rest', async (_, options, bytes) => {
+  const { room } = roomAndNode({ holdMs: 300, ...options })
+  const through = (tenant: string) =>
+    room
+      .through(parseTenantId(tenant), bytes, never, async () => {})
+      .then(
+        () => [],
+        error => [error.code, error.message],
+      )
+  const greedy = Array.from({ length: 8 }, () => through('greedy'))
+  const others = ['a', 'b', 'c', 'd', 'e', 'f'].map(through)
+  expect([room.held, room.counts.refused]).toEqual([10, 4])
+  expect(await greedy[5]).toEqual(['TOO_BUSY', expect.stringContaining('requests of this tenant as can be held')])
+  expect(await others[5]).toEqual(['TOO_BUSY', expect.stringContaining('requests as can be held')])
+  expect((await Promise.all(others.slice(0, 5))).map(([code]) => code)).toEqual(Array(5).fill('TENANT_UNAVAILABLE'))
+  expect([room.held, room.heldBytes]).toEqual([0, 0])
 })
