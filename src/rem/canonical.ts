@@ -31,9 +31,20 @@ export function compareValues(a: Value, b: Value): number {
   if (byRank !== 0) return byRank
   if (a instanceof Uint8Array && b instanceof Uint8Array) return Buffer.compare(a, b)
   if (typeof a === 'number' && typeof b === 'number') return a - b
-  if (typeof a === 'object' && a !== null)
-    return compareText(JSON.stringify(canonical(a)), JSON.stringify(canonical(b)))
+  if (typeof a === 'object' && a !== null) return compareText(textOf(a), textOf(b as object & Value))
   return compareText(String(a), String(b))
+}
+
+const texts = new WeakMap<object, string>()
+
+/** Made once for each value: one that wins against many others is compared with each of them. */
+function textOf(value: object & Value): string {
+  let text = texts.get(value)
+  if (text === undefined) {
+    text = JSON.stringify(canonical(value))
+    texts.set(value, text)
+  }
+  return text
 }
 
 const compareText = (a: string, b: string) => (a < b ? -1 : a > b ? 1 : 0)

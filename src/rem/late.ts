@@ -1,6 +1,6 @@
 import { type Clock, compareClocks } from '../clock/hlc.ts'
-import { isVisible, mergeOp, mergeRecords } from './merge.ts'
-import { EMPTY_RECORD, type LwwRecord, type Op, type RecordRef, type Value } from './record.ts'
+import { isVisible, mergeRecords, RecordFold } from './merge.ts'
+import { EMPTY_RECORD, type LwwRecord, nameOf, type Op, type RecordRef, type Value } from './record.ts'
 
 /** What an entry says of one record, its ops merged. */
 export interface Said {
@@ -10,13 +10,17 @@ export interface Said {
 
 /** What an entry says of each of its records, in the order in which it names them first. */
 export function saidBy(ops: readonly Op[]): Said[] {
-  const said = new Map<string, Said>()
+  const said = new Map<string, { readonly ref: RecordRef; readonly fold: RecordFold }>()
   for (const op of ops) {
-    const name = JSON.stringify([op.kind, op.key])
-    const before = said.get(name)?.record ?? EMPTY_RECORD
-    said.set(name, { ref: { kind: op.kind, key: [...op.key] }, record: mergeOp(before, op) })
+    const name = nameOf(op)
+    let known = said.get(name)
+    if (!known) {
+      known = { ref: { kind: op.kind, key: [...op.key] }, fold: new RecordFold() }
+      said.set(name, known)
+    }
+    known.fold.add(op)
   }
-  return [...said.values()]
+  return [...said.values()].map(({ ref, fold }) => ({ ref, record: fold.record }))
 }
 
 /** Whether a record has all that was said of it, or something later in its place: merged into it, that changes nothing. */

@@ -1,6 +1,6 @@
 import { type Clock, compareClocks, laterClock } from '../clock/hlc.ts'
 import { compareValues } from './canonical.ts'
-import type { LwwRecord, Op, Register } from './record.ts'
+import { EMPTY_RECORD, type LwwRecord, type Op, type Register } from './record.ts'
 
 export const isVisible = (record: LwwRecord): boolean =>
   record.put !== undefined && (record.del === undefined || compareClocks(record.put, record.del) > 0)
@@ -31,6 +31,31 @@ export function mergeRecords(a: LwwRecord, b: LwwRecord): LwwRecord {
 }
 
 export const mergeOp = (record: LwwRecord, op: Op): LwwRecord => mergeRecords(record, opToRecord(op))
+
+/** Gathers the ops of one record into one state, as {@link mergeOp} does one by one: each costs its own fields only, however many there were before it. */
+export class RecordFold {
+  readonly #fields = new Map<string, Register>()
+  #put: Clock | undefined
+  #del: Clock | undefined
+
+  add(op: Op): void {
+    if (op.action === 'del') {
+      this.#del = laterClock(this.#del, op.clock)
+      return
+    }
+    if (op.action === 'put') this.#put = laterClock(this.#put, op.clock)
+    for (const [name, value] of Object.entries(op.fields)) {
+      const register = { clock: op.clock, value }
+      const other = this.#fields.get(name)
+      this.#fields.set(name, other === undefined ? register : laterRegister(other, register))
+    }
+  }
+
+  /** What the ops come to. Deletes count here: a register that one of them ends is at or below the latest of them, too. */
+  get record(): LwwRecord {
+    return mergeRecords({ put: this.#put, del: this.#del, fields: this.#fields }, EMPTY_RECORD)
+  }
+}
 
 const survives = (register: Pick<Register, 'clock'>, del: Clock | undefined) =>
   del === undefined || compareClocks(register.clock, del) > 0

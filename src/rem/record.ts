@@ -29,6 +29,14 @@ export interface RecordRef {
   readonly key: readonly string[]
 }
 
+/** A record's name as one text; different records have different ones. */
+export const nameOf = ({ kind, key }: RecordRef): string => JSON.stringify([kind, ...key])
+
+/** Each record once, in the order in which they are named first. */
+export const withoutRepeats = (refs: readonly RecordRef[]): RecordRef[] => [
+  ...new Map(refs.map(ref => [nameOf(ref), ref])).values(),
+]
+
 /** The unit of replication: what one write did to one record. */
 export interface Op extends RecordRef {
   /** `put` says that the record exists from now on, `set` only changes registers of a record that does, `del` says that it is gone. */

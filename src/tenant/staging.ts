@@ -4,8 +4,8 @@ import { Slicer } from '../base/slice.ts'
 import { type Clock, compareClocks } from '../clock/hlc.ts'
 import { dominates, joinVectors, type VersionVector } from '../clock/vector.ts'
 import { collectRecord, FLOOR_REF, floorOf, type GcFloor } from '../rem/floor.ts'
-import { mergeRecords, opToRecord } from '../rem/merge.ts'
-import { EMBEDDING_FIELD_PREFIX, EMPTY_RECORD, type LwwRecord, type Op, type RecordRef } from '../rem/record.ts'
+import { mergeRecords, RecordFold } from '../rem/merge.ts'
+import { EMBEDDING_FIELD_PREFIX, EMPTY_RECORD, type LwwRecord, nameOf, type Op, type RecordRef } from '../rem/record.ts'
 import { resourceView } from '../rem/views.ts'
 import { decodeRecord, type Entry, encodeEntry, encodeRecord } from '../storage/codec.ts'
 import { keys, space, u32, u64 } from '../storage/keys.ts'
@@ -153,16 +153,7 @@ export class Staging {
    */
   async apply(ops: readonly Op[], clock: Clock, { needsEntry = false } = {}): Promise<void> {
     let isNews = needsEntry || this.#state.ahead !== undefined || this.#state.lost.count > 0
-    const before = await this.#overlay.getMany(ops.map(op => keys.record(op)))
-    const touched = new Set<string>()
-    for (const [n, op] of ops.entries()) {
-      const name = JSON.stringify([op.kind, op.key])
-      const bytes = touched.has(name) ? await this.#overlay.get(keys.record(op)) : before[n]
-      touched.add(name)
-      if (await this.#applyOp(op, bytes)) isNews = true
-      if (this.bytes > this.#base.stagedBytesMax) throw tooMuchAtOnce(this.#base.stagedBytesMax)
-      await this.#slicer.pause()
-    }
+    if (await this.#mergeOps(ops, this.#base.stagedBytesMax)) isNews = true
     this.#noteClock(clock)
     if (isNews && ops.length > 0) await this.#queueEntries(ops)
   }
@@ -173,12 +164,13 @@ export class Staging {
    */
   async applyEntry(entry: Entry, options: { pastFloor?: boolean } = {}): Promise<void> {
     const late: Op[] = []
+    const merged: Op[] = []
     for (const op of entry.ops) {
       if (!options.pastFloor && this.#isLate(entry, op)) late.push(op)
-      else await this.#applyOp(op, await this.#overlay.get(keys.record(op)))
+      else merged.push(op)
       if (this.#observed === undefined || compareClocks(op.clock, this.#observed) > 0) this.#observed = op.clock
-      await this.#slicer.pause()
     }
+    await this.#mergeOps(merged)
     if (this.#observed) this.#noteClock(this.#observed)
     if (late.length > 0) {
       this.#quarantined += late.length
@@ -361,10 +353,23 @@ export class Staging {
     }
   }
 
-  /** Returns whether the op changed the record. */
-  async #applyOp(op: Op, bytes: Buffer | undefined): Promise<boolean> {
-    const { op: slim, vectors } = splitVectors(op)
-    return (await this.#merge(op, bytes, opToRecord(slim), vectors)) !== undefined
+  /** Returns whether one of the ops changed its record. Throws BODY_TOO_LARGE when the batch takes more memory than `bytesMax`. */
+  async #mergeOps(ops: readonly Op[], bytesMax = Number.POSITIVE_INFINITY): Promise<boolean> {
+    let hasChanged = false
+    const changes = await gatherOps(ops, this.#slicer)
+    for (let at = 0; at < changes.length; at += RECORDS_AT_ONCE) {
+      const part = changes.slice(at, at + RECORDS_AT_ONCE)
+      const known = await this.#overlay.getMany(part.map(({ ref }) => keys.record(ref)))
+      const seen = new Set<string>()
+      for (const [n, { name, ref, fold, vectors }] of part.entries()) {
+        const bytes = seen.has(name) ? await this.#overlay.get(keys.record(ref)) : known[n]
+        seen.add(name)
+        if (await this.#merge(ref, bytes, fold.record, vectors)) hasChanged = true
+        if (this.bytes > bytesMax) throw tooMuchAtOnce(bytesMax)
+        await this.#slicer.pause()
+      }
+    }
+    return hasChanged
   }
 
   async #merge(
@@ -473,6 +478,38 @@ export class Staging {
 }
 
 const NOTHING = Buffer.alloc(0)
+/** Records of a command that are read together: enough that the trips to the store do not count, and few enough that the largest of them fit into memory. */
+const RECORDS_AT_ONCE = 64
+
+/** What ops do to one record. */
+interface RecordChange {
+  readonly name: string
+  readonly ref: RecordRef
+  readonly fold: RecordFold
+  readonly vectors: readonly OpVector[]
+}
+
+/**
+ * The ops by their records, in the order in which those are named first: a record is read, merged and indexed once, however many ops it has. Those of a resource stay apart, since each may bring
+ * a vector; each is as large as what it changes.
+ */
+async function gatherOps(ops: readonly Op[], slicer: Slicer): Promise<RecordChange[]> {
+  const changes: RecordChange[] = []
+  const folds = new Map<string, RecordFold>()
+  for (const op of ops) {
+    if (slicer.due) await slicer.pause()
+    const name = nameOf(op)
+    const { op: slim, vectors } = splitVectors(op)
+    let fold = op.kind === 'resource' ? undefined : folds.get(name)
+    if (!fold) {
+      fold = new RecordFold()
+      folds.set(name, fold)
+      changes.push({ name, ref: op, fold, vectors })
+    }
+    fold.add(slim)
+  }
+  return changes
+}
 
 const tooMuchAtOnce = (bytesMax: number) =>
   new PercolateError(

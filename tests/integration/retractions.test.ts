@@ -60,7 +60,8 @@ describe('a retraction', () => {
       moments: ['untouched', 'written'],
     })
     expect((await client.getEntity('written')).properties).toEqual({ mine: 1, theirs: 1 })
-    expect(await client.retract({ entities: ['untouched'] }, { asOf })).toEqual({
+    // One that is named again is one.
+    expect(await client.retract({ entities: ['untouched', 'untouched'] }, { asOf })).toEqual({
       retracted: 0,
       kept: [{ kind: 'entity', id: 'untouched' }],
     })
@@ -76,7 +77,7 @@ describe('a retraction', () => {
     await client.request('DELETE', '/api/v1/entities/gone', { asOf: clockOf(importedAt - 1000) })
     await client.putEntities([{ id: 'gone' }, { id: 'shared', properties: { theirs: 1 } }], { asOf })
     await client.putEntities([{ id: 'shared', properties: { later: 1 } }])
-    expect(await client.retract({ entities: ['gone', 'shared'] }, { asOf })).toEqual({ retracted: 2 })
+    expect(await client.retract({ entities: ['gone', 'shared', 'gone'] }, { asOf })).toEqual({ retracted: 2 })
     expect((await client.getEntity('shared')).properties).toEqual({ later: 1 })
     expect((await idsOf()).entities).not.toContain('gone')
   })

@@ -1,6 +1,6 @@
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
-import { isVisible, mergeOp, mergeRecords, opToRecord } from '../../src/rem/merge.ts'
+import { isVisible, mergeOp, mergeRecords, opToRecord, RecordFold } from '../../src/rem/merge.ts'
 import { EMPTY_RECORD, type Op } from '../../src/rem/record.ts'
 import { encodeRecord } from '../../src/storage/codec.ts'
 
@@ -52,6 +52,17 @@ describe('merge', () => {
           expect(bytes(apply([...shuffled, ...again]))).toBe(bytes(apply(ops)))
         },
       ),
+    )
+  })
+
+  it('comes to the same when the ops of a record are gathered first', () => {
+    fc.assert(
+      fc.property(fc.array(op), fc.array(op), (before, ops) => {
+        const fold = new RecordFold()
+        for (const one of ops) fold.add(one)
+        expect(bytes(fold.record)).toBe(bytes(apply(ops)))
+        expect(bytes(mergeRecords(apply(before), fold.record))).toBe(bytes(apply([...before, ...ops])))
+      }),
     )
   })
 

@@ -3,18 +3,15 @@ import { PercolateError } from '../../base/errors.ts'
 import { checkId } from '../../base/ids.ts'
 import {
   CATEGORY_BYTES_MAX,
-  EDGE_BYTES_MAX,
-  ENTITY_BYTES_MAX,
-  ENTITY_NAMES_BYTES_MAX,
   FIND_DEPTH_MAX,
   ID_BYTES_MAX,
   LIST_LIMIT_DEFAULT,
   NAME_BYTES_MAX,
 } from '../../base/limits.ts'
 import { jsonOf, PageBytes } from '../../base/page-bytes.ts'
-import { mergeOp } from '../../rem/merge.ts'
+import { Slicer } from '../../base/slice.ts'
 import { type EntityCommand, planDelete, planEntity } from '../../rem/plan.ts'
-import { EMPTY_RECORD, type LwwRecord, type Op, type RecordRef } from '../../rem/record.ts'
+import { type LwwRecord, type Op, type RecordRef, withoutRepeats } from '../../rem/record.ts'
 import { type Edge, type Entity, edgeSurvives, entityView } from '../../rem/views.ts'
 import { entitiesById, matchEntities } from '../../search/entities.ts'
 import { edgesFrom, traverse } from '../../search/traverse.ts'
@@ -23,12 +20,12 @@ import type { Session } from '../../session/session.ts'
 import { write, writeExisting } from '../../session/write.ts'
 import { eachRecord, ReadIsLarge, Reading } from '../../tenant/reading.ts'
 import type { Tenant } from '../../tenant/tenant.ts'
-import type { PlanContext } from '../../tenant/writer.ts'
 import { decodeCursor, encodeCursor } from '../cursor.ts'
 import type { EntitiesQuery, EntityInput, EntityOutput, TraverseQuery } from '../schemas.ts'
 import { checkName } from './check-fields.ts'
 import { assertLater, type Conditions, checkConditions, etagWith, hasCondition } from './conditions.ts'
 import { isoTime, notFound, type OperationsContext } from './context.ts'
+import { assertAllFit } from './entity-sizes.ts'
 
 /** Edges that one answer about an entity lists; traversal reaches the others. */
 const EDGES_SHOWN_MAX = 1000
@@ -53,25 +50,34 @@ export class EntityOperations {
     }
     const commands = inputs.map((input, n) => toCommand(input, inputs.length === 1 ? '' : `entities[${n}].`))
     const edges = commands.reduce((sum, command) => sum + (command.edges?.length ?? 0), 0)
+    const touched = withoutRepeats(commands.flatMap(touchedBy))
     return write(
       this.#context,
       call,
       async context => {
+        const slicer = new Slicer(() => call.throwIfEnded())
         if (isConditional) {
           const { id } = commands[0]!
           const record = await context.read({ kind: 'entity', key: [id] })
           checkConditions(record, entityView(id, record) !== undefined, conditions, call.asOf)
           // An edge is a record of its own, of which If-Match asks nothing.
-          if (call.asOf) for (const ref of touchedBy(commands[0]!)) assertLater(await context.read(ref), call.asOf)
+          for (const ref of call.asOf ? touched : []) {
+            await slicer.pause()
+            assertLater(await context.read(ref), call.asOf!)
+          }
         }
-        const ops = commands.map(command => planEntity(command, context.clock))
-        await assertAllFit(commands, ops, context)
+        const ops: Op[][] = []
+        for (const command of commands) {
+          ops.push(planEntity(command, context.clock))
+          await slicer.pause()
+        }
+        await assertAllFit(commands, ops, context, slicer)
         return {
           ops: ops.flat(),
           result: { ids: commands.map(({ id }) => id) },
         }
       },
-      { weight: commands.length + edges, touches: commands.flatMap(touchedBy) },
+      { weight: commands.length + edges, touches: touched },
     )
   }
 
@@ -270,72 +276,6 @@ const touchedBy = ({ id, edges = [] }: EntityCommand): RecordRef[] => [
   { kind: 'entity', key: [id] },
   ...edges.map(({ type, to }): RecordRef => ({ kind: 'edge', key: [id, type, to] })),
 ]
-
-/** Looks at what every record would be when the request is merged, also where it names one several times. */
-async function assertAllFit(commands: readonly EntityCommand[], ops: readonly Op[][], { read }: PlanContext) {
-  const merged = new Map<string, LwwRecord>()
-  const merge = async (op: Op) => {
-    const name = JSON.stringify(op.key)
-    const before = merged.get(name) ?? (await read(op)) ?? EMPTY_RECORD
-    const after = mergeOp(before, op)
-    merged.set(name, after)
-    return { before, after }
-  }
-  for (const [n, { id, edges = [] }] of commands.entries()) {
-    const path = commands.length === 1 ? '' : `entities[${n}].`
-    const [entityOp, ...edgeOps] = ops[n]!
-    const entity = await merge(entityOp!)
-    assertFits(id, entity.before, entity.after, path)
-    for (const [m, edge] of edges.entries()) {
-      // Only properties make an edge grow.
-      if (edge.properties === undefined && !edge.remove) continue
-      const { before, after } = await merge(edgeOps[m]!)
-      assertEdgeFits(before, after, `${path}edges[${m}].properties`)
-    }
-  }
-}
-
-/** As {@link assertFits}, for an edge. */
-function assertEdgeFits(before: LwwRecord, after: LwwRecord, field: string): void {
-  const bytes = bytesOf(after)
-  if (bytes <= EDGE_BYTES_MAX || bytes <= bytesOf(before)) return
-  throw new PercolateError(
-    'BODY_TOO_LARGE',
-    `${field} would make the edge ${bytes} bytes; at most ${EDGE_BYTES_MAX} are allowed, and a property that was set to null still counts with its name. Put what belongs together into an entity of its own between the two, or remove the edge ("remove": true) and add it again in a second request with what it needs.`,
-    { field },
-  )
-}
-
-/** Whether an entity may become what it would be; one that is too large already may still become smaller. */
-function assertFits(id: string, before: LwwRecord, after: LwwRecord, path: string): void {
-  const names = namesBytesOf(id, after)
-  if (names > ENTITY_NAMES_BYTES_MAX && names > namesBytesOf(id, before))
-    throw new PercolateError(
-      'BODY_TOO_LARGE',
-      `${path}name and ${path}aliases would have ${names} bytes together; at most ${ENTITY_NAMES_BYTES_MAX} are allowed. Shorten them, remove aliases with remove_aliases, or put long texts into properties.`,
-      { field: `${path}aliases` },
-    )
-  const bytes = bytesOf(after)
-  if (bytes <= ENTITY_BYTES_MAX || bytes <= bytesOf(before)) return
-  throw new PercolateError(
-    'BODY_TOO_LARGE',
-    `${path}properties and ${path}aliases would make the entity ${bytes} bytes; at most ${ENTITY_BYTES_MAX} are allowed. Remove what it does not need, or put it into entities of its own, with edges to them.`,
-    { field: `${path}properties` },
-  )
-}
-
-const namesBytesOf = (id: string, record: LwwRecord): number => {
-  const entity = entityView(id, record)
-  return entity ? [entity.name ?? '', ...entity.aliases].reduce((bytes, name) => bytes + Buffer.byteLength(name), 0) : 0
-}
-
-/** About what it takes on disk. */
-function bytesOf({ fields }: LwwRecord): number {
-  let bytes = 0
-  for (const [name, { value }] of fields)
-    bytes += 48 + Buffer.byteLength(name) + (typeof value === 'boolean' ? 1 : Buffer.byteLength(JSON.stringify(value)))
-  return bytes
-}
 
 function toCommand(input: EntityInput, path: string): EntityCommand {
   const names = (list: readonly string[] | undefined, field: string) =>

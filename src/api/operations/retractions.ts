@@ -1,5 +1,6 @@
 import { PercolateError } from '../../base/errors.ts'
 import { checkId } from '../../base/ids.ts'
+import { Slicer } from '../../base/slice.ts'
 import { type Clock, compareClocks } from '../../clock/hlc.ts'
 import { isVisible } from '../../rem/merge.ts'
 import { planDelete } from '../../rem/plan.ts'
@@ -31,17 +32,20 @@ export class RetractionOperations {
         'X-Percolate-As-Of is missing: name the clock of the writes to take back.',
         { field: 'X-Percolate-As-Of' },
       )
-    const records = Object.entries(KINDS).flatMap(([list, kind]) =>
+    const named = Object.entries(KINDS).flatMap(([list, kind]) =>
       (input[list as keyof typeof KINDS] ?? []).map((id, n) => ({ kind, id: checkId(id, `${list}[${n}]`) })),
     )
+    const records = [...new Map(named.map(record => [`${record.kind} ${record.id}`, record])).values()]
     if (records.length === 0) return { retracted: 0 }
     return write(
       this.#context,
       call,
       async ({ clock, read }) => {
+        const slicer = new Slicer(() => call.throwIfEnded())
         const ops: Op[] = []
         const kept: RetractionOutput['kept'] = []
         for (const { kind, id } of records) {
+          await slicer.pause()
           const record = await read({ kind, key: [id] })
           if (record && stoodBefore(record, clock)) kept.push({ kind, id })
           else ops.push(planDelete(kind, id, clock))
