@@ -4,6 +4,12 @@ import type { Kv, KvOperation } from './kv.ts'
 const ENTRY_BYTES = 400
 /** The bytes here, the name in the map, and those that the database makes of them as it takes them, in its batch and in its memtable. */
 const COPIES = 4
+/** What was read: an object, a string and its place in a map, beside what they hold. */
+const KNOWN_BYTES = 200
+/** Keys that are read ahead in one go. */
+const PREFETCH_KEYS = 64
+/** Bytes above which nothing more is read ahead: thousands of usual records, and little beside what a batch may take. */
+const PREFETCH_BYTES_MAX = 4 * 1024 * 1024
 
 /** Reads through puts and deletes that are not written yet; what a group of commands plans against. */
 export class Overlay {
@@ -27,10 +33,22 @@ export class Overlay {
     this.#pending.set(key.toString('latin1'), { key, value: undefined })
   }
 
-  /** Reads many keys in one go, so that the reads of each command in a group cost no trip of their own. */
+  /**
+   * Reads many keys in few goes, so that the reads of each command in a group cost no trip of their own: each key once, and no more when they come to {@link PREFETCH_BYTES_MAX}. The others are read
+   * when they are asked for, if ever: a command may be refused before that.
+   */
   async prefetch(keys: readonly Buffer[]): Promise<void> {
-    const values = await this.#base.getMany(keys)
-    for (const [n, key] of keys.entries()) this.#known.set(key.toString('latin1'), { value: values[n] })
+    const wanted = [...new Map(keys.map(key => [key.toString('latin1'), key]))]
+    let bytes = 0
+    for (let at = 0; at < wanted.length && bytes < PREFETCH_BYTES_MAX; at += PREFETCH_KEYS) {
+      const part = wanted.slice(at, at + PREFETCH_KEYS)
+      const values = await this.#base.getMany(part.map(([, key]) => key))
+      for (const [n, [name]] of part.entries()) {
+        this.#known.set(name, { value: values[n] })
+        bytes += KNOWN_BYTES + name.length + (values[n]?.length ?? 0)
+      }
+    }
+    this.#bytes += bytes
   }
 
   async get(key: Buffer): Promise<Buffer | undefined> {
@@ -50,7 +68,7 @@ export class Overlay {
     return values.map(found => (found ? found.value : read[next++]))
   }
 
-  /** Memory that the puts and deletes take, about; what replaces an earlier one counts beside it. */
+  /** Memory that the puts and deletes take, and what was read ahead, about; what replaces an earlier one counts beside it. */
   get bytes(): number {
     return this.#bytes
   }

@@ -59,7 +59,10 @@ export interface WriterState {
 export interface WriteGuard {
   /** Wall clock, milliseconds since the epoch, that the command's clock has to be above. */
   readonly aboveMs: number
-  /** Throws when the right is over. Asked at once before the batch goes to the store, with nothing waited for in between; the command then fails alone. */
+  /**
+   * Throws when the right is over. Asked at once before the batch goes to the store, with nothing waited for in between; the command then fails alone. `wallMs`: of the clock that is written with; 0
+   * when nothing is, as of a command that is refused.
+   */
   check(wallMs: number): void
 }
 
@@ -290,8 +293,9 @@ export class TenantWriter {
       const onSlice = isLarge ? () => this.#onSlice(group) : undefined
       const staging = new Staging({ ...this.#tenant, outbox: this.#tenant.outboxEnabled, onSlice })
       this.#staging = staging
-      await staging.prefetch(group.flatMap(({ options }) => options.touches ?? []))
-      for (const pending of group) {
+      const open = group.filter(pending => !this.#isTooLate(pending))
+      await staging.prefetch(open.flatMap(({ options }) => options.touches ?? []))
+      for (const pending of open) {
         if (this.#giveUp(pending)) continue
         if (pending.work) {
           planned.push({ pending, result: await pending.work(staging) })
@@ -368,24 +372,30 @@ export class TenantWriter {
     }
   }
 
+  /** Answers a command whose clock is one that nothing may be written with any more; false: it is not. */
+  #isTooLate(pending: Pending): boolean {
+    const { asOf } = pending.options
+    const settled = laterClock(this.#tenant.floor?.clock, this.#tenant.promised)
+    if (!asOf || !settled || compareClocks(asOf, settled) > 0) return false
+    this.#settled.add(pending)
+    pending.reject(
+      new PercolateError(
+        'CLOCK_SETTLED',
+        'X-Percolate-As-Of lies so far back that deletes from that time are forgotten; write it as of now if it should stand.',
+        { field: 'X-Percolate-As-Of' },
+      ),
+    )
+    return true
+  }
+
   /** A command that is refused while it is planned fails alone; nothing of it is staged. */
   async #plan(
     staging: Staging,
     pending: Pending,
   ): Promise<{ ops: readonly Op[]; result: unknown; clock: Clock } | undefined> {
     const { asOf, above, guard } = pending.options
-    const settled = laterClock(this.#tenant.floor?.clock, this.#tenant.promised)
-    if (asOf && settled && compareClocks(asOf, settled) <= 0) {
-      this.#settled.add(pending)
-      pending.reject(
-        new PercolateError(
-          'CLOCK_SETTLED',
-          'X-Percolate-As-Of lies so far back that deletes from that time are forgotten; write it as of now if it should stand.',
-          { field: 'X-Percolate-As-Of' },
-        ),
-      )
-      return undefined
-    }
+    // What was promised or settled while others were staged counts, too.
+    if (this.#isTooLate(pending)) return undefined
     // What comes after must be later, also than a client's clock that runs ahead of ours. A command that is refused moves no clock: nobody else ticks until this is planned.
     const seen = [asOf, above, guard && guard.aboveMs > 0 ? { wall: guard.aboveMs + 1, counter: 0 } : undefined]
     const next = this.#tenant.clock.next(...seen.filter(reading => reading !== undefined))
@@ -395,8 +405,8 @@ export class TenantWriter {
       this.#tenant.clock.observe(next)
       return { ...plan, clock: next }
     } catch (error) {
-      // A refusal is a decision too.
-      if (!this.#isRefused(pending, clock)) {
+      // A refusal is a decision too, but nothing is written with its clock, which no home after this one has to follow.
+      if (!this.#isRefused(pending, undefined)) {
         this.#settled.add(pending)
         pending.reject(error)
       }

@@ -141,9 +141,44 @@ describe('the right to decide', () => {
     )
     await expect(refused).rejects.toBe(over)
   })
+
+  it('is asked for no clock by a refusal, which writes nothing with the one that it was planned with', async () => {
+    const { tenant } = await open()
+    const asked: number[] = []
+    const refused = tenant.write(
+      () => {
+        throw new PercolateError('PRECONDITION_FAILED', 'it is another version')
+      },
+      {
+        asOf: { wall: Date.now() + 9900, counter: 0, origin: 'client' },
+        guard: { aboveMs: 0, check: wallMs => void asked.push(wallMs) },
+      },
+    )
+    await expect(refused).rejects.toMatchObject({ code: 'PRECONDITION_FAILED' })
+    expect(asked).toEqual([0])
+  })
 })
 
 describe('tenant writer', () => {
+  it('reads nothing for a command whose clock is settled', async () => {
+    const { kv, tenant } = await open()
+    await tenant.promiseFloor({ wall: Date.now(), counter: 0, origin: 'n.d' })
+    let asked = 0
+    kv.getMany = async keys => {
+      asked += keys.length
+      return keys.map(() => undefined)
+    }
+    const write = (wall: number) =>
+      tenant.write(({ clock }) => ({ ops: planEntity({ id: 'a' }, clock), result: undefined }), {
+        asOf: { wall, counter: 0, origin: 'client' },
+        touches: [{ kind: 'entity', key: ['a'] }],
+      })
+    await expect(write(1)).rejects.toMatchObject({ code: 'CLOCK_SETTLED' })
+    expect(asked).toBe(0)
+    await write(Date.now() + 1000)
+    expect(asked).toBeGreaterThan(0)
+  })
+
   it('lets commands that wait share an fsync, each with its own outbox entry in sequence', async () => {
     const { kv, tenant } = await open()
     await Promise.all(Array.from({ length: 100 }, (_, n) => put(tenant, `text ${n}`)))
