@@ -4,16 +4,20 @@ import {
   ALIASES_MAX,
   BATCH_ITEMS_MAX,
   BOOKMARK_CHARS_MAX,
+  CATEGORY_BYTES_MAX,
   CHAT_MESSAGES_MAX,
   CURSOR_CHARS_MAX,
   DIMENSIONS_MAX,
   EDGES_PER_REQUEST_MAX,
+  ID_BYTES_MAX,
   LIST_LIMIT_DEFAULT,
   LIST_LIMIT_MAX,
   QUERY_CHARS_MAX,
   REFERENCES_MAX,
   SEARCH_LIMIT_DEFAULT,
+  TIME_CHARS_MAX,
   TRAVERSE_DEPTH_MAX,
+  URI_BYTES_MAX,
 } from '../base/limits.ts'
 
 /** The shapes of the API, once: they check HTTP and gRPC requests and make the OpenAPI document. Unknown fields are refused. */
@@ -209,6 +213,8 @@ export const MomentsInput = Type.Object(
   { ...closed, $id: 'MomentsInput' },
 )
 
+/** What listings and searches go by: no longer than what can be written, in characters, of which a text never has more than bytes. */
+const Category = Type.String({ maxLength: CATEGORY_BYTES_MAX })
 const Mode = oneOf('hybrid', 'text', 'vector')
 const SearchLimit = Type.Integer({
   minimum: 1,
@@ -228,8 +234,8 @@ export const ResourcesQuery = Type.Object(
     mode: Type.Optional(Mode),
     limit: Type.Optional(SearchLimit),
     cursor: Cursor,
-    category: Type.Optional(Type.String()),
-    uri: Type.Optional(Type.String({ description: 'Only resources of this uri.' })),
+    category: Type.Optional(Category),
+    uri: Type.Optional(Type.String({ maxLength: URI_BYTES_MAX, description: 'Only resources of this uri.' })),
     filter: Type.Optional(
       Type.String({
         maxLength: 8192,
@@ -249,8 +255,8 @@ export const SearchInput = Type.Object(
     mode: Type.Optional(Mode),
     limit: Type.Optional(SearchLimit),
     cursor: Cursor,
-    category: Type.Optional(Type.String()),
-    uri: Type.Optional(Type.String()),
+    category: Type.Optional(Category),
+    uri: Type.Optional(Type.String({ maxLength: URI_BYTES_MAX })),
     filter: Type.Optional(Type.Union([Type.String({ maxLength: 8192 }), JsonObject])),
   },
   {
@@ -266,7 +272,7 @@ export const EntitiesQuery = Type.Object(
     name: Type.Optional(
       Type.String({ maxLength: 1024, description: 'Key, alias, prefix of either, or a misspelling.' }),
     ),
-    type: Type.Optional(Type.String()),
+    type: Type.Optional(Category),
     limit: Limit,
     cursor: Cursor,
   },
@@ -278,7 +284,7 @@ export const TraverseQuery = Type.Object(
   {
     depth: Type.Optional(Type.Integer({ minimum: 1, maximum: TRAVERSE_DEPTH_MAX, default: 1 })),
     direction: Type.Optional(oneOf('out', 'in', 'both')),
-    type: Type.Optional(Type.String({ description: 'Only edges of this type.' })),
+    type: Type.Optional(Type.String({ maxLength: CATEGORY_BYTES_MAX, description: 'Only edges of this type.' })),
     limit: Limit,
   },
   { ...closed, $id: 'TraverseQuery' },
@@ -287,12 +293,16 @@ export type TraverseQuery = Static<typeof TraverseQuery>
 
 export const MomentsQuery = Type.Object(
   {
-    from: Type.Optional(Type.String({ description: 'Earliest time, inclusive.' })),
-    to: Type.Optional(Type.String({ description: 'Latest time, inclusive.' })),
-    type: Type.Optional(Type.String()),
-    parent: Type.Optional(Type.String()),
-    resource: Type.Optional(Type.String({ description: 'Only moments that refer to this resource.' })),
-    entity: Type.Optional(Type.String({ description: 'Only moments that refer to this entity.' })),
+    from: Type.Optional(Type.String({ maxLength: TIME_CHARS_MAX, description: 'Earliest time, inclusive.' })),
+    to: Type.Optional(Type.String({ maxLength: TIME_CHARS_MAX, description: 'Latest time, inclusive.' })),
+    type: Type.Optional(Category),
+    parent: Type.Optional(Type.String({ maxLength: ID_BYTES_MAX })),
+    resource: Type.Optional(
+      Type.String({ maxLength: ID_BYTES_MAX, description: 'Only moments that refer to this resource.' }),
+    ),
+    entity: Type.Optional(
+      Type.String({ maxLength: ID_BYTES_MAX, description: 'Only moments that refer to this entity.' }),
+    ),
     limit: Limit,
     cursor: Cursor,
   },

@@ -28,6 +28,10 @@ export const SEARCH_LIMIT_DEFAULT = 10
 /** How deep a search can be paged. */
 export const SEARCH_DEPTH_MAX = 1000
 export const QUERY_CHARS_MAX = 4096
+/** Characters of a time by which a listing is bounded, as text: twice what the longest usual one has. */
+export const TIME_CHARS_MAX = 64
+/** Characters of the ETags in one condition: what the head of an HTTP request has room for. */
+export const IF_MATCH_CHARS_MAX = 16 * 1024
 /** Different words of a query that are looked up, the first ones; each is a range of the index. In scripts without spaces each pair of characters is a word. */
 export const QUERY_TERMS_MAX = 256
 export const FILTER_CLAUSES_MAX = 64

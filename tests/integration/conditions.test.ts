@@ -315,6 +315,24 @@ describe('conditions in gRPC metadata', () => {
     expect((await call('PutEntities', { entities: [{ id: 'meta' }] }, { 'if-none-match': '*' })).code).toBe('OK')
   })
 
+  it('have a bound as in HTTP', async () => {
+    const tags = (count: number) => '"a",'.repeat(count)
+    for (const [method, request] of [
+      ['PutEntities', { entities: [{ id: 'bound' }] }],
+      ['DeleteEntity', { id: 'bound' }],
+      ['DeleteResource', { id: 'bound' }],
+      ['DeleteMoment', { id: 'bound' }],
+    ] as const) {
+      const { code, details } = await call(method, { ...request, if_match: tags(1_000_000) })
+      expect([method, code]).toEqual([method, 'INVALID_ARGUMENT'])
+      expect(details).toMatch(/^if_match has 4000000 characters; at most 16384 /)
+    }
+    await made('bound')
+    expect((await call('PutEntities', { entities: [{ id: 'bound' }], if_match: tags(4096) })).code).toBe(
+      'PRECONDITION_FAILED',
+    )
+  })
+
   it.each([
     'PutResources',
     'WriteResources',

@@ -1,6 +1,6 @@
 import type { Metadata } from '@grpc/grpc-js'
 import { PercolateError } from '../../base/errors.ts'
-import { parseIfNoneMatch } from '../operations/conditions.ts'
+import { checkTags, parseIfNoneMatch } from '../operations/conditions.ts'
 import type { Message } from './messages.ts'
 
 /** The fields of messages that are conditions. */
@@ -42,6 +42,7 @@ export function takeConditions(
       )
     request[field] = value
   }
+  if (typeof request?.if_match === 'string') checkTags(request.if_match, 'if_match')
   if (request?.if_none_match !== undefined) parseIfNoneMatch(request.if_none_match, 'if_none_match')
   return fields.some(field => request?.[field] !== undefined)
 }

@@ -1,5 +1,6 @@
 import { PercolateError } from '../../base/errors.ts'
 import { derivedId } from '../../base/ids.ts'
+import { IF_MATCH_CHARS_MAX } from '../../base/limits.ts'
 import { type Clock, compareClocks, laterClock } from '../../clock/hlc.ts'
 import type { LwwRecord } from '../../rem/record.ts'
 import { encodeRecord } from '../../storage/codec.ts'
@@ -21,6 +22,16 @@ export function parseIfNoneMatch(value: unknown, field: string): '*' {
   throw new PercolateError(
     'INVALID_ARGUMENT',
     `${field} must be "*" on a write: make it only when it does not exist. For "only as it was read" use If-Match.`,
+    { field },
+  )
+}
+
+/** ETags of a condition, as the protocol names its field. Throws INVALID_ARGUMENT when they are more than anybody can have read. */
+export function checkTags(value: string, field: string): void {
+  if (value.length <= IF_MATCH_CHARS_MAX) return
+  throw new PercolateError(
+    'INVALID_ARGUMENT',
+    `${field} has ${value.length} characters; at most ${IF_MATCH_CHARS_MAX} are allowed. Send the ETag that a read of the record gave.`,
     { field },
   )
 }
@@ -77,7 +88,8 @@ export function checkIfMatch(etag: string | undefined, ifMatch: string): void {
     throw new PercolateError('PRECONDITION_FAILED', 'There is no such record now; leave If-Match out to make it.', {
       field: 'If-Match',
     })
-  if (ifMatch.trim() === '*' || ifMatch.split(',').some(tag => ofRecord(tag.trim()) === ofRecord(etag))) return
+  const wanted = ofRecord(etag)
+  if (ifMatch.trim() === '*' || ifMatch.split(',').some(tag => ofRecord(tag.trim()) === wanted)) return
   throw new PercolateError(
     'PRECONDITION_FAILED',
     `The record has changed: its ETag is ${etag}. Read it again and decide anew.`,
