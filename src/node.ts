@@ -131,6 +131,7 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
     }
     const stopping = new StopTimes(time, config.drainMs)
     const room = new StagingRoom(config.stagedTextBytesMax, time)
+    const stagedBytesMax = STAGED_BYTES_PER_BODY_BYTE * Math.max(config.bodyBytesMax, STAGED_BODY_BYTES_MIN)
     const openTenants = (hooks?: TenantHooks) =>
       openPool(
         {
@@ -150,7 +151,7 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
             outboxBytesMax: config.outboxBytesMax,
             recordCacheBytes: RECORD_CACHE_BYTES,
             changesMax: config.changesMax,
-            stagedBytesMax: STAGED_BYTES_PER_BODY_BYTE * Math.max(config.bodyBytesMax, STAGED_BODY_BYTES_MIN),
+            stagedBytesMax,
             writeWaitMsMax: config.writeWaitMs,
           },
           room,
@@ -230,6 +231,7 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
         replica,
         durability: config.durability,
         durabilityTimeoutMs: config.durabilityTimeoutMs,
+        stagedBytesMax,
         takeTurn: (textBytes, ending) => {
           const sinceMs = time.monotonic()
           const waits = { room, time, waitMsMax: config.writeWaitMs }

@@ -18,6 +18,8 @@ export interface SessionContext {
   /** Of writes that ask for none. */
   readonly durability: Durability
   readonly durabilityTimeoutMs: number
+  /** Memory of a batch above which a client's command is refused; undefined: there is no bound. */
+  readonly stagedBytesMax?: number
   /** Throws when no tenant can be made here now, such as DISK_FULL. */
   readonly admitTenant: () => void
   /** Takes a place in the line of large batches before the writer does, undefined when there is no need to; throws what the request ends with when it is given up before. A node without such a line has none. */

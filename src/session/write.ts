@@ -71,9 +71,13 @@ export async function writeExisting<T>(
 }
 
 /** What the command would do in a tenant that has nothing; throws what it is refused for. */
-async function rehearse<T>({ time }: SessionContext, plan: Planner<T>, { asOf }: Commit): Promise<Plan<T>> {
+async function rehearse<T>(
+  { time, stagedBytesMax = Number.POSITIVE_INFINITY }: SessionContext,
+  plan: Planner<T>,
+  { asOf }: Commit,
+): Promise<Plan<T>> {
   const clock: Clock = asOf ?? { wall: time.now(), counter: 0, origin: 'none' }
-  return plan({ clock, embedding: undefined, read: async () => undefined })
+  return plan({ clock, embedding: undefined, stagedBytesMax, read: async () => undefined })
 }
 
 /** Makes the tenant known to the cluster, with a new copy here. */

@@ -11,6 +11,9 @@ const PREFETCH_KEYS = 64
 /** Bytes above which nothing more is read ahead: thousands of usual records, and little beside what a batch may take. */
 const PREFETCH_BYTES_MAX = 4 * 1024 * 1024
 
+/** Memory that a put takes until it is written, about. */
+export const stagedBytes = (keyBytes: number, valueBytes = 0): number => ENTRY_BYTES + (keyBytes + valueBytes) * COPIES
+
 /** Reads through puts and deletes that are not written yet; what a group of commands plans against. */
 export class Overlay {
   readonly #base: Pick<Kv, 'get' | 'getMany'>
@@ -24,12 +27,12 @@ export class Overlay {
   }
 
   put(key: Buffer, value: Buffer): void {
-    this.#bytes += ENTRY_BYTES + key.length * COPIES + value.length * COPIES
+    this.#bytes += stagedBytes(key.length, value.length)
     this.#pending.set(key.toString('latin1'), { key, value })
   }
 
   del(key: Buffer): void {
-    this.#bytes += ENTRY_BYTES + key.length * COPIES
+    this.#bytes += stagedBytes(key.length)
     this.#pending.set(key.toString('latin1'), { key, value: undefined })
   }
 

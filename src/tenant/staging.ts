@@ -1,4 +1,3 @@
-import { PercolateError } from '../base/errors.ts'
 import { ENTRY_BYTES_MAX } from '../base/limits.ts'
 import { Slicer } from '../base/slice.ts'
 import { type Clock, compareClocks } from '../clock/hlc.ts'
@@ -25,6 +24,7 @@ import {
 } from './change-log.ts'
 import { documentTerms, indexEntries } from './indexes.ts'
 import { StagedPostings } from './staged-postings.ts'
+import { TooMuchAtOnce } from './staged-size.ts'
 import { type EmbeddingSpec, encodeEmbeddingSpec, encodeState, type TenantState } from './state.ts'
 import { asBuffer, digestOf, type OpVector, splitVectors } from './vectors.ts'
 
@@ -365,7 +365,7 @@ export class Staging {
         const bytes = seen.has(name) ? await this.#overlay.get(keys.record(ref)) : known[n]
         seen.add(name)
         if (await this.#merge(ref, bytes, fold.record, vectors)) hasChanged = true
-        if (this.bytes > bytesMax) throw tooMuchAtOnce(bytesMax)
+        if (this.bytes > bytesMax) throw new TooMuchAtOnce(bytesMax)
         await this.#slicer.pause()
       }
     }
@@ -510,12 +510,6 @@ async function gatherOps(ops: readonly Op[], slicer: Slicer): Promise<RecordChan
   }
   return changes
 }
-
-const tooMuchAtOnce = (bytesMax: number) =>
-  new PercolateError(
-    'BODY_TOO_LARGE',
-    `What the request would store takes more than ${bytesMax} bytes of memory to write, most of it index entries of long names or of text without spaces; send fewer items at once.`,
-  )
 
 /** Postings behind the rest, without being copied. */
 class BatchOperations implements KvOperations {

@@ -12,6 +12,7 @@ import type { VersionVector } from '../clock/vector.ts'
 import type { GcFloor } from '../rem/floor.ts'
 import type { LwwRecord, Op, RecordRef } from '../rem/record.ts'
 import type { Kv } from '../storage/kv.ts'
+import { TooMuchAtOnce } from './staged-size.ts'
 import { type StagedBatch, Staging } from './staging.ts'
 import type { StagingRoom, Turn } from './staging-room.ts'
 import type { EmbeddingSpec, TenantState } from './state.ts'
@@ -22,6 +23,8 @@ export interface PlanContext {
   /** The clock that the command's ops carry. */
   readonly clock: Clock
   readonly embedding: EmbeddingSpec | undefined
+  /** Memory of the batch above which the command is refused. */
+  readonly stagedBytesMax: number
   read(ref: RecordRef): Promise<LwwRecord | undefined>
 }
 
@@ -401,10 +404,13 @@ export class TenantWriter {
     const next = this.#tenant.clock.next(...seen.filter(reading => reading !== undefined))
     const clock = asOf ?? next
     try {
-      const plan = await pending.plan!({ clock, embedding: staging.embedding, read: ref => staging.read(ref) })
+      const { stagedBytesMax } = this.#tenant
+      const read = (ref: RecordRef) => staging.read(ref)
+      const plan = await pending.plan!({ clock, embedding: staging.embedding, stagedBytesMax, read })
       this.#tenant.clock.observe(next)
       return { ...plan, clock: next }
     } catch (error) {
+      if (error instanceof TooMuchAtOnce) this.#tenant.room?.countRefused()
       // A refusal is a decision too, but nothing is written with its clock, which no home after this one has to follow.
       if (!this.#isRefused(pending, undefined)) {
         this.#settled.add(pending)

@@ -12,6 +12,12 @@ const unspaced = (characters: number): string =>
   Array.from({ length: characters }, () => String.fromCharCode(0x4e00 + Math.floor(Math.random() * 20_000))).join('')
 const batch = () => ({ resources: Array.from({ length: 4 }, (_, n) => ({ uri: `u:${n}`, content: unspaced(30_000) })) })
 
+/** Letters of which nearly each three are others. */
+const letters = (count: number): string =>
+  Array.from({ length: count }, () => String.fromCharCode(97 + Math.floor(Math.random() * 26))).join('')
+/** An entity whose names are some fifty megabytes of index entries. */
+const named = () => ({ id: letters(512), aliases: Array.from({ length: 8 }, () => letters(1024)) })
+
 const gauge = async (node: TestNode, name: string): Promise<number> => {
   const text = await (await fetch(`${node.url}/metrics`)).text()
   return Number(new RegExp(`^${name}(?:{[^}]*})? (\\S+)$`, 'm').exec(text)?.[1])
@@ -111,6 +117,56 @@ describe('large batches that wait for each other', () => {
       }
     } finally {
       await again.stop()
+      await remove(node.folder)
+    }
+  })
+
+  it('take turns by their index entries, too: of names, which have little text', async () => {
+    const node = await startTestNode({ env })
+    try {
+      const gone = new AbortController()
+      const answers = TENANTS.map(tenant =>
+        fetch(`${node.url}/api/v1/entities`, {
+          method: 'POST',
+          headers: { 'x-tenant-id': tenant, 'content-type': 'application/json' },
+          body: JSON.stringify({ entities: Array.from({ length: 3 }, named) }),
+          signal: gone.signal,
+        }).catch(() => {}),
+      )
+      await eventually('the batches wait', async () => (await waiting(node)) >= 3)
+      gone.abort()
+      await within('the requests end', Promise.all(answers))
+      await eventually('nothing is under way', async () => (await gauge(node, 'percolate_pool_leases')) === 0)
+    } finally {
+      await node.stop()
+      await remove(node.folder)
+    }
+  })
+
+  it('leave no tenant when their index entries alone are too much', async () => {
+    const node = await startTestNode({ env: { PERCOLATE_BODY_BYTES_MAX: '1000000' } })
+    try {
+      const moments = Array.from({ length: 40 }, (_, n) => ({
+        id: letters(512),
+        time: n,
+        entities: Array.from({ length: 1000 }, (_, m) => `e${m}`),
+      }))
+      for (const [path, body] of [
+        ['/api/v1/entities', { entities: Array.from({ length: 3 }, named) }],
+        ['/api/v1/moments', { moments }],
+      ] as const) {
+        const refused = await node.request('POST', path, { tenant: 'new', body })
+        expect([refused.status, refused.body.code]).toEqual([413, 'BODY_TOO_LARGE'])
+        expect(refused.body.detail).toMatch(/takes more than \d+ bytes of memory to write/)
+      }
+      expect(await readdir(join(node.folder, 'tenants'))).toEqual([])
+      const few = await node.request('POST', '/api/v1/moments', {
+        tenant: 'new',
+        body: { moments: moments.slice(0, 9) },
+      })
+      expect(few.status).toBe(201)
+    } finally {
+      await node.stop()
       await remove(node.folder)
     }
   })

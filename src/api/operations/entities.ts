@@ -19,6 +19,7 @@ import { readBriefly, readByWeight, readInTurn } from '../../session/heavy-reads
 import type { Session } from '../../session/session.ts'
 import { write, writeExisting } from '../../session/write.ts'
 import { eachRecord, ReadIsLarge, Reading } from '../../tenant/reading.ts'
+import { assertIndexesFit, asTextBytes, stagedByEntity } from '../../tenant/staged-size.ts'
 import type { Tenant } from '../../tenant/tenant.ts'
 import { decodeCursor, encodeCursor } from '../cursor.ts'
 import type { EntitiesQuery, EntityInput, EntityOutput, TraverseQuery } from '../schemas.ts'
@@ -50,6 +51,7 @@ export class EntityOperations {
     }
     const commands = inputs.map((input, n) => toCommand(input, inputs.length === 1 ? '' : `entities[${n}].`))
     const edges = commands.reduce((sum, command) => sum + (command.edges?.length ?? 0), 0)
+    const staged = commands.reduce((bytes, command) => bytes + stagedByEntity(command), 0)
     const touched = withoutRepeats(commands.flatMap(touchedBy))
     return write(
       this.#context,
@@ -72,12 +74,13 @@ export class EntityOperations {
           await slicer.pause()
         }
         await assertAllFit(commands, ops, context, slicer)
+        if (staged > context.stagedBytesMax) await assertIndexesFit(ops.flat(), context, slicer)
         return {
           ops: ops.flat(),
           result: { ids: commands.map(({ id }) => id) },
         }
       },
-      { weight: commands.length + edges, touches: touched },
+      { weight: commands.length + edges, textBytes: asTextBytes(staged), touches: touched },
     )
   }
 

@@ -3,8 +3,9 @@ import { PercolateError } from '../../base/errors.ts'
 import { checkId } from '../../base/ids.ts'
 import { CATEGORY_BYTES_MAX, LIST_LIMIT_DEFAULT } from '../../base/limits.ts'
 import { inPlaceOf, PageBytes } from '../../base/page-bytes.ts'
+import { Slicer } from '../../base/slice.ts'
 import { type MomentCommand, planDelete, planMoment } from '../../rem/plan.ts'
-import type { RecordRef } from '../../rem/record.ts'
+import type { Op, RecordRef } from '../../rem/record.ts'
 import { type Moment, momentView } from '../../rem/views.ts'
 import { readByWeight } from '../../session/heavy-reads.ts'
 import { read } from '../../session/read.ts'
@@ -12,6 +13,7 @@ import type { Session } from '../../session/session.ts'
 import { write, writeExisting } from '../../session/write.ts'
 import { KeyReader, keyAfter, newestFirst, prefixes, prefixRange, space, textPart } from '../../storage/keys.ts'
 import { eachRecord, Reading } from '../../tenant/reading.ts'
+import { assertIndexesFit, asTextBytes, stagedByMoment } from '../../tenant/staged-size.ts'
 import type { Tenant } from '../../tenant/tenant.ts'
 import { decodeCursor, encodeCursor } from '../cursor.ts'
 import type { MomentInput, MomentOutput, MomentsQuery } from '../schemas.ts'
@@ -29,14 +31,21 @@ export class MomentOperations {
   async append(call: Session, inputs: readonly MomentInput[]): Promise<{ ids: string[] }> {
     const nowMs = call.asOf?.wall ?? this.#context.time.now()
     const commands = inputs.map((input, n) => toCommand(input, inputs.length === 1 ? '' : `moments[${n}].`, nowMs))
+    const staged = commands.reduce((bytes, command) => bytes + stagedByMoment(command), 0)
     return write(
       this.#context,
       call,
-      context => {
-        const ops = commands.map(command => planMoment(command, context.clock))
+      async context => {
+        const slicer = new Slicer(() => call.throwIfEnded())
+        const ops: Op[] = []
+        for (const command of commands) {
+          ops.push(planMoment(command, context.clock))
+          await slicer.pause()
+        }
+        if (staged > context.stagedBytesMax) await assertIndexesFit(ops, context, slicer)
         return { ops, result: { ids: ops.map(op => op.key[0]!) } }
       },
-      { weight: commands.length },
+      { weight: commands.length, textBytes: asTextBytes(staged) },
     )
   }
 
