@@ -248,6 +248,13 @@ export const errorTable = {
     'debug',
     'Messages of gRPC calls are not taken compressed; send them without (`grpc-encoding: identity`, the default of every client).',
   ),
+  EXPECTATION_FAILED: spec(
+    417,
+    'INVALID_ARGUMENT',
+    'fix',
+    'debug',
+    'The request has an `Expect` other than `100-continue`.',
+  ),
   UPLOAD_INVALID: spec(
     400,
     'INVALID_ARGUMENT',

@@ -31,11 +31,20 @@ export function closeBehindHalf(request: IncomingMessage, response: ServerRespon
   lingerAtEnd(request.socket)
 }
 
-/** Answers what a request expects that nobody here does (RFC 9110, section 10.1.1), and closes: Node's own answer to that keeps the connection, and it reads on. */
-export function refuseExpectations(server: Server): void {
+/** Requests that expect of the server what it does not do. */
+const unmet = new WeakSet<IncomingMessage>()
+
+/** Whether the request expects something that nobody here does (https://www.rfc-editor.org/rfc/rfc9110#section-10.1.1). */
+export const expectsTooMuch = (request: IncomingMessage): boolean => unmet.has(request)
+
+/**
+ * Gives requests that expect what nobody here does to those who answer all others, which refuse them (see {@link expectsTooMuch}): they are bounded and counted as others are. Node answers them by itself, as many as
+ * come in one piece at once, and reads on.
+ */
+export function takeExpectations(server: Server): void {
   server.on('checkExpectation', (request: IncomingMessage, response: ServerResponse) => {
-    closeBehindHalf(request, response)
-    response.writeHead(417).end()
+    unmet.add(request)
+    server.emit('request', request, response)
   })
 }
 

@@ -68,6 +68,15 @@ describe('the embedded endpoint', () => {
     expect(answer.toLowerCase()).toContain('connection: close')
   })
 
+  it('answers what expects something that it does not do as any other request', async () => {
+    const socket = connect(Number(new URL(server.endpoint).port), '127.0.0.1')
+    const get = (more: string) => `GET /contract/x HTTP/1.1\r\nHost: x\r\nExpect: tea\r\n${more}\r\n`
+    socket.write(`${get('')}${get('Connection: close\r\n')}`)
+    const answer = await text(socket)
+    expect(answer.match(/HTTP\/1\.1 417 /g)).toHaveLength(2)
+    expect(answer).toContain('<Code>ExpectationFailed</Code>')
+  })
+
   it('leaves no file behind when a put is cut off or its checksum is wrong', async () => {
     const files = () => readdir(join(folder, 's3', 'files'))
     const before = (await files()).length

@@ -15,7 +15,7 @@ import { headerOfExtra, PercolateError, toPercolateError, toProblem } from '../.
 import { bodyRefusal, gatherBodies } from '../../base/gathered-bodies.ts'
 import { assertEndToEnd } from '../../base/hop-by-hop.ts'
 import { BODY_PARTS_MAX } from '../../base/limits.ts'
-import { closeBehindHalf, isHalf, refuseExpectations } from '../../base/linger.ts'
+import { closeBehindHalf, expectsTooMuch, isHalf, takeExpectations } from '../../base/linger.ts'
 import { listenError } from '../../base/listen-error.ts'
 import type { Logger } from '../../base/logger.ts'
 import type { Metrics } from '../../base/metrics.ts'
@@ -94,7 +94,7 @@ export function createHttpServer(options: HttpServerOptions): FastifyInstance {
   })
   boundPipelined(app.server)
   gatherBodies(app.server)
-  refuseExpectations(app.server)
+  takeExpectations(app.server)
   boundConnections(app.server, options.connections)
   lastWords.set(app, new LastWord(app.server))
   closeBehindHalves(app)
@@ -178,6 +178,12 @@ export function createHttpServer(options: HttpServerOptions): FastifyInstance {
     if (options.node !== undefined)
       void reply.header('x-percolate-node', options.node).header('x-percolate-entry-node', options.node)
     // Before its body is read.
+    if (expectsTooMuch(request.raw))
+      throw new PercolateError(
+        'EXPECTATION_FAILED',
+        'What the request expects is not done here; send it without `Expect`, or with `Expect: 100-continue`.',
+        { field: 'Expect' },
+      )
     if (request.is404) throw notFound(request, reply)
     assertEndToEnd(request.headers)
     refuseConditions(request)

@@ -8,6 +8,8 @@ const statuses = {
   BucketNotEmpty: 409,
   EntityTooLarge: 400,
   EntityTooSmall: 400,
+  /** Not of S3's own table; status and meaning are those of RFC 9110. */
+  ExpectationFailed: 417,
   IncompleteBody: 400,
   /** Not of S3's own table, where a disk does not fill up; status and meaning are those of RFC 4918. */
   InsufficientStorage: 507,

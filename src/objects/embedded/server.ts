@@ -4,7 +4,7 @@ import type { Readable } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import { errorMessage } from '../../base/errors.ts'
 import { bodyRefusal, gatherBodies } from '../../base/gathered-bodies.ts'
-import { closeBehindHalf, refuseExpectations } from '../../base/linger.ts'
+import { closeBehindHalf, expectsTooMuch, takeExpectations } from '../../base/linger.ts'
 import { listenError } from '../../base/listen-error.ts'
 import type { Logger } from '../../base/logger.ts'
 import { bodyDecoder } from './body.ts'
@@ -61,7 +61,7 @@ export async function startEmbeddedS3(options: EmbeddedS3Options): Promise<Embed
     void respond(store, options, request, response)
   })
   gatherBodies(server)
-  refuseExpectations(server)
+  takeExpectations(server)
   try {
     await listen(server, options.host, options.port)
   } catch (error) {
@@ -97,6 +97,7 @@ async function respond(
   response: ServerResponse,
 ): Promise<void> {
   try {
+    if (expectsTooMuch(request)) throw new S3Error('ExpectationFailed', 'Expect takes only 100-continue.')
     const [rawPath = '/', query = ''] = (request.url ?? '/').split(/\?(.*)/s)
     const url: RawUrl = { rawPath, searchParams: new URLSearchParams(query) }
     const verified = verify(request, url, options, Date.now())

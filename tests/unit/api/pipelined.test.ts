@@ -203,3 +203,15 @@ it('the last that may wait is answered to the end, whatever was sent behind it a
   expect(answers.split('HTTP/1.1 200')).toHaveLength(TAKEN + 1)
   expect(answers.length).toBeGreaterThan(TAKEN * PAGE.length)
 })
+
+it('requests that expect what nobody does are answered as others, no more of them at once, and with the code for it', async () => {
+  const { socket, begun } = await pipelined()
+  socket.write('GET /small HTTP/1.1\r\nHost: x\r\nExpect: tea\r\n\r\n'.repeat(1000))
+  let answers = ''
+  socket.on('error', () => {})
+  socket.on('data', data => (answers += data.toString('latin1')))
+  await expect.poll(() => socket.closed, { timeout: 30_000 }).toBe(true)
+  expect(answers.split('HTTP/1.1 417')).toHaveLength(TAKEN + 1)
+  expect(answers.split('"code":"EXPECTATION_FAILED"')).toHaveLength(TAKEN + 1)
+  expect(begun()).toBe(0)
+})
