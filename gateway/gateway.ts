@@ -1,4 +1,3 @@
-import multipart from '@fastify/multipart'
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { addTenantHook } from '../src/api/http/call.ts'
 import { addHome } from '../src/api/http/home.ts'
@@ -21,7 +20,7 @@ import type { StreamPort } from '../src/stream/port.ts'
 import { BusyUploads } from './busy-uploads.ts'
 import { JobWaits, parseWait } from './job-waits.ts'
 import { addGatewayMetrics, type UploadCounters } from './metrics.ts'
-import { notMultipart, takeUpload } from './upload.ts'
+import { notMultipart, takeForms, takeUpload } from './upload.ts'
 
 export interface GatewayOptions {
   readonly config: Config
@@ -38,8 +37,6 @@ export interface RunningGateway {
 
 const UPLOAD = '/upload'
 const BODY_BYTES_MAX = 64 * 1024
-const FIELD_BYTES_MAX = 64 * 1024
-const FIELDS_MAX = 16
 const PROBE_TIMEOUT_MS = 2000
 const NODE_ELSEWHERE = 'this is the upload gateway; the API is at the database node, port 8080 unless set otherwise'
 
@@ -99,17 +96,7 @@ export async function startGateway(options: GatewayOptions): Promise<RunningGate
       { href: '/ready', text: 'whether the gateway can do its work' },
     ],
   })
-  await app.register(multipart, {
-    limits: {
-      files: 1,
-      fields: FIELDS_MAX,
-      fieldSize: FIELD_BYTES_MAX,
-      parts: FIELDS_MAX + 1,
-      headerPairs: 100,
-      fileSize: Number.MAX_SAFE_INTEGER,
-    },
-    throwFileSizeLimit: false,
-  })
+  await takeForms(app)
   await app.register(async scope => {
     addTenantHook(scope, { time, asOfAheadMsMax: Number.POSITIVE_INFINITY, onTenant: () => {} })
     timeBodies(scope, time, config.requestReadMs)

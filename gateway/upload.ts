@@ -1,13 +1,13 @@
 import { randomUUID } from 'node:crypto'
-import type { MultipartFile } from '@fastify/multipart'
-import type { FastifyRequest } from 'fastify'
+import multipart, { type MultipartFile } from '@fastify/multipart'
+import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { checkObject } from '../src/base/check-object.ts'
 import { cleanLine } from '../src/base/clean-text.ts'
 import { PercolateError } from '../src/base/errors.ts'
 import type { FairSemaphore } from '../src/base/fair-semaphore.ts'
 import { bodyRefusal } from '../src/base/gathered-bodies.ts'
 import { checkId, derivedId, type TenantId } from '../src/base/ids.ts'
-import { CATEGORY_BYTES_MAX, METADATA_BYTES_MAX, NAME_BYTES_MAX, URI_BYTES_MAX } from '../src/base/limits.ts'
+import { CATEGORY_BYTES_MAX, NAME_BYTES_MAX, URI_BYTES_MAX } from '../src/base/limits.ts'
 import type { Logger } from '../src/base/logger.ts'
 import type { Time } from '../src/base/time.ts'
 import { timeoutSignal } from '../src/base/timeout.ts'
@@ -16,6 +16,7 @@ import type { Jobs } from '../src/jobs/jobs.ts'
 import type { JobRecord } from '../src/jobs/model.ts'
 import type { ObjectStore } from '../src/objects/port.ts'
 import type { BusyUploads } from './busy-uploads.ts'
+import { FORM_METADATA_BYTES_MAX, FormFields, isFile, KNOWN_PARTS, PARTS_MAX } from './form-fields.ts'
 import { boundaryOf, FormParts } from './form-parts.ts'
 import { Pace } from './pace.ts'
 import { firstBytes, meter, type Received } from './receive.ts'
@@ -44,13 +45,31 @@ interface StoredFile extends Received {
   readonly contentType: string | null
 }
 
-const FIELDS = ['uri', 'category', 'metadata'] as const
-
 /** Between the parts of a form: more than there are when it has as many parts as its parser takes. */
 const DELIMITERS_MAX = 32
 
+/** Pairs of a part's header. */
+const HEADER_PAIRS_MAX = 100
+
 /** How long an upload waits for its place before it is refused. */
 const PLACE_WAIT_MS_MAX = 120_000
+
+/**
+ * Lets a server take forms, every part as a stream: the form's parser would read fields by itself, make of JSON in them what it is, 22 MB of a megabyte, and keep that as long as the form is open.
+ */
+export async function takeForms(app: FastifyInstance): Promise<void> {
+  await app.register(multipart, {
+    isPartAFile: () => true,
+    limits: {
+      files: PARTS_MAX,
+      fields: 0,
+      parts: PARTS_MAX,
+      headerPairs: HEADER_PAIRS_MAX,
+      fileSize: Number.MAX_SAFE_INTEGER,
+    },
+    throwFileSizeLimit: false,
+  })
+}
 
 /**
  * Takes one upload: streams the part `file` to S3, then makes the job. Until the job is in the stream nothing is promised, and whatever fails
@@ -63,20 +82,17 @@ export async function takeUpload(
   signal: AbortSignal,
 ): Promise<JobRecord> {
   const jobId = randomUUID()
-  const fields = new Map<string, string>()
+  const fields = new FormFields()
   let stored: StoredFile | undefined
   const leave = await options.doors.acquire(tenant, signal)
   const pace = new Pace(request.raw, { ...options, tenant })
   try {
     for await (const part of partsOf(request, pace)) {
-      if (part.type === 'file') {
-        if (part.fieldname !== 'file')
-          throw invalid(
-            `The part with the file must be named "file", not ${JSON.stringify(part.fieldname.slice(0, 100))}.`,
-          )
-        if (stored) throw invalid('Send one part "file" a request.')
+      if (!isFile(part)) await Promise.race([fieldOf(fields, part), pace.stalled])
+      else {
+        checkIsFirst(part, stored)
         stored = await storeFile(options, part, tenant, jobId, pace, signal)
-      } else fields.set(part.fieldname, fieldText(part.value))
+      }
     }
     pace.end()
     if (!stored) throw invalid('The upload has no part "file"; send for example: curl -F file=@report.pdf …')
@@ -109,8 +125,24 @@ export async function takeUpload(
   }
 }
 
-/** A field that its client sent as JSON (`;type=application/json`) has been read already. */
-const fieldText = (value: unknown): string => (typeof value === 'string' ? value : JSON.stringify(value))
+/** A part that breaks off says so as the form does. */
+async function fieldOf(fields: FormFields, part: MultipartFile): Promise<void> {
+  if (part.fieldname === 'file')
+    throw invalid('The part "file" has no file name; send for example: curl -F file=@report.pdf …')
+  try {
+    await fields.take(part)
+  } catch (error) {
+    throw fromMultipart(error)
+  }
+}
+
+function checkIsFirst({ fieldname }: MultipartFile, stored: StoredFile | undefined): void {
+  if (fieldname !== 'file')
+    throw invalid(
+      `The part with the file must be named "file", not ${JSON.stringify((fieldname ?? '').slice(0, 100))}.`,
+    )
+  if (stored) throw invalid('The form has more than one file; send each with a request of its own.')
+}
 
 async function storeFile(
   options: UploadOptions,
@@ -171,17 +203,9 @@ function derivedUri({ sha256, name }: StoredFile): string {
 }
 
 function jobFields(
-  fields: ReadonlyMap<string, string>,
+  fields: FormFields,
   stored: StoredFile,
 ): Pick<JobRecord, 'uri' | 'replaces' | 'category' | 'metadata'> {
-  for (const name of fields.keys()) {
-    if (!(FIELDS as readonly string[]).includes(name))
-      throw new PercolateError(
-        'INVALID_ARGUMENT',
-        `${name} is not a known part of an upload; there are file, ${FIELDS.join(', ')}.`,
-        { field: name },
-      )
-  }
   const uri = fields.get('uri')
   const category = fields.get('category')
   const metadata = fields.get('metadata')
@@ -194,12 +218,12 @@ function jobFields(
   }
 }
 
-/** The form's parser reads bytes that are no UTF-8 as U+FFFD: different uris would become one. */
+/** What is no UTF-8 is read as U+FFFD by most: different uris would become one. */
 function strict(text: string, field: string): string {
   if (!text.includes('\ufffd')) return text
   throw new PercolateError(
     'INVALID_ARGUMENT',
-    `${field} is not valid UTF-8, or has U+FFFD, which stands for what is not; encode it as UTF-8.`,
+    `${field} has U+FFFD, which stands for what is no UTF-8; encode it as UTF-8.`,
     { field },
   )
 }
@@ -211,28 +235,24 @@ function parseMetadata(text: string): { readonly [key: string]: unknown } {
   } catch {
     value = undefined
   }
-  if (
-    value === null ||
-    typeof value !== 'object' ||
-    Array.isArray(value) ||
-    Buffer.byteLength(text) > METADATA_BYTES_MAX / 2
-  ) {
+  if (value === null || typeof value !== 'object' || Array.isArray(value)) {
     throw new PercolateError(
       'INVALID_ARGUMENT',
-      `metadata must be a JSON object of at most ${METADATA_BYTES_MAX / 2} bytes.`,
+      `metadata must be a JSON object of at most ${FORM_METADATA_BYTES_MAX} bytes.`,
       { field: 'metadata' },
     )
   }
   return checkObject(value as Record<string, unknown>, 'metadata')
 }
 
-async function* partsOf(request: FastifyRequest, pace: Pace) {
+/** All are streams; see {@link takeForms}. */
+async function* partsOf(request: FastifyRequest, pace: Pace): AsyncGenerator<MultipartFile> {
   try {
     const parts = counted(request).parts()
     for (;;) {
       const next = await Promise.race([parts.next(), pace.stalled])
       if (next.done) return
-      yield next.value
+      yield next.value as MultipartFile
     }
   } catch (error) {
     throw fromMultipart(error)
@@ -276,11 +296,10 @@ export const notMultipart = (): PercolateError =>
 
 const invalid = (message: string): PercolateError => new PercolateError('UPLOAD_INVALID', message, { field: 'file' })
 
-const TOO_MANY_PARTS = invalid(`The form has too many parts; there are file, ${FIELDS.join(', ')}.`)
+const TOO_MANY_PARTS = invalid(`The form has too many parts; there are ${KNOWN_PARTS}.`)
 
 /** What the form's parser stops at, in words that say what to do. */
 const LIMIT_REMEDIES: Readonly<Record<string, PercolateError>> = {
-  FST_FILES_LIMIT: invalid('The form has more than one file; send each with a request of its own.'),
-  FST_FIELDS_LIMIT: TOO_MANY_PARTS,
+  FST_FILES_LIMIT: TOO_MANY_PARTS,
   FST_PARTS_LIMIT: TOO_MANY_PARTS,
 }
