@@ -13,6 +13,8 @@ export interface Chunk {
 
 const ROW_CHARS_MAX = 8000
 const CELL_CHARS_MAX = 2000
+/** Characters of a column's name that stand before each of its values: a name says what a value is, and what is longer is text. */
+const COLUMN_CHARS_MAX = 200
 /** Text that is looked at together for sentences, at least. */
 const SENTENCES_CHARS_MIN = 4096
 const segmenter = new Intl.Segmenter('en', { granularity: 'sentence' })
@@ -45,7 +47,10 @@ export function* chunkDocument(document: ParsedDocument, chunkChars: number): Ge
         yield* take()
       while (headings.length > 0 && headings.at(-1)!.level >= block.level) headings.pop()
       headings.push({ level: block.level, text: block.text.slice(0, 200) })
-      add(block.text, place)
+      for (const text of splitLong(block.text, chunkChars)) {
+        if (pending && pending.length + text.length > chunkChars) yield* take()
+        add(text, place)
+      }
     } else if (block.kind === 'paragraph') {
       for (const text of splitLong(block.text, chunkChars)) {
         // A chunk lies on one page, so that a citation names the right one.
@@ -78,13 +83,18 @@ function* tableParts(
   block: Extract<Block, { kind: 'table' }>,
   chunkChars: number,
 ): Generator<{ content: string; rows: [number, number] }> {
+  const columns = block.header.map(name => name.slice(0, COLUMN_CHARS_MAX))
+  const names = block.header.filter(Boolean).join('; ')
+  const isSaid = block.header.some(name => name.length > COLUMN_CHARS_MAX)
+  // What is cut off where it names values is said once.
+  if (isSaid) yield* headerParts(names, chunkChars)
   let lines: string[] = []
   let length = 0
   let first = 1
   let row = 0
   for (const cells of block.rows) {
     row++
-    const line = rowText(block.header, cells)
+    const line = rowText(columns, cells)
     if (lines.length > 0 && length + line.length > chunkChars) {
       yield { content: lines.join('\n'), rows: [first, row - 1] }
       lines = []
@@ -95,16 +105,19 @@ function* tableParts(
     length += line.length
   }
   if (lines.length > 0) yield { content: lines.join('\n'), rows: [first, row] }
-  else if (row === 0 && block.header.some(Boolean))
-    yield { content: block.header.filter(Boolean).join('; '), rows: [0, 0] }
+  else if (row === 0 && names !== '' && !isSaid) yield* headerParts(names, chunkChars)
+}
+
+function* headerParts(names: string, chunkChars: number): Generator<{ content: string; rows: [number, number] }> {
+  for (const content of splitLong(names, chunkChars)) yield { content, rows: [0, 0] }
 }
 
 /** `Column: value; Column: value`: a row that means something by itself. */
-function rowText(header: readonly string[], cells: readonly string[]): string {
+function rowText(columns: readonly string[], cells: readonly string[]): string {
   return cells
     .map((cell, n) => {
       const value = cell.slice(0, CELL_CHARS_MAX)
-      return value === '' ? '' : header[n] ? `${header[n]}: ${value}` : value
+      return value === '' ? '' : columns[n] ? `${columns[n]}: ${value}` : value
     })
     .filter(Boolean)
     .join('; ')

@@ -2,7 +2,8 @@ import { stat } from 'node:fs/promises'
 import { cleanLine } from '../../src/base/clean-text.ts'
 import { PercolateError } from '../../src/base/errors.ts'
 import { MentionFinder } from '../extract/entities.ts'
-import { chunkDocument } from './chunk.ts'
+import { textBytes, tooManyChunks, tooMuchText } from './answer.ts'
+import { type Chunk, chunkDocument } from './chunk.ts'
 import { detectType } from './detect.ts'
 import { parsers } from './parsers.ts'
 import type { SandboxMessage, SandboxRequest } from './sandbox-protocol.ts'
@@ -28,16 +29,19 @@ export async function parseFile(
   const document = await parsers[type]({ path, name, outputBytesMax })
   const finder = new MentionFinder()
   let chunks = 0
+  let bytes = 0
   for (const chunk of chunkDocument(document, request.chunkChars)) {
     const content = chunk.content.toWellFormed().replaceAll('\u0000', '')
     if (content.trim() === '') continue
-    if (++chunks > request.chunksMax)
-      throw new PercolateError('DOCUMENT_TOO_COSTLY', `${name} makes more than ${request.chunksMax} chunks; split it.`)
-    finder.add(chunk.ordinal, content)
+    if (++chunks > request.chunksMax) throw tooManyChunks(name, request.chunksMax)
     const headings = chunk.headings.map(heading => cleanLine(heading, TITLE_BYTES_MAX)).filter(Boolean)
     const { sheet } = chunk.place
     const place = sheet === undefined ? chunk.place : { ...chunk.place, sheet: cleanLine(sheet, TITLE_BYTES_MAX) }
-    await send({ kind: 'chunk', chunk: { ...chunk, content, headings, place } })
+    const clean: Chunk = { ...chunk, content, headings, place }
+    bytes += textBytes(clean)
+    if (bytes > request.textBytesMax) throw tooMuchText(name, request.textBytesMax)
+    finder.add(chunk.ordinal, content)
+    await send({ kind: 'chunk', chunk: clean })
   }
   if (chunks === 0) {
     const hint = type === 'pdf' ? ' (scanned pages are pictures; run text recognition first)' : ''

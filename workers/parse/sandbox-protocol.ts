@@ -9,6 +9,8 @@ export interface SandboxRequest {
   readonly outputBytesMax: number
   readonly chunkChars: number
   readonly chunksMax: number
+  /** UTF-8 bytes of text that the chunks may have together. */
+  readonly textBytesMax: number
 }
 
 /** What the child says, a line of JSON each on its standard output: `ready` when it has loaded its parsers; `done` or `error` is the last. */

@@ -1,6 +1,6 @@
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process'
 import { mkdtempSync } from 'node:fs'
-import { readFile, rm } from 'node:fs/promises'
+import { readFile, rm, stat } from 'node:fs/promises'
 import { createRequire } from 'node:module'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
@@ -9,6 +9,7 @@ import { fileURLToPath } from 'node:url'
 import { isErrorCode, PercolateError } from '../../src/base/errors.ts'
 import { PACKAGE_FOLDER } from '../../src/base/version.ts'
 import type { Mention } from '../extract/entities.ts'
+import { AnswerBytes, CHUNKS_MAX, readAnswer, textBytesMax } from './answer.ts'
 import type { Chunk } from './chunk.ts'
 import type { SandboxMessage, SandboxRequest } from './sandbox-protocol.ts'
 
@@ -36,7 +37,6 @@ export interface ParseRequest {
   readonly signal: AbortSignal
 }
 
-const CHUNKS_MAX = 50_000
 /** Beside the heap: code, stacks, buffers. */
 const RSS_MARGIN_BYTES = 384 * 1024 * 1024
 const CHECK_MS = 200
@@ -44,7 +44,6 @@ const CHECK_MS = 200
 const WAITING_FACTOR = 10
 /** Of `/proc/<pid>/task/<pid>/stat`: so many a second on every Linux. */
 const CPU_TICK_MS = 10
-const LINE_BYTES_MAX = 4 * 1024 * 1024
 /** Loading the parsers takes half a second of a whole core; a machine that needs this long is out of order. */
 const READY_MS_MAX = 60_000
 
@@ -84,6 +83,8 @@ export class Sandbox {
   readonly #exited: Promise<void>
   readonly #lines: AsyncIterableIterator<string>
   readonly #ready: Promise<void>
+  readonly #answerBytes = new AnswerBytes()
+  #saysTooMuch = false
   #complaint = ''
 
   constructor(options: SandboxOptions) {
@@ -111,6 +112,11 @@ export class Sandbox {
     this.#exited = new Promise(resolve => {
       child.once('close', () => resolve())
       child.once('error', () => resolve())
+    })
+    child.stdout!.on('data', (piece: Buffer) => {
+      if (this.#answerBytes.add(piece)) return
+      this.#saysTooMuch = true
+      child.kill('SIGKILL')
     })
     this.#lines = createInterface({ input: child.stdout!, crlfDelay: Number.POSITIVE_INFINITY })[
       Symbol.asyncIterator
@@ -191,6 +197,9 @@ export class Sandbox {
             )
         })
       }, CHECK_MS)
+      const { size } = await stat(this.path).catch(() => ({ size: 0 }))
+      const textMax = textBytesMax(size)
+      this.#answerBytes.allow(textMax)
       const message: SandboxRequest = {
         path: this.path,
         name,
@@ -198,9 +207,10 @@ export class Sandbox {
         outputBytesMax: options.parseBytesMax,
         chunkChars: options.chunkChars,
         chunksMax: CHUNKS_MAX,
+        textBytesMax: textMax,
       }
       this.#child.stdin!.end(JSON.stringify(message))
-      return await this.#answer(name, () => stopped)
+      return await this.#answer(message, () => stopped)
     } finally {
       clearTimeout(timer)
       clearInterval(checks)
@@ -215,20 +225,10 @@ export class Sandbox {
     await rm(this.#folder, { recursive: true, force: true })
   }
 
-  async #answer(name: string, stopped: () => PercolateError | undefined): Promise<ParsedFile> {
-    const chunks: Chunk[] = []
-    let ending: Extract<SandboxMessage, { kind: 'done' | 'error' }> | undefined
-    for await (const line of this.#lines) {
-      if (line.length > LINE_BYTES_MAX)
-        throw new PercolateError('DOCUMENT_TOO_COSTLY', `${name} has a part that is too large.`)
-      const message = JSON.parse(line) as SandboxMessage
-      if (message.kind === 'chunk') chunks.push(message.chunk)
-      else if (message.kind !== 'ready') {
-        ending = message
-        // Nothing comes after it; how long the process takes to end is not waited for.
-        break
-      }
-    }
+  async #answer(request: SandboxRequest, isStopped: () => PercolateError | undefined): Promise<ParsedFile> {
+    const { name } = request
+    const stopped = () => isStopped() ?? (this.#saysTooMuch ? tooLarge(name) : undefined)
+    const { chunks, ending } = await readAnswer(this.#lines, request)
     const reason = stopped()
     if (reason) throw reason
     if (ending?.kind === 'error')
@@ -248,6 +248,9 @@ export class Sandbox {
     })
   }
 }
+
+const tooLarge = (name: string): PercolateError =>
+  new PercolateError('DOCUMENT_TOO_COSTLY', `${name} has a part that is too large, or makes too much text; split it.`)
 
 const outOfMemory = (name: string, options: SandboxOptions): PercolateError =>
   new PercolateError(

@@ -15,7 +15,15 @@ async function textOf(name: string, content: string): Promise<string> {
   await writeFile(path, content)
   const chunks: Chunk[] = []
   await parseFile(
-    { path, name, contentType: null, outputBytesMax: 20_000_000, chunkChars: 1200, chunksMax: 10_000 },
+    {
+      path,
+      name,
+      contentType: null,
+      outputBytesMax: 20_000_000,
+      chunkChars: 1200,
+      chunksMax: 10_000,
+      textBytesMax: 20_000_000,
+    },
     async message => {
       if (message.kind === 'chunk') chunks.push(message.chunk)
     },

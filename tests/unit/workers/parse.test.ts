@@ -20,7 +20,7 @@ async function parse(name: string, content: string | Buffer, contentType: string
   const chunks: Chunk[] = []
   let file: ParsedFile | undefined
   await parseFile(
-    { path, name, contentType, outputBytesMax: 20 * MIB, chunkChars: 1200, chunksMax: 10_000 },
+    { path, name, contentType, outputBytesMax: 20 * MIB, chunkChars: 1200, chunksMax: 10_000, textBytesMax: 20 * MIB },
     async message => {
       if (message.kind === 'chunk') chunks.push(message.chunk)
       if (message.kind === 'done')
@@ -253,6 +253,33 @@ describe('chunks', () => {
     expect(chunks[1]!.headings).toEqual(['One', 'Two'])
     for (const { content } of chunks) expect(content.length).toBeLessThanOrEqual(1300)
     for (const { content } of chunks.slice(2)) expect(content).toMatch(/^This is one/)
+  })
+
+  it('a long name of a column stands before each value in short, and once as a whole', async () => {
+    const name = `About ${'the weather and the tides '.repeat(200)}, told at last.`
+    const file = await parse('a.csv', `${name};city\n1;Oslo\n2;Rome\n`)
+    expect(textOf(file).replaceAll(/\s+/g, ' ')).toContain('told at last')
+    const rows = file.chunks.find(({ content }) => content.includes('Oslo'))!
+    expect(rows.content).toMatch(
+      /^About the weather.{180,200}: 1; city: Oslo\nAbout the weather.{180,200}: 2; city: Rome$/,
+    )
+    for (const { content } of file.chunks) expect(content.length).toBeLessThanOrEqual(1200 * 1.25)
+  })
+
+  it('a document of headings alone is cut, too, and so is a heading that goes on and on', async () => {
+    const headings = Array.from({ length: 3000 }, (_, n) => `# Heading number ${n} of very many`).join('\n\n')
+    const file = await parse('a.md', `${headings}\n\n# ${'word '.repeat(3000)}`)
+    expect(textOf(file)).toContain('Heading number 2999 of')
+    for (const { content } of file.chunks) expect(content.length).toBeLessThanOrEqual(1200 * 1.25)
+  })
+
+  it('a table that makes far more text than it has is refused', async () => {
+    const names = Array.from({ length: 40 }, (_, n) => `${n}${'n'.repeat(190)}`).join(';')
+    const rows = `${Array.from({ length: 40 }, () => '1').join(';')}\n`.repeat(5000)
+    await expect(parse('a.csv', `${names}\n${rows}`)).rejects.toMatchObject({
+      code: 'DOCUMENT_TOO_COSTLY',
+      message: expect.stringMatching(/names of its columns/),
+    })
   })
 
   it('cut text without spaces between whole characters', () => {
