@@ -58,6 +58,9 @@ const REQUEST_HEAD_MS = 10_000
 /** For how long a client may ask nothing on a connection that it has asked on; less than nodes keep theirs to the router. */
 const KEEP_ALIVE_MS = 60_000
 
+/** What nodes ask of one another, directly: nobody who comes through the router holds places of that. */
+const PEER_SERVICE = '/percolate.v1.Peer/'
+
 /** Behind the ids of all nodes, which are their places on the ring. */
 const ACTIVATOR_ID = 10_000
 
@@ -148,6 +151,7 @@ frontend grpc
 ${perClient}
   max-session-srv-conns ${nodes.length + 1}
   http-request reject unless { req.ver -m str 2.0 }
+  http-request deny deny_status 403 if { path_beg ${PEER_SERVICE} }
   default_backend grpc_${tier}
 frontend stats
   bind 127.0.0.1:${statsPort}

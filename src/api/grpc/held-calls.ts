@@ -8,12 +8,15 @@ export interface HeldCallsOptions {
   readonly patienceMs?: number
 }
 
-/** How long a call that has not come whole, or no message of a stream, keeps its place while nothing of it comes, when others need it: longer than what a client sends with the head of its call is under way. */
-const BEGINNING_MS = 250
+/**
+ * How long a call that has not come whole, or no message of a stream, keeps its place when others need it, from its head on and whatever comes of it: a byte now and then would hold it. What a client sends with the head of its call is
+ * there by then, also when some of that was lost under way and sent again (after a second at first, https://www.rfc-editor.org/rfc/rfc6298#section-2). A large message on a slow line takes longer, and goes on for as long as there are places.
+ */
+const BEGINNING_MS = 1500
 
 /** The place of a call. */
 export interface HeldCall {
-  /** Something was sent, by either side. */
+  /** Something was sent, by either side. Of a call that is only beginning that is no news. */
   heard(): void
   /** It came whole, or the first message of its stream did. */
   begun(): void
@@ -23,7 +26,7 @@ export interface HeldCall {
 
 /**
  * The calls that a node has open, from their heads until their streams are closed, each service by itself: nobody who floods one of them keeps another from being answered. Of one tenant they are half at most. When one more does not
- * fit, calls that were silent for too long give way, the longest silent first, and before them those that ask nothing: who opens calls and sends no message keeps nobody else out.
+ * fit, calls that were silent for too long give way, the longest silent first, and before them those that ask nothing for too long: who opens calls and sends no message keeps nobody else out.
  */
 export class HeldCalls {
   /** See `PERCOLATE_GRPC_CALLS_MAX`. */
@@ -78,13 +81,15 @@ class ServiceCalls extends YieldingShares {
     const share = this.begin(tenant)
     share.count(1)
     let isBeginning = true
-    const heard = () => this.heard(share, tenant, () => giveWay(isBeginning ? withoutMessage() : silent()), isBeginning)
-    heard()
+    const note = () => this.heard(share, tenant, () => giveWay(isBeginning ? withoutMessage() : silent()), isBeginning)
+    note()
     return {
-      heard,
+      heard: () => {
+        if (!isBeginning) note()
+      },
       begun: () => {
         isBeginning = false
-        heard()
+        note()
       },
       release: () => {
         this.forget(share)

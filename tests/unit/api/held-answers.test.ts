@@ -240,22 +240,24 @@ describe('calls by gRPC', () => {
 
   it('that have not come whole give way to others in a moment, before those that have', () => {
     let nowMs = 0
-    const calls = new HeldCalls(3, { time: { monotonic: () => nowMs }, patienceMs: 1000 })
+    const calls = new HeldCalls(3, { time: { monotonic: () => nowMs }, patienceMs: 10_000 })
     const ended: string[] = []
     const hold = (name: string) => calls.hold('/a.Rem/Write', name, () => ended.push(name))
     hold('whole').begun()
+    // A byte now and then keeps no place.
+    const dripping = hold('dripping')
+    nowMs = 500
     hold('silent')
-    const coming = hold('coming')
-    nowMs = 200
+    nowMs = 1400
     expect(() => hold('early')).toThrow(tooBusy)
-    coming.heard()
-    nowMs = 300
+    dripping.heard()
+    nowMs = 1500
     hold('next')
-    expect(ended).toEqual(['silent'])
+    expect(ended).toEqual(['dripping'])
     expect(() => hold('refused')).toThrow(tooBusy)
-    nowMs = 2000
+    nowMs = 11_000
     for (const name of ['a', 'b', 'c']) hold(name)
-    expect(ended).toEqual(['silent', 'coming', 'next', 'whole'])
+    expect(ended).toEqual(['dripping', 'silent', 'next', 'whole'])
   })
 
   it('that are silent for too long give way to others, the longest silent first', () => {
