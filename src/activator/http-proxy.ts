@@ -6,7 +6,7 @@ import { holdContinue, sayContinue } from '../base/expect-continue.ts'
 import { bodyRefusal, gatherBodies } from '../base/gathered-bodies.ts'
 import { assertEndToEnd, endToEnd, forwardable } from '../base/hop-by-hop.ts'
 import { parseTenantId } from '../base/ids.ts'
-import { closeBehindHalf, refuseExpectations } from '../base/linger.ts'
+import { assertExpectsNothing, closeBehindHalf, takeExpectations } from '../base/linger.ts'
 import { listenError } from '../base/listen-error.ts'
 import type { Logger } from '../base/logger.ts'
 import { boundPipelined } from '../base/pipelined.ts'
@@ -60,7 +60,7 @@ export class HoldingHttpProxy {
     })
     boundPipelined(this.#server)
     gatherBodies(this.#server)
-    refuseExpectations(this.#server)
+    takeExpectations(this.#server)
     boundConnections(this.#server, options.connections)
     holdContinue(this.#server)
   }
@@ -85,6 +85,7 @@ export class HoldingHttpProxy {
   }
 
   async #handle(request: IncomingMessage, response: ServerResponse): Promise<void> {
+    assertExpectsNothing(request)
     // Probes of whoever routes here: this end is there.
     if (request.url === '/ready' || request.url === '/health') {
       closeBehindHalf(request, response)

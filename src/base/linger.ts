@@ -1,5 +1,6 @@
 import type { IncomingMessage, Server, ServerResponse } from 'node:http'
 import type { Socket } from 'node:net'
+import { PercolateError } from './errors.ts'
 import { bodyRefusal } from './gathered-bodies.ts'
 
 /** How long a connection that is closed behind its last answer may go on sending, and how much of it is read: all of that is thrown away. */
@@ -36,6 +37,16 @@ const unmet = new WeakSet<IncomingMessage>()
 
 /** Whether the request expects something that nobody here does (https://www.rfc-editor.org/rfc/rfc9110#section-10.1.1). */
 export const expectsTooMuch = (request: IncomingMessage): boolean => unmet.has(request)
+
+/** EXPECTATION_FAILED for such a request. */
+export function assertExpectsNothing(request: IncomingMessage): void {
+  if (!expectsTooMuch(request)) return
+  throw new PercolateError(
+    'EXPECTATION_FAILED',
+    'What the request expects is not done here; send it without `Expect`, or with `Expect: 100-continue`.',
+    { field: 'Expect' },
+  )
+}
 
 /**
  * Gives requests that expect what nobody here does to those who answer all others, which refuse them (see {@link expectsTooMuch}): they are bounded and counted as others are. Node answers them by itself, as many as

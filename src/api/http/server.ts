@@ -15,7 +15,7 @@ import { headerOfExtra, PercolateError, toPercolateError, toProblem } from '../.
 import { bodyRefusal, gatherBodies } from '../../base/gathered-bodies.ts'
 import { assertEndToEnd } from '../../base/hop-by-hop.ts'
 import { BODY_PARTS_MAX } from '../../base/limits.ts'
-import { closeBehindHalf, expectsTooMuch, isHalf, takeExpectations } from '../../base/linger.ts'
+import { assertExpectsNothing, closeBehindHalf, isHalf, takeExpectations } from '../../base/linger.ts'
 import { listenError } from '../../base/listen-error.ts'
 import type { Logger } from '../../base/logger.ts'
 import type { Metrics } from '../../base/metrics.ts'
@@ -178,12 +178,7 @@ export function createHttpServer(options: HttpServerOptions): FastifyInstance {
     if (options.node !== undefined)
       void reply.header('x-percolate-node', options.node).header('x-percolate-entry-node', options.node)
     // Before its body is read.
-    if (expectsTooMuch(request.raw))
-      throw new PercolateError(
-        'EXPECTATION_FAILED',
-        'What the request expects is not done here; send it without `Expect`, or with `Expect: 100-continue`.',
-        { field: 'Expect' },
-      )
+    assertExpectsNothing(request.raw)
     if (request.is404) throw notFound(request, reply)
     assertEndToEnd(request.headers)
     refuseConditions(request)
