@@ -57,7 +57,7 @@ export class HoldingGrpcProxy {
   readonly #options: ProxyOptions
   /** Listens nowhere: it is given each connection that there is room for. */
   readonly #server: Http2Server
-  readonly #listener = createListener({ allowHalfOpen: true, noDelay: true }, socket => this.#connected(socket))
+  readonly #listener = createListener(socket => this.#connected(socket))
   readonly #clients = new Set<ServerHttp2Session>()
   readonly #sessions = new Map<string, ClientHttp2Session>()
 

@@ -131,6 +131,23 @@ it('a gRPC connection is in use only while calls are open on it, and makes way f
   expect([held.closed, holding.closed]).toEqual([false, false])
 })
 
+it.each(['ends', 'resets'])(
+  'a gRPC connection that its client %s is gone, and what it waited for is held no longer',
+  async how => {
+    const room = roomWith()
+    const { port, connections } = await startGrpc(room)
+    const socket = tcpConnect(port, '127.0.0.1')
+    const session = connect('http://127.0.0.1', { createConnection: () => socket })
+    session.on('error', () => {})
+    closing.push(() => session.destroy())
+    call(session, { 'x-tenant-id': 'acme' })
+    await eventually('it is held', async () => room.held === 1)
+    if (how === 'ends') socket.end()
+    else socket.resetAndDestroy()
+    await eventually('it is gone', async () => room.held === 0 && connections.open === 0, 3000)
+  },
+)
+
 it('as many calls are open on one gRPC connection as it says', async () => {
   const { port } = await startGrpc(roomWith())
   const session = http2Client(port)
