@@ -18,6 +18,7 @@ import { isFinished, isJobId, type JobRecord, publicJob } from '../src/jobs/mode
 import type { ObjectStore } from '../src/objects/port.ts'
 import type { StreamPort } from '../src/stream/port.ts'
 import { BusyUploads } from './busy-uploads.ts'
+import { JobListings, type ListingQuery, listingQuery } from './job-listings.ts'
 import { JobWaits, parseWait } from './job-waits.ts'
 import { addGatewayMetrics, type UploadCounters } from './metrics.ts'
 import { notMultipart, takeForms, takeUpload } from './upload.ts'
@@ -179,7 +180,10 @@ function addJobRoutes(scope: FastifyInstance, jobs: Jobs, waits: JobWaits): void
     if (!isJobId(id)) throw new PercolateError('NOT_FOUND', 'This tenant has no such job.')
     return id
   }
-  scope.get('/jobs', async request => ({ results: (await jobs.list(request.call.tenant)).map(publicJob) }))
+  const listings = new JobListings(jobs)
+  scope.get('/jobs', { schema: { querystring: listingQuery } }, async ({ call, query }) =>
+    listings.page(call.tenant, query as ListingQuery, call.signal),
+  )
   scope.get('/jobs/:id', async request => {
     const { tenant, signal } = request.call
     const waitMs = parseWait((request.query as { wait?: unknown }).wait)

@@ -1,4 +1,3 @@
-import { randomUUID } from 'node:crypto'
 import multipart, { type MultipartFile } from '@fastify/multipart'
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { checkObject } from '../src/base/check-object.ts'
@@ -6,7 +5,7 @@ import { cleanLine } from '../src/base/clean-text.ts'
 import { PercolateError } from '../src/base/errors.ts'
 import type { FairSemaphore } from '../src/base/fair-semaphore.ts'
 import { bodyRefusal } from '../src/base/gathered-bodies.ts'
-import { checkId, derivedId, type TenantId } from '../src/base/ids.ts'
+import { checkId, derivedId, type TenantId, timedId } from '../src/base/ids.ts'
 import { CATEGORY_BYTES_MAX, NAME_BYTES_MAX, URI_BYTES_MAX } from '../src/base/limits.ts'
 import type { Logger } from '../src/base/logger.ts'
 import type { Time } from '../src/base/time.ts'
@@ -81,7 +80,7 @@ export async function takeUpload(
   tenant: TenantId,
   signal: AbortSignal,
 ): Promise<JobRecord> {
-  const jobId = randomUUID()
+  const jobId = timedId(options.time.now())
   const fields = new FormFields()
   let stored: StoredFile | undefined
   const leave = await options.doors.acquire(tenant, signal)

@@ -1,3 +1,4 @@
+import { CURSOR_CHARS_MAX, LIST_LIMIT_MAX } from '../base/limits.ts'
 import { ProblemOutput } from './schemas.ts'
 
 /** What the gateway offers, as OpenAPI: served by itself, and shown in the database node's document too, so that one page has everything. */
@@ -11,6 +12,17 @@ const tenant = {
   example: 'acme',
 }
 const id = { name: 'id', in: 'path', required: true, schema: { type: 'string', format: 'uuid' } }
+const limit = {
+  name: 'limit',
+  in: 'query',
+  schema: { type: 'integer', minimum: 1, maximum: LIST_LIMIT_MAX, default: 100 },
+}
+const cursor = {
+  name: 'cursor',
+  in: 'query',
+  description: 'From the last answer; opaque.',
+  schema: { type: 'string', maxLength: CURSOR_CHARS_MAX },
+}
 const wait = {
   name: 'wait',
   in: 'query',
@@ -117,9 +129,12 @@ const paths = {
       operationId: 'getJobs',
       tags: ['jobs'],
       summary: "The tenant's jobs, newest first",
-      parameters: [tenant],
+      parameters: [tenant, limit, cursor],
       responses: {
-        200: json('The jobs', { type: 'object', properties: { results: { type: 'array', items: job } } }),
+        200: json('A page of them; `cursor` when there are more', {
+          type: 'object',
+          properties: { results: { type: 'array', items: job }, cursor: { type: 'string' } },
+        }),
         ...problems,
       },
     },

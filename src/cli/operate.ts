@@ -3,6 +3,7 @@ import { join } from 'node:path'
 import type { Command } from 'commander'
 import { PercolateClient } from '../../client/client.ts'
 import { parseTenantId } from '../base/ids.ts'
+import { LIST_LIMIT_MAX } from '../base/limits.ts'
 import { systemTime } from '../base/time.ts'
 import { clientDefaults } from '../config/environment.ts'
 import type { publicJob } from '../jobs/model.ts'
@@ -62,8 +63,8 @@ async function jobs(flags: ClientFlags & { status?: string; retry?: string; canc
     return showJob(await gateway.request<Job>('POST', `/jobs/${encodeURIComponent(flags.retry)}/retry`), flags)
   if (flags.cancel)
     return showJob(await gateway.request<Job>('DELETE', `/jobs/${encodeURIComponent(flags.cancel)}`), flags)
-  const { results } = await gateway.request<{ results: Job[] }>('GET', '/jobs')
-  const shown = flags.status ? results.filter(job => job.status === flags.status) : results
+  const all = await allJobs(gateway)
+  const shown = flags.status ? all.filter(job => job.status === flags.status) : all
   if (flags.json) return printJson({ results: shown })
   if (shown.length === 0) return say('No jobs.')
   printTable(
@@ -78,6 +79,19 @@ async function jobs(flags: ClientFlags & { status?: string; retry?: string; canc
       job.error ? `${job.error.code}: ${job.error.detail}` : '',
     ]),
   )
+}
+
+/** Newest first, page by page. */
+async function allJobs(gateway: PercolateClient): Promise<Job[]> {
+  const all: Job[] = []
+  for (let cursor: string | undefined; ; ) {
+    const page = await gateway.request<{ results: Job[]; cursor?: string }>('GET', '/jobs', {
+      query: { limit: LIST_LIMIT_MAX, cursor },
+    })
+    all.push(...page.results)
+    if (page.cursor === undefined) return all
+    cursor = page.cursor
+  }
 }
 
 function showJob(job: Job, flags: ClientFlags): void {

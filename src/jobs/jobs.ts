@@ -1,6 +1,7 @@
 import { randomUUID } from 'node:crypto'
 import { PercolateError } from '../base/errors.ts'
 import type { TenantId } from '../base/ids.ts'
+import { LIST_LIMIT_MAX } from '../base/limits.ts'
 import type { Time } from '../base/time.ts'
 import { formatClock, parseClock } from '../clock/hlc.ts'
 import type { Delivery, KvBucket, StreamPort } from '../stream/port.ts'
@@ -38,8 +39,6 @@ export interface JobSettings {
   readonly clockSkewMsMax: number
 }
 
-/** Jobs of a tenant that one listing reads at most. */
-const LISTED_MAX = 5000
 /** How the origins of clocks begin that retries have. */
 const RETRY_ORIGIN = 'retry-'
 const DEAD_MESSAGES_MAX = 100_000
@@ -258,12 +257,25 @@ export class Jobs {
     return record && decodeRecord(record.value)
   }
 
-  /** A tenant's jobs, newest first. */
-  async list(tenant: TenantId): Promise<JobRecord[]> {
+  /** A page of a tenant's jobs, newest first: ids of uploads begin with their time. `before`: the last id of the page before. `signal` ends the reading of it, by its reason. */
+  async list(
+    tenant: TenantId,
+    {
+      limit = LIST_LIMIT_MAX,
+      before,
+      signal,
+    }: { limit?: number; before?: string | undefined; signal?: AbortSignal } = {},
+  ): Promise<{ jobs: JobRecord[]; next: string | undefined }> {
     const records = await this.#whileThere(async () =>
-      (await this.#records()).list(subjects.jobKeysOf(tenant), LISTED_MAX),
+      (await this.#records()).list(subjects.jobKeysOf(tenant), {
+        // One more says that there is another page.
+        max: limit + 1,
+        before: before === undefined ? undefined : subjects.jobKey(tenant, before),
+        signal,
+      }),
     )
-    return records.map(record => decodeRecord(record.value)).sort((a, b) => (a.created_at < b.created_at ? 1 : -1))
+    const jobs = records.slice(0, limit).map(record => decodeRecord(record.value))
+    return { jobs, next: records.length > limit ? jobs.at(-1)?.job_id : undefined }
   }
 
   /**

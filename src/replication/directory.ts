@@ -396,7 +396,7 @@ export class Directory {
 
   /** The members that the bucket itself has now, those that have signed off left out; undefined: there are more than can be listed. */
   async readMembers(): Promise<{ node: string; revision: number }[] | undefined> {
-    const records = await (await this.#open()).list(subjects.memberKey('*'), MEMBERS_MAX)
+    const records = await (await this.#open()).list(subjects.memberKey('*'), { max: MEMBERS_MAX })
     if (records.length >= MEMBERS_MAX) return undefined
     return records.flatMap(({ value, revision }) => {
       const { node, ended } = decodeMember(value)

@@ -101,6 +101,12 @@ export interface StreamStorage {
   readonly limitBytes: number | undefined
 }
 
+export interface KvListOptions {
+  readonly max: number
+  readonly before?: string | undefined
+  readonly signal?: AbortSignal | undefined
+}
+
 /** A key-value bucket: a stream named `KV_<bucket>` to the servers. Keys are dot-separated tokens. */
 export interface KvBucket {
   get(key: string): Promise<KvRecord | undefined>
@@ -109,8 +115,8 @@ export interface KvBucket {
   /** Undefined when the record has moved on from `revision` (0: when it exists). */
   update(key: string, value: Buffer, revision: number): Promise<number | undefined>
   delete(key: string): Promise<void>
-  /** Records whose key matches a filter such as `acme.*`, at most `max`. */
-  list(filter: string, max: number): Promise<KvRecord[]>
+  /** Records whose key matches a filter such as `acme.*`, the last key first: at most `max`, and only keys that come before `before`. Reads no more than it gives. Throws the reason of `signal` when that fires. */
+  list(filter: string, options: KvListOptions): Promise<KvRecord[]>
   /** Undefined: the bucket is gone. All other methods then throw STREAM_UNAVAILABLE until it is opened again, which makes it. */
   state(): Promise<KvState | undefined>
   /**

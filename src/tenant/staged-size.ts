@@ -4,10 +4,10 @@ import type { Slicer } from '../base/slice.ts'
 import { saidBy } from '../rem/late.ts'
 import { mergeRecords } from '../rem/merge.ts'
 import type { EntityCommand, MomentCommand } from '../rem/plan.ts'
-import { EMPTY_RECORD, type Op } from '../rem/record.ts'
+import { EMPTY_RECORD, type LwwRecord, type Op, type RecordRef } from '../rem/record.ts'
 import { stagedBytes } from '../storage/overlay.ts'
 import { indexEntries } from './indexes.ts'
-import type { PlanContext } from './writer.ts'
+import type { EmbeddingSpec } from './state.ts'
 
 /** What a key has beside the texts in it: its kind, the ends of the texts, a time or three characters of a name. */
 const KEY_BYTES = 16
@@ -46,13 +46,20 @@ export function stagedByMoment(command: MomentCommand): number {
   return bytes
 }
 
+/** What a command is planned with. */
+interface Planned {
+  readonly read: (ref: RecordRef) => Promise<LwwRecord | undefined>
+  readonly embedding: EmbeddingSpec | undefined
+  readonly stagedBytesMax: number
+}
+
 /**
  * Refuses what takes too much memory by the index entries alone that it would add, counted one record after another: nothing is staged for it, and no tenant is made. For commands whose estimate
  * is above the bound; what they say may be there already. Throws {@link TooMuchAtOnce}.
  */
 export async function assertIndexesFit(
   ops: readonly Op[],
-  { read, embedding, stagedBytesMax }: Pick<PlanContext, 'read' | 'embedding' | 'stagedBytesMax'>,
+  { read, embedding, stagedBytesMax }: Planned,
   slicer: Slicer,
 ): Promise<void> {
   let bytes = 0

@@ -1,5 +1,6 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import type { KvUpdate, StoredMessage, StreamPort, StreamSpec } from '../../src/stream/port.ts'
+import { PercolateError } from '../../src/base/errors.ts'
+import type { KvListOptions, KvUpdate, StoredMessage, StreamPort, StreamSpec } from '../../src/stream/port.ts'
 
 export interface StreamSubject {
   readonly stream: StreamPort
@@ -198,7 +199,12 @@ export function streamContract(name: string, start: () => Promise<StreamSubject>
       expect(await bucket.get('a.x')).toMatchObject({ revision: second, value: Buffer.from('2') })
       expect(typeof (await bucket.get('a.x'))!.writtenAtMs).toBe('number')
       await bucket.put('a.y', Buffer.from('3'))
-      expect((await bucket.list('a.*', 10)).map(({ key }) => key).sort()).toEqual(['a.x', 'a.y'])
+      const keys = async (options: KvListOptions) => (await bucket.list('a.*', options)).map(({ key }) => key)
+      expect(await keys({ max: 10 })).toEqual(['a.y', 'a.x'])
+      expect(await keys({ max: 1 })).toEqual(['a.y'])
+      expect(await keys({ max: 10, before: 'a.y' })).toEqual(['a.x'])
+      const gone = new PercolateError('CANCELLED', 'The client went away.')
+      await expect(keys({ max: 10, signal: AbortSignal.abort(gone) })).rejects.toBe(gone)
       await bucket.delete('a.y')
       expect(await bucket.get('a.y')).toBeUndefined()
       expect(await bucket.update('a.y', Buffer.from('4'), 0)).toBeGreaterThan(0)

@@ -190,6 +190,15 @@ describe('jobs that cannot be done', () => {
     expect(job).toMatchObject({ status: 'failed', error: { code: 'DOCUMENT_UNSUPPORTED' } })
     const listed = (await request(`${url}/jobs`, 'GET')).body.results
     expect(listed.find(({ job_id }: { job_id: string }) => job_id === job.job_id).error.detail).toContain('lies.pdf')
+    const first = (await request(`${url}/jobs?limit=1`, 'GET')).body
+    const next = (await request(`${url}/jobs?limit=1&cursor=${first.cursor}`, 'GET')).body
+    expect([...first.results, ...next.results]).toEqual(listed.slice(0, 2))
+    for (const [query, field] of [
+      ['limit=0', 'limit'],
+      ['limit=1001', 'limit'],
+      ['cursor=x', 'cursor'],
+    ])
+      expect((await request(`${url}/jobs?${query}`, 'GET')).body).toMatchObject({ status: 400, field })
     expect(await stream.depth(subjects.deadJobsStream)).toBeGreaterThan(0)
     expect((await request(`${url}/jobs/${job.job_id}/retry`, 'POST')).status).toBe(202)
     expect((await finished(job.job_id)).status).toBe('failed')
@@ -231,7 +240,7 @@ describe('jobs that cannot be done', () => {
 describe('bad uploads leave nothing', () => {
   it('no file, an empty file, another part, no form, too large', async () => {
     const before = await objectsLeft()
-    const jobsBefore = (await jobs.list(acme)).length
+    const jobsBefore = (await jobs.list(acme)).jobs.length
     const empty = new FormData()
     empty.set('uri', 'x')
     expect((await request(`${url}/upload`, 'POST', { body: empty })).body).toMatchObject({
@@ -273,7 +282,7 @@ describe('bad uploads leave nothing', () => {
       'TENANT_MISSING',
     )
     expect(await objectsLeft()).toBe(before)
-    expect((await jobs.list(acme)).length).toBe(jobsBefore)
+    expect((await jobs.list(acme)).jobs.length).toBe(jobsBefore)
   })
 
   it('a form in very many chunks of one byte, wherever they are, is refused, and what comes behind is not taken apart', async () => {
@@ -315,7 +324,7 @@ describe('bad uploads leave nothing', () => {
 
   it('a client that hangs up in the middle, before and after a part was sent on, or goes silent', async () => {
     const before = await objectsLeft()
-    const jobsBefore = (await jobs.list(acme)).length
+    const jobsBefore = (await jobs.list(acme)).jobs.length
     const head = '--b\r\nContent-Disposition: form-data; name="file"; filename="x.txt"\r\n\r\n'
     const start = (bytes: number) => {
       const client = httpRequest(`${url}/upload`, {
@@ -345,7 +354,7 @@ describe('bad uploads leave nothing', () => {
     expect(await cut.status).toBe(400)
     await systemTime.sleep(300)
     expect(await objectsLeft()).toBe(before)
-    expect((await jobs.list(acme)).length).toBe(jobsBefore)
+    expect((await jobs.list(acme)).jobs.length).toBe(jobsBefore)
   })
 
   it('file names are names, never paths', async () => {

@@ -194,11 +194,11 @@ it('a bucket is listed by one answer: nothing that is delivered beside it is wai
     isBroken ||= at >= 0
     return at >= 0 ? at : isBroken && direction === 'in' ? 'lost' : 'carried'
   }
-  const keys = (await within('the listing', bucket.list('t.*', 10), 10_000)).map(({ key }) => key)
+  const keys = (await within('the listing', bucket.list('t.*', { max: 10 }), 10_000)).map(({ key }) => key)
   expect(keys.sort()).toEqual(['t.a', 't.b'])
-  expect(await bucket.list('t.*', 1)).toHaveLength(1)
+  expect(await bucket.list('t.*', { max: 1 })).toHaveLength(1)
   line.fate = direction => (direction === 'in' ? 'lost' : 'carried')
-  await expect(bucket.list('t.*', 10)).rejects.toMatchObject({ code: 'STREAM_UNAVAILABLE' })
+  await expect(bucket.list('t.*', { max: 10 })).rejects.toMatchObject({ code: 'STREAM_UNAVAILABLE' })
 })
 
 describe('a worker', () => {

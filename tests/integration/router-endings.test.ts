@@ -1,5 +1,12 @@
 import { createServer as createHttpServer, type Server } from 'node:http'
-import { connect, constants, createServer, type Http2Server, type ServerHttp2Session, type ServerHttp2Stream } from 'node:http2'
+import {
+  connect,
+  constants,
+  createServer,
+  type Http2Server,
+  type ServerHttp2Session,
+  type ServerHttp2Stream,
+} from 'node:http2'
 import type { AddressInfo } from 'node:net'
 import type { ServiceError } from '@grpc/grpc-js'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
@@ -108,18 +115,21 @@ describe.runIf(haproxy)('behind a router, of a node that says', () => {
     expect(isLostCall(error)).toBe(true)
   })
 
-  it.each(['/percolate.v1.Peer/Pull', '/percolate.v1.Peer/'])('%s: it is asked by nodes alone, and refused here', async path => {
-    const session = connect(`http://127.0.0.1:${router.grpc}`)
-    try {
-      const status = await new Promise((resolve, reject) => {
-        const stream = session.request({ ':method': 'POST', ':path': path, 'content-type': 'application/grpc' })
-        stream.once('response', head => resolve(head[':status'])).once('error', reject)
-      })
-      expect(status).toBe(403)
-    } finally {
-      session.close()
-    }
-  })
+  it.each(['/percolate.v1.Peer/Pull', '/percolate.v1.Peer/'])(
+    '%s: it is asked by nodes alone, and refused here',
+    async path => {
+      const session = connect(`http://127.0.0.1:${router.grpc}`)
+      try {
+        const status = await new Promise((resolve, reject) => {
+          const stream = session.request({ ':method': 'POST', ':path': path, 'content-type': 'application/grpc' })
+          stream.once('response', head => resolve(head[':status'])).once('error', reject)
+        })
+        expect(status).toBe(403)
+      } finally {
+        session.close()
+      }
+    },
+  )
 
   it('nothing: a request over HTTP has no code, and the client calls it unreachable', async () => {
     const url = `http://127.0.0.1:${router.http}`

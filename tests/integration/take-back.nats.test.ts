@@ -347,7 +347,7 @@ describe('uploads of one document', () => {
       ),
     )
     expect(new Set(outcomes.flat())).toEqual(new Set(['STREAM_FULL', 'queued']))
-    const left = (await jobs.list(tenant)).sort((a, b) => (a.clock < b.clock ? -1 : 1))
+    const left = (await jobs.list(tenant)).jobs.sort((a, b) => (a.clock < b.clock ? -1 : 1))
     expect(left.filter(({ status }) => status === 'queued').length).toBe(22)
     // The last is done first: it finds, through those that were refused, that others are ahead; and so does each.
     for (const { job_id, status } of left.reverse()) {
@@ -497,7 +497,7 @@ describe('uploads of one document', () => {
         return gateway.enqueue(gateway.newRecord({ job_id, tenant, kind: 'ingest', clock, file, uri: 'file:///many' }))
       }),
     )
-    const all = (await jobs.list(tenant)).sort((a, b) => (a.clock < b.clock ? -1 : 1))
+    const all = (await jobs.list(tenant)).jobs.sort((a, b) => (a.clock < b.clock ? -1 : 1))
     expect(all.map(({ turn }) => turn!.after.map(({ clock }) => clock))).toEqual(
       all.map((_, n) => (n === 0 ? [] : [all[n - 1]!.clock])),
     )

@@ -4,6 +4,7 @@ import type {
   ConsumerSpec,
   Delivery,
   KvBucket,
+  KvListOptions,
   KvRecord,
   KvState,
   KvUpdate,
@@ -236,10 +237,12 @@ class MemoryBucket implements KvBucket {
     })
   }
 
-  list(filter: string, max: number): Promise<KvRecord[]> {
+  list(filter: string, { max, before, signal }: KvListOptions): Promise<KvRecord[]> {
+    signal?.throwIfAborted()
     return this.#call('kv.list', () =>
       [...this.#log.standingBucket(this.#name).records.values()]
-        .filter(({ key }) => matches(filter, key))
+        .filter(({ key }) => matches(filter, key) && (before === undefined || key < before))
+        .sort((a, b) => (a.key < b.key ? 1 : -1))
         .slice(0, max),
     )
   }

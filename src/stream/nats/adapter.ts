@@ -23,6 +23,7 @@ import type {
   ConsumerSpec,
   Delivery,
   KvBucket,
+  KvListOptions,
   KvRecord,
   KvState,
   KvUpdate,
@@ -540,18 +541,24 @@ class NatsBucket implements KvBucket {
   }
 
   /** The stream says by itself which keys it has: one question, one answer. The client would have them delivered, and wait for as long as the last one is missing. */
-  list(filter: string, max: number): Promise<KvRecord[]> {
+  list(filter: string, { max, before, signal }: KvListOptions): Promise<KvRecord[]> {
     return this.#call(async ({ manager }) => {
       const prefix = `$KV.${this.#name}.`
       const { state } = await manager.streams.info(`KV_${this.#name}`, { subjects_filter: `${prefix}${filter}` })
-      const keys = Object.keys(state.subjects ?? {}).map(subject => subject.slice(prefix.length))
+      const keys = Object.keys(state.subjects ?? {})
+        .map(subject => subject.slice(prefix.length))
+        .filter(key => before === undefined || key < before)
+        .sort()
+        .reverse()
       const records: KvRecord[] = []
       // Of those that were deleted the mark is left for a while.
-      for (let at = 0; at < keys.length && records.length < max; at += LIST_TOGETHER) {
-        const some = await Promise.all(keys.slice(at, at + LIST_TOGETHER).map(key => this.get(key)))
-        records.push(...some.flatMap(record => record ?? []))
+      for (let at = 0; at < keys.length && records.length < max; ) {
+        signal?.throwIfAborted()
+        const some = keys.slice(at, at + Math.min(LIST_TOGETHER, max - records.length))
+        at += some.length
+        records.push(...(await Promise.all(some.map(key => this.get(key)))).flatMap(record => record ?? []))
       }
-      return records.slice(0, max)
+      return records
     })
   }
 }
