@@ -120,7 +120,7 @@ export const mutations: readonly Mutation[] = [
     name: 'bookmark ignored',
     why: 'a read with a bookmark does not wait for it',
     edits: [
-      edit('session/gate', 'if (await this.#hasAll(tenant, bookmark))', 'if (true)'),
+      edit('session/gate', 'if (await this.#hasAll(request, bookmark))', 'if (true)'),
       edit('session/read', 'if (replica && bookmark &&', 'if (false && replica && bookmark &&'),
     ],
   },
