@@ -1,5 +1,5 @@
 import { PercolateError } from '../../base/errors.ts'
-import type { Time } from '../../base/time.ts'
+import { systemTime, type Time } from '../../base/time.ts'
 import { YieldingShares } from '../yielding-shares.ts'
 
 export interface HeldCallsOptions {
@@ -8,15 +8,17 @@ export interface HeldCallsOptions {
   readonly patienceMs?: number
 }
 
+/** How long a call that has not come whole, or no message of a stream, keeps its place while nothing of it comes, when others need it: longer than what a client sends with the head of its call is under way. */
+const BEGINNING_MS = 250
 /**
- * How long a call that has not come whole, or no message of a stream, keeps its place when others need it, from its head on and whatever comes of it: a byte now and then would hold it. What a client sends with the head of its call is
- * there by then, also when some of that was lost under way and sent again (after a second at first, https://www.rfc-editor.org/rfc/rfc6298#section-2). A large message on a slow line takes longer, and goes on for as long as there are places.
+ * And for how long what comes of it counts: a byte now and then would hold it for ever. What a client sends with the head of its call is there by then, also when some of that was lost under way and sent again (after a second at first,
+ * https://www.rfc-editor.org/rfc/rfc6298#section-2). A large message on a slow line takes longer, and goes on for as long as there are places.
  */
-const BEGINNING_MS = 1500
+const BEGINNING_MS_MAX = 1500
 
 /** The place of a call. */
 export interface HeldCall {
-  /** Something was sent, by either side. Of a call that is only beginning that is no news. */
+  /** Something was sent, by either side. Of a call that has been beginning for too long that is no news. */
   heard(): void
   /** It came whole, or the first message of its stream did. */
   begun(): void
@@ -62,7 +64,10 @@ export class HeldCalls {
 }
 
 class ServiceCalls extends YieldingShares {
+  readonly #now: () => number
+
   constructor(max: number, options: HeldCallsOptions) {
+    const { time = systemTime } = options
     super({
       ...options,
       beginningMs: BEGINNING_MS,
@@ -74,18 +79,20 @@ class ServiceCalls extends YieldingShares {
           `This node has ${held} calls ${ofTenant ? 'of this tenant, which may have half of the places,' : 'of this service'} open (PERCOLATE_GRPC_CALLS_MAX); take their answers, or retry in a moment.`,
         ),
     })
+    this.#now = () => time.monotonic()
   }
 
   call(tenant: string | undefined, giveWay: (error: PercolateError) => void): HeldCall {
     this.checkOrMakeRoom(1, 0, tenant, 0)
     const share = this.begin(tenant)
     share.count(1)
+    const sinceMs = this.#now()
     let isBeginning = true
     const note = () => this.heard(share, tenant, () => giveWay(isBeginning ? withoutMessage() : silent()), isBeginning)
     note()
     return {
       heard: () => {
-        if (!isBeginning) note()
+        if (!isBeginning || this.#now() - sinceMs < BEGINNING_MS_MAX) note()
       },
       begun: () => {
         isBeginning = false

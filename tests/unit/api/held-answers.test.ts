@@ -244,20 +244,22 @@ describe('calls by gRPC', () => {
     const ended: string[] = []
     const hold = (name: string) => calls.hold('/a.Rem/Write', name, () => ended.push(name))
     hold('whole').begun()
-    // A byte now and then keeps no place.
-    const dripping = hold('dripping')
-    nowMs = 500
     hold('silent')
-    nowMs = 1400
+    const dripping = hold('dripping')
+    nowMs = 200
     expect(() => hold('early')).toThrow(tooBusy)
     dripping.heard()
-    nowMs = 1500
+    nowMs = 300
     hold('next')
-    expect(ended).toEqual(['dripping'])
-    expect(() => hold('refused')).toThrow(tooBusy)
-    nowMs = 11_000
+    expect(ended).toEqual(['silent'])
+    // A byte now and then keeps no place for long.
+    for (nowMs = 400; nowMs < 2000; nowMs += 100) dripping.heard()
+    hold('later')
+    hold('last')
+    expect(ended).toEqual(['silent', 'next', 'dripping'])
+    nowMs = 12_000
     for (const name of ['a', 'b', 'c']) hold(name)
-    expect(ended).toEqual(['dripping', 'silent', 'next', 'whole'])
+    expect(ended).toEqual(['silent', 'next', 'dripping', 'later', 'last', 'whole'])
   })
 
   it('that are silent for too long give way to others, the longest silent first', () => {
