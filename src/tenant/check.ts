@@ -15,7 +15,8 @@ export interface CheckReport {
 }
 
 const PROBLEMS_MAX = 1000
-const INDEX_SPACES = [
+/** Where the entries stand that are made of records. */
+export const INDEX_SPACES = [
   space.resourceByTime,
   space.embeddingPending,
   space.entityByName,

@@ -6,7 +6,7 @@ import type { Op } from '../../../src/rem/record.ts'
 import { prefixes, prefixRange, space } from '../../../src/storage/keys.ts'
 import { collect } from '../../../src/storage/kv.ts'
 import { MemoryKv } from '../../../src/storage/memory.ts'
-import { checkTenant } from '../../../src/tenant/check.ts'
+import { checkTenant, INDEX_SPACES } from '../../../src/tenant/check.ts'
 import type { Tenant } from '../../../src/tenant/tenant.ts'
 import { openMemoryTenant } from '../../support/memory-tenant.ts'
 import { turnsDuring } from '../../support/turns.ts'
@@ -52,16 +52,7 @@ const op = fc
   )
   .map(({ fields, ...rest }) => ({ ...rest, fields: rest.action === 'del' ? {} : fields })) as fc.Arbitrary<Op>
 
-const INDEXES = [
-  space.record,
-  space.entityByName,
-  space.entityByType,
-  space.entityByTrigram,
-  space.edgeIn,
-  space.momentByTime,
-  space.momentByType,
-  space.momentByReference,
-]
+const INDEXES = [space.record, ...INDEX_SPACES]
 const stored = async (kv: MemoryKv) =>
   (await Promise.all(INDEXES.map(one => collect(kv, prefixRange(prefixes.space(one))))))
     .flat()
